@@ -1,0 +1,190 @@
+"""The sealed model: a folder with weights, class order, preprocessing and provenance, all digested."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+
+from derm_ray import RESEARCH_NOTICE, __version__, storage
+from derm_ray.data.preprocessing import Preprocessing
+from derm_ray.errors import BundleError, InputError, OutputExistsError, StorageError
+from derm_ray.models.networks import PairNetwork
+from derm_ray.models.zoo import NetworkConfig, build_network
+from derm_ray.vocabulary import LabelSet, label_set
+
+FORMAT_VERSION = 1
+INDEX = "bundle.json"
+WEIGHTS = "weights.safetensors"
+CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified model in memory.
+
+    Attributes:
+        network: architecture.
+        label_set: class order and tasks.
+        preprocessing: pixels to network input.
+        weights: the network's state dict, fp32 on CPU.
+        model_digest: SHA-256 over weights, architecture, classes and preprocessing.
+        provenance: training config, manifest digest, metrics, code version.
+    """
+
+    network: NetworkConfig
+    label_set: LabelSet
+    preprocessing: Preprocessing
+    weights: Mapping[str, Tensor]
+    model_digest: str
+    provenance: Mapping[str, Any]
+
+    def build(self) -> PairNetwork:
+        """Return the network with its weights, in evaluation mode.
+
+        Raises:
+            BundleError: the weights do not fit the architecture.
+        """
+        network = build_network(self.network)
+        try:
+            network.load_state_dict(dict(self.weights))
+        except RuntimeError as error:
+            raise BundleError(f"{WEIGHTS} does not fit the architecture in {INDEX}: {error}") from error
+        return network.eval()
+
+
+def _model_digest(weights_sha256: str, index: Mapping[str, Any]) -> str:
+    keys = ("architecture", "label_set", "classes", "preprocessing")
+    return storage.digest({"weights": weights_sha256, **{key: index[key] for key in keys}})
+
+
+def seal_bundle(
+    uri: str,
+    *,
+    network: NetworkConfig,
+    label_set: LabelSet,
+    preprocessing: Preprocessing,
+    weights: Mapping[str, Tensor],
+    provenance: Mapping[str, Any],
+) -> str:
+    """Write a bundle; ``bundle.json`` comes last, so a half-written bundle is never one.
+
+    Returns:
+        The model digest.
+
+    Raises:
+        OutputExistsError: a bundle is already there.
+    """
+    if storage.exists(storage.join(uri, INDEX)):
+        raise OutputExistsError(f"{uri} already holds a bundle. Choose another place.")
+    data = save_safetensors({key: value.detach().cpu().contiguous() for key, value in weights.items()})
+    index: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "derm_ray_version": __version__,
+        "architecture": asdict(network),
+        "label_set": label_set.name,
+        "classes": list(label_set.class_names),
+        "preprocessing": preprocessing.to_json(),
+        "provenance": _finite(provenance),
+    }
+    index["model_digest"] = _model_digest(storage.sha256(data), index)
+    card = _card(index).encode()
+    index["files"] = {WEIGHTS: storage.sha256(data), CARD: storage.sha256(card)}
+    index["index_digest"] = storage.digest(index)
+    storage.write_bytes(storage.join(uri, WEIGHTS), data)
+    storage.write_bytes(storage.join(uri, CARD), card)
+    storage.write_json(storage.join(uri, INDEX), index)
+    return str(index["model_digest"])
+
+
+def load_bundle(uri: str) -> Bundle:
+    """Read a bundle and verify every digest.
+
+    Raises:
+        BundleError: it is not there, incomplete, altered, or of another format.
+        StorageError: the storage cannot be reached.
+    """
+    if not storage.exists(storage.join(uri, INDEX)):
+        raise BundleError(f"{uri}: no {INDEX} there. Give the folder that `derm-ray train` calls `bundle`.")
+    index = storage.read_json(storage.join(uri, INDEX))
+    if not isinstance(index, dict) or index.get("format_version") != FORMAT_VERSION:
+        found = index.get("format_version") if isinstance(index, dict) else None
+        raise BundleError(
+            f"{uri}: bundle format {found!r}, this derm_ray reads {FORMAT_VERSION}. "
+            "Use the version that wrote it, or train again."
+        )
+    sealed = index.pop("index_digest", None)
+    if sealed != storage.digest(index):
+        raise _altered(uri, INDEX)
+    files = {name: _read_verified(uri, name, expected) for name, expected in index["files"].items()}
+    try:
+        weights = load_safetensors(files[WEIGHTS])
+        bundle = Bundle(
+            network=NetworkConfig(**index["architecture"]),
+            label_set=label_set(index["label_set"]),
+            preprocessing=Preprocessing.from_json(index["preprocessing"]),
+            weights=weights,
+            model_digest=index["model_digest"],
+            provenance=index["provenance"],
+        )
+    except (SafetensorError, KeyError, TypeError, InputError) as error:
+        raise BundleError(f"{uri}: cannot be read by this version of derm_ray: {error}") from error
+    if list(bundle.label_set.class_names) != index["classes"]:
+        raise BundleError(f"{uri}: its class order is not that of label set {bundle.label_set.name!r} here.")
+    if bundle.model_digest != _model_digest(index["files"][WEIGHTS], index):
+        raise _altered(uri, INDEX)
+    return bundle
+
+
+def _read_verified(uri: str, name: str, expected: str) -> bytes:
+    try:
+        data = storage.read_bytes(storage.join(uri, name))
+    except StorageError as error:
+        raise BundleError(f"{uri}: {name} cannot be read: {error}") from error
+    if storage.sha256(data) != expected:
+        raise _altered(uri, name)
+    return data
+
+
+def _altered(uri: str, name: str) -> BundleError:
+    return BundleError(f"{uri}: {name} was altered after sealing (its SHA-256 differs). Copy the bundle again.")
+
+
+def _finite(value: Any) -> Any:
+    """Replace NaN and infinities by null, for JSON."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _card(index: Mapping[str, Any]) -> str:
+    architecture = ", ".join(f"{key} {value}" for key, value in index["architecture"].items() if value is not None)
+    metrics = index["provenance"].get("metrics", {})
+    figures = "\n".join(f"- {name}: {value:.4g}" for name, value in metrics.items() if isinstance(value, int | float))
+    return f"""# Lesion-pair model ({index["label_set"]}, {len(index["classes"])} classes)
+
+{RESEARCH_NOTICE}
+
+- Model digest: `{index["model_digest"]}`
+- Architecture: {architecture}
+- Input: clinical photo and dermoscopy image of one lesion, each {index["preprocessing"]["size"]} px square, RGB
+- Classes, in order: {", ".join(index["classes"])}
+- Written by derm_ray {index["derm_ray_version"]}
+
+## Validation at the chosen epoch
+
+{figures or "none recorded"}
+
+## Limits
+
+Validated only on the split above; lesions, cameras and skin tones unlike those of the training manifest are
+untested. The whole recipe is in `bundle.json` under `provenance`.
+"""

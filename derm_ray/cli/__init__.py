@@ -1,0 +1,1 @@
+"""The ``derm-ray`` command."""

@@ -1,0 +1,1 @@
+"""Lesion pairs: manifests, splits, importers, and images as the models see them."""

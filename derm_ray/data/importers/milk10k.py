@@ -1,0 +1,113 @@
+"""MILK10k (doi:10.34970/648456) in its official layout."""
+
+from collections import Counter
+from io import BytesIO
+
+import pandas as pd
+import pyarrow as pa
+
+from derm_ray import storage
+from derm_ray.data.importers import ImportResult
+from derm_ray.data.manifest import conform
+from derm_ray.errors import ConfigError, ManifestError
+from derm_ray.vocabulary import MILK10K, PAPER15, LabelSet
+
+PREFIX = "MILK10k_Training"
+MODALITIES = {"clinical: close-up": "clinical_uri", "dermoscopic": "dermoscopy_uri"}
+
+PAPER15_FROM_FULL = {
+    "Solar or actinic keratosis": "actinic_keratosis",
+    "Blue nevus": "blue_naevus",
+    "Squamous cell carcinoma in situ, Bowens disease": "bowens_disease",
+    "Nevus, NOS, Compound": "compound_naevus",
+    "Nevus, NOS, Dermal": "dermal_naevus",
+    "Nevus, NOS, Junctional": "junctional_naevus",
+    "Dermatofibroma": "dermatofibroma",
+    "Hemangioma": "hemangioma",
+    "Hemangioma, Hobnail": "hemangioma",
+    # Low confidence: the paper does not define its keratotic lesion further.
+    "Lichen planus like keratosis": "keratotic_lesion",
+    "Seborrheic keratosis": "seborrheic_keratosis",
+    "Sebaceous hyperplasia": "sebaceous_hyperplasia",
+    "Solar lentigo": "solar_lentigo",
+    "Melanoma Invasive": "melanoma",
+    "Melanoma in situ": "melanoma",
+    "Melanoma metastasis": "melanoma",
+    "Basal cell carcinoma": "basal_cell_carcinoma",
+    "Squamous cell carcinoma, Invasive": "squamous_cell_carcinoma",
+    "Keratoacanthoma": "squamous_cell_carcinoma",
+}
+"""``diagnosis_full`` of the supplement -> the paper's 15 diseases; everything else is outside them."""
+
+
+def import_milk10k(source: str, label_set: LabelSet, out_uri: str) -> ImportResult:
+    """Read the official folder (``MILK10k_Training_{Metadata,Supplement,GroundTruth}.csv`` and ``_Input/``).
+
+    Args:
+        source: the folder's URI.
+        label_set: ``paper15`` (by ``diagnosis_full``) or ``milk10k`` (the 11 classes of the ground truth).
+        out_uri: where the manifest will lie; image URIs are absolute all the same.
+
+    Raises:
+        ConfigError: the label set has no mapping from MILK10k.
+        StorageError: a file is missing.
+        ManifestError: a file lacks a column, or a lesion has more or other images than one of each modality.
+    """
+    images = _table(source, "Metadata", ("lesion_id", "image_type", "isic_id", "age_approx", "sex", "skin_tone_class"))
+    supplement = _table(source, "Supplement", ("isic_id", "diagnosis_full"))
+    images = images.merge(supplement[["isic_id", "diagnosis_full"]], on="isic_id", how="left")
+    images["modality"] = images["image_type"].map(MODALITIES)
+    _check_images(images, source)
+    folder = storage.join(storage.absolute(source), f"{PREFIX}_Input")
+    images["uri"] = folder + "/" + images["lesion_id"] + "/" + images["isic_id"] + ".jpg"
+
+    lesions = images.groupby("lesion_id", sort=True).first()
+    uris = images.pivot(index="lesion_id", columns="modality", values="uri")
+    if label_set is PAPER15:
+        diagnosis = lesions["diagnosis_full"].map(PAPER15_FROM_FULL)
+    elif label_set is MILK10K:
+        diagnosis = _ground_truth(source).reindex(lesions.index)
+    else:
+        raise ConfigError(f"MILK10k has no mapping to label set {label_set.name!r}. Use paper15 or milk10k.")
+
+    left_out = Counter(lesions.loc[diagnosis.isna(), "diagnosis_full"].fillna("(no diagnosis)"))
+    frame = pd.DataFrame(
+        {
+            "pair_id": lesions.index,
+            "lesion_id": lesions.index,
+            "clinical_uri": uris["clinical_uri"],
+            "dermoscopy_uri": uris["dermoscopy_uri"],
+            "diagnosis": diagnosis,
+            "age_years": lesions["age_approx"],
+            "sex": lesions["sex"],
+            "site": lesions["site"],
+            "skin_tone": lesions["skin_tone_class"].astype("Int64"),
+            "skin_tone_scale": lesions["skin_tone_class"].notna().map({True: "milk", False: None}),
+            "diagnosis_full": lesions["diagnosis_full"],
+        }
+    )[diagnosis.notna()]
+    manifest = conform(pa.Table.from_pandas(frame, preserve_index=False), storage.absolute(out_uri))
+    return ImportResult(manifest, found=len(lesions), left_out=dict(left_out.most_common()))
+
+
+def _table(source: str, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
+    uri = storage.join(source, f"{PREFIX}_{name}.csv")
+    frame = pd.read_csv(BytesIO(storage.read_bytes(uri)))
+    if absent := [column for column in columns if column not in frame]:
+        raise ManifestError(uri, [f"column {column!r} is missing" for column in absent])
+    return frame
+
+
+def _check_images(images: pd.DataFrame, source: str) -> None:
+    problems = [f"image type {kind!r} is unknown" for kind in images.loc[images["modality"].isna(), "image_type"]]
+    counts = images.groupby(["lesion_id", "modality"]).size().unstack(fill_value=0)
+    for column in MODALITIES.values():
+        wrong = counts[counts[column] != 1] if column in counts else counts
+        problems += [f"lesion {lesion}: not exactly one {column[:-4]} image" for lesion in wrong.index]
+    if problems:
+        raise ManifestError(storage.join(source, f"{PREFIX}_Metadata.csv"), problems)
+
+
+def _ground_truth(source: str) -> pd.Series:
+    frame = _table(source, "GroundTruth", ("lesion_id",)).set_index("lesion_id")
+    return frame.idxmax(axis=1).str.lower()

@@ -1,0 +1,198 @@
+"""The manifest: one row per lesion pair, as Parquet, CSV or JSON Lines at any fsspec URI."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from derm_ray import storage
+from derm_ray.errors import ConfigError, ManifestError
+from derm_ray.vocabulary import LesionPair, Modality, Split
+
+SCHEMA = pa.schema(
+    [
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("lesion_id", pa.string(), nullable=False),
+        pa.field("patient_id", pa.string()),
+        pa.field("clinical_uri", pa.string()),
+        pa.field("dermoscopy_uri", pa.string()),
+        pa.field("diagnosis", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("age_years", pa.float64()),
+        pa.field("sex", pa.string()),
+        pa.field("site", pa.string()),
+        pa.field("skin_tone", pa.int64()),
+        pa.field("skin_tone_scale", pa.string()),
+    ]
+)
+"""The known columns. ``skin_tone`` counts on ``skin_tone_scale``: milk (0 very dark .. 5 very light),
+fitzpatrick (1 light .. 6 dark) or monk (1 light .. 10 dark). Further columns are kept as they are."""
+
+URI_COLUMNS = ("clinical_uri", "dermoscopy_uri")
+_SUFFIXES = (".parquet", ".csv", ".jsonl")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A table of lesion pairs.
+
+    Attributes:
+        table: columns of :data:`SCHEMA` first, then any others.
+        uri: where it was read from; relative image URIs resolve against its folder.
+    """
+
+    table: pa.Table
+    uri: str
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over every row's identity, images, diagnosis and split, in order."""
+        known = ("pair_id", "lesion_id", "patient_id", *URI_COLUMNS, "diagnosis", "split")
+        return storage.digest({name: self.table[name].to_pylist() for name in known})
+
+    def select(self, split: Split) -> "Manifest":
+        """Return the pairs of one split."""
+        return self.where([value == split for value in self.table["split"].to_pylist()])
+
+    def where(self, mask: Sequence[bool]) -> "Manifest":
+        """Return the pairs whose mask entry is true."""
+        return Manifest(self.table.filter(pa.array(mask, type=pa.bool_())), self.uri)
+
+    def column(self, name: str) -> list[str | None]:
+        """Return one column as a list."""
+        return self.table[name].to_pylist()  # type: ignore[no-any-return]
+
+    def with_column(self, name: str, values: Sequence[object]) -> "Manifest":
+        """Return a copy with one known column replaced."""
+        index = self.table.schema.get_field_index(name)
+        column = pa.array(values, type=SCHEMA.field(name).type)
+        return Manifest(self.table.set_column(index, SCHEMA.field(name), column), self.uri)
+
+    def pairs(self) -> list[LesionPair]:
+        """Return all rows with absolute image URIs."""
+        return list(self._iterate())
+
+    def _iterate(self) -> Iterator[LesionPair]:
+        base = storage.parent(self.uri)
+        names = ("pair_id", "lesion_id", *URI_COLUMNS, "diagnosis")
+        for pair_id, lesion_id, clinical, dermoscopy, diagnosis in zip(
+            *(self.column(name) for name in names), strict=True
+        ):
+            yield LesionPair(
+                pair_id=str(pair_id),
+                lesion_id=str(lesion_id),
+                clinical_uri=storage.resolve(clinical, base) if clinical else None,
+                dermoscopy_uri=storage.resolve(dermoscopy, base) if dermoscopy else None,
+                diagnosis=diagnosis,
+            )
+
+    def absolute(self) -> "Manifest":
+        """Return a copy whose image URIs no longer depend on where the manifest lies."""
+        moved = self
+        for modality in Modality:
+            moved = moved.with_column(f"{modality}_uri", [pair.uri(modality) for pair in self.pairs()])
+        return moved
+
+
+def _suffix(uri: str) -> str:
+    for suffix in _SUFFIXES:
+        if uri.lower().endswith(suffix):
+            return suffix
+    raise ConfigError(f"{uri}: a manifest's name must end in one of {', '.join(_SUFFIXES)}.")
+
+
+def conform(table: pa.Table, uri: str) -> Manifest:
+    """Bring any table with at least ``lesion_id`` or ``pair_id`` to :data:`SCHEMA`.
+
+    ``pair_id`` defaults to ``lesion_id`` and the other way round; absent columns become null; further
+    columns stay behind the known ones.
+
+    Raises:
+        ManifestError: neither id column is there, or a column does not convert; all columns are named.
+    """
+    if not {"pair_id", "lesion_id"} & set(table.column_names):
+        raise ManifestError(uri, ["no column 'lesion_id' or 'pair_id'; add one of them"])
+    problems: list[str] = []
+    arrays: list[pa.Array] = []
+    for field in SCHEMA:
+        name = field.name
+        if name not in table.column_names:
+            name = {"pair_id": "lesion_id", "lesion_id": "pair_id"}.get(name, name)
+        if name not in table.column_names:
+            arrays.append(pa.nulls(table.num_rows, field.type))
+            continue
+        column = table[name]
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        try:
+            arrays.append(_blank_to_null(column.cast(field.type)))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            problems.append(f"column {name!r} is not {field.type}: {error}")
+    if problems:
+        raise ManifestError(uri, problems)
+    nullable = pa.schema([field.with_nullable(True) for field in SCHEMA])
+    conformed = pa.table(arrays, schema=nullable)
+    for name in table.column_names:
+        if name not in SCHEMA.names:
+            conformed = conformed.append_column(name, table[name])
+    return Manifest(conformed, uri)
+
+
+def _blank_to_null(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if not pa.types.is_string(column.type):
+        return column
+    return pa.chunked_array(
+        [pa.array([v if v is None or v.strip() else None for v in column.to_pylist()], type=pa.string())]
+    )
+
+
+def read_manifest(uri: str) -> Manifest:
+    """Read a manifest; its rules are checked by :func:`derm_ray.data.validation.validate`.
+
+    Raises:
+        ConfigError: the name ends in no known suffix.
+        StorageError: the file cannot be read.
+        ManifestError: its content cannot be parsed or a column has the wrong type.
+    """
+    suffix = _suffix(uri)
+    data = storage.read_bytes(uri)
+    try:
+        if suffix == ".parquet":
+            table = pq.read_table(BytesIO(data))
+        elif suffix == ".csv":
+            frame = pd.read_csv(BytesIO(data), dtype=_TEXT_COLUMNS, keep_default_na=False, na_values=[""])
+            table = pa.Table.from_pandas(frame, preserve_index=False)
+        else:
+            frame = pd.read_json(BytesIO(data), lines=True, dtype=_TEXT_COLUMNS, convert_dates=False)
+            table = pa.Table.from_pandas(frame, preserve_index=False)
+    except (ValueError, pa.ArrowInvalid) as error:
+        raise ManifestError(uri, [f"cannot be parsed as {suffix[1:]}: {error}"]) from error
+    return conform(table, storage.absolute(uri))
+
+
+_TEXT_COLUMNS = {field.name: "string" for field in SCHEMA if pa.types.is_string(field.type)}
+
+
+def write_manifest(manifest: Manifest, uri: str) -> None:
+    """Write a manifest atomically, in the format its name ends in."""
+    suffix = _suffix(uri)
+    sink = BytesIO()
+    if suffix == ".parquet":
+        pq.write_table(manifest.table, sink)
+    elif suffix == ".csv":
+        manifest.table.to_pandas(types_mapper=_integers).to_csv(sink, index=False)
+    else:
+        manifest.table.to_pandas(types_mapper=_integers).to_json(sink, orient="records", lines=True)
+    storage.write_bytes(uri, sink.getvalue())
+
+
+def _integers(kind: pa.DataType) -> pd.Int64Dtype | None:
+    """Keep integer columns with nulls integers on their way through pandas."""
+    return pd.Int64Dtype() if pa.types.is_integer(kind) else None

@@ -1,0 +1,98 @@
+"""Assigning lesions to train, val and test."""
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+from derm_ray.data.manifest import Manifest
+from derm_ray.vocabulary import Split
+
+TEST_FRACTION = 0.3
+VAL_FRACTION = 0.15
+MIN_GROUPS = 3
+
+
+@dataclass(frozen=True)
+class SplitResult:
+    """A manifest with its ``split`` column filled, and what the user should know about it."""
+
+    manifest: Manifest
+    warnings: tuple[str, ...]
+
+
+def split_manifest(
+    manifest: Manifest,
+    seed: int = 0,
+    *,
+    test_fraction: float = TEST_FRACTION,
+    val_fraction: float = VAL_FRACTION,
+) -> SplitResult:
+    """Split 7:3 into train and test by patient (lesion where unknown), then take 15% of train as val.
+
+    Lesions that share a patient, and pairs that share a lesion, stay together. The draw is stratified by
+    diagnosis so that rare classes reach every part; a diagnosis with fewer than three groups goes to train.
+    The result depends on the seed and the set of rows, not on their order.
+    Source: Ge et al. 2017, section 3 (7:3); val is ours, for checkpoint choice and calibration.
+    """
+    groups = _connected_groups(manifest)
+    by_diagnosis: dict[str, list[str]] = defaultdict(list)
+    for name, rows in _members(groups).items():
+        by_diagnosis[_main_diagnosis(manifest, rows)].append(name)
+
+    generator = np.random.default_rng(seed)
+    assigned: dict[str, Split] = {}
+    warnings: list[str] = []
+    for diagnosis in sorted(by_diagnosis):
+        names = sorted(by_diagnosis[diagnosis])
+        if len(names) < MIN_GROUPS:
+            assigned.update(dict.fromkeys(names, Split.TRAIN))
+            warnings.append(
+                f"{diagnosis or 'no diagnosis'}: only {len(names)} lesion group(s), all put into train; "
+                "the class is absent from val and test."
+            )
+            continue
+        shuffled = [names[i] for i in generator.permutation(len(names))]
+        tests = _draw(len(shuffled), test_fraction, generator)
+        vals = _draw(len(shuffled) - tests, val_fraction, generator)
+        for index, name in enumerate(shuffled):
+            part = Split.TEST if index < tests else Split.VAL if index < tests + vals else Split.TRAIN
+            assigned[name] = part
+    return SplitResult(manifest.with_column("split", [assigned[g] for g in groups]), tuple(warnings))
+
+
+def _draw(count: int, fraction: float, generator: np.random.Generator) -> int:
+    """Round ``count * fraction`` up or down at random, so that small classes add up to the fraction."""
+    exact = count * fraction
+    return int(exact) + int(generator.random() < exact % 1)
+
+
+def _connected_groups(manifest: Manifest) -> list[str]:
+    """Return for each row the name of its group: the smallest id among all that hang together."""
+    parents: dict[str, str] = {}
+
+    def root(key: str) -> str:
+        while parents.setdefault(key, key) != key:
+            parents[key] = key = parents[parents[key]]
+        return key
+
+    lesions = [f"lesion:{v}" for v in manifest.column("lesion_id")]
+    patients = [f"patient:{v}" if v is not None else None for v in manifest.column("patient_id")]
+    for lesion, patient in zip(lesions, patients, strict=True):
+        first, second = root(lesion), root(patient or lesion)
+        parents[max(first, second)] = min(first, second)
+    return [root(lesion) for lesion in lesions]
+
+
+def _members(groups: list[str]) -> dict[str, list[int]]:
+    members: dict[str, list[int]] = defaultdict(list)
+    for row, name in enumerate(groups):
+        members[name].append(row)
+    return members
+
+
+def _main_diagnosis(manifest: Manifest, rows: list[int]) -> str:
+    """Return the group's most frequent diagnosis, the first by name where several are."""
+    diagnoses = manifest.column("diagnosis")
+    counts = Counter(diagnoses[row] or "" for row in rows)
+    return min(counts, key=lambda name: (-counts[name], name))

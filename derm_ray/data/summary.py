@@ -1,0 +1,94 @@
+"""What a manifest holds, counted."""
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from derm_ray.data.manifest import Manifest
+from derm_ray.vocabulary import Split
+
+
+@dataclass(frozen=True)
+class ManifestSummary:
+    """Counts over a manifest's rows.
+
+    Attributes:
+        pairs, lesions, patients: distinct counts; ``patients`` is 0 where no patient is known.
+        modalities: ``both``, ``clinical``, ``dermoscopy`` -> pairs.
+        diagnoses: diagnosis -> split (or ``unsplit``) -> pairs, by falling total.
+        sexes, sites, skin_tones: value -> pairs.
+        age_years: (minimum, median, maximum), or ``None`` where no age is known.
+    """
+
+    pairs: int
+    lesions: int
+    patients: int
+    modalities: dict[str, int]
+    diagnoses: dict[str, dict[str, int]]
+    sexes: dict[str, int]
+    sites: dict[str, int]
+    skin_tones: dict[str, int]
+    age_years: tuple[float, float, float] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the counts as JSON types."""
+        return asdict(self)
+
+    def text(self) -> str:
+        """Return the counts as a table for a terminal."""
+        parts = [*Split, "unsplit"]
+        used = [part for part in parts if any(part in row for row in self.diagnoses.values())]
+        width = max([len(name) for name in self.diagnoses] + [9])
+        patients = f"{self.patients} patients" if self.patients else "no patient ids: splits go by lesion"
+        lines = [
+            f"{self.pairs} pairs, {self.lesions} lesions, {patients}",
+            "images      " + _inline(self.modalities),
+            "sex         " + _inline(self.sexes),
+            "site        " + _inline(self.sites),
+            "skin tone   " + _inline(self.skin_tones),
+        ]
+        if self.age_years:
+            lines.append("age         {:g} to {:g} years, median {:g}".format(*(self.age_years[i] for i in (0, 2, 1))))
+        lines += ["", f"{'diagnosis':<{width}} {'all':>6}" + "".join(f" {part:>7}" for part in used)]
+        for name, row in self.diagnoses.items():
+            cells = "".join(f" {row.get(part, 0):>7}" for part in used)
+            lines.append(f"{name:<{width}} {sum(row.values()):>6}{cells}")
+        return "\n".join(lines)
+
+
+def summarize(manifest: Manifest) -> ManifestSummary:
+    """Count what a manifest holds."""
+    columns = {name: manifest.table[name].to_pylist() for name in manifest.table.column_names}
+    modalities = Counter(
+        "both" if clinical and dermoscopy else "clinical" if clinical else "dermoscopy" if dermoscopy else "none"
+        for clinical, dermoscopy in zip(columns["clinical_uri"], columns["dermoscopy_uri"], strict=True)
+    )
+    totals = Counter(v or "(none)" for v in columns["diagnosis"])
+    diagnoses: dict[str, dict[str, int]] = {name: {} for name, _ in totals.most_common()}
+    for diagnosis, split in zip(columns["diagnosis"], columns["split"], strict=True):
+        row = diagnoses[diagnosis or "(none)"]
+        row[split or "unsplit"] = row.get(split or "unsplit", 0) + 1
+    tones = [
+        f"{scale} {tone}" if tone is not None else None
+        for scale, tone in zip(columns["skin_tone_scale"], columns["skin_tone"], strict=True)
+    ]
+    ages = sorted(v for v in columns["age_years"] if v is not None)
+    return ManifestSummary(
+        pairs=len(manifest),
+        lesions=len(set(columns["lesion_id"])),
+        patients=len({v for v in columns["patient_id"] if v is not None}),
+        modalities=dict(modalities),
+        diagnoses=diagnoses,
+        sexes=_count(columns["sex"]),
+        sites=_count(columns["site"]),
+        skin_tones=dict(sorted(_count(tones).items())),
+        age_years=(ages[0], ages[len(ages) // 2], ages[-1]) if ages else None,
+    )
+
+
+def _count(values: list[str | None]) -> dict[str, int]:
+    return dict(Counter(v if v is not None else "unknown" for v in values).most_common())
+
+
+def _inline(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())

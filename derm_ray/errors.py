@@ -1,0 +1,119 @@
+"""Every error derm_ray raises on purpose.
+
+    DermRayError                      exit code 1
+    ├── InputError                    exit code 2: the caller can mend it
+    │   ├── ConfigError               an unknown or contradictory setting
+    │   ├── ManifestError             rows that break the manifest's rules, all listed
+    │   ├── StorageError              a URI that is missing, forbidden or unreachable
+    │   ├── ImageError                one image that cannot be decoded, with a closed ``code``
+    │   ├── BundleError               a model bundle that is incomplete, altered or unknown
+    │   └── OutputExistsError         an output place that holds another run
+    └── WorkError                     exit code 1: the work itself failed
+        ├── TrainingError             a training run stopped
+        ├── ScoringError              a bulk scoring run stopped or does not reconcile
+        └── ServingError              the endpoint could not start
+
+Messages say what is wrong, where, and the mend.
+"""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from enum import StrEnum
+
+
+class DermRayError(Exception):
+    """Base of all errors that derm_ray raises on purpose."""
+
+    exit_code = 1
+
+
+class InputError(DermRayError):
+    """Bad arguments or bad input."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """An unknown or contradictory setting."""
+
+
+class ManifestError(InputError):
+    """A manifest that breaks its rules.
+
+    Args:
+        uri: where the manifest lies.
+        problems: one line each; all of them, not only the first.
+    """
+
+    shown = 20
+
+    def __init__(self, uri: str, problems: Sequence[str]) -> None:
+        self.uri = uri
+        self.problems = tuple(problems)
+        lines = [f"  - {problem}" for problem in self.problems[: self.shown]]
+        if len(self.problems) > self.shown:
+            lines.append(f"  - ... and {len(self.problems) - self.shown} more")
+        noun = "problem" if len(self.problems) == 1 else "problems"
+        super().__init__(f"{uri}: {len(self.problems)} {noun} in this manifest:\n" + "\n".join(lines))
+
+    def __reduce__(self) -> tuple[type["ManifestError"], tuple[str, tuple[str, ...]]]:
+        return type(self), (self.uri, self.problems)
+
+
+class StorageError(InputError):
+    """A URI that is missing, forbidden or unreachable."""
+
+
+class BundleError(InputError):
+    """A model bundle that is incomplete, altered or of an unknown format."""
+
+
+class OutputExistsError(InputError):
+    """An output place that holds something else."""
+
+
+class ImageErrorCode(StrEnum):
+    """Why an image could not be used; written to ``error_code`` of the scores."""
+
+    MISSING = "missing"
+    FORBIDDEN = "forbidden"
+    STORAGE = "storage"
+    EMPTY = "empty"
+    NOT_AN_IMAGE = "not_an_image"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    CORRUPT = "corrupt"
+
+
+class ImageError(InputError):
+    """One image that cannot be used."""
+
+    def __init__(self, code: ImageErrorCode, message: str) -> None:
+        self.code = code
+        self.message = message
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[ImageErrorCode, str]]:
+        return type(self), (self.code, self.message)
+
+
+class WorkError(DermRayError):
+    """The work itself failed."""
+
+
+class TrainingError(WorkError):
+    """A training run stopped before its end."""
+
+
+class ScoringError(WorkError):
+    """A bulk scoring run stopped or does not reconcile."""
+
+
+class ServingError(WorkError):
+    """The endpoint could not start."""
+
+
+def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:
+    """Return the message for a name that is not in a closed list, with the nearest known one."""
+    near = get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"unknown {kind} {name!r}.{hint} Known: {', '.join(known)}."

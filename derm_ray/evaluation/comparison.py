@@ -1,0 +1,70 @@
+"""Intervals by bootstrap over lesions."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+RESAMPLES = 1000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its bootstrap interval.
+
+    Attributes:
+        value: the figure on all pairs; NaN where undefined.
+        low, high: percentile interval; NaN where the figure is undefined.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+def lesion_resamples(lesion_ids: Sequence[str], *, resamples: int, seed: int) -> list[npt.NDArray[np.int64]]:
+    """Draw lesions with replacement; all pairs of a drawn lesion come along.
+
+    Args:
+        lesion_ids: one per pair.
+        resamples: how many draws.
+        seed: of the draws.
+
+    Returns:
+        Row indices of each resample.
+    """
+    _, lesion = np.unique(np.asarray(lesion_ids), return_inverse=True)
+    rows = [np.flatnonzero(lesion == i) for i in range(lesion.max() + 1)]
+    generator = np.random.default_rng(seed)
+    return [np.concatenate([rows[i] for i in generator.integers(len(rows), size=len(rows))]) for _ in range(resamples)]
+
+
+def bootstrap(
+    figures: Callable[[npt.NDArray[np.int64]], Mapping[str, float]],
+    lesion_ids: Sequence[str],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Compute figures on all pairs with 95% percentile intervals clustered by lesion.
+
+    Args:
+        figures: row indices -> figure name -> value.
+        lesion_ids: one per pair.
+        resamples: number of draws; a draw in which a figure is undefined does not count for it.
+        seed: of the draws.
+    """
+    whole = figures(np.arange(len(lesion_ids)))
+    draws = [figures(rows) for rows in lesion_resamples(lesion_ids, resamples=resamples, seed=seed)]
+    intervals: dict[str, Interval] = {}
+    for name, value in whole.items():
+        values = np.array([draw[name] for draw in draws])
+        values = values[np.isfinite(values)]
+        if not np.isfinite(value) or not len(values):
+            intervals[name] = Interval(value, float("nan"), float("nan"))
+            continue
+        low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        intervals[name] = Interval(value, float(low), float(high))
+    return intervals

@@ -1,0 +1,226 @@
+"""Evaluating a model on one split of a manifest."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from derm_ray import RESEARCH_NOTICE, __version__
+from derm_ray.data.manifest import Manifest
+from derm_ray.data.preprocessing import PairPixels, load_pairs
+from derm_ray.data.validation import validate
+from derm_ray.errors import ConfigError, ImageError, ManifestError
+from derm_ray.evaluation.comparison import RESAMPLES, Interval, bootstrap
+from derm_ray.evaluation.metrics import Labels, class_metrics, confusion_matrix
+from derm_ray.evaluation.tasks import task_metrics
+from derm_ray.inference.predictor import Predictor
+from derm_ray.vocabulary import CancerDefinition, LabelSet, LesionPair, PredictionKind, Split
+
+CHUNK = 256
+THREADS = 8
+
+
+@dataclass(frozen=True)
+class KindEvaluation:
+    """The figures of one prediction kind.
+
+    Attributes:
+        figures: figure name -> interval; per-class AUROC under ``auroc/<class>``, task figures under
+            ``<task>/auroc`` and ``<task>/sensitivity_at_95_specificity``.
+        confusion: counts (K, K), rows true, columns predicted.
+    """
+
+    figures: dict[str, Interval]
+    confusion: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's figures on one split.
+
+    Attributes:
+        label_set: classes and tasks.
+        definition: which classes count as cancer.
+        split, pairs, lesions: what was evaluated; ``grouping`` is ``patient`` or ``lesion``.
+        support: pairs per class.
+        task_sizes: task name -> (positives, negatives).
+        kinds: prediction kind -> figures.
+        majority: figures of always answering the most frequent training class.
+        provenance: model digest, manifest digest, engine, version.
+    """
+
+    label_set: LabelSet
+    definition: CancerDefinition
+    split: str
+    pairs: int
+    lesions: int
+    grouping: str
+    support: dict[str, int]
+    task_sizes: dict[str, tuple[int, int]]
+    kinds: dict[PredictionKind, KindEvaluation]
+    majority: dict[str, float]
+    provenance: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON types; undefined figures are null."""
+        return {
+            "notice": RESEARCH_NOTICE,
+            "label_set": self.label_set.name,
+            "classes": list(self.label_set.class_names),
+            "cancer_definition": str(self.definition),
+            "split": self.split,
+            "pairs": self.pairs,
+            "lesions": self.lesions,
+            "grouping": self.grouping,
+            "support": self.support,
+            "task_sizes": {name: list(sizes) for name, sizes in self.task_sizes.items()},
+            "majority_class": {name: _number(value) for name, value in self.majority.items()},
+            "predictions": {
+                str(kind): {
+                    "figures": {
+                        name: {key: _number(value) for key, value in asdict(interval).items()}
+                        for name, interval in result.figures.items()
+                    },
+                    "classes_covered": sum(
+                        math.isfinite(i.value) for name, i in result.figures.items() if name.startswith("auroc/")
+                    ),
+                    "confusion": result.confusion.tolist(),
+                }
+                for kind, result in self.kinds.items()
+            },
+            "provenance": self.provenance,
+        }
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def evaluate(
+    predictor: Predictor,
+    manifest: Manifest,
+    split: Split = Split.TEST,
+    *,
+    definition: CancerDefinition = CancerDefinition.PAPER,
+    resamples: int = RESAMPLES,
+) -> Evaluation:
+    """Evaluate a model on one split.
+
+    Args:
+        predictor: the model.
+        manifest: pairs with both images, diagnosis and split.
+        split: the part to evaluate.
+        definition: which classes count as cancer.
+        resamples: bootstrap draws.
+
+    Raises:
+        ManifestError: rules are broken or images cannot be used; all are listed.
+        ConfigError: the split is empty.
+    """
+    label_set = predictor.bundle.label_set
+    chosen = manifest.select(split)
+    if not len(chosen):
+        raise ConfigError(f"{manifest.uri}: no pair in split {split!s}. Run `derm-ray data split` first.")
+    validate(chosen, label_set, for_training=True)
+    pairs = chosen.pairs()
+    labels = np.array([label_set.class_names.index(str(pair.diagnosis)) for pair in pairs])
+    scores = _predict(predictor, pairs, manifest.uri)
+    lesion_ids = [pair.lesion_id for pair in pairs]
+    kinds = {
+        kind: KindEvaluation(
+            bootstrap(
+                lambda rows, p=probabilities: figures(label_set, labels[rows], p[rows], definition),  # type: ignore[misc]
+                lesion_ids,
+                resamples=resamples,
+            ),
+            confusion_matrix(labels, probabilities.argmax(1), len(label_set.class_names)),
+        )
+        for kind, probabilities in scores.items()
+    }
+    tasks = label_set.tasks(definition)
+    any_scores = next(iter(scores.values()))
+    sizes = {task.name: task_metrics(task, label_set.class_names, labels, any_scores) for task in tasks}
+    return Evaluation(
+        label_set=label_set,
+        definition=definition,
+        split=str(split),
+        pairs=len(pairs),
+        lesions=len(set(lesion_ids)),
+        grouping="patient" if any(chosen.column("patient_id")) else "lesion",
+        support={name: int((labels == i).sum()) for i, name in enumerate(label_set.class_names)},
+        task_sizes={name: (m.positives, m.negatives) for name, m in sizes.items()},
+        kinds=kinds,
+        majority=_majority(manifest, label_set, labels, definition),
+        provenance={
+            "model_digest": predictor.bundle.model_digest,
+            "engine": predictor.engine.name,
+            "manifest_digest": manifest.digest,
+            "derm_ray_version": __version__,
+            "bootstrap_resamples": resamples,
+        },
+    )
+
+
+def figures(
+    label_set: LabelSet,
+    labels: Labels,
+    probabilities: npt.NDArray[np.floating],
+    definition: CancerDefinition = CancerDefinition.PAPER,
+) -> dict[str, float]:
+    """Return every scalar figure of one set of predictions by name; see :class:`KindEvaluation`."""
+    overall = class_metrics(labels, probabilities)
+    named = {
+        "accuracy": overall.accuracy,
+        "balanced_accuracy": overall.balanced_accuracy,
+        "macro_f1": overall.macro_f1,
+        "macro_auroc": overall.macro_auroc,
+    }
+    for task in label_set.tasks(definition):
+        result = task_metrics(task, label_set.class_names, labels, probabilities)
+        named[f"{task.name}/auroc"] = result.auroc
+        named[f"{task.name}/sensitivity_at_95_specificity"] = result.sensitivity_at_95_specificity
+    named |= {f"auroc/{name}": area for name, area in zip(label_set.class_names, overall.auroc, strict=True)}
+    return named
+
+
+def _predict(
+    predictor: Predictor, pairs: Sequence[LesionPair], uri: str
+) -> dict[PredictionKind, npt.NDArray[np.float64]]:
+    found: dict[PredictionKind, list[tuple[float, ...]]] = {kind: [] for kind in PredictionKind}
+    problems: list[str] = []
+    with ThreadPoolExecutor(THREADS) as executor:
+        for start in range(0, len(pairs), CHUNK):
+            loaded = load_pairs(list(pairs[start : start + CHUNK]), predictor.bundle.preprocessing, executor)
+            problems += _problems(loaded, pairs[start:])
+            for prediction in predictor.predict([p for p in loaded if isinstance(p, PairPixels)]):
+                for kind, probabilities in prediction.branches.items():
+                    found[kind].append(probabilities)
+    if problems:
+        raise ManifestError(uri, problems)
+    return {kind: np.array(rows) for kind, rows in found.items()}
+
+
+def _problems(loaded: Iterable[PairPixels | ImageError], pairs: Sequence[LesionPair]) -> list[str]:
+    return [
+        f"pair {pair.pair_id}: {result.message}"
+        for result, pair in zip(loaded, pairs, strict=False)
+        if isinstance(result, ImageError)
+    ]
+
+
+def _majority(
+    manifest: Manifest, label_set: LabelSet, labels: Labels, definition: CancerDefinition
+) -> dict[str, float]:
+    """Return the figures of the most frequent class of train, or of the evaluated split where train is empty."""
+    known = [d for d in manifest.select(Split.TRAIN).column("diagnosis") if d in label_set.class_names]
+    if not known:
+        known = [label_set.class_names[i] for i in labels]
+    winner = label_set.class_names.index(str(Counter(known).most_common(1)[0][0]))
+    constant = np.zeros((len(labels), len(label_set.class_names)))
+    constant[:, winner] = 1
+    return figures(label_set, labels, constant, definition)

@@ -1,0 +1,73 @@
+"""Plots as inline SVG."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from derm_ray.evaluation.comparison import Interval
+from derm_ray.evaluation.evaluate import Evaluation
+from derm_ray.vocabulary import PredictionKind
+
+COLOURS: Mapping[PredictionKind, str] = {
+    PredictionKind.CLINICAL: "#c2742f",
+    PredictionKind.DERMOSCOPY: "#3b7ea1",
+    PredictionKind.CROSS: "#222222",
+}
+_OFFSET = 0.24
+
+
+def _svg(figure: Figure) -> str:
+    """Return a figure as an SVG element; the same figure gives the same text."""
+    buffer = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "derm_ray"}):
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def interval_plot(
+    names: Sequence[str], rows: Mapping[PredictionKind, Sequence[Interval]], label: str, chance: float | None = None
+) -> str:
+    """Return a dot plot with intervals: one line per name, one dot per prediction kind; axis 0..1."""
+    figure = Figure(figsize=(8, 0.9 + 0.42 * len(names)))
+    axes = figure.add_subplot()
+    for position, (kind, intervals) in enumerate(rows.items()):
+        height = np.arange(len(names)) + (position - 1) * _OFFSET
+        value = np.array([interval.value for interval in intervals])
+        spans = np.array([[i.value - i.low, i.high - i.value] for i in intervals]).T
+        axes.errorbar(value, height, xerr=np.nan_to_num(np.maximum(spans, 0)), fmt="o", ms=4, lw=1.2, label=str(kind),
+                      color=COLOURS[kind])  # fmt: skip
+    if chance is not None:
+        axes.axvline(chance, color="#999999", lw=0.8, ls=":")
+    axes.set_yticks(range(len(names)), list(names))
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_xlim(0, 1.02)
+    axes.set_xlabel(label)
+    axes.grid(axis="x", color="#e5e5e5")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
+    return _svg(figure)
+
+
+def confusion_plot(evaluation: Evaluation, kind: PredictionKind) -> str:
+    """Return the confusion matrix as a heat map of recall per true class, with counts."""
+    counts = evaluation.kinds[kind].confusion
+    titles = evaluation.label_set.titles
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = 1.5 + 0.42 * len(titles)
+    figure = Figure(figsize=(side + 1, side))
+    axes = figure.add_subplot()
+    axes.imshow(shares, cmap="Greys", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            colour = "white" if shares[row, column] > 0.55 else "black"
+            axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=colour)
+    axes.set_xticks(range(len(titles)), list(titles), rotation=60, ha="right", fontsize=8)
+    axes.set_yticks(range(len(titles)), list(titles), fontsize=8)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    return _svg(figure)

@@ -1,0 +1,81 @@
+"""An evaluation as JSON and as one self-contained HTML page."""
+
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from derm_ray import RESEARCH_NOTICE, storage
+from derm_ray.evaluation.comparison import Interval
+from derm_ray.evaluation.evaluate import Evaluation
+from derm_ray.evaluation.plots import confusion_plot, interval_plot
+from derm_ray.vocabulary import PredictionKind
+
+JSON_NAME = "evaluation.json"
+HTML_NAME = "report.html"
+
+OVERALL = {
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "macro_f1": "Macro F1",
+    "macro_auroc": "Macro AUROC",
+    "cancer/auroc": "Cancer: AUROC",
+    "cancer/sensitivity_at_95_specificity": "Cancer: sensitivity at 95% specificity",
+    "melanoma/auroc": "Melanoma: AUROC",
+    "melanoma/sensitivity_at_95_specificity": "Melanoma: sensitivity at 95% specificity",
+}
+
+
+def write_evaluation(evaluation: Evaluation, out_uri: str) -> tuple[str, str]:
+    """Write ``evaluation.json`` and ``report.html`` into a folder.
+
+    Returns:
+        The URIs of both.
+    """
+    json_uri, html_uri = storage.join(out_uri, JSON_NAME), storage.join(out_uri, HTML_NAME)
+    storage.write_json(json_uri, evaluation.to_json())
+    storage.write_bytes(html_uri, render_html(evaluation).encode())
+    return json_uri, html_uri
+
+
+def render_html(evaluation: Evaluation) -> str:
+    """Return the page: figures with intervals, plots and provenance; it loads nothing from elsewhere."""
+    environment = Environment(
+        loader=PackageLoader("derm_ray.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["figure"] = figure_text
+    return environment.get_template("report.html.j2").render(
+        notice=RESEARCH_NOTICE, evaluation=evaluation, overall=OVERALL, plots=_plots(evaluation), kinds=PredictionKind
+    )
+
+
+def figure_text(interval: Interval) -> str:
+    """Return a figure for a table: ``0.712 (0.660-0.761)``, or ``n/a`` where it is undefined."""
+    if interval.value != interval.value:
+        return "n/a"
+    return f"{interval.value:.3f} ({interval.low:.3f}-{interval.high:.3f})"
+
+
+def summary_text(evaluation: Evaluation) -> str:
+    """Return the main figures as a table for a terminal."""
+    kinds = list(evaluation.kinds)
+    width = max(map(len, OVERALL.values()))
+    lines = [f"{'':<{width}}" + "".join(f"  {kind!s:<21}" for kind in kinds) + "  majority class"]
+    for name, title in OVERALL.items():
+        cells = "".join(f"  {figure_text(evaluation.kinds[kind].figures[name]):<21}" for kind in kinds)
+        lines.append(f"{title:<{width}}{cells}  {evaluation.majority[name]:.3f}")
+    return "\n".join(lines)
+
+
+def _plots(evaluation: Evaluation) -> dict[str, Any]:
+    def rows(names: list[str]) -> dict[PredictionKind, list[Interval]]:
+        return {kind: [result.figures[name] for name in names] for kind, result in evaluation.kinds.items()}
+
+    present = [d for d in evaluation.label_set.diagnoses if evaluation.support[d.name]]
+    areas = [f"auroc/{diagnosis.name}" for diagnosis in present]
+    names = [f"{d.title} ({evaluation.support[d.name]})" for d in present]
+    return {
+        "overall": Markup(interval_plot(list(OVERALL.values()), rows(list(OVERALL)), "figure, 95% interval")),
+        "classes": Markup(interval_plot(names, rows(areas), "one-vs-rest AUROC, 95% interval", chance=0.5)),
+        "confusion": Markup(confusion_plot(evaluation, PredictionKind.CROSS)),
+    }

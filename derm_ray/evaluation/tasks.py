@@ -1,0 +1,65 @@
+"""The paper's two binary tasks, collapsed from class probabilities."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from derm_ray.evaluation.metrics import Labels, Scores, auroc
+from derm_ray.vocabulary import Task
+
+SPECIFICITY = 0.95
+
+
+@dataclass(frozen=True)
+class TaskMetrics:
+    """Figures of a binary task, each 0..1; NaN where one side is empty.
+
+    Attributes:
+        auroc: area under the ROC curve.
+        sensitivity_at_95_specificity: largest share of positives found while at most 5% of negatives alarm.
+        positives, negatives: pairs on each side.
+    """
+
+    auroc: float
+    sensitivity_at_95_specificity: float
+    positives: int
+    negatives: int
+
+
+def sensitivity_at_specificity(positive: Scores, negative: Scores, specificity: float = SPECIFICITY) -> float:
+    """Return the largest sensitivity of a threshold that keeps at least the given specificity.
+
+    Args:
+        positive: scores of the positives; an alarm is a score above the threshold.
+        negative: scores of the negatives.
+        specificity: share of negatives that must not alarm, 0..1.
+    """
+    if not len(positive) or not len(negative):
+        return float("nan")
+    quiet = int(np.ceil(specificity * len(negative) - 1e-9))
+    threshold = np.sort(negative)[quiet - 1] if quiet else -np.inf
+    return float((positive > threshold).mean())
+
+
+def task_metrics(task: Task, class_names: Sequence[str], labels: Labels, probabilities: Scores) -> TaskMetrics:
+    """Compute a task's figures; pairs of classes in neither list are left out.
+
+    Args:
+        task: positives and negatives by class name; the score is the summed probability of the positives.
+        class_names: K names in class order.
+        labels: (N,) class indices.
+        probabilities: (N, K).
+    """
+    positive = [class_names.index(name) for name in task.positive]
+    negative = [class_names.index(name) for name in task.negative]
+    scores = probabilities[:, positive].sum(1)
+    is_positive, is_negative = np.isin(labels, positive), np.isin(labels, negative)
+    kept = is_positive | is_negative
+    area = auroc(is_positive[kept], scores[kept]) if kept.any() else np.nan
+    return TaskMetrics(
+        auroc=float(area),
+        sensitivity_at_95_specificity=sensitivity_at_specificity(scores[is_positive], scores[is_negative]),
+        positives=int(is_positive.sum()),
+        negatives=int(is_negative.sum()),
+    )

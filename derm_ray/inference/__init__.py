@@ -1,0 +1,1 @@
+"""From preprocessed pairs to predictions."""

@@ -1,0 +1,50 @@
+"""Number formats and memory layout, by what the hardware multiplies."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from derm_ray.errors import ConfigError, unknown_name
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+def hardware_has_bf16(device: torch.device) -> bool:
+    """Tell whether a device multiplies bfloat16 in hardware (CUDA, AVX512-BF16 or AMX)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """Return ``fp32`` or ``bf16``; ``auto`` is bf16 where the hardware has it.
+
+    Raises:
+        ConfigError: the name is unknown.
+    """
+    if precision not in PRECISIONS:
+        raise ConfigError(unknown_name("precision", precision, PRECISIONS))
+    if precision != "auto":
+        return precision
+    return "bf16" if hardware_has_bf16(device) else "fp32"
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Return the context in which a forward pass runs."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def default_device() -> torch.device:
+    """Return the first GPU, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def normalise(
+    images_BHWC: torch.Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> torch.Tensor:
+    """Turn uint8 images (B, H, W, 3) into normalised float32 (B, 3, H, W) in channels-last memory order."""
+    scale = torch.tensor([255 * s for s in std], device=images_BHWC.device)
+    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=images_BHWC.device)
+    return (images_BHWC.float() / scale - shift).permute(0, 3, 1, 2)

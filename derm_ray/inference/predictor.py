@@ -1,0 +1,65 @@
+"""The one predictor: evaluation, bulk scoring and the endpoint all answer through it."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from derm_ray.bundle import Bundle
+from derm_ray.data.preprocessing import PairPixels
+from derm_ray.inference.engines import Engine, Images, make_engine
+from derm_ray.vocabulary import Modality, Prediction, PredictionKind
+
+
+class Predictor:
+    """Answers for preprocessed pairs.
+
+    Args:
+        bundle: the model.
+        engine: an engine or the name of one.
+        batch_size: most pairs in one forward pass.
+    """
+
+    def __init__(self, bundle: Bundle, engine: Engine | str = "auto", *, batch_size: int = 32) -> None:
+        self.bundle = bundle
+        self.engine = make_engine(bundle, engine) if isinstance(engine, str) else engine
+        self.batch_size = batch_size
+        classes = bundle.label_set.class_names
+        self._groups = {task.name: [classes.index(name) for name in task.positive] for task in bundle.label_set.tasks()}
+
+    def predict(self, pairs: Sequence[PairPixels]) -> list[Prediction]:
+        """Return one prediction per pair, in order; pairs with one image are answered by its stream alone."""
+        predictions: dict[int, Prediction] = {}
+        for indices in self._batches(pairs):
+            batch = [pairs[i] for i in indices]
+            kinds = self.engine.run(_stack(batch, Modality.CLINICAL), _stack(batch, Modality.DERMOSCOPY))
+            for row, index in enumerate(indices):
+                branches = {kind: tuple(float(p) for p in probabilities[row]) for kind, probabilities in kinds.items()}
+                predictions[index] = self._answer(pairs[index].modality, branches)
+        return [predictions[i] for i in range(len(pairs))]
+
+    def _batches(self, pairs: Sequence[PairPixels]) -> Iterator[list[int]]:
+        for modality in ("both", *Modality):
+            indices = [i for i, pair in enumerate(pairs) if pair.modality == modality]
+            for start in range(0, len(indices), self.batch_size):
+                yield indices[start : start + self.batch_size]
+
+    def _answer(self, modality: str, branches: dict[PredictionKind, tuple[float, ...]]) -> Prediction:
+        kind = PredictionKind.CROSS if modality == "both" else PredictionKind(modality)
+        probabilities = branches[kind]
+        best = int(np.argmax(probabilities))
+        risks = {name: sum(probabilities[i] for i in group) for name, group in self._groups.items()}
+        return Prediction(
+            modality=modality,
+            diagnosis=self.bundle.label_set.class_names[best],
+            confidence=probabilities[best],
+            probabilities=probabilities,
+            p_cancer=risks["cancer"],
+            p_melanoma=risks["melanoma"],
+            branches=branches,
+        )
+
+
+def _stack(batch: list[PairPixels], modality: Modality) -> Images | None:
+    images = [pair.clinical if modality is Modality.CLINICAL else pair.dermoscopy for pair in batch]
+    given = [image for image in images if image is not None]
+    return np.stack(given) if given else None

@@ -1,0 +1,1 @@
+"""Networks for lesion pairs, as tensors see them."""

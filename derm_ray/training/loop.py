@@ -1,0 +1,195 @@
+"""The training loop in plain torch; it runs alone or under an initialised process group."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from derm_ray.errors import DermRayError, TrainingError
+from derm_ray.inference.precision import autocast, normalise, resolve_precision
+from derm_ray.models.networks import PairLogits, PairNetwork
+from derm_ray.models.trunks import Trunk
+from derm_ray.training.batches import Batch
+from derm_ray.training.config import TrainConfig
+from derm_ray.training.losses import pair_loss
+from derm_ray.vocabulary import PredictionKind
+
+KindProbabilities = dict[PredictionKind, npt.NDArray[np.float32]]
+
+
+class TrainingLoop:
+    """Network, optimiser and schedule of a run.
+
+    Args:
+        config: the recipe.
+        network: with its initial weights, not wrapped; it is changed in place.
+        device: where to run.
+    """
+
+    def __init__(self, config: TrainConfig, network: PairNetwork, device: torch.device) -> None:
+        self.config = config
+        self.network = network.to(device, memory_format=torch.channels_last)
+        self.device = device
+        self.precision = resolve_precision(config.precision, device)
+        self._distributed = dist.is_available() and dist.is_initialized()
+        self._module: nn.Module = network
+        if self._distributed:
+            if device.type == "cuda":
+                network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+                self.network = network
+            # Local batch norms keep their own statistics on CPU; rank 0's are the ones that are saved.
+            self._module = DistributedDataParallel(
+                network, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
+            )
+        self._optimizer = torch.optim.SGD(
+            _parameter_groups(network, config), momentum=config.momentum, weight_decay=config.weight_decay
+        )
+        self._scheduler = torch.optim.lr_scheduler.ExponentialLR(self._optimizer, config.lr_decay)
+
+    def train_epoch(
+        self, epoch: int, batches: Iterable[Batch | DermRayError], on_step: Callable[[int, float], None]
+    ) -> list[float]:
+        """Run one epoch.
+
+        Random numbers restart from (seed, epoch, rank), so that a resumed epoch equals an unbroken one.
+
+        Args:
+            epoch: counted from 0.
+            batches: this rank's shares, in order; an error in place of one stops all ranks.
+            on_step: called with the number of the step in the epoch, from 1, and its global mean loss.
+
+        Returns:
+            The global mean loss of every step, the same on all ranks.
+
+        Raises:
+            TrainingError: the loss is not finite.
+            DermRayError: some rank's batch is an error; the same one is raised on all ranks, so that none of
+                them waits for the others in a collective.
+        """
+        rank = dist.get_rank() if self._distributed else 0
+        torch.manual_seed(int(np.random.SeedSequence((self.config.seed, epoch, rank)).generate_state(1)[0]))
+        self._module.train()
+        if self.config.freeze_batch_norm:
+            _freeze_batch_norm(self._module)
+        losses: list[float] = []
+        for step, batch in enumerate(batches, 1):
+            self._agree(batch if isinstance(batch, DermRayError) else None)
+            assert isinstance(batch, Batch)
+            losses.append(self._step(batch))
+            if not np.isfinite(losses[-1]):
+                raise TrainingError(
+                    f"the loss became {losses[-1]} at epoch {epoch + 1}, step {step}. Lower learning_rate or "
+                    "head_learning_rate, or set clip_norm, and start under a new name."
+                )
+            on_step(step, losses[-1])
+        self._scheduler.step()
+        return losses
+
+    def _agree(self, error: DermRayError | None) -> None:
+        """Raise on every rank what any rank has found."""
+        if self._distributed:
+            found = torch.tensor(int(error is not None), device=self.device)
+            dist.all_reduce(found, dist.ReduceOp.MAX)
+            if found.item():
+                error = next(e for e in self._gather(error) if e is not None)
+        if error is not None:
+            raise error
+
+    def _gather(self, value: Any) -> list[Any]:
+        """Return every rank's value, in rank order."""
+        if not self._distributed:
+            return [value]
+        gathered: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(gathered, value)
+        return gathered
+
+    def _step(self, batch: Batch) -> float:
+        with autocast(self.precision, self.device):
+            logits = self._forward(batch)
+        labels = torch.from_numpy(batch.labels).to(self.device)
+        losses = pair_loss(logits, labels, loss=self.config.loss, alpha=self.config.alpha)
+        # DDP averages over ranks, so that shares of unequal size must weigh by their pairs.
+        share = losses.sum() / batch.global_size
+        (share * (dist.get_world_size() if self._distributed else 1)).backward()
+        if self.config.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self._module.parameters(), self.config.clip_norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        total = share.detach()
+        if self._distributed:
+            dist.all_reduce(total)
+        return total.item()
+
+    def _forward(self, batch: Batch) -> PairLogits:
+        spec = self.config.preprocessing
+        images = (torch.from_numpy(array).to(self.device) for array in (batch.clinical, batch.dermoscopy))
+        logits: PairLogits = self._module(*(normalise(image, spec.mean, spec.std) for image in images))
+        return logits
+
+    def predict(self, batches: Iterable[Batch | DermRayError], pairs: int) -> KindProbabilities:
+        """Return the probabilities of every pair, gathered from all ranks.
+
+        Args:
+            batches: this rank's shares, or errors; all ranks together hold every index of ``range(pairs)`` once.
+            pairs: their number.
+
+        Returns:
+            Prediction kind -> (pairs, classes) float32, the same on all ranks.
+        """
+        self.network.eval()
+        mine: list[tuple[npt.NDArray[np.int64], KindProbabilities] | DermRayError] = []
+        # The bare network: DDP's forward synchronises buffers, and ranks may have unequal numbers of batches.
+        with torch.inference_mode(), autocast(self.precision, self.device):
+            spec = self.config.preprocessing
+            for batch in batches:
+                if isinstance(batch, DermRayError):
+                    mine.append(batch)
+                elif len(batch.indices):
+                    images = (torch.from_numpy(a).to(self.device) for a in (batch.clinical, batch.dermoscopy))
+                    logits = self.network(*(normalise(image, spec.mean, spec.std) for image in images))
+                    mine.append((batch.indices, {k: p.cpu().numpy() for k, p in logits.probabilities().items()}))
+        whole = {kind: np.zeros((pairs, self.config.architecture.classes), np.float32) for kind in PredictionKind}
+        for item in (item for rank in self._gather(mine) for item in rank):
+            if isinstance(item, DermRayError):
+                raise item
+            indices, kinds = item
+            for kind, probabilities in kinds.items():
+                whole[kind][indices] = probabilities
+        return whole
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return weights, optimiser and schedule; random numbers need no state, see :meth:`train_epoch`."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scheduler": self._scheduler.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from :meth:`state_dict`."""
+        self.network.load_state_dict(state["network"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._scheduler.load_state_dict(state["scheduler"])
+
+
+def _parameter_groups(network: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    """Split what is trained into the trunks' layers and those that start from random weights."""
+    trunk = {id(p) for module in network.modules() if isinstance(module, Trunk) for p in module.parameters()}
+    trained = [p for p in network.parameters() if p.requires_grad]
+    groups: list[tuple[list[Tensor], float]] = [
+        ([p for p in trained if id(p) in trunk], config.learning_rate),
+        ([p for p in trained if id(p) not in trunk], config.head_learning_rate),
+    ]
+    return [{"params": params, "lr": lr} for params, lr in groups if params]
+
+
+def _freeze_batch_norm(module: nn.Module) -> None:
+    for layer in module.modules():
+        if isinstance(layer, _BatchNorm):
+            layer.eval()

@@ -1,0 +1,104 @@
+"""Ray Data's part of training: it reads and decodes, so that CPU nodes can feed GPU nodes."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray.data
+
+from derm_ray.data.preprocessing import Preprocessing
+from derm_ray.errors import DermRayError, ImageError, ImageErrorCode
+from derm_ray.training.batches import Batch, Indices, load_batch, rank_share
+from derm_ray.vocabulary import LesionPair
+
+IMAGES_AT_ONCE = 4
+PREFETCHED_BATCHES = 2
+
+
+@dataclass(frozen=True)
+class LabelledPairs:
+    """One split: pairs and their class indices, in manifest order."""
+
+    pairs: tuple[LesionPair, ...]
+    labels: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+
+def batches(
+    split: LabelledPairs,
+    order: Sequence[Indices],
+    spec: Preprocessing,
+    *,
+    rank: int,
+    world_size: int,
+    mirror: tuple[int, int] | None = None,
+) -> Iterator[Batch | DermRayError]:
+    """Yield one rank's share of every global batch, in order.
+
+    The dataset has one row per batch, and its output keeps the rows' order: the order alone decides what a
+    step sees, whatever the number of workers or of decoding tasks.
+
+    Args:
+        split: where the pairs come from.
+        order: global batches as row indices.
+        spec: target size.
+        rank, world_size: of the reader.
+        mirror: (seed, epoch), or ``None`` for no mirroring.
+
+    Yields:
+        A batch, or the error of its first image that cannot be used.
+    """
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    rows = [_row(split, rank_share(batch, rank, world_size), len(batch)) for batch in order]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    loaded = dataset.map(_load, fn_kwargs={"spec": spec, "mirror": mirror})
+    for block in loaded.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=PREFETCHED_BATCHES):
+        row = {name: column[0] for name, column in block.items()}
+        if row["error_code"]:
+            yield ImageError(ImageErrorCode(row["error_code"]), str(row["error"]))
+        else:
+            yield Batch(row["clinical"], row["dermoscopy"], row["labels"], row["indices"], int(row["global_size"]))
+
+
+def _row(split: LabelledPairs, share: Indices, global_size: int) -> dict[str, Any]:
+    pairs = [split.pairs[i] for i in share]
+    return {
+        "pair_ids": [pair.pair_id for pair in pairs],
+        "clinical_uris": [pair.clinical_uri for pair in pairs],
+        "dermoscopy_uris": [pair.dermoscopy_uri for pair in pairs],
+        "labels": [split.labels[i] for i in share],
+        "indices": share.tolist(),
+        "global_size": global_size,
+    }
+
+
+def _load(row: dict[str, Any], spec: Preprocessing, mirror: tuple[int, int] | None) -> dict[str, Any]:
+    columns = (row[name] for name in ("pair_ids", "clinical_uris", "dermoscopy_uris"))
+    pairs = [
+        LesionPair(pair_id, "", clinical, dermoscopy) for pair_id, clinical, dermoscopy in zip(*columns, strict=True)
+    ]
+    loaded: dict[str, Any] = {
+        "labels": np.asarray(row["labels"], np.int64),
+        "indices": np.asarray(row["indices"], np.int64),
+        "global_size": row["global_size"],
+        "error_code": "",
+        "error": "",
+    }
+    try:
+        with ThreadPoolExecutor(IMAGES_AT_ONCE) as executor:
+            batch = load_batch(
+                pairs, row["labels"], loaded["indices"], spec, executor, global_size=row["global_size"], mirror=mirror
+            )
+    except ImageError as error:
+        nothing = np.empty((0, spec.size, spec.size, 3), np.uint8)
+        return loaded | {"clinical": nothing, "dermoscopy": nothing, "error_code": str(error.code), "error": str(error)}
+    return loaded | {"clinical": batch.clinical, "dermoscopy": batch.dermoscopy}

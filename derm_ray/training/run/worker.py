@@ -1,0 +1,169 @@
+"""What every Ray Train worker runs."""
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import ray.train
+import torch
+from ray.train.torch import get_device
+from torch import Tensor
+
+from derm_ray import storage
+from derm_ray.errors import DermRayError
+from derm_ray.evaluation.evaluate import figures
+from derm_ray.models.zoo import build_network
+from derm_ray.observability import Progress
+from derm_ray.training.batches import evaluation_order, training_order
+from derm_ray.training.config import TrainConfig
+from derm_ray.training.loop import TrainingLoop
+from derm_ray.training.run.feed import LabelledPairs, batches
+from derm_ray.vocabulary import PredictionKind, label_set
+
+STATE = "state.pt"
+METRICS = "metrics.jsonl"
+SAY_EVERY_S = 10.0
+
+
+@dataclass(frozen=True)
+class WorkerTask:
+    """What the driver hands to every worker.
+
+    Attributes:
+        config: the recipe.
+        run_uri: the run's folder.
+        initial: reference to the initial state dict.
+        train, val: references to the splits.
+        announcer: name of the actor that carries progress lines to the driver.
+    """
+
+    config: TrainConfig
+    run_uri: str
+    initial: "ray.ObjectRef[dict[str, Tensor]]"
+    train: "ray.ObjectRef[LabelledPairs]"
+    val: "ray.ObjectRef[LabelledPairs]"
+    announcer: str
+
+
+def train_worker(settings: dict[str, Any]) -> dict[str, str] | None:
+    """Train, validate and report until the last epoch.
+
+    Returns:
+        ``None``, or type and message of an error that a restart cannot mend; every rank returns it, so that
+        Ray does not retry.
+    """
+    task: WorkerTask = settings["task"]
+    try:
+        _Worker(task).run()
+    except DermRayError as error:
+        return {"type": type(error).__name__, "message": str(error)}
+    return None
+
+
+class _Worker:
+    def __init__(self, task: WorkerTask) -> None:
+        self.task = task
+        self.config = task.config
+        context = ray.train.get_context()
+        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self.train: LabelledPairs = ray.get(task.train)
+        self.val: LabelledPairs = ray.get(task.val)
+        self.history: list[dict[str, Any]] = []
+        self.first_epoch = 0
+        network = build_network(self.config.architecture, freeze=self.config.freeze, dropout=self.config.dropout)
+        network.load_state_dict(ray.get(task.initial))
+        self.loop = TrainingLoop(self.config, network, get_device())
+        self._resume()
+
+    def _resume(self) -> None:
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            return
+        with checkpoint.as_directory() as folder:
+            state = torch.load(Path(folder) / STATE, map_location=self.loop.device, weights_only=True)
+        self.loop.load_state_dict(state["loop"])
+        self.first_epoch = state["epoch"] + 1
+        self.history = json.loads(state["history"])
+        self._say(f"resuming behind epoch {self.first_epoch}/{self.config.epochs}")
+
+    def run(self) -> None:
+        """Run all epochs that are left."""
+        progress = Progress((self.config.epochs - self.first_epoch) * self._pairs_per_epoch())
+        for epoch in range(self.first_epoch, self.config.epochs):
+            losses = self.loop.train_epoch(epoch, self._training_batches(epoch), self._on_step(epoch, progress))
+            figure = self._validate()
+            rate = progress.rate
+            lines = [{"epoch": epoch + 1, "step": i, "loss": loss} for i, loss in enumerate(losses, 1)]
+            summary = {"epoch": epoch + 1, "loss": float(np.mean(losses)), "pairs_per_s": round(rate, 2), **figure}
+            self.history += [*lines, summary]
+            self._report(epoch, figure)
+            self._say(
+                f"epoch {epoch + 1}/{self.config.epochs}  loss {summary['loss']:.4f}  val cross: accuracy "
+                f"{figure['cross/accuracy']:.3f}, balanced {figure['cross/balanced_accuracy']:.3f}, "
+                f"AUROC {figure['cross/macro_auroc']:.3f}  ({progress.line()})"
+            )
+
+    def _pairs_per_epoch(self) -> int:
+        batch_size = self.config.global_batch_size
+        return len(self.train) // batch_size * batch_size
+
+    def _training_batches(self, epoch: int) -> Any:
+        seed, batch_size = self.config.seed, self.config.global_batch_size
+        return batches(
+            self.train,
+            training_order(len(self.train), batch_size, seed=seed, epoch=epoch),
+            self.config.preprocessing,
+            rank=self.rank,
+            world_size=self.world_size,
+            mirror=(seed, epoch) if self.config.mirror else None,
+        )
+
+    def _on_step(self, epoch: int, progress: Progress) -> Callable[[int, float], None]:
+        spoken = progress.elapsed_s
+
+        def on_step(step: int, loss: float) -> None:
+            nonlocal spoken
+            progress.advance(self.config.global_batch_size)
+            if progress.elapsed_s - spoken > SAY_EVERY_S:
+                spoken = progress.elapsed_s
+                self._say(f"epoch {epoch + 1}/{self.config.epochs}  step {step}  loss {loss:.4f}  ({progress.line()})")
+
+        return on_step
+
+    def _validate(self) -> dict[str, float]:
+        """Return every defined figure of every prediction kind on all val pairs."""
+        order = evaluation_order(len(self.val), self.config.global_batch_size)
+        feed = batches(self.val, order, self.config.preprocessing, rank=self.rank, world_size=self.world_size)
+        scores = self.loop.predict(feed, len(self.val))
+        labels = np.array(self.val.labels)
+        named = {
+            f"{kind}/{name}": value
+            for kind in PredictionKind
+            for name, value in figures(label_set(self.config.label_set), labels, scores[kind]).items()
+        }
+        return {name: float(value) for name, value in named.items() if np.isfinite(value)}
+
+    def _report(self, epoch: int, figure: dict[str, float]) -> None:
+        """Hand checkpoint and figures to Ray Train; all ranks meet here."""
+        # Ray's checkpoint manager fails on NaN, and ranks a missing score best or worst by its order.
+        metrics = {"epoch": epoch + 1, "score": figure.get(f"{PredictionKind.CROSS}/{self.config.monitor}", -1.0)}
+        metrics |= figure
+        if self.rank != 0:
+            ray.train.report(metrics)
+            return
+        text = "".join(json.dumps(line) + "\n" for line in self.history)
+        storage.write_bytes(storage.join(self.task.run_uri, METRICS), text.encode())
+        state = {"loop": self.loop.state_dict(), "epoch": epoch, "history": json.dumps(self.history)}
+        with tempfile.TemporaryDirectory() as folder:
+            torch.save(state, Path(folder) / STATE)
+            checkpoint = ray.train.Checkpoint.from_directory(folder)
+            ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=f"checkpoint_epoch_{epoch + 1:04d}")
+
+    def _say(self, line: str) -> None:
+        if self.rank == 0:
+            ray.get_actor(self.task.announcer).say.remote(line)
