@@ -1,1 +1,47 @@
-"""The ``derm-ray`` command."""
+"""The ``derm-ray`` command. Heavy imports stay inside the commands, so that ``--help`` is quick."""
+
+import sys
+
+import typer
+
+from derm_ray import RESEARCH_NOTICE, __version__
+from derm_ray.cli import data, demo, evaluate, model, score, serve, train
+from derm_ray.errors import DermRayError
+from derm_ray.observability import configure_logging
+
+app = typer.Typer(
+    name="derm-ray",
+    help=f"Paired clinical and dermoscopy skin-lesion classification on Ray. {RESEARCH_NOTICE}",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.add_typer(data.app, name="data")
+app.add_typer(model.app, name="model")
+app.command("demo")(demo.demo)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("score")(score.score)
+app.command("serve")(serve.serve)
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    configure_logging()
+
+
+def main() -> None:
+    """Run the command; errors derm_ray raises on purpose become one message and their exit code."""
+    try:
+        app()
+    except DermRayError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)

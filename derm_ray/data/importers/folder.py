@@ -26,7 +26,7 @@ def import_folder(source: str, label_set: LabelSet, out_uri: str) -> ImportResul
         ManifestError: columns are missing, or images are not where they should be; all are listed.
     """
     try:
-        text = {name: "string" for name in ("clinical", "dermoscopy", *_text_columns())}
+        text = dict.fromkeys(("clinical", "dermoscopy", *_text_columns()), "string")
         frame = pd.read_csv(BytesIO(storage.read_bytes(source)), dtype=text)
     except ValueError as error:
         raise ManifestError(source, [f"cannot be parsed as CSV: {error}"]) from error

@@ -1,0 +1,134 @@
+"""``derm-ray data``: manifests."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from derm_ray.cli.options import JsonOption, LabelSetOption, emit
+
+if TYPE_CHECKING:
+    from derm_ray.data.importers import Importer
+
+app = typer.Typer(help="Make, check and split manifests of lesion pairs.", no_args_is_help=True)
+importers = typer.Typer(help="Turn a data set in its own layout into a manifest.", no_args_is_help=True)
+app.add_typer(importers, name="import")
+
+ManifestArgument = Annotated[str, typer.Argument(help="Manifest (Parquet, CSV or JSONL) at any URI.")]
+OutOption = Annotated[str, typer.Option("--out", help="Manifest to write (.parquet, .csv or .jsonl).")]
+
+
+@importers.command("milk10k")
+def import_milk10k(
+    source: Annotated[str, typer.Argument(help="Folder with the MILK10k_Training_* files.")],
+    out: OutOption,
+    label_set: LabelSetOption = "paper15",
+    as_json: JsonOption = False,
+) -> None:
+    """Import MILK10k (doi:10.34970/648456) in its official layout."""
+    from derm_ray.data.importers.milk10k import import_milk10k as read
+
+    _import(read, source, out, label_set, as_json=as_json)
+
+
+@importers.command("folder")
+def import_folder(
+    source: Annotated[str, typer.Argument(help="CSV with lesion_id, clinical, dermoscopy and any manifest column.")],
+    out: OutOption,
+    label_set: LabelSetOption = "paper15",
+    as_json: JsonOption = False,
+) -> None:
+    """Import images listed in a CSV, paths relative to it."""
+    from derm_ray.data.importers.folder import import_folder as read
+
+    _import(read, source, out, label_set, as_json=as_json)
+
+
+def _import(read: "Importer", source: str, out: str, label_set: str, *, as_json: bool) -> None:
+    from derm_ray.data.manifest import write_manifest
+    from derm_ray.data.validation import validate
+    from derm_ray.vocabulary import label_set as find
+
+    result = read(source, find(label_set), out)
+    validate(result.manifest, find(label_set))
+    write_manifest(result.manifest, out)
+    left_out = sum(result.left_out.values())
+    lines = [f"{len(result.manifest)} of {result.found} lesions imported as {label_set} to {out}"]
+    if left_out:
+        lines.append(f"{left_out} left out, outside {label_set}:")
+        lines += [f"  {count:>5}  {reason}" for reason, count in result.left_out.items()]
+    values = {"manifest": out, "imported": len(result.manifest), "found": result.found, "left_out": result.left_out}
+    emit(values, "\n".join(lines), as_json=as_json)
+
+
+@app.command()
+def validate(
+    manifest: ManifestArgument,
+    label_set: Annotated[str | None, typer.Option("--label-set", help="Also check diagnoses against it.")] = None,
+    training: Annotated[bool, typer.Option("--training", help="Also require both images and a diagnosis.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a manifest's rules; all problems are listed at once."""
+    from derm_ray.data.manifest import read_manifest
+    from derm_ray.data.validation import validate as check
+    from derm_ray.vocabulary import label_set as find
+
+    read = read_manifest(manifest)
+    check(read, find(label_set) if label_set else None, for_training=training)
+    emit(
+        {"manifest": manifest, "pairs": len(read), "valid": True},
+        f"{manifest}: {len(read)} pairs, valid",
+        as_json=as_json,
+    )
+
+
+@app.command()
+def split(
+    manifest: ManifestArgument,
+    out: Annotated[str | None, typer.Option("--out", help="Where to write; default: in place.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the draw.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Assign train, val and test: 7:3 by patient (lesion where unknown), then 15% of train as val."""
+    from dataclasses import replace
+
+    from derm_ray import storage
+    from derm_ray.data.manifest import read_manifest, write_manifest
+    from derm_ray.data.splits import split_manifest
+    from derm_ray.data.summary import summarize
+
+    target = out or manifest
+    result = split_manifest(read_manifest(manifest), seed)
+    moved = storage.parent(target) != storage.parent(manifest)
+    written = replace(result.manifest.absolute(), uri=storage.absolute(target)) if moved else result.manifest
+    write_manifest(written, target)
+    for warning in result.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    summary = summarize(written)
+    values = {"manifest": target, "seed": seed, "warnings": result.warnings, "diagnoses": summary.diagnoses}
+    emit(values, summary.text(), as_json=as_json)
+
+
+@app.command()
+def describe(manifest: ManifestArgument, as_json: JsonOption = False) -> None:
+    """Count what a manifest holds."""
+    from derm_ray.data.manifest import read_manifest
+    from derm_ray.data.summary import summarize
+
+    summary = summarize(read_manifest(manifest))
+    emit(summary.to_json(), summary.text(), as_json=as_json)
+
+
+@app.command()
+def synthesize(
+    out: Annotated[str, typer.Option("--out", help="Folder for images and manifest.parquet.")],
+    pairs: Annotated[int, typer.Option("--pairs", min=1, help="How many lesion pairs.")] = 480,
+    label_set: LabelSetOption = "paper15",
+    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same bytes.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw synthetic lesion pairs: the clinical image shows one half of the class, dermoscopy the other."""
+    from derm_ray.data.synthetic import synthesize as draw
+    from derm_ray.vocabulary import label_set as find
+
+    manifest = draw(out, pairs, find(label_set), seed=seed)
+    emit({"manifest": manifest.uri, "pairs": len(manifest)}, f"{pairs} pairs, {manifest.uri}", as_json=as_json)

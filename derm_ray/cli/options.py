@@ -1,0 +1,22 @@
+"""Options that several commands share, and how results are printed."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+ManifestOption = Annotated[str, typer.Option("--manifest", help="Manifest (Parquet, CSV or JSONL) at any URI.")]
+ModelOption = Annotated[str, typer.Option("--model", help="Bundle folder at any URI.")]
+AddressOption = Annotated[
+    str | None, typer.Option("--address", help="Ray cluster; default RAY_ADDRESS, or a local Ray.")
+]
+EngineOption = Annotated[
+    str, typer.Option("--engine", help="auto, torch or torch-bf16; auto is bf16 where the hardware has it.")
+]
+LabelSetOption = Annotated[str, typer.Option("--label-set", help="paper15 or milk10k.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one machine-readable line instead of text.")]
+
+
+def emit(values: dict[str, Any], text: str, *, as_json: bool) -> None:
+    """Print a result: one JSON line, or text for people."""
+    typer.echo(json.dumps(values, ensure_ascii=False) if as_json else text)

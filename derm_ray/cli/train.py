@@ -1,0 +1,62 @@
+"""``derm-ray train``."""
+
+from typing import Annotated
+
+import typer
+
+from derm_ray.cli.options import AddressOption, JsonOption, ManifestOption, emit
+
+
+def train(
+    manifest: ManifestOption,
+    out: Annotated[str, typer.Option("--out", help="Folder that holds runs, at any URI.")],
+    name: Annotated[str, typer.Option("--name", help="The run's folder below it; the same name resumes.")],
+    preset: Annotated[str, typer.Option("--preset", help="paper, cpu or debug.")] = "paper",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the preset; repeatable.")
+    ] = None,
+    init_weights: Annotated[
+        str | None,
+        typer.Option("--init-weights", help="ImageNet weights (safetensors); default torchvision's download."),
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Data-parallel workers.")] = 1,
+    cpus_per_worker: Annotated[
+        int | None, typer.Option("--cpus-per-worker", min=1, help="Default: the machine's share; 1 on a cluster.")
+    ] = None,
+    gpu: Annotated[bool, typer.Option("--gpu/--no-gpu", help="One GPU per worker.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove a run of that name first.")] = False,
+    address: AddressOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a network on lesion pairs; a run that was stopped resumes under the same name."""
+    from derm_ray.training.config import make_config, parse_settings
+
+    config = make_config(preset, parse_settings(settings or []))
+    from derm_ray.data.manifest import read_manifest
+    from derm_ray.training.run import train as run
+
+    result = run(
+        config,
+        read_manifest(manifest),
+        out,
+        name,
+        init_weights=init_weights,
+        workers=workers,
+        cpus_per_worker=cpus_per_worker,
+        use_gpu=gpu,
+        overwrite=overwrite,
+        address=address,
+    )
+    score = result.metrics.get(f"cross/{config.monitor}", float("nan"))
+    values = {
+        "run": result.run_uri,
+        "bundle": result.bundle_uri,
+        "model_digest": result.model_digest,
+        "best_epoch": result.best_epoch,
+        "metrics": result.metrics,
+    }
+    text = (
+        f"best epoch {result.best_epoch} of {config.epochs} (val cross {config.monitor} {score:.3f})\n"
+        f"bundle {result.bundle_uri}"
+    )
+    emit(values, text, as_json=as_json)

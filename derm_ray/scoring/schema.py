@@ -1,0 +1,86 @@
+"""The table that bulk scoring writes; every part has the same schema, even one where all rows failed."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+
+from derm_ray.errors import ImageError
+from derm_ray.vocabulary import LabelSet, LesionPair, Prediction, PredictionKind
+
+
+def score_schema(label_set: LabelSet, *, branches: bool = False) -> pa.Schema:
+    """Return the schema: one ``p_<class>`` column per class, and with ``branches`` one per kind and class."""
+    probabilities = [(f"p_{name}", pa.float32()) for name in label_set.class_names]
+    if branches:
+        probabilities += [(f"{k}_{name}", pa.float32()) for k in PredictionKind for name in label_set.class_names]
+    return pa.schema(
+        [
+            ("pair_id", pa.string()),
+            ("lesion_id", pa.string()),
+            ("status", pa.string()),
+            ("error_code", pa.string()),
+            ("error_message", pa.string()),
+            ("modality", pa.string()),
+            ("diagnosis", pa.string()),
+            ("confidence", pa.float32()),
+            *probabilities,
+            ("p_cancer", pa.float32()),
+            ("p_melanoma", pa.float32()),
+            ("model_digest", pa.string()),
+            ("engine", pa.string()),
+            ("derm_ray_version", pa.string()),
+            ("scored_at", pa.timestamp("us", tz="UTC")),
+        ]
+    )
+
+
+def score_table(
+    pairs: Sequence[LesionPair],
+    results: Sequence[Prediction | ImageError],
+    label_set: LabelSet,
+    *,
+    branches: bool,
+    provenance: dict[str, str],
+    scored_at: datetime,
+) -> pa.Table:
+    """Return one row per pair, in order.
+
+    Args:
+        pairs, results: what was scored, and the answer or error of each.
+        label_set: class order.
+        branches: also write the probabilities of every prediction kind.
+        provenance: ``model_digest``, ``engine``, ``derm_ray_version``.
+        scored_at: aware time.
+    """
+    rows = [
+        {
+            "pair_id": pair.pair_id,
+            "lesion_id": pair.lesion_id,
+            **(_error(result) if isinstance(result, ImageError) else _answer(result, label_set)),
+            **provenance,
+            "scored_at": scored_at,
+        }
+        for pair, result in zip(pairs, results, strict=True)
+    ]
+    return pa.Table.from_pylist(rows, schema=score_schema(label_set, branches=branches))
+
+
+def _error(error: ImageError) -> dict[str, Any]:
+    return {"status": "error", "error_code": str(error.code), "error_message": error.message}
+
+
+def _answer(prediction: Prediction, label_set: LabelSet) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "status": "ok",
+        "modality": prediction.modality,
+        "diagnosis": prediction.diagnosis,
+        "confidence": prediction.confidence,
+        "p_cancer": prediction.p_cancer,
+        "p_melanoma": prediction.p_melanoma,
+    }
+    row |= {f"p_{name}": p for name, p in zip(label_set.class_names, prediction.probabilities, strict=True)}
+    for kind, probabilities in prediction.branches.items():
+        row |= {f"{kind}_{name}": p for name, p in zip(label_set.class_names, probabilities, strict=True)}
+    return row

@@ -1,0 +1,1 @@
+"""The online endpoint: one lesion in, a prediction out."""

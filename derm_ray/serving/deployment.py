@@ -1,0 +1,116 @@
+"""The endpoint on Ray Serve: an ingress that decodes, and model replicas that batch."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import LoggingConfig
+
+from derm_ray import runtime, storage
+from derm_ray.bundle import load_bundle
+from derm_ray.data.preprocessing import PairPixels
+from derm_ray.errors import ServingError
+from derm_ray.inference.engines import resolve_engine
+from derm_ray.inference.predictor import Predictor
+from derm_ray.serving.api import create_app
+from derm_ray.serving.schemas import describe_model
+from derm_ray.vocabulary import Prediction
+
+APP = "derm_ray"
+MAX_BATCH = 16
+MAX_QUEUED = 64
+REQUEST_TIMEOUT_S = 30.0
+
+
+@serve.deployment(max_ongoing_requests=2 * MAX_BATCH, max_queued_requests=MAX_QUEUED)
+class ModelReplica:
+    """One predictor; requests that are waiting are answered in one forward pass."""
+
+    def __init__(self, model_uri: str, engine: str) -> None:
+        self._predictor = Predictor(load_bundle(model_uri), engine, batch_size=MAX_BATCH)
+
+    # No waiting: a batch is what has queued while the last one ran.
+    @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=0.0)
+    async def __call__(self, pairs: list[PairPixels]) -> list[Prediction]:
+        """Answer a batch, off the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(None, self._predictor.predict, pairs)
+
+
+@serve.deployment(max_ongoing_requests=4 * MAX_BATCH, max_queued_requests=MAX_QUEUED, ray_actor_options={"num_cpus": 0})
+@serve.ingress()
+class Ingress:
+    """Speaks HTTP and decodes images."""
+
+    def __init__(self, replica: DeploymentHandle, model_uri: str, engine: str) -> None:
+        self._replica = replica
+        self._bundle = load_bundle(model_uri)
+        self._engine = engine
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Build the application on the replica, when Serve asks for it."""
+        model = describe_model(self._bundle, self._engine)
+        return create_app(self._score, model, self._bundle.preprocessing)
+
+    async def _score(self, pair: PairPixels) -> Prediction:
+        prediction: Prediction = await self._replica.remote(pair)
+        return prediction
+
+
+@contextmanager
+def endpoint(
+    model_uri: str, *, engine: str = "auto", host: str = "127.0.0.1", port: int = 8000, replicas: int = 1
+) -> Iterator[str]:
+    """Serve a model on this machine for the length of a block.
+
+    Args:
+        model_uri: a bundle.
+        engine: name.
+        host, port: where to listen.
+        replicas: of the model.
+
+    Yields:
+        The endpoint's URL, once it answers.
+
+    Raises:
+        BundleError, StorageError, ConfigError: the model cannot be loaded.
+        ServingError: the address is taken, or the replicas do not start.
+    """
+    model_uri = storage.absolute(model_uri)
+    load_bundle(model_uri)
+    engine = resolve_engine(engine)
+    _check_free(host, port)
+    cpus = max(1, runtime.machine_cpus() // replicas)
+    quiet = LoggingConfig(log_level="ERROR", enable_access_log=False)
+    with runtime.ray_session(num_cpus=replicas * cpus + 1):
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        try:
+            serve.start(
+                http_options={"host": host, "port": port, "request_timeout_s": REQUEST_TIMEOUT_S},
+                logging_config=quiet,
+            )
+            model = ModelReplica.options(num_replicas=replicas, ray_actor_options={"num_cpus": cpus})
+            application: Any = Ingress.bind(model.bind(model_uri, engine), model_uri, engine)
+            serve.run(application, name=APP, route_prefix="/", logging_config=quiet)
+        except RuntimeError as error:
+            raise ServingError(f"the endpoint did not start: {str(error).strip().splitlines()[-1]}") from error
+        try:
+            yield f"http://{host}:{port}"
+        finally:
+            serve.shutdown()
+
+
+def _check_free(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ServingError(
+                f"{host}:{port} cannot be listened on ({error.strerror}). Choose another --host or --port."
+            ) from error

@@ -1,0 +1,81 @@
+"""What the endpoint answers, as OpenAPI sees it."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from derm_ray import RESEARCH_NOTICE
+from derm_ray.bundle import Bundle
+from derm_ray.vocabulary import LabelSet, Prediction, PredictionKind
+
+
+class Answer(BaseModel):
+    """Base of all answers: unknown fields are errors."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class Model(Answer):
+    """The model behind the endpoint."""
+
+    model_digest: str
+    label_set: str
+    classes: list[str]
+    network: str
+    input_size: int = Field(description="Side of the square input in pixels.")
+    engine: str
+    notice: str = RESEARCH_NOTICE
+
+
+class Score(Answer):
+    """A prediction for one pair; probabilities are 0..1 and keyed by class name."""
+
+    pair_id: str | None
+    modality: str = Field(description="both, clinical or dermoscopy: the images it rests on.")
+    diagnosis: str
+    confidence: float
+    probabilities: dict[str, float]
+    p_cancer: float
+    p_melanoma: float
+    branches: dict[PredictionKind, dict[str, float]]
+    model_digest: str
+    notice: str = RESEARCH_NOTICE
+
+
+class Problem(Answer):
+    """An RFC 9457 problem document."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    code: str
+
+
+def describe_model(bundle: Bundle, engine: str) -> Model:
+    """Return what clients may know of a model."""
+    return Model(
+        model_digest=bundle.model_digest,
+        label_set=bundle.label_set.name,
+        classes=list(bundle.label_set.class_names),
+        network=bundle.network.network,
+        input_size=bundle.preprocessing.size,
+        engine=engine,
+    )
+
+
+def to_score(prediction: Prediction, pair_id: str | None, labels: LabelSet, model_digest: str) -> Score:
+    """Return a prediction as clients see it."""
+
+    def named(probabilities: tuple[float, ...]) -> dict[str, float]:
+        return dict(zip(labels.class_names, probabilities, strict=True))
+
+    return Score(
+        pair_id=pair_id,
+        modality=prediction.modality,
+        diagnosis=prediction.diagnosis,
+        confidence=prediction.confidence,
+        probabilities=named(prediction.probabilities),
+        p_cancer=prediction.p_cancer,
+        p_melanoma=prediction.p_melanoma,
+        branches={kind: named(probabilities) for kind, probabilities in prediction.branches.items()},
+        model_digest=model_digest,
+    )
