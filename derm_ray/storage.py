@@ -15,13 +15,13 @@ from fsspec.core import url_to_fs
 from derm_ray.errors import StorageError
 
 CONNECT_TIMEOUT_S = 5
-READ_TIMEOUT_S = 60
+READ_TIMEOUT_S = 30
 _OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {
         "config_kwargs": {
             "connect_timeout": CONNECT_TIMEOUT_S,
             "read_timeout": READ_TIMEOUT_S,
-            "retries": {"max_attempts": 4, "mode": "standard"},
+            "retries": {"total_max_attempts": 3, "mode": "standard"},
         }
     },
 }

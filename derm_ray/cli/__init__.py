@@ -1,11 +1,12 @@
 """The ``derm-ray`` command. Heavy imports stay inside the commands, so that ``--help`` is quick."""
 
+import os
 import sys
 
 import typer
 
 from derm_ray import RESEARCH_NOTICE, __version__
-from derm_ray.cli import data, demo, evaluate, model, score, serve, train
+from derm_ray.cli import data, demo, doctor, evaluate, model, score, serve, submit, train
 from derm_ray.errors import DermRayError
 from derm_ray.observability import configure_logging
 
@@ -23,6 +24,8 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("score")(score.score)
 app.command("serve")(serve.serve)
+app.command("submit", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(submit.submit)
+app.command("doctor")(doctor.doctor)
 
 
 def _version(show: bool) -> None:
@@ -33,13 +36,15 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _root(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    _: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
     configure_logging()
 
 
 def main() -> None:
     """Run the command; errors derm_ray raises on purpose become one message and their exit code."""
+    # Ray prints notices of dead workers to standard output, where --json promises one line; it reads this at import.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")
     try:
         app()
     except DermRayError as error:

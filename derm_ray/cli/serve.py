@@ -1,5 +1,6 @@
 """``derm-ray serve``."""
 
+import signal
 import threading
 from typing import Annotated
 
@@ -22,7 +23,8 @@ def serve(
     with endpoint(model, engine=engine, host=host, port=port, replicas=replicas) as url:
         typer.echo(f"listening on {url}\n  curl -F clinical=@clinical.jpg -F dermoscopy=@dermoscopy.jpg {url}/v1/score")
         typer.echo(f"{RESEARCH_NOTICE} Ctrl-C ends it.")
-        try:
-            threading.Event().wait()
-        except KeyboardInterrupt:
-            typer.echo("stopping")
+        ended = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: ended.set())
+        ended.wait()
+        typer.echo("stopping")

@@ -2,7 +2,6 @@
 
 import io
 import warnings
-from typing import cast
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -53,7 +52,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         upright = ImageOps.exif_transpose(image)
     except Exception as error:
         raise ImageError(ImageErrorCode.CORRUPT, f"damaged or truncated: {error}") from error
-    return cast(Image.Image, upright).convert("RGB")
+    return upright.convert("RGB")
 
 
 def read_image(uri: str, *, max_pixels: int = MAX_PIXELS) -> Image.Image:

@@ -71,7 +71,7 @@ def _skin(generator: _Generator, size: int) -> npt.NDArray[np.float64]:
     y, x = np.mgrid[0:size, 0:size] / size - 0.5
     slope = generator.uniform(-25, 25, 2)
     light = slope[0] * x + slope[1] * y
-    return tone + light[..., None] + generator.normal(0, 6, (size, size, 1))
+    return np.asarray(tone + light[..., None] + generator.normal(0, 6, (size, size, 1)))
 
 
 def _outline(generator: _Generator, size: int) -> tuple[npt.NDArray[np.float64], float, float, float]:

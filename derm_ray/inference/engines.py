@@ -9,7 +9,7 @@ import torch
 
 from derm_ray.bundle import Bundle
 from derm_ray.errors import ConfigError, unknown_name
-from derm_ray.inference.precision import autocast, default_device, normalise, resolve_precision
+from derm_ray.inference.precision import autocast, default_device, normalise, resolve_precision, to_device
 from derm_ray.vocabulary import PredictionKind
 
 Images = npt.NDArray[np.uint8]
@@ -49,7 +49,7 @@ class TorchEngine:
         self._device = device or default_device()
         self._precision = {"torch": "fp32", "torch-bf16": "bf16"}[name]
         self._spec = bundle.preprocessing
-        self._network = bundle.build().to(self._device, memory_format=torch.channels_last)
+        self._network = to_device(bundle.build(), self._device)
 
     def run(self, clinical: Images | None, dermoscopy: Images | None) -> Mapping[PredictionKind, Probabilities]:
         """See :class:`Engine`."""

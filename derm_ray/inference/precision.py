@@ -1,10 +1,14 @@
 """Number formats and memory layout, by what the hardware multiplies."""
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from derm_ray.errors import ConfigError, unknown_name
+
+AnyNetwork = TypeVar("AnyNetwork", bound=nn.Module)
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -12,7 +16,7 @@ PRECISIONS = ("auto", "fp32", "bf16")
 def hardware_has_bf16(device: torch.device) -> bool:
     """Tell whether a device multiplies bfloat16 in hardware (CUDA, AVX512-BF16 or AMX)."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
@@ -39,6 +43,13 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
 def default_device() -> torch.device:
     """Return the first GPU, or the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def to_device(network: AnyNetwork, device: torch.device) -> AnyNetwork:
+    """Move a network to a device, its weights in channels-last order, in place."""
+    network.to(device)
+    network.to(memory_format=torch.channels_last)
+    return network
 
 
 def normalise(

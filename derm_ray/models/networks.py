@@ -1,5 +1,6 @@
 """Sole-, Share- and Triple-Net (Ge et al. 2017, section 2.1)."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -62,15 +63,15 @@ class CrossSubnetwork(nn.Module):
         return logits
 
 
-class PairNetwork(nn.Module):
+class PairNetwork(nn.Module, ABC):
     """What all networks for pairs share: ``forward(clinical, dermoscopy) -> PairLogits``.
 
     Images are normalised, (B, 3, H, W); either may be ``None``, not both.
     """
 
+    @abstractmethod
     def forward(self, clinical_BCHW: Tensor | None, dermoscopy_BCHW: Tensor | None) -> PairLogits:
         """Return the logits of each sub-network whose images are given."""
-        raise AssertionError("PairNetwork is abstract")
 
 
 class SoleNet(PairNetwork):
@@ -104,7 +105,7 @@ class ShareNet(PairNetwork):
             given = clinical_BCHW if clinical_BCHW is not None else dermoscopy_BCHW
             assert given is not None, "at least one modality"
             logits = self.stream(given)[0]
-            return PairLogits(*((logits, None) if clinical_BCHW is not None else (None, logits)), None)
+            return PairLogits(logits, None, None) if clinical_BCHW is not None else PairLogits(None, logits, None)
         both, features = self.stream(torch.cat((clinical_BCHW, dermoscopy_BCHW)))
         clinical, dermoscopy = both.chunk(2)
         triple = self.cross(*features.tap_BCHW.chunk(2)) if self.cross is not None else None

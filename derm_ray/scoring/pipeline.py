@@ -140,10 +140,10 @@ def _outcomes(
         fn_constructor_kwargs=scorer,
         num_cpus=cpus,
         num_gpus=1 if use_gpu else 0,
-        max_restarts=-1,
-        max_task_retries=-1,
     )
-    yield from scored.iter_rows()
+    # No prefetching: a finished shard is reported at once, not together with the next one.
+    for rows in scored.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
+        yield from rows.to_pylist()
 
 
 def _follow(run: Run, outcomes: Iterator[dict[str, Any]], pairs: int) -> None:

@@ -3,7 +3,7 @@
 import http
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import FastAPI, File, Form, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
@@ -46,7 +46,9 @@ def create_app(score_pair: Scorer, model: Model, spec: Preprocessing) -> FastAPI
     """
     app = FastAPI(title="derm_ray", version=__version__, description=RESEARCH_NOTICE, docs_url=None, redoc_url=None)
     labels = label_set(model.label_set)
-    problems = {status: {"model": Problem, "content": {PROBLEM_JSON: {}}} for status in (400, 413, 422)}
+    problems: dict[int | str, dict[str, Any]] = {
+        status: {"model": Problem, "content": {PROBLEM_JSON: {}}} for status in (400, 413, 422)
+    }
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:

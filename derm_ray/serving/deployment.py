@@ -5,10 +5,10 @@ import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
@@ -28,7 +28,6 @@ MAX_QUEUED = 64
 REQUEST_TIMEOUT_S = 30.0
 
 
-@serve.deployment(max_ongoing_requests=2 * MAX_BATCH, max_queued_requests=MAX_QUEUED)
 class ModelReplica:
     """One predictor; requests that are waiting are answered in one forward pass."""
 
@@ -36,14 +35,12 @@ class ModelReplica:
         self._predictor = Predictor(load_bundle(model_uri), engine, batch_size=MAX_BATCH)
 
     # No waiting: a batch is what has queued while the last one ran.
-    @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=0.0)
+    @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=0.0)  # type: ignore[untyped-decorator]
     async def __call__(self, pairs: list[PairPixels]) -> list[Prediction]:
         """Answer a batch, off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(None, self._predictor.predict, pairs)
 
 
-@serve.deployment(max_ongoing_requests=4 * MAX_BATCH, max_queued_requests=MAX_QUEUED, ray_actor_options={"num_cpus": 0})
-@serve.ingress()
 class Ingress:
     """Speaks HTTP and decodes images."""
 
@@ -91,18 +88,40 @@ def endpoint(
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         try:
             serve.start(
+                proxy_location="HeadOnly",
                 http_options={"host": host, "port": port, "request_timeout_s": REQUEST_TIMEOUT_S},
                 logging_config=quiet,
             )
-            model = ModelReplica.options(num_replicas=replicas, ray_actor_options={"num_cpus": cpus})
-            application: Any = Ingress.bind(model.bind(model_uri, engine), model_uri, engine)
-            serve.run(application, name=APP, route_prefix="/", logging_config=quiet)
-        except RuntimeError as error:
+            serve.run(
+                _application(model_uri, engine, replicas=replicas, cpus=cpus),
+                name=APP,
+                route_prefix="/",
+                logging_config=quiet,
+            )
+        except (RuntimeError, RayError) as error:
             raise ServingError(f"the endpoint did not start: {str(error).strip().splitlines()[-1]}") from error
         try:
             yield f"http://{host}:{port}"
         finally:
             serve.shutdown()
+
+
+def _application(model_uri: str, engine: str, *, replicas: int, cpus: int) -> serve.Application:
+    """Return the deployments with their limits; a replica takes two batches, one running and one waiting."""
+    model = serve.deployment(
+        ModelReplica,
+        num_replicas=replicas,
+        max_ongoing_requests=2 * MAX_BATCH,
+        max_queued_requests=MAX_QUEUED,
+        ray_actor_options={"num_cpus": cpus},
+    )
+    ingress = serve.deployment(
+        serve.ingress()(Ingress),
+        max_ongoing_requests=4 * MAX_BATCH,
+        max_queued_requests=MAX_QUEUED,
+        ray_actor_options={"num_cpus": 0},
+    )
+    return ingress.bind(model.bind(model_uri, engine), model_uri, engine)
 
 
 def _check_free(host: str, port: int) -> None:

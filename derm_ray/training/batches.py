@@ -101,7 +101,8 @@ def load_batch(
     for pair, pixels in zip(pairs, load_pairs(list(pairs), spec, executor), strict=True):
         if isinstance(pixels, ImageError):
             raise ImageError(pixels.code, f"pair {pair.pair_id}: {pixels.message}")
-        assert pixels.clinical is not None and pixels.dermoscopy is not None, "validated: training has both images"
+        assert pixels.clinical is not None, "validated: training has both images"
+        assert pixels.dermoscopy is not None, "validated: training has both images"
         clinical.append(_mirror(pixels.clinical, pair, Modality.CLINICAL, mirror))
         dermoscopy.append(_mirror(pixels.dermoscopy, pair, Modality.DERMOSCOPY, mirror))
     return Batch(_stack(clinical, spec), _stack(dermoscopy, spec), np.asarray(labels, np.int64), indices, global_size)

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from derm_ray.errors import DermRayError, TrainingError
-from derm_ray.inference.precision import autocast, normalise, resolve_precision
+from derm_ray.inference.precision import autocast, normalise, resolve_precision, to_device
 from derm_ray.models.networks import PairLogits, PairNetwork
 from derm_ray.models.trunks import Trunk
 from derm_ray.training.batches import Batch
@@ -34,14 +34,14 @@ class TrainingLoop:
 
     def __init__(self, config: TrainConfig, network: PairNetwork, device: torch.device) -> None:
         self.config = config
-        self.network = network.to(device, memory_format=torch.channels_last)
+        self.network = to_device(network, device)
         self.device = device
         self.precision = resolve_precision(config.precision, device)
         self._distributed = dist.is_available() and dist.is_initialized()
         self._module: nn.Module = network
         if self._distributed:
             if device.type == "cuda":
-                network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+                network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
                 self.network = network
             # Local batch norms keep their own statistics on CPU; rank 0's are the ones that are saved.
             self._module = DistributedDataParallel(
@@ -116,7 +116,7 @@ class TrainingLoop:
         losses = pair_loss(logits, labels, loss=self.config.loss, alpha=self.config.alpha)
         # DDP averages over ranks, so that shares of unequal size must weigh by their pairs.
         share = losses.sum() / batch.global_size
-        (share * (dist.get_world_size() if self._distributed else 1)).backward()
+        torch.autograd.backward(share * (dist.get_world_size() if self._distributed else 1))
         if self.config.clip_norm:
             torch.nn.utils.clip_grad_norm_(self._module.parameters(), self.config.clip_norm)
         self._optimizer.step()

@@ -27,7 +27,8 @@ def pair_loss(logits: PairLogits, labels: Tensor, *, loss: str, alpha: float) ->
     Networks without a third sub-network have no cost_T.
     """
     function = LOSSES[loss]
-    assert logits.clinical is not None and logits.dermoscopy is not None, "training needs both images"
+    assert logits.clinical is not None, "training needs both images"
+    assert logits.dermoscopy is not None, "training needs both images"
     total = function(logits.clinical, labels) + function(logits.dermoscopy, labels)
     if logits.triple is not None:
         total = total + alpha * function(logits.triple, labels)

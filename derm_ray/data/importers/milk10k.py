@@ -110,4 +110,4 @@ def _check_images(images: pd.DataFrame, source: str) -> None:
 
 def _ground_truth(source: str) -> pd.Series:
     frame = _table(source, "GroundTruth", ("lesion_id",)).set_index("lesion_id")
-    return frame.idxmax(axis=1).str.lower()
+    return frame.idxmax(axis=1).astype(str).str.lower()

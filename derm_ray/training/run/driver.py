@@ -203,7 +203,6 @@ def _explain_waiting(workers: int, cpus: int, *, use_gpu: bool) -> None:
         logger.warning("the cluster is too small for this run (%s); waiting for it to grow.", "; ".join(short))
 
 
-@ray.remote(num_cpus=0)
 class _Announcer:
     """Carries progress lines from workers to the driver."""
 
@@ -222,7 +221,7 @@ class _Announcer:
 def _announcer() -> Iterator[str]:
     """Log workers' lines as they come, until the block ends."""
     name = f"derm_ray-announcer-{uuid.uuid4().hex}"
-    actor = _Announcer.options(name=name).remote()
+    actor = ray.remote(num_cpus=0)(_Announcer).options(name=name).remote()
     ended = threading.Event()
 
     def listen() -> None:

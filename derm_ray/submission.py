@@ -1,0 +1,55 @@
+"""Sending a command to a cluster as a Ray Job."""
+
+import shlex
+
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from derm_ray.errors import ConfigError, StorageError, unknown_name
+
+COMMANDS = ("train", "evaluate", "score")
+
+
+def submit(address: str, command: str, arguments: list[str], submission_id: str | None = None) -> str:
+    """Submit ``derm-ray COMMAND ARGUMENTS --json``; the cluster's image holds derm_ray.
+
+    Args:
+        address: the cluster's jobs URL, such as ``http://head:8265``.
+        command: one of :data:`COMMANDS`.
+        arguments: as on the command line; URIs must be reachable from the cluster.
+        submission_id: a name of the caller's choice; submitting it again while it exists is no new job.
+
+    Returns:
+        The job's id.
+
+    Raises:
+        ConfigError: the command is unknown.
+        StorageError: the cluster cannot be reached.
+    """
+    if command not in COMMANDS:
+        raise ConfigError(unknown_name("command", command, COMMANDS))
+    client = _connect(address)
+    if submission_id is not None and submission_id in {job.submission_id for job in client.list_jobs()}:
+        return submission_id
+    entrypoint = shlex.join(["derm-ray", command, *arguments, "--json"])
+    return str(client.submit_job(entrypoint=entrypoint, submission_id=submission_id))
+
+
+def follow(address: str, job_id: str) -> tuple[str, str]:
+    """Return a job's status (``PENDING``, ``RUNNING``, ``SUCCEEDED``, ``FAILED``, ``STOPPED``) and log so far.
+
+    Raises:
+        StorageError: the cluster cannot be reached.
+    """
+    client = _connect(address)
+    status: JobStatus = client.get_job_status(job_id)
+    return str(status.value), str(client.get_job_logs(job_id))
+
+
+def _connect(address: str) -> JobSubmissionClient:
+    try:
+        return JobSubmissionClient(address)
+    except (ConnectionError, RuntimeError) as error:
+        raise StorageError(
+            f"{address}: no Ray cluster answers there ({str(error).splitlines()[0]}). "
+            "Give the jobs URL, usually http://HEAD:8265."
+        ) from error

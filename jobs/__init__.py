@@ -1,0 +1,1 @@
+"""What Ray Jobs run: the same arguments as the command line, one JSON line as the result."""
