@@ -1,5 +1,6 @@
 """The manifest: one row per lesion pair, as Parquet, CSV or JSON Lines at any fsspec URI."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -170,11 +171,19 @@ def read_manifest(uri: str) -> Manifest:
             frame = pd.read_csv(BytesIO(data), dtype=_TEXT_COLUMNS, keep_default_na=False, na_values=[""])
             table = pa.Table.from_pandas(frame, preserve_index=False)
         else:
-            frame = pd.read_json(BytesIO(data), lines=True, dtype=_TEXT_COLUMNS, convert_dates=False)
-            table = pa.Table.from_pandas(frame, preserve_index=False)
+            table = _parse_jsonl(data)
     except (ValueError, pa.ArrowInvalid) as error:
         raise ManifestError(uri, [f"cannot be parsed as {suffix[1:]}: {error}"]) from error
     return conform(table, storage.absolute(uri))
+
+
+def _parse_jsonl(data: bytes) -> pa.Table:
+    """Return JSON Lines as a table; a key that a row lacks is null there."""
+    rows = [json.loads(line) for line in data.splitlines() if line.strip()]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError("every line must be a JSON object")
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pa.table({name: [row.get(name) for row in rows] for name in names})
 
 
 _TEXT_COLUMNS = {field.name: "string" for field in SCHEMA if pa.types.is_string(field.type)}

@@ -83,14 +83,23 @@ def load_init_weights(network: PairNetwork, uri: str | None) -> None:
     """
     state = _read_weights(uri)
     source = uri or "torchvision's VGG-16"
-    features = {key.removeprefix("features."): v.float() for key, v in state.items() if key.startswith("features.")}
     for stream in (module for module in network.modules() if isinstance(module, Stream)):
-        try:
-            stream.trunk.features.load_state_dict(features)
-        except RuntimeError as error:
-            raise ConfigError(f"{source}: these weights do not fit the trunk: {error}") from error
+        _load_features(stream.trunk, state, source)
         if isinstance(stream.head, FcHead):
             _load_fc(stream.head, state, source)
+
+
+def load_trunk_weights(trunk: Trunk, uri: str | None) -> None:
+    """Load ImageNet weights into one trunk; see :func:`load_init_weights`."""
+    _load_features(trunk, _read_weights(uri), uri or "torchvision's VGG-16")
+
+
+def _load_features(trunk: Trunk, state: Mapping[str, Tensor], source: str) -> None:
+    features = {key.removeprefix("features."): v.float() for key, v in state.items() if key.startswith("features.")}
+    try:
+        trunk.features.load_state_dict(features)
+    except RuntimeError as error:
+        raise ConfigError(f"{source}: these weights do not fit the trunk: {error}") from error
 
 
 def _load_fc(head: FcHead, state: Mapping[str, Tensor], source: str) -> None:

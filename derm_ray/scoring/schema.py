@@ -11,10 +11,17 @@ from derm_ray.vocabulary import LabelSet, LesionPair, Prediction, PredictionKind
 
 
 def score_schema(label_set: LabelSet, *, branches: bool = False) -> pa.Schema:
-    """Return the schema: one ``p_<class>`` column per class, and with ``branches`` one per kind and class."""
+    """Return the schema.
+
+    One ``p_<class>`` column per class, ``p_cancer`` and ``p_melanoma``, and with ``branches`` one
+    ``<kind>_<class>`` column per prediction kind and class.
+    """
     probabilities = [(f"p_{name}", pa.float32()) for name in label_set.class_names]
     if branches:
         probabilities += [(f"{k}_{name}", pa.float32()) for k in PredictionKind for name in label_set.class_names]
+    # A class may itself be a task's only positive, such as melanoma of paper15: one column serves both.
+    names = {name for name, _ in probabilities}
+    risks = [(f"p_{task.name}", pa.float32()) for task in label_set.tasks() if f"p_{task.name}" not in names]
     return pa.schema(
         [
             ("pair_id", pa.string()),
@@ -26,8 +33,7 @@ def score_schema(label_set: LabelSet, *, branches: bool = False) -> pa.Schema:
             ("diagnosis", pa.string()),
             ("confidence", pa.float32()),
             *probabilities,
-            ("p_cancer", pa.float32()),
-            ("p_melanoma", pa.float32()),
+            *risks,
             ("model_digest", pa.string()),
             ("engine", pa.string()),
             ("derm_ray_version", pa.string()),

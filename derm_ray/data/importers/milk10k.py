@@ -103,7 +103,7 @@ def _check_images(images: pd.DataFrame, source: str) -> None:
     counts = images.groupby(["lesion_id", "modality"]).size().unstack(fill_value=0)
     for column in MODALITIES.values():
         wrong = counts[counts[column] != 1] if column in counts else counts
-        problems += [f"lesion {lesion}: not exactly one {column[:-4]} image" for lesion in wrong.index]
+        problems += [f"lesion {lesion}: not exactly one {column.removesuffix('_uri')} image" for lesion in wrong.index]
     if problems:
         raise ManifestError(storage.join(source, f"{PREFIX}_Metadata.csv"), problems)
 

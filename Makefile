@@ -1,0 +1,32 @@
+# make setup | demo | test | check | test-slow
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo test check test-slow
+
+setup: $(STAMP)
+
+# torch first and alone: with its exact version named, pip needs no search through its releases.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet $$(grep -E '^(torch|torchvision)==' constraints.txt)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable . --group dev
+	touch $(STAMP)
+
+demo: setup
+	$(BIN)/derm-ray demo --out demo
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check
+	$(BIN)/pytest
+
+test-slow: setup
+	$(BIN)/pytest -m slow

@@ -1,0 +1,123 @@
+"""The honest baseline: a logistic regression on frozen ImageNet features."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from derm_ray.data.manifest import Manifest
+from derm_ray.data.preprocessing import PairPixels, Pixels, Preprocessing, load_pairs
+from derm_ray.data.validation import validate
+from derm_ray.errors import ConfigError, ManifestError
+from derm_ray.evaluation.evaluate import figures
+from derm_ray.inference.precision import autocast, default_device, normalise, resolve_precision, to_device
+from derm_ray.models.trunks import DEFAULT_TAP, Trunk
+from derm_ray.models.zoo import load_trunk_weights
+from derm_ray.vocabulary import LabelSet, LesionPair, PredictionKind, Split
+
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+BATCH = 32
+
+Features = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class BaselineResult:
+    """The baseline's figures.
+
+    Attributes:
+        kinds: prediction kind -> figures on the test split; cross means the features of both images.
+        strengths: prediction kind -> inverse regularisation C, chosen by macro AUROC on val.
+    """
+
+    kinds: dict[PredictionKind, dict[str, float]]
+    strengths: dict[PredictionKind, float]
+
+
+def run_baseline(
+    manifest: Manifest, labels: LabelSet, *, init_weights: str | None = None, size: int = 128
+) -> BaselineResult:
+    """Fit on train, choose the regularisation on val, report on test.
+
+    Features are the spatial means of VGG-16's relu5_3 (512 per image), standardised on train.
+
+    Args:
+        manifest: pairs with both images, diagnosis and split.
+        labels: class order.
+        init_weights: see :func:`derm_ray.models.zoo.load_trunk_weights`.
+        size: side of the input in pixels.
+
+    Raises:
+        ManifestError, ConfigError, StorageError: the input is not fit.
+    """
+    validate(manifest, labels, for_training=True)
+    trunk = Trunk("vgg16", DEFAULT_TAP["vgg16"])
+    load_trunk_weights(trunk, init_weights)
+    features: dict[Split, tuple[Features, Features]] = {}
+    truth: dict[Split, npt.NDArray[np.int64]] = {}
+    for split in Split:
+        chosen = manifest.select(split)
+        if not len(chosen):
+            raise ConfigError(f"{manifest.uri}: no pair in split {split!s}. Run `derm-ray data split` first.")
+        features[split] = _extract(trunk, chosen.pairs(), manifest.uri, Preprocessing(size))
+        truth[split] = np.array([labels.class_names.index(str(d)) for d in chosen.column("diagnosis")])
+    kinds: dict[PredictionKind, dict[str, float]] = {}
+    strengths: dict[PredictionKind, float] = {}
+    for kind in PredictionKind:
+        inputs = {split: _columns(pair, kind) for split, pair in features.items()}
+        fitted = {c: _fit(inputs[Split.TRAIN], truth[Split.TRAIN], c) for c in STRENGTHS}
+        scores = {
+            c: figures(labels, truth[Split.VAL], _predict(model, inputs[Split.VAL], labels))["macro_auroc"]
+            for c, model in fitted.items()
+        }
+        strengths[kind] = max(scores, key=scores.__getitem__)
+        answer = _predict(fitted[strengths[kind]], inputs[Split.TEST], labels)
+        kinds[kind] = figures(labels, truth[Split.TEST], answer)
+    return BaselineResult(kinds, strengths)
+
+
+def _columns(pair: tuple[Features, Features], kind: PredictionKind) -> Features:
+    if kind is PredictionKind.CROSS:
+        return np.concatenate(pair, 1)
+    return pair[0] if kind is PredictionKind.CLINICAL else pair[1]
+
+
+def _fit(inputs: Features, labels: npt.NDArray[np.int64], strength: float) -> Pipeline:
+    return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=5000)).fit(inputs, labels)
+
+
+def _predict(model: Pipeline, inputs: Features, labels: LabelSet) -> npt.NDArray[np.float64]:
+    """Return (N, K) probabilities; a class that train does not have gets 0."""
+    probabilities = np.zeros((len(inputs), len(labels.class_names)))
+    probabilities[:, model.classes_] = model.predict_proba(inputs)
+    return probabilities
+
+
+def _extract(trunk: Trunk, pairs: list[LesionPair], uri: str, spec: Preprocessing) -> tuple[Features, Features]:
+    """Return (N, 512) features of the clinical and of the dermoscopy images."""
+    device = default_device()
+    precision = resolve_precision("auto", device)
+    to_device(trunk.eval(), device)
+
+    def embed(images: list[Pixels]) -> Features:
+        with torch.inference_mode(), autocast(precision, device):
+            batch = normalise(torch.from_numpy(np.stack(images)).to(device), spec.mean, spec.std)
+            embedded: Features = trunk(batch).last_BCHW.float().mean((2, 3)).cpu().numpy()
+        return embedded
+
+    clinical: list[Features] = []
+    dermoscopy: list[Features] = []
+    with ThreadPoolExecutor(8) as executor:
+        for start in range(0, len(pairs), BATCH):
+            loaded = load_pairs(pairs[start : start + BATCH], spec, executor)
+            if problems := [str(error) for error in loaded if not isinstance(error, PairPixels)]:
+                raise ManifestError(uri, problems)
+            good = [p for p in loaded if isinstance(p, PairPixels)]
+            clinical.append(embed([p.clinical for p in good if p.clinical is not None]))
+            dermoscopy.append(embed([p.dermoscopy for p in good if p.dermoscopy is not None]))
+    return np.concatenate(clinical), np.concatenate(dermoscopy)

@@ -1,0 +1,158 @@
+"""Fixtures: synthetic pairs, a real S3 endpoint, a real local Ray, and a small trained run."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from derm_ray.data.manifest import Manifest, write_manifest
+from derm_ray.data.splits import split_manifest
+from derm_ray.data.synthetic import synthesize
+from derm_ray.vocabulary import PAPER15
+
+BUCKET = "derm-ray-tests"
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """480 synthetic pairs on local disk, split."""
+    manifest = split_manifest(synthesize(str(tmp_path_factory.mktemp("pairs")), 480, PAPER15)).manifest
+    write_manifest(manifest, manifest.uri)
+    return manifest
+
+
+def take(manifest: Manifest, count: int) -> Manifest:
+    """Return the first ``count`` rows."""
+    return manifest.where([row < count for row in range(len(manifest))])
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """A bucket on a real S3 endpoint; returns its URI. Ray workers started later reach it as well."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    settings = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    os.environ |= settings
+    boto3.client("s3").create_bucket(Bucket=BUCKET)
+    yield f"s3://{BUCKET}"
+    server.stop()
+    for name in settings:
+        del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def ray_local(s3: str) -> Iterator[None]:
+    """A real local Ray with four logical CPUs."""
+    del s3  # its environment must be there before Ray's workers start
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    import ray
+
+    from derm_ray.runtime import ray_session
+
+    with ray_session(num_cpus=4):
+        assert ray.is_initialized()
+        yield
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run of the debug preset."""
+
+    bundle_uri: str
+    run_uri: str
+    manifest: Manifest
+
+
+@pytest.fixture(scope="session")
+def trained(ray_local: None, pairs: Manifest, tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
+    """A Triple-Net trained on the synthetic pairs by two workers."""
+    from derm_ray.training.config import make_config
+    from derm_ray.training.run import train
+
+    config = make_config("debug", {"epochs": 8})
+    result = train(config, pairs, str(tmp_path_factory.mktemp("runs")), "trained", workers=2)
+    return TrainedRun(result.bundle_uri, result.run_uri, pairs)
+
+
+@pytest.fixture(scope="session")
+def bundle_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A sealed, untrained model with the tiny trunk."""
+    import torch
+
+    from derm_ray.bundle import seal_bundle
+    from derm_ray.data.preprocessing import Preprocessing
+    from derm_ray.models.zoo import NetworkConfig, build_network
+
+    torch.manual_seed(0)
+    config = NetworkConfig(trunk="tiny")
+    uri = str(tmp_path_factory.mktemp("bundles") / "untrained")
+    seal_bundle(
+        uri,
+        network=config,
+        label_set=PAPER15,
+        preprocessing=Preprocessing(48),
+        weights=build_network(config).state_dict(),
+        provenance={"metrics": {"cross/accuracy": 0.5}},
+    )
+    return uri
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A TCP port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+RunCommand = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def derm_ray(tmp_path: Path) -> RunCommand:
+    """Run the installed command in an empty folder, as a user does."""
+    command = str(Path(sys.executable).parent / "derm-ray")
+
+    def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [command, *arguments],
+            cwd=tmp_path,
+            env=os.environ | {"RAY_AUTH_MODE": "disabled"} | environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    return run
+
+
+@dataclass(frozen=True)
+class RealData:
+    """The parts of MILK10k and of ImageNet's VGG-16 that are not part of the project."""
+
+    milk10k: str
+    weights: str
+
+
+@pytest.fixture(scope="session")
+def real_data() -> RealData:
+    """Real lesion pairs and weights, where the environment names them."""
+    names = ("DERM_RAY_MILK10K", "DERM_RAY_VGG16_WEIGHTS")
+    if missing := [name for name in names if not os.environ.get(name)]:
+        pytest.skip(f"{' and '.join(missing)} not set")
+    return RealData(*(os.environ[name] for name in names))

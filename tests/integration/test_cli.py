@@ -1,0 +1,103 @@
+"""The command as a user types it: quick help, and one clear message for every mistake."""
+
+import json
+import shutil
+import statistics
+import time
+from pathlib import Path
+
+import pytest
+
+from derm_ray.data.manifest import Manifest, write_manifest
+from tests.conftest import RunCommand, take
+
+
+def test_help_is_quick_and_lists_the_commands(derm_ray: RunCommand) -> None:
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        done = derm_ray("--help")
+        times.append(time.perf_counter() - started)
+    assert statistics.median(times) < 0.5
+    for command in ("demo", "data", "train", "evaluate", "score", "serve", "model", "submit", "doctor"):
+        assert command in done.stdout
+
+
+@pytest.fixture
+def manifest(pairs: Manifest, tmp_path: Path) -> str:
+    uri = str(tmp_path / "m.parquet")
+    write_manifest(take(pairs.absolute(), 60), uri)
+    return uri
+
+
+def test_data_commands(derm_ray: RunCommand, tmp_path: Path) -> None:
+    assert derm_ray("data", "synthesize", "--out", "set", "--pairs", "45").returncode == 0
+    split = derm_ray("data", "split", "set/manifest.parquet", "--out", "m.csv", "--json")
+    assert json.loads(split.stdout)["seed"] == 0
+    described = derm_ray("data", "describe", "m.csv")
+    assert "45 pairs, 45 lesions" in described.stdout
+    assert "melanoma" in described.stdout
+    valid = derm_ray("data", "validate", "m.csv", "--label-set", "paper15", "--training")
+    assert valid.returncode == 0, valid.stderr
+
+
+TRAIN = ("train", "--manifest", "m.parquet", "--out", "runs", "--name", "r")
+
+
+def test_every_mistake_is_one_message_and_exit_code_2(
+    derm_ray: RunCommand, manifest: str, bundle_uri: str, tmp_path: Path, pairs: Manifest
+) -> None:
+    wrong = take(pairs.absolute(), 60)
+    labels = wrong.column("diagnosis")
+    write_manifest(wrong.with_column("diagnosis", ["melanome", *labels[1:]]), str(tmp_path / "wrong.parquet"))
+    missing = wrong.with_column("clinical_uri", ["/nowhere/lost.jpg"] * 60)
+    write_manifest(missing.with_column("split", ["test"] * 60), str(tmp_path / "missing.parquet"))
+    altered = Path(shutil.copytree(bundle_uri, tmp_path / "altered"))
+    weights = bytearray((altered / "weights.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (altered / "weights.safetensors").write_bytes(weights)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "holiday.jpg").write_bytes(b"x")
+
+    cases: list[tuple[tuple[str, ...], str]] = [
+        ((*TRAIN, "--preset", "papr"), "unknown preset 'papr'. Did you mean 'paper'?"),
+        ((*TRAIN, "--preset", "debug", "--set", "epoch=1"), "Did you mean 'epochs'?"),
+        (("train", "--manifest", "wrong.parquet", "--out", "runs", "--name", "r", "--preset", "debug"), "row 1: unknown"),
+        (("train", "--manifest", "none.parquet", "--out", "runs", "--name", "r", "--preset", "debug"), "none.parquet: not found"),
+        ((*TRAIN, "--preset", "cpu", "--init-weights", "w.safetensors"), "w.safetensors: not found"),
+        (("evaluate", "--model", "altered", "--manifest", "m.parquet", "--out", "e"), "weights.safetensors was altered"),
+        (("evaluate", "--model", bundle_uri, "--manifest", "missing.parquet", "--out", "e"), "lost.jpg: not found"),
+        (("score", "--model", "nowhere", "--input", "m.parquet", "--out", "s"), "no bundle.json there"),
+        (("score", "--model", bundle_uri, "--input", "m.parquet", "--out", "full"), "no scoring run"),
+        (("score", "--model", bundle_uri, "--input", "m.parquet", "--out", "s", "--engine", "tensorrt"), "unknown engine"),
+        (("serve", "--model", "altered"), "was altered"),
+        (("data", "import", "milk10k", ".", "--out", "x.parquet"), "MILK10k_Training_Metadata.csv: not found"),
+        (("data", "validate", "m.parquet", "--label-set", "paper5"), "Did you mean 'paper15'?"),
+        (("submit", "score", "--address", "http://127.0.0.1:9"), "no Ray cluster answers there"),
+    ]  # fmt: skip
+    for arguments, message in cases:
+        done = derm_ray(*arguments)
+        assert done.returncode == 2, (arguments, done.stdout, done.stderr)
+        assert message in done.stderr, (arguments, done.stderr)
+        assert done.stderr.startswith("error: "), done.stderr
+        assert "Traceback" not in done.stderr
+        assert done.stdout == ""
+
+
+def test_an_unreachable_bucket_is_one_message(derm_ray: RunCommand) -> None:
+    started = time.perf_counter()
+    done = derm_ray(
+        "data", "describe", "s3://bucket/m.parquet",
+        AWS_ENDPOINT_URL="http://127.0.0.1:9", AWS_ACCESS_KEY_ID="x", AWS_SECRET_ACCESS_KEY="x",
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "s3://bucket/m.parquet: storage unreachable" in done.stderr
+    assert "AWS_ENDPOINT_URL" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert time.perf_counter() - started < 30
+
+
+def test_model_commands(derm_ray: RunCommand, bundle_uri: str) -> None:
+    assert "sound, model" in derm_ray("model", "verify", bundle_uri).stdout
+    assert json.loads(derm_ray("model", "show", bundle_uri, "--json").stdout)["label_set"] == "paper15"
+    assert "not a medical device" in derm_ray("model", "show", bundle_uri).stdout

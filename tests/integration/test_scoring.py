@@ -1,0 +1,96 @@
+"""Bulk scoring on Ray Data, and the same probabilities wherever a pair is scored."""
+
+import json
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pandas as pd
+import pytest
+
+from derm_ray.bundle import load_bundle
+from derm_ray.data.manifest import Manifest
+from derm_ray.errors import OutputExistsError, ScoringError
+from derm_ray.evaluation.evaluate import _predict
+from derm_ray.inference.predictor import Predictor
+from derm_ray.scoring.pipeline import score
+from derm_ray.serving.deployment import endpoint
+from derm_ray.storage import read_bytes
+from derm_ray.vocabulary import PredictionKind, Split
+from tests.conftest import TrainedRun, take
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.mark.parametrize(("engine", "tolerance"), [("torch", 1e-5), ("torch-bf16", 2e-2)])
+def test_evaluation_bulk_and_endpoint_give_the_same_probabilities(
+    trained: TrainedRun, tmp_path: Path, free_port: int, engine: str, tolerance: float
+) -> None:
+    few = take(trained.manifest.select(Split.TEST), 24)
+    exact = Predictor(load_bundle(trained.bundle_uri), "torch")
+    evaluated = _predict(exact, few.pairs(), few.uri)[PredictionKind.CROSS]
+    score(trained.bundle_uri, few, str(tmp_path / "out"), engine=engine, shard_size=10, replicas=2)
+    classes = exact.bundle.label_set.class_names
+    frame = pd.read_parquet(tmp_path / "out").set_index("pair_id").loc[few.column("pair_id")]
+    bulk = frame[[f"p_{name}" for name in classes]].to_numpy()
+    with endpoint(trained.bundle_uri, engine=engine, port=free_port) as url:
+        online = [
+            httpx.post(
+                f"{url}/v1/score",
+                files={"clinical": read_bytes(str(p.clinical_uri)), "dermoscopy": read_bytes(str(p.dermoscopy_uri))},
+                timeout=60,
+            ).json()
+            for p in few.pairs()
+        ]
+    served = np.array([[answer["probabilities"][name] for name in classes] for answer in online])
+    assert np.abs(bulk - evaluated).max() <= tolerance
+    assert np.abs(served - evaluated).max() <= tolerance
+    assert set(frame["engine"]) == {engine}
+    assert {answer["model_digest"] for answer in online} == set(frame["model_digest"]) == {exact.bundle.model_digest}
+
+
+def test_errors_are_rows_and_a_lost_part_is_rescored_alone(
+    trained: TrainedRun, pairs: Manifest, tmp_path: Path
+) -> None:
+    few = take(pairs, 30).absolute()
+    uris = few.column("clinical_uri")
+    few = few.with_column("clinical_uri", [None, "/nowhere/x.jpg", *uris[2:]])
+    out = tmp_path / "out"
+    result = score(trained.bundle_uri, few, str(out), shard_size=10, branches=True)
+    assert (result.counts.scored, result.counts.errors, result.resumed) == (29, 1, 0)
+    frame = pd.read_parquet(out).set_index("pair_id")
+    assert frame.loc["SYN_000000", "modality"] == "dermoscopy"
+    assert np.isnan(frame.loc["SYN_000000", "cross_melanoma"])
+    assert frame.loc["SYN_000001", "error_code"] == "missing"
+    assert json.loads((out / "_SUCCESS.json").read_text())["errors"] == 1
+
+    parts = sorted(out.glob("part-*"))
+    kept = {part.name: part.stat().st_mtime_ns for part in parts[1:]}
+    parts[0].unlink()
+    again = score(trained.bundle_uri, few, str(out), shard_size=10, branches=True)
+    assert again.resumed == 2
+    assert {p.name: p.stat().st_mtime_ns for p in parts[1:]} == kept
+    assert (
+        pd.read_parquet(out)
+        .drop(columns="scored_at")
+        .equals(frame.reset_index()[pd.read_parquet(out).columns].drop(columns="scored_at"))
+    )
+    with pytest.raises(OutputExistsError, match="branches was true, now false"):
+        score(trained.bundle_uri, few, str(out), shard_size=10)
+
+
+def test_an_output_that_cannot_be_written_stops_the_run_resumably(
+    trained: TrainedRun, pairs: Manifest, tmp_path: Path
+) -> None:
+    few = take(pairs, 20)
+    out = tmp_path / "out"
+    score(trained.bundle_uri, few, str(out), shard_size=10)
+    part = sorted(out.glob("part-*"))[0]
+    part.unlink()
+    part.mkdir()
+    (part / "in the way").write_text("x")
+    with pytest.raises(ScoringError, match=r"shard 0: .*The same command resumes"):
+        score(trained.bundle_uri, few, str(out), shard_size=10)
+    (part / "in the way").unlink()
+    part.rmdir()
+    assert score(trained.bundle_uri, few, str(out), shard_size=10).counts.scored == 20

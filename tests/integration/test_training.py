@@ -1,0 +1,176 @@
+"""Ray Train, for real: two workers as one, runs that die and resume, and the model they seal."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+
+from derm_ray.bundle import load_bundle
+from derm_ray.data.manifest import Manifest, write_manifest
+from derm_ray.errors import ImageError, InputError, OutputExistsError, TrainingError
+from derm_ray.evaluation.evaluate import evaluate
+from derm_ray.inference.predictor import Predictor
+from derm_ray.storage import read_bytes
+from derm_ray.training.config import TrainConfig, debug
+from derm_ray.training.run import train
+from derm_ray.vocabulary import PredictionKind
+from tests.conftest import TrainedRun, take
+
+pytestmark = pytest.mark.ray
+
+EXACT = replace(debug(), size=32, precision="fp32", dropout=0.0, epochs=1, global_batch_size=16)
+
+
+def small(pairs: Manifest, train_pairs: int = 80, val_pairs: int = 20) -> Manifest:
+    """Return a manifest whose first rows are train and the next ones val."""
+    few = take(pairs, train_pairs + val_pairs).absolute()
+    return few.with_column("split", ["train"] * train_pairs + ["val"] * val_pairs)
+
+
+def step_losses(run_uri: str) -> list[float]:
+    lines = [json.loads(line) for line in read_bytes(f"{run_uri}/metrics.jsonl").splitlines()]
+    return [line["loss"] for line in lines if "step" in line]
+
+
+def test_two_workers_compute_what_one_computes(ray_local: None, pairs: Manifest, tmp_path: Path) -> None:
+    config = replace(EXACT, freeze_batch_norm=True)
+    runs = {
+        name: train(config, small(pairs), str(tmp_path), name, workers=workers)
+        for name, workers in (("one", 1), ("two", 2), ("again", 2))
+    }
+    one, two, again = (step_losses(runs[name].run_uri) for name in ("one", "two", "again"))
+    assert len(one) == 5
+    assert two == pytest.approx(one, rel=1e-4)
+    assert two == again
+    assert runs["two"].model_digest == runs["again"].model_digest
+
+
+def test_cross_beats_each_single_modality(trained: TrainedRun) -> None:
+    """Each synthetic modality carries a part of the class; only a network that fuses them knows it."""
+    result = evaluate(Predictor(load_bundle(trained.bundle_uri), "torch"), trained.manifest, resamples=50)
+    figures = {kind: result.kinds[kind].figures["balanced_accuracy"] for kind in PredictionKind}
+    assert figures[PredictionKind.CROSS].low > figures[PredictionKind.CLINICAL].high
+    assert figures[PredictionKind.CROSS].low > figures[PredictionKind.DERMOSCOPY].high
+
+
+def test_a_finished_run_tells_all_and_is_not_overwritten(trained: TrainedRun, pairs: Manifest) -> None:
+    run = Path(trained.run_uri)
+    epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines() if "step" not in line]
+    assert [line["epoch"] for line in epochs] == list(range(1, 9))
+    assert all(line["pairs_per_s"] > 0 for line in epochs)
+    assert json.loads((run / "config.json").read_text())["training"]["epochs"] == 8
+    bundle = load_bundle(trained.bundle_uri)
+    best = max(epochs, key=lambda line: line["cross/macro_auroc"])
+    assert bundle.provenance["best_epoch"] == best["epoch"]
+    assert bundle.provenance["manifest_digest"] == pairs.digest
+    with pytest.raises(OutputExistsError, match="holds a finished run"):
+        train(debug(), pairs, str(run.parent), run.name)
+
+
+def test_other_settings_and_foreign_folders_are_refused(ray_local: None, pairs: Manifest, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    with pytest.raises(OutputExistsError, match="no run of derm_ray"):
+        train(EXACT, small(pairs), str(tmp_path), "run")
+    (tmp_path / "run" / "notes.txt").unlink()
+    bad = small(pairs).with_column("clinical_uri", ["/nowhere/x.jpg"] * 100)
+    with pytest.raises(InputError, match=r"pair SYN_\d+: /nowhere/x\.jpg: not found"):
+        train(EXACT, bad, str(tmp_path), "run")
+    with pytest.raises(OutputExistsError, match=r"training\.seed was 0, now 1"):
+        train(replace(EXACT, seed=1), bad, str(tmp_path), "run")
+    train(replace(EXACT, seed=1), small(pairs), str(tmp_path), "run", overwrite=True)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_unreadable_image_stops_all_workers_with_its_name(
+    ray_local: None, pairs: Manifest, tmp_path: Path, workers: int
+) -> None:
+    good = small(pairs)
+    uris = good.column("dermoscopy_uri")
+    (tmp_path / "cut.jpg").write_bytes(Path(str(uris[7])).read_bytes()[:1000])
+    bad = good.with_column("dermoscopy_uri", [*uris[:7], str(tmp_path / "cut.jpg"), *uris[8:]])
+    with pytest.raises(InputError, match=r"pair SYN_000007: .*cut\.jpg: damaged or truncated") as caught:
+        train(EXACT, bad, str(tmp_path), "run", workers=workers)
+    assert not isinstance(caught.value, ImageError)
+
+
+def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(ray_local: None, pairs: Manifest, tmp_path: Path) -> None:
+    wild = replace(EXACT, learning_rate=1e30, head_learning_rate=1e30, clip_norm=0.0, epochs=3)
+    with pytest.raises(TrainingError, match=r"the loss became nan at epoch 1, step \d.*kept in"):
+        train(wild, small(pairs), str(tmp_path), "wild", workers=2)
+
+
+LONG = replace(EXACT, epochs=4, freeze_batch_norm=True)
+
+
+@pytest.fixture(scope="module")
+def unbroken(ray_local: None, pairs: Manifest, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    return step_losses(train(LONG, small(pairs), str(tmp_path_factory.mktemp("whole")), "run", workers=2).run_uri)
+
+
+def wait_for(condition: Callable[[], object], timeout_s: float = 120) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.1)
+
+
+def test_a_killed_worker_costs_at_most_its_epoch(
+    ray_local: None, pairs: Manifest, tmp_path: Path, unbroken: list[float]
+) -> None:
+    raylet = ray._private.worker._global_node.all_processes["raylet"][0].process.pid
+    checkpoint = tmp_path / "run" / "checkpoint_epoch_0001"
+    killed: list[int] = []
+
+    def kill() -> None:
+        wait_for(checkpoint.exists)
+        workers = [
+            p
+            for p in psutil.Process(raylet).children()
+            if "TrainWorker" in p.name() or "TrainWorker" in "".join(p.cmdline())
+        ]
+        killed.append(workers[0].pid)
+        workers[0].kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    result = train(LONG, small(pairs), str(tmp_path), "run", workers=2)
+    killer.join()
+    assert killed
+    assert step_losses(result.run_uri) == pytest.approx(unbroken, rel=1e-4)
+
+
+def test_a_killed_driver_resumes_under_the_same_name(pairs: Manifest, tmp_path: Path, unbroken: list[float]) -> None:
+    write_manifest(small(pairs), str(tmp_path / "m.parquet"))
+    settings = {k: v for k, v in LONG.to_json().items() if v != debug().to_json()[k]}
+    command = [
+        str(Path(sys.executable).parent / "derm-ray"), "train", "--manifest", "m.parquet", "--out", ".", "--name", "run",
+        "--preset", "debug", "--workers", "2", *(a for k, v in settings.items() for a in ("--set", f"{k}={v}")),
+    ]  # fmt: skip
+    driver = subprocess.Popen(command, cwd=tmp_path, start_new_session=True)
+    try:
+        wait_for((tmp_path / "run" / "checkpoint_epoch_0001").exists)
+    finally:
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.wait()
+    assert not (tmp_path / "run" / "bundle").exists()
+    resumed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming behind epoch" in resumed.stderr
+    assert "best epoch" in resumed.stdout
+    assert step_losses(str(tmp_path / "run")) == pytest.approx(unbroken, rel=1e-4)
+
+
+def test_the_recipe_is_sealed_in_the_bundle(trained: TrainedRun) -> None:
+    training = load_bundle(trained.bundle_uri).provenance["training"]
+    assert TrainConfig(**training) == replace(debug(), epochs=8)

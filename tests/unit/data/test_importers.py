@@ -1,0 +1,82 @@
+from pathlib import Path
+
+import pytest
+
+from derm_ray.data.importers.folder import import_folder
+from derm_ray.data.importers.milk10k import PAPER15_FROM_FULL, import_milk10k
+from derm_ray.data.validation import validate
+from derm_ray.errors import ManifestError, StorageError
+from derm_ray.vocabulary import MILK10K, PAPER15
+
+
+@pytest.fixture
+def milk10k(tmp_path: Path) -> Path:
+    """Three lesions in the official layout; the last one is outside paper15."""
+    diagnoses = {"IL_1": "Melanoma in situ", "IL_2": "Keratoacanthoma", "IL_3": "Trichoblastoma"}
+    codes = {"IL_1": "MEL", "IL_2": "SCCKA", "IL_3": "BEN_OTH"}
+    metadata, supplement, truth = [], [], []
+    for number, (lesion, diagnosis) in enumerate(diagnoses.items()):
+        for kind in ("clinical: close-up", "dermoscopic"):
+            image = f"ISIC_{number}{kind[0]}"
+            tone = "" if number == 1 else "4"
+            metadata.append(f"{lesion},{kind},{image},55.0,female,{tone},trunk")
+            supplement.append(f'{image},"{diagnosis}"')
+        truth.append(lesion + "," + ",".join(str(float(codes[lesion] == c)) for c in ("BEN_OTH", "MEL", "SCCKA")))
+    files = {
+        "Metadata": ["lesion_id,image_type,isic_id,age_approx,sex,skin_tone_class,site", *metadata],
+        "Supplement": ["isic_id,diagnosis_full", *supplement],
+        "GroundTruth": ["lesion_id,BEN_OTH,MEL,SCCKA", *truth],
+    }
+    for name, lines in files.items():
+        (tmp_path / f"MILK10k_Training_{name}.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def test_milk10k_as_paper15(milk10k: Path) -> None:
+    result = import_milk10k(str(milk10k), PAPER15, str(milk10k / "m.parquet"))
+    validate(result.manifest, PAPER15, for_training=True)
+    assert result.manifest.column("diagnosis") == ["melanoma", "squamous_cell_carcinoma"]
+    assert result.found == 3
+    assert result.left_out == {"Trichoblastoma": 1}
+    assert result.manifest.pairs()[0].clinical_uri == str(milk10k / "MILK10k_Training_Input/IL_1/ISIC_0c.jpg")
+    assert result.manifest.column("skin_tone_scale") == ["milk", None]
+
+
+def test_milk10k_as_its_own_classes(milk10k: Path) -> None:
+    result = import_milk10k(str(milk10k), MILK10K, str(milk10k / "m.parquet"))
+    assert result.manifest.column("diagnosis") == ["mel", "sccka", "ben_oth"]
+    assert result.left_out == {}
+
+
+def test_every_mapped_diagnosis_is_of_the_label_set() -> None:
+    assert set(PAPER15_FROM_FULL.values()) <= set(PAPER15.class_names)
+    assert set(PAPER15.class_names) == set(PAPER15_FROM_FULL.values())
+
+
+def test_a_lesion_without_dermoscopy_is_named(milk10k: Path) -> None:
+    path = milk10k / "MILK10k_Training_Metadata.csv"
+    path.write_text("\n".join(line for line in path.read_text().splitlines() if "IL_2,derm" not in line) + "\n")
+    with pytest.raises(ManifestError, match="lesion IL_2: not exactly one dermoscopy image"):
+        import_milk10k(str(milk10k), PAPER15, "m.parquet")
+
+
+def test_a_wrong_folder_is_one_message(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"MILK10k_Training_Metadata\.csv: not found"):
+        import_milk10k(str(tmp_path), PAPER15, "m.parquet")
+
+
+def test_folder_takes_titles_and_lists_every_missing_image(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    (tmp_path / "b.jpg").write_bytes(b"x")
+    csv = tmp_path / "list.csv"
+    csv.write_text("lesion_id,clinical,dermoscopy,diagnosis\n01,a.jpg,b.jpg,Basal Cell Carcinoma\n02,a.jpg,,melanoma\n")
+    result = import_folder(str(csv), PAPER15, str(tmp_path / "m.parquet"))
+    assert result.manifest.column("diagnosis") == ["basal_cell_carcinoma", "melanoma"]
+    assert result.manifest.column("lesion_id") == ["01", "02"]
+    assert result.manifest.pairs()[0].dermoscopy_uri == str(tmp_path / "b.jpg")
+    csv.write_text("lesion_id,clinical,dermoscopy\n01,no.jpg,b.jpg\n02,a.jpg,neither.jpg\n")
+    with pytest.raises(ManifestError, match="2 problems"):
+        import_folder(str(csv), PAPER15, str(tmp_path / "m.parquet"))
+    csv.write_text("lesion_id,photo\n01,a.jpg\n")
+    with pytest.raises(ManifestError, match="no column 'clinical' or 'dermoscopy'"):
+        import_folder(str(csv), PAPER15, str(tmp_path / "m.parquet"))

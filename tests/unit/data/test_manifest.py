@@ -1,0 +1,56 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from derm_ray.data.manifest import SCHEMA, conform, read_manifest, write_manifest
+from derm_ray.errors import ConfigError, ManifestError, StorageError
+
+ROWS = [
+    {"lesion_id": "001", "clinical_uri": "a.jpg", "dermoscopy_uri": "b.jpg", "diagnosis": "melanoma", "skin_tone": 3,
+     "skin_tone_scale": "milk", "camera": "X100"},
+    {"lesion_id": "002", "clinical_uri": None, "dermoscopy_uri": "s3://x/c.jpg", "diagnosis": None, "skin_tone": None,
+     "skin_tone_scale": None, "camera": None},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+def test_every_format_keeps_every_value(tmp_path: Path, suffix: str) -> None:
+    manifest = conform(pa.Table.from_pylist(ROWS), str(tmp_path / "m.parquet"))
+    uri = str(tmp_path / f"m.{suffix}")
+    write_manifest(manifest, uri)
+    read = read_manifest(uri)
+    assert read.table.select(SCHEMA.names).to_pylist() == manifest.table.select(SCHEMA.names).to_pylist()
+    assert read.column("camera") == ["X100", None]
+    assert read.digest == manifest.digest
+
+
+def test_ids_stand_for_each_other_and_uris_resolve(tmp_path: Path) -> None:
+    first, second = conform(pa.Table.from_pylist(ROWS), str(tmp_path / "m.csv")).pairs()
+    assert first.pair_id == first.lesion_id == "001"
+    assert first.clinical_uri == str(tmp_path / "a.jpg")
+    assert second.clinical_uri is None
+    assert second.dermoscopy_uri == "s3://x/c.jpg"
+
+
+def test_a_csv_keeps_leading_zeros_and_blanks_are_null(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("lesion_id,clinical_uri,sex\n007,a.jpg,\n008,b.jpg,  \n")
+    manifest = read_manifest(str(tmp_path / "m.csv"))
+    assert manifest.column("lesion_id") == ["007", "008"]
+    assert manifest.column("sex") == [None, None]
+
+
+def test_bad_files_are_one_message_each(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="must end in one of"):
+        read_manifest(str(tmp_path / "m.xlsx"))
+    with pytest.raises(StorageError, match="not found"):
+        read_manifest(str(tmp_path / "m.csv"))
+    (tmp_path / "m.parquet").write_bytes(b"not parquet")
+    with pytest.raises(ManifestError, match="cannot be parsed as parquet"):
+        read_manifest(str(tmp_path / "m.parquet"))
+    (tmp_path / "m.csv").write_text("name\nx\n")
+    with pytest.raises(ManifestError, match="no column 'lesion_id'"):
+        read_manifest(str(tmp_path / "m.csv"))
+    (tmp_path / "n.csv").write_text("lesion_id,age_years\nx,old\n")
+    with pytest.raises(ManifestError, match="'age_years' is not double"):
+        read_manifest(str(tmp_path / "n.csv"))

@@ -1,0 +1,81 @@
+from collections import defaultdict
+
+import pyarrow as pa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from derm_ray.data.manifest import Manifest, conform
+from derm_ray.data.splits import split_manifest
+from derm_ray.vocabulary import PAPER15, Split
+
+ROW = st.tuples(
+    st.integers(0, 25),  # lesion
+    st.one_of(st.none(), st.integers(0, 10)),  # patient
+    st.sampled_from(PAPER15.class_names[:5]),
+)
+
+
+def manifest_of(rows: list[tuple[int, int | None, str]]) -> Manifest:
+    return conform(
+        pa.Table.from_pylist(
+            [
+                {
+                    "pair_id": str(i),
+                    "lesion_id": f"L{lesion}",
+                    "patient_id": None if p is None else f"P{p}",
+                    "clinical_uri": "a",
+                    "diagnosis": diagnosis,
+                }
+                for i, (lesion, p, diagnosis) in enumerate(rows)
+            ]
+        ),
+        "m.csv",
+    )
+
+
+@given(st.lists(ROW, min_size=1, max_size=80), st.integers(0, 5))
+@settings(max_examples=150, deadline=None)
+def test_no_group_is_in_two_splits(rows: list[tuple[int, int | None, str]], seed: int) -> None:
+    manifest = split_manifest(manifest_of(rows), seed).manifest
+    for column in ("lesion_id", "patient_id"):
+        found: dict[str, set[str]] = defaultdict(set)
+        for group, split in zip(manifest.column(column), manifest.column("split"), strict=True):
+            assert split in set(Split)
+            if group is not None:
+                found[group].add(str(split))
+        assert all(len(splits) == 1 for splits in found.values())
+
+
+@given(st.lists(ROW, min_size=1, max_size=60), st.randoms())
+@settings(max_examples=50, deadline=None)
+def test_the_split_does_not_depend_on_the_order_of_rows(
+    rows: list[tuple[int, int | None, str]], random: object
+) -> None:
+    manifest = manifest_of(rows)
+    order = list(range(len(rows)))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    shuffled = Manifest(manifest.table.take(pa.array(order)), manifest.uri)
+    first, second = (split_manifest(m).manifest for m in (manifest, shuffled))
+    assert dict(zip(first.column("pair_id"), first.column("split"), strict=True)) == dict(
+        zip(second.column("pair_id"), second.column("split"), strict=True)
+    )
+
+
+def test_shares_are_seven_to_three_with_val_from_train() -> None:
+    manifest = split_manifest(manifest_of([(i, None, PAPER15.class_names[i % 5]) for i in range(2000)])).manifest
+    share = {split: manifest.column("split").count(split) / 2000 for split in Split}
+    assert abs(share[Split.TEST] - 0.3) < 0.01
+    assert abs(share[Split.VAL] - 0.7 * 0.15) < 0.01
+
+
+def test_seeds_differ_and_repeat() -> None:
+    manifest = manifest_of([(i, None, "melanoma") for i in range(100)])
+    first = split_manifest(manifest, 1).manifest.column("split")
+    assert first == split_manifest(manifest, 1).manifest.column("split")
+    assert first != split_manifest(manifest, 2).manifest.column("split")
+
+
+def test_a_class_with_two_lesions_goes_to_train_with_a_warning() -> None:
+    result = split_manifest(manifest_of([(0, None, "melanoma"), (1, None, "melanoma")]))
+    assert result.manifest.column("split") == ["train", "train"]
+    assert "melanoma: only 2" in result.warnings[0]

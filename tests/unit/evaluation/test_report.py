@@ -1,0 +1,60 @@
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from derm_ray.bundle import load_bundle
+from derm_ray.data.manifest import Manifest
+from derm_ray.errors import ConfigError, ManifestError
+from derm_ray.evaluation.evaluate import Evaluation, evaluate
+from derm_ray.evaluation.report import OVERALL, summary_text, write_evaluation
+from derm_ray.inference.predictor import Predictor
+from derm_ray.vocabulary import PredictionKind, Split
+
+
+@pytest.fixture(scope="module")
+def evaluation(bundle_uri: str, pairs: Manifest) -> Evaluation:
+    return evaluate(Predictor(load_bundle(bundle_uri), "torch"), pairs, Split.VAL, resamples=20)
+
+
+def test_everything_is_there_in_json(evaluation: Evaluation, tmp_path: Path) -> None:
+    json_uri, _ = write_evaluation(evaluation, str(tmp_path))
+    read = json.loads(Path(json_uri).read_text())
+    assert set(read["predictions"]) == set(PredictionKind)
+    cross = read["predictions"]["cross"]["figures"]
+    for name in (*OVERALL, "auroc/melanoma"):
+        assert cross[name]["low"] <= cross[name]["value"] <= cross[name]["high"], name
+    assert sum(map(sum, read["predictions"]["cross"]["confusion"])) == read["pairs"]
+    assert read["majority_class"]["cancer/auroc"] == 0.5
+    assert read["grouping"] == "lesion"
+
+
+def test_the_page_is_well_formed_and_loads_nothing(evaluation: Evaluation, tmp_path: Path) -> None:
+    _, html_uri = write_evaluation(evaluation, str(tmp_path))
+    page = Path(html_uri).read_text()
+    assert not re.search(r"""(src|href)\s*=\s*["'](https?:)?//""", page)
+    assert "@import" not in page
+    assert page.count("<svg") == 3
+    assert "not a medical device" in page
+    tags: list[str] = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attrs: tags.append(tag)  # type: ignore[method-assign]
+    parser.feed(page)
+    assert tags.count("h2") == 4
+
+
+def test_the_terminal_table_lines_up(evaluation: Evaluation) -> None:
+    lines = summary_text(evaluation).splitlines()
+    assert len({line.index("(") for line in lines[1:] if "(" in line}) == 1
+
+
+def test_an_empty_split_and_unreadable_images_are_one_message(bundle_uri: str, pairs: Manifest) -> None:
+    predictor = Predictor(load_bundle(bundle_uri), "torch")
+    unsplit = pairs.with_column("split", [None] * len(pairs))
+    with pytest.raises(ConfigError, match="derm-ray data split"):
+        evaluate(predictor, unsplit)
+    broken = pairs.absolute().with_column("clinical_uri", [f"/nowhere/{i}.jpg" for i in range(len(pairs))])
+    with pytest.raises(ManifestError, match="not found"):
+        evaluate(predictor, broken, Split.VAL)

@@ -1,0 +1,79 @@
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from derm_ray.bundle import load_bundle
+from derm_ray.data.preprocessing import PairPixels
+from derm_ray.errors import ConfigError
+from derm_ray.inference.engines import Images, Probabilities, resolve_engine
+from derm_ray.inference.predictor import Predictor
+from derm_ray.vocabulary import PredictionKind
+
+
+def pixels(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+
+
+def mixed() -> list[PairPixels]:
+    return [
+        PairPixels(pixels(0), pixels(1)),
+        PairPixels(pixels(2), None),
+        PairPixels(pixels(3), pixels(4)),
+        PairPixels(None, pixels(5)),
+        PairPixels(pixels(6), pixels(7)),
+    ]
+
+
+def test_answers_do_not_depend_on_company_or_batch_size(bundle_uri: str) -> None:
+    bundle = load_bundle(bundle_uri)
+    together = Predictor(bundle, "torch", batch_size=2).predict(mixed())
+    for pair, prediction in zip(mixed(), together, strict=True):
+        (alone,) = Predictor(bundle, "torch").predict([pair])
+        assert prediction.modality == alone.modality == pair.modality
+        assert np.allclose(prediction.probabilities, alone.probabilities, atol=1e-6)
+
+
+def test_bf16_stays_close_to_fp32(bundle_uri: str) -> None:
+    bundle = load_bundle(bundle_uri)
+    exact, rounded = (Predictor(bundle, name).predict(mixed()) for name in ("torch", "torch-bf16"))
+    difference = [
+        np.abs(np.subtract(a.probabilities, b.probabilities)).max() for a, b in zip(exact, rounded, strict=True)
+    ]
+    assert 0 < max(difference) < 2e-2
+
+
+class FixedEngine:
+    """Answers with known numbers."""
+
+    name = "fixed"
+
+    def run(self, clinical: Images | None, dermoscopy: Images | None) -> Mapping[PredictionKind, Probabilities]:
+        count = len(clinical if clinical is not None else dermoscopy)  # type: ignore[arg-type]
+        row = np.zeros(15, np.float32)
+        row[12:15] = 0.5, 0.3, 0.1  # melanoma, BCC, SCC
+        row[0] = 0.1
+        kinds = [PredictionKind.CLINICAL] if clinical is not None else []
+        kinds += [PredictionKind.DERMOSCOPY] if dermoscopy is not None else []
+        kinds += [PredictionKind.CROSS] if len(kinds) == 2 else []
+        return {kind: np.tile(row, (count, 1)) for kind in kinds}
+
+
+def test_risks_are_sums_over_the_tasks_classes(bundle_uri: str) -> None:
+    both, alone = Predictor(load_bundle(bundle_uri), FixedEngine()).predict(mixed()[:2])
+    assert both.diagnosis == "melanoma"
+    assert both.confidence == 0.5
+    assert both.p_cancer == pytest.approx(0.9)
+    assert both.p_melanoma == pytest.approx(0.5)
+    assert set(both.branches) == set(PredictionKind)
+    assert set(alone.branches) == {PredictionKind.CLINICAL}
+
+
+def test_no_pairs_no_predictions(bundle_uri: str) -> None:
+    assert Predictor(load_bundle(bundle_uri), "torch").predict([]) == []
+
+
+def test_engine_names() -> None:
+    assert resolve_engine("auto") in ("torch", "torch-bf16")
+    with pytest.raises(ConfigError, match="Did you mean 'torch'"):
+        resolve_engine("troch")

@@ -1,0 +1,104 @@
+import pytest
+import torch
+from torch import nn
+from torchvision.models import vgg16
+
+from derm_ray.errors import ConfigError
+from derm_ray.models.networks import PairLogits, PairNetwork
+from derm_ray.models.trunks import Trunk
+from derm_ray.models.zoo import NETWORKS, NetworkConfig, build_network, count_parameters
+from derm_ray.vocabulary import PredictionKind
+
+
+def network(name: str, head: str = "gap") -> PairNetwork:
+    torch.manual_seed(0)
+    return build_network(NetworkConfig(name, "tiny", head, classes=5)).eval()
+
+
+def images() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(3, 3, 32, 32, generator=generator), torch.rand(3, 3, 32, 32, generator=generator)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_answers_with_both_or_either_image(name: str) -> None:
+    clinical, dermoscopy = images()
+    model = network(name)
+    both = model(clinical, dermoscopy).probabilities()
+    assert set(both) == set(PredictionKind)
+    for probabilities in both.values():
+        assert probabilities.shape == (3, 5)
+        assert torch.allclose(probabilities.sum(1), torch.ones(3), atol=1e-6)
+    alone = model(clinical, None).probabilities()
+    assert set(alone) == {PredictionKind.CLINICAL}
+    assert torch.allclose(alone[PredictionKind.CLINICAL], both[PredictionKind.CLINICAL], atol=1e-6)
+    alone = model(None, dermoscopy).probabilities()
+    assert torch.allclose(alone[PredictionKind.DERMOSCOPY], both[PredictionKind.DERMOSCOPY], atol=1e-6)
+
+
+def test_cross_is_the_mean_of_the_parts() -> None:
+    logits = network("triple")(*images())
+    parts = torch.stack([part.softmax(1) for part in logits])
+    assert torch.allclose(logits.probabilities()[PredictionKind.CROSS], parts.mean(0), atol=1e-6)
+    without = PairLogits(logits.clinical, logits.dermoscopy, None)
+    assert torch.allclose(without.probabilities()[PredictionKind.CROSS], parts[:2].mean(0), atol=1e-6)
+
+
+def test_share_net_is_swap_invariant_and_sole_net_is_not() -> None:
+    clinical, dermoscopy = images()
+    for name, invariant in (("share", True), ("sole", False)):
+        model = network(name)
+        first = model(clinical, dermoscopy).probabilities()[PredictionKind.CROSS]
+        second = model(dermoscopy, clinical).probabilities()[PredictionKind.CROSS]
+        assert torch.allclose(first, second, atol=1e-6) is invariant
+
+
+def test_parameter_counts() -> None:
+    """About 259 M for the paper's Triple-Net with fc heads; the trunk alone is VGG-16's 14.7 M."""
+    triple = build_network(NetworkConfig("triple", "vgg16", "gap"))
+    assert count_parameters(triple) == 14_714_688 + (512 * 2 + 512 * 15 + 15) * 2 + 1024 * 512 * 9 + 512 * 2
+    with torch.device("meta"):
+        assert count_parameters(build_network(NetworkConfig("triple", "vgg16", "fc"))) == 258_665_310
+
+
+def test_vgg16_trunk_computes_torchvisions_activations() -> None:
+    torch.manual_seed(0)
+    reference = vgg16(weights=None).features
+    trunk = Trunk("vgg16", "relu5_2")
+    trunk.features.load_state_dict({k: v for k, v in reference.state_dict().items() if int(k.split(".")[0]) < 30})
+    batch = torch.rand(1, 3, 64, 64)
+    tap, last = trunk(batch)
+    assert torch.allclose(tap, reference[:28](batch), atol=1e-5)
+    assert torch.allclose(last, reference[:30](batch), atol=1e-5)
+    assert tap.shape == last.shape == (1, 512, 4, 4)
+
+
+def test_frozen_layers_get_no_gradient_and_keep_their_statistics() -> None:
+    model = build_network(NetworkConfig("triple", "tiny", "gap", 5), freeze="pool2").train()
+    stem = model.stream.trunk.features[:8]
+    before = [buffer.clone() for buffer in stem.buffers()]
+    logits = model(*images())
+    sum(part.sum() for part in logits).backward()
+    assert all(p.grad is None for p in stem.parameters())
+    assert model.stream.trunk.features[8].weight.grad is not None
+    assert all(torch.equal(a, b) for a, b in zip(before, stem.buffers(), strict=True))
+
+
+def test_share_net_has_one_trunk_and_sole_net_two() -> None:
+    counts = {name: sum(isinstance(m, Trunk) for m in network(name).modules()) for name in NETWORKS}
+    assert counts == {"sole": 2, "share": 1, "triple": 1}
+
+
+def test_fc_head_has_batch_norm_only_where_it_starts_from_scratch() -> None:
+    with torch.device("meta"):
+        model = build_network(NetworkConfig("triple", "vgg16", "fc"))
+    assert not any(isinstance(m, nn.BatchNorm1d) for m in model.stream.head.modules())
+    assert sum(isinstance(m, nn.BatchNorm1d) for m in model.cross.head.modules()) == 2
+
+
+@pytest.mark.parametrize(
+    "settings", [{"network": "tripel"}, {"trunk": "vgg19"}, {"head": "gab"}, {"tap": "relu9_9", "trunk": "tiny"}]
+)
+def test_unknown_parts_are_config_errors(settings: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="unknown"):
+        build_network(NetworkConfig(**settings))

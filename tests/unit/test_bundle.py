@@ -1,0 +1,86 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from derm_ray.bundle import load_bundle, seal_bundle
+from derm_ray.data.preprocessing import Preprocessing
+from derm_ray.errors import BundleError, OutputExistsError
+from derm_ray.models.zoo import NetworkConfig, build_network
+from derm_ray.vocabulary import PAPER15
+
+
+@pytest.fixture
+def copy(bundle_uri: str, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle_uri, tmp_path / "copy"))
+
+
+def test_a_bundle_comes_back_as_it_was_sealed(bundle_uri: str) -> None:
+    bundle = load_bundle(bundle_uri)
+    assert bundle.label_set is PAPER15
+    assert bundle.preprocessing == Preprocessing(48)
+    assert bundle.network == NetworkConfig(trunk="tiny")
+    torch.manual_seed(0)
+    expected = build_network(NetworkConfig(trunk="tiny")).state_dict()
+    found = bundle.build().state_dict()
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "bundle.json", "README.md"])
+def test_a_changed_byte_is_refused_by_name(copy: Path, name: str) -> None:
+    data = bytearray((copy / name).read_bytes())
+    position = data.index(b'"size": 48') + 8 if name == "bundle.json" else len(data) // 2
+    data[position] = data[position] ^ 1
+    (copy / name).write_bytes(data)
+    with pytest.raises(BundleError, match=f"{name} was altered"):
+        load_bundle(str(copy))
+
+
+def test_missing_files_and_foreign_formats_are_refused(copy: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"no bundle\.json there"):
+        load_bundle(str(tmp_path))
+    index = json.loads((copy / "bundle.json").read_text())
+    (copy / "bundle.json").write_text(json.dumps(index | {"format_version": 99}))
+    with pytest.raises(BundleError, match="bundle format 99, this derm_ray reads 1"):
+        load_bundle(str(copy))
+    (copy / "bundle.json").write_text(json.dumps(index))
+    (copy / "weights.safetensors").unlink()
+    with pytest.raises(BundleError, match=r"weights\.safetensors cannot be read"):
+        load_bundle(str(copy))
+
+
+def test_the_model_digest_covers_the_model_and_nothing_else(bundle_uri: str, tmp_path: Path) -> None:
+    bundle = load_bundle(bundle_uri)
+    digests = {}
+    for name, preprocessing, provenance in (
+        ("same", bundle.preprocessing, {"note": 1}),
+        ("size", Preprocessing(64), {}),
+    ):
+        digests[name] = seal_bundle(
+            str(tmp_path / name),
+            network=bundle.network,
+            label_set=bundle.label_set,
+            preprocessing=preprocessing,
+            weights=bundle.weights,
+            provenance=provenance,
+        )
+    assert digests["same"] == bundle.model_digest
+    assert digests["size"] != bundle.model_digest
+    with pytest.raises(OutputExistsError, match="already holds a bundle"):
+        seal_bundle(
+            str(tmp_path / "same"),
+            network=bundle.network,
+            label_set=bundle.label_set,
+            preprocessing=bundle.preprocessing,
+            weights=bundle.weights,
+            provenance={},
+        )
+
+
+def test_the_card_names_digest_and_limits(bundle_uri: str) -> None:
+    card = (Path(bundle_uri) / "README.md").read_text()
+    assert load_bundle(bundle_uri).model_digest in card
+    assert "not a medical device" in card
+    assert "cross/accuracy: 0.5" in card

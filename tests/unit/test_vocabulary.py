@@ -1,0 +1,34 @@
+import pytest
+
+from derm_ray.errors import ConfigError
+from derm_ray.vocabulary import LABEL_SETS, MILK10K, PAPER15, CancerDefinition, label_set
+
+
+def test_paper15_has_three_cancers_and_twelve_benign() -> None:
+    cancer, melanoma = PAPER15.tasks()
+    assert set(cancer.positive) == {"melanoma", "basal_cell_carcinoma", "squamous_cell_carcinoma"}
+    assert len(cancer.negative) == 12
+    assert melanoma.positive == ("melanoma",)
+    assert melanoma.negative == cancer.negative
+
+
+def test_isic_definition_counts_bowens_as_cancer() -> None:
+    cancer = PAPER15.tasks(CancerDefinition.ISIC)[0]
+    assert "bowens_disease" in cancer.positive
+    assert len(cancer.positive) == 4
+
+
+def test_every_class_is_on_one_side_of_the_cancer_task() -> None:
+    for labels in LABEL_SETS.values():
+        for definition in CancerDefinition:
+            cancer = labels.tasks(definition)[0]
+            assert sorted([*cancer.positive, *cancer.negative]) == sorted(labels.class_names)
+
+
+def test_milk10k_has_eleven_classes() -> None:
+    assert len(MILK10K.class_names) == 11
+
+
+def test_unknown_label_set_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'milk10k'"):
+        label_set("milk10")

@@ -1,0 +1,85 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from derm_ray.errors import ImageError, ImageErrorCode, TrainingError
+from derm_ray.models.zoo import build_network
+from derm_ray.training.batches import Batch
+from derm_ray.training.config import TrainConfig, debug
+from derm_ray.training.loop import TrainingLoop
+from derm_ray.vocabulary import PredictionKind
+
+CONFIG = replace(debug(), size=32, precision="fp32", dropout=0.3, global_batch_size=8)
+
+
+def batches(count: int) -> list[Batch]:
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (2, count, 8, 32, 32, 3), dtype=np.uint8)
+    labels = generator.integers(0, 15, (count, 8))
+    return [Batch(images[0, i], images[1, i], labels[i], np.arange(8) + 8 * i, 8) for i in range(count)]
+
+
+def loop(config: TrainConfig = CONFIG) -> TrainingLoop:
+    torch.manual_seed(config.seed)
+    return TrainingLoop(config, build_network(config.architecture, dropout=config.dropout), torch.device("cpu"))
+
+
+def run(trainer: TrainingLoop, epoch: int) -> list[float]:
+    return trainer.train_epoch(epoch, batches(3), lambda step, loss: None)
+
+
+def test_training_lowers_the_loss_and_repeats_exactly() -> None:
+    first, second = loop(), loop()
+    losses = [run(first, epoch) for epoch in range(6)]
+    assert np.mean(losses[-1]) < np.mean(losses[0])
+    assert losses == [run(second, epoch) for epoch in range(6)]
+
+
+def test_a_resumed_run_equals_an_unbroken_one() -> None:
+    whole, broken = loop(), loop()
+    run(whole, 0)
+    run(broken, 0)
+    resumed = loop(replace(CONFIG, seed=0))
+    resumed.load_state_dict(broken.state_dict())
+    assert run(whole, 1) == run(resumed, 1)
+
+
+def test_the_learning_rates_decay_every_epoch() -> None:
+    trainer = loop(replace(CONFIG, learning_rate=0.01, head_learning_rate=0.1))
+    assert [group["lr"] for group in trainer._optimizer.param_groups] == [0.01, 0.1]
+    run(trainer, 0)
+    assert [group["lr"] for group in trainer._optimizer.param_groups] == pytest.approx([0.0095, 0.095])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run() -> None:
+    trainer = loop(replace(CONFIG, learning_rate=1e30, head_learning_rate=1e30, clip_norm=0.0))
+    with pytest.raises(TrainingError, match=r"the loss became .* at epoch 1, step \d"):
+        run(trainer, 0)
+
+
+def test_a_batch_that_cannot_be_read_stops_the_run_with_its_error() -> None:
+    error = ImageError(ImageErrorCode.MISSING, "pair 7: not found")
+    with pytest.raises(ImageError, match="pair 7"):
+        loop().train_epoch(0, [*batches(1), error], lambda step, loss: None)
+    with pytest.raises(ImageError, match="pair 7"):
+        loop().predict([*batches(1), error], 16)
+
+
+def test_predictions_land_in_their_rows() -> None:
+    trainer = loop()
+    forward = trainer.predict(batches(3), 24)
+    backward = trainer.predict(list(reversed(batches(3))), 24)
+    for kind in PredictionKind:
+        assert forward[kind].shape == (24, 15)
+        assert np.allclose(forward[kind], backward[kind], atol=1e-6)
+        assert np.allclose(forward[kind].sum(1), 1, atol=1e-5)
+
+
+def test_frozen_batch_norm_keeps_its_statistics() -> None:
+    trainer = loop(replace(CONFIG, freeze_batch_norm=True))
+    before = {k: v.clone() for k, v in trainer.network.state_dict().items() if "running" in k}
+    run(trainer, 0)
+    after = trainer.network.state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())

@@ -1,0 +1,100 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from derm_ray.errors import ConfigError
+from derm_ray.models.networks import PairLogits
+from derm_ray.training.batches import (
+    check_batch_size,
+    evaluation_order,
+    is_mirrored,
+    rank_share,
+    training_order,
+)
+from derm_ray.training.config import PRESETS, config_from_json, make_config, parse_settings
+from derm_ray.training.losses import cross_entropy, pair_loss, squared
+from derm_ray.vocabulary import LesionPair, Modality
+
+
+def test_the_loss_is_the_papers_by_hand() -> None:
+    """Eq. 1-5 for one pair and two classes, worked out on paper."""
+    logits = torch.tensor([[math.log(3.0), 0.0]])  # softmax 0.75, 0.25
+    even = torch.tensor([[0.0, 0.0]])  # softmax 0.5, 0.5
+    label = torch.tensor([0])
+    assert squared(logits, label).item() == pytest.approx(0.25**2 + 0.25**2)
+    assert squared(even, label).item() == pytest.approx(0.5)
+    total = pair_loss(PairLogits(logits, even, even), label, loss="squared", alpha=1.5)
+    assert total.tolist() == pytest.approx([0.125 + 0.5 + 1.5 * 0.5])
+    without = pair_loss(PairLogits(logits, even, None), label, loss="squared", alpha=1.5)
+    assert without.tolist() == pytest.approx([0.625])
+    assert cross_entropy(logits, label).item() == pytest.approx(-math.log(0.75))
+
+
+def test_every_preset_is_valid_and_text_settings_are_typed() -> None:
+    for name in PRESETS:
+        assert config_from_json(make_config(name).to_json()) == make_config(name)
+    config = make_config("cpu", parse_settings(["epochs=3", "mirror=false", "learning_rate=1e-4"]))
+    assert (config.epochs, config.mirror, config.learning_rate) == (3, False, 1e-4)
+    assert make_config("paper").loss == "squared"
+    assert make_config("paper").lr_decay == 0.95
+
+
+@pytest.mark.parametrize(
+    ("preset", "settings", "message"),
+    [
+        ("papr", [], "unknown preset 'papr'. Did you mean 'paper'"),
+        ("cpu", ["epoch=3"], "Did you mean 'epochs'"),
+        ("cpu", ["epochs=0"], "epochs='0'"),
+        ("cpu", ["lr_decay=2", "alpha=-1"], "alpha='-1'.*lr_decay|lr_decay='2'.*|alpha"),
+        ("cpu", ["label_set=paper5"], "Did you mean 'paper15'"),
+        ("cpu", ["epochs"], "expected key=value"),
+    ],
+)
+def test_bad_settings_are_one_message(preset: str, settings: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_config(preset, parse_settings(settings))
+
+
+@given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 5), st.integers(0, 3), st.integers(0, 3))
+def test_batches_are_the_same_whatever_the_number_of_workers(
+    pairs: int, batch_size: int, workers: int, seed: int, epoch: int
+) -> None:
+    order = training_order(pairs, batch_size, seed=seed, epoch=epoch)
+    assert all(len(batch) == batch_size for batch in order)
+    assert len(np.unique(np.concatenate([*order, []]))) == len(order) * batch_size
+    for batch in order:
+        shares = [rank_share(batch, rank, workers) for rank in range(workers)]
+        assert np.array_equal(np.concatenate(shares), batch)
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@given(st.integers(1, 100), st.integers(1, 20))
+def test_evaluation_sees_every_pair_once(pairs: int, batch_size: int) -> None:
+    assert np.concatenate(evaluation_order(pairs, batch_size)).tolist() == list(range(pairs))
+
+
+def test_epochs_differ_and_repeat() -> None:
+    first, again, other = (np.concatenate(training_order(50, 10, seed=0, epoch=e)) for e in (0, 0, 1))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_mirroring_is_a_fair_coin_keyed_by_pair_epoch_and_modality() -> None:
+    coins = [
+        is_mirrored(LesionPair(str(i), str(i)), modality, seed=0, epoch=epoch)
+        for i in range(500) for modality in Modality for epoch in range(2)
+    ]  # fmt: skip
+    assert 0.45 < np.mean(coins) < 0.55
+    assert is_mirrored(LesionPair("1", "1"), Modality.CLINICAL, seed=0, epoch=0) == coins[4]
+
+
+def test_batches_too_small_for_workers_or_split_are_refused() -> None:
+    check_batch_size(100, 4, 2)
+    with pytest.raises(ConfigError, match="less than two pairs for each of 3 workers"):
+        check_batch_size(100, 4, 3)
+    with pytest.raises(ConfigError, match="holds 10 pairs, fewer than global_batch_size 16"):
+        check_batch_size(10, 16, 1)
