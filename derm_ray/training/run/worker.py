@@ -95,12 +95,12 @@ class _Worker:
         """Run all epochs that are left."""
         progress = Progress((self.config.epochs - self.first_epoch) * self._pairs_per_epoch())
         for epoch in range(self.first_epoch, self.config.epochs):
-            losses = self.loop.train_epoch(epoch, self._training_batches(epoch), self._on_step(epoch, progress))
+            steps: list[dict[str, Any]] = []
+            losses = self.loop.train_epoch(epoch, self._training_batches(epoch), self._on_step(epoch, progress, steps))
             figure = self._validate()
             rate = progress.rate
-            lines = [{"epoch": epoch + 1, "step": i, "loss": loss} for i, loss in enumerate(losses, 1)]
             summary = {"epoch": epoch + 1, "loss": float(np.mean(losses)), "pairs_per_s": round(rate, 2), **figure}
-            self.history += [*lines, summary]
+            self.history += [*steps, summary]
             self._report(epoch, figure)
             self._say(
                 f"epoch {epoch + 1}/{self.config.epochs}  loss {summary['loss']:.4f}  val cross: accuracy "
@@ -123,12 +123,13 @@ class _Worker:
             mirror=(seed, epoch) if self.config.mirror else None,
         )
 
-    def _on_step(self, epoch: int, progress: Progress) -> Callable[[int, float], None]:
+    def _on_step(self, epoch: int, progress: Progress, steps: list[dict[str, Any]]) -> Callable[[int, float], None]:
         spoken = progress.elapsed_s
 
         def on_step(step: int, loss: float) -> None:
             nonlocal spoken
             progress.advance(self.config.global_batch_size)
+            steps.append({"epoch": epoch + 1, "step": step, "loss": loss, "at_s": round(progress.elapsed_s, 3)})
             if progress.elapsed_s - spoken > SAY_EVERY_S:
                 spoken = progress.elapsed_s
                 self._say(f"epoch {epoch + 1}/{self.config.epochs}  step {step}  loss {loss:.4f}  ({progress.line()})")

@@ -1,0 +1,88 @@
+"""Ray Train against a plain PyTorch loop with a DataLoader, side by side."""
+
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from derm_ray.data.manifest import Manifest
+from derm_ray.models.zoo import build_network
+from derm_ray.runtime import machine_cpus, ray_session
+from derm_ray.storage import read_bytes
+from derm_ray.training.batches import Batch, load_batch, training_order
+from derm_ray.training.config import TrainConfig, cpu
+from derm_ray.training.loop import TrainingLoop
+from derm_ray.training.run import train
+from derm_ray.vocabulary import PAPER15, LesionPair
+from tests.conftest import take
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+ROUNDS = 3
+DECODERS = 2
+BOUND = 1.10
+
+
+class Batches(Dataset[Batch]):
+    """The same global batches, decoded in a DataLoader's worker processes."""
+
+    def __init__(self, pairs: list[LesionPair], config: TrainConfig, epoch: int) -> None:
+        self.pairs, self.config, self.epoch = pairs, config, epoch
+        self.order = training_order(len(pairs), config.global_batch_size, seed=config.seed, epoch=epoch)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: int) -> Batch:
+        rows = self.order[index]
+        pairs = [self.pairs[i] for i in rows]
+        labels = [PAPER15.class_names.index(str(pair.diagnosis)) for pair in pairs]
+        with ThreadPoolExecutor(4) as executor:
+            return load_batch(
+                pairs, labels, rows, self.config.preprocessing, executor,
+                global_size=len(rows), mirror=(self.config.seed, self.epoch),
+            )  # fmt: skip
+
+
+def plain_epoch(pairs: list[LesionPair], config: TrainConfig) -> float:
+    """Return the seconds of an epoch behind its first step."""
+    torch.set_num_threads(machine_cpus())
+    torch.manual_seed(config.seed)
+    network = build_network(config.architecture, freeze=config.freeze, dropout=config.dropout)
+    loop = TrainingLoop(config, network, torch.device("cpu"))
+    loader: Iterator[Batch] = iter(DataLoader(Batches(pairs, config, 0), batch_size=None, num_workers=DECODERS))
+    times: list[float] = []
+    loop.train_epoch(0, loader, lambda step, loss: times.append(time.perf_counter()))
+    return times[-1] - times[0]
+
+
+def ray_epoch(manifest: Manifest, config: TrainConfig, out: Path, name: str, weights: str | None) -> float:
+    run = train(config, manifest, str(out), name, workers=1, init_weights=weights)
+    lines = [json.loads(line) for line in read_bytes(f"{run.run_uri}/metrics.jsonl").splitlines()]
+    times = [line["at_s"] for line in lines if "step" in line]
+    return times[-1] - times[0]
+
+
+def test_an_epoch_takes_at_most_a_tenth_longer_than_a_plain_loop(
+    pairs: Manifest, real_data: object, tmp_path: Path
+) -> None:
+    config = replace(cpu(), epochs=1)
+    few = take(pairs, 340).absolute().with_column("split", ["train"] * 320 + ["val"] * 20)
+    chosen = few.pairs()[:320]
+    ratios = []
+    with ray_session(num_cpus=machine_cpus() + DECODERS):
+        for number in range(ROUNDS):
+            plain = plain_epoch(chosen, config)
+            ray = ray_epoch(few, config, tmp_path, f"run{number}", real_data.weights)  # type: ignore[attr-defined]
+            ratios.append(ray / plain)
+            print(json.dumps({"plain_s": round(plain, 2), "ray_train_s": round(ray, 2), "ratio": round(ratios[-1], 3)}))  # noqa: T201
+    assert np.isfinite(ratios).all()
+    assert statistics.median(ratios) <= BOUND, ratios
