@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import vgg16
+from torchvision.models.vgg import cfgs, make_layers
 
 from derm_ray.errors import ConfigError, unknown_name
 
@@ -101,7 +101,7 @@ def trunk_spec(name: str) -> TrunkSpec:
 
 def _vgg16_features() -> nn.Sequential:
     """Return VGG-16's convolutions without the final pooling: relu5_3 is (B, 512, H/16, W/16)."""
-    features: nn.Sequential = vgg16(weights=None).features[:30]
+    features = nn.Sequential(*make_layers(cfgs["D"])[:30])
     for layer in features:
         # A rectifier in place would overwrite the tap.
         if isinstance(layer, nn.ReLU):

@@ -20,6 +20,8 @@ from derm_ray.training.config import TrainConfig
 from derm_ray.training.losses import pair_loss
 from derm_ray.vocabulary import PredictionKind
 
+_MEND = "Lower learning_rate or head_learning_rate, or set clip_norm, and start under a new name."
+
 KindProbabilities = dict[PredictionKind, npt.NDArray[np.float32]]
 
 
@@ -83,10 +85,7 @@ class TrainingLoop:
             assert isinstance(batch, Batch)
             losses.append(self._step(batch))
             if not np.isfinite(losses[-1]):
-                raise TrainingError(
-                    f"the loss became {losses[-1]} at epoch {epoch + 1}, step {step}. Lower learning_rate or "
-                    "head_learning_rate, or set clip_norm, and start under a new name."
-                )
+                raise TrainingError(f"the loss became {losses[-1]} at epoch {epoch + 1}, step {step}. {_MEND}")
             on_step(step, losses[-1])
         self._scheduler.step()
         return losses
@@ -141,8 +140,13 @@ class TrainingLoop:
 
         Returns:
             Prediction kind -> (pairs, classes) float32, the same on all ranks.
+
+        Raises:
+            TrainingError: a probability is not finite.
+            DermRayError: some rank's batch is an error; the same one is raised on all ranks.
         """
         self.network.eval()
+        self._share_buffers()
         mine: list[tuple[npt.NDArray[np.int64], KindProbabilities] | DermRayError] = []
         # The bare network: DDP's forward synchronises buffers, and ranks may have unequal numbers of batches.
         with torch.inference_mode(), autocast(self.precision, self.device):
@@ -154,14 +158,23 @@ class TrainingLoop:
                     images = (torch.from_numpy(a).to(self.device) for a in (batch.clinical, batch.dermoscopy))
                     logits = self.network(*(normalise(image, spec.mean, spec.std) for image in images))
                     mine.append((batch.indices, {k: p.cpu().numpy() for k, p in logits.probabilities().items()}))
+        gathered = [item for rank in self._gather(mine) for item in rank]
         whole = {kind: np.zeros((pairs, self.config.architecture.classes), np.float32) for kind in PredictionKind}
-        for item in (item for rank in self._gather(mine) for item in rank):
+        for item in gathered:
             if isinstance(item, DermRayError):
                 raise item
             indices, kinds = item
             for kind, probabilities in kinds.items():
                 whole[kind][indices] = probabilities
+        if not all(np.isfinite(probabilities).all() for probabilities in whole.values()):
+            raise TrainingError(f"the network's answers on val are not finite. {_MEND}")
         return whole
+
+    def _share_buffers(self) -> None:
+        """Give every rank the batch norm statistics of rank 0: those that are saved are those that are validated."""
+        if self._distributed:
+            for buffer in self.network.buffers():
+                dist.broadcast(buffer, src=0)
 
     def state_dict(self) -> dict[str, Any]:
         """Return weights, optimiser and schedule; random numbers need no state, see :meth:`train_epoch`."""

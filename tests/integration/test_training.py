@@ -23,7 +23,7 @@ from derm_ray.inference.predictor import Predictor
 from derm_ray.storage import read_bytes
 from derm_ray.training.config import TrainConfig, debug
 from derm_ray.training.run import train
-from derm_ray.vocabulary import PredictionKind
+from derm_ray.vocabulary import PredictionKind, Split
 from tests.conftest import TrainedRun, take
 
 pytestmark = pytest.mark.ray
@@ -53,6 +53,16 @@ def test_two_workers_compute_what_one_computes(ray_local: None, pairs: Manifest,
     assert two == pytest.approx(one, rel=1e-4)
     assert two == again
     assert runs["two"].model_digest == runs["again"].model_digest
+
+
+def test_what_was_validated_is_what_was_sealed(ray_local: None, pairs: Manifest, tmp_path: Path) -> None:
+    """Also with two workers, whose batch norms see different shares."""
+    manifest = small(pairs)
+    run = train(replace(EXACT, epochs=2), manifest, str(tmp_path), "run", workers=2)
+    evaluation = evaluate(Predictor(load_bundle(run.bundle_uri), "torch"), manifest, Split.VAL, resamples=2)
+    for kind, result in evaluation.kinds.items():
+        for name in ("accuracy", "macro_auroc"):
+            assert run.metrics[f"{kind}/{name}"] == pytest.approx(result.figures[name].value, abs=1e-6)
 
 
 def test_cross_beats_each_single_modality(trained: TrainedRun) -> None:

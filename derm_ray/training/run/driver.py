@@ -3,7 +3,6 @@
 import json
 import logging
 import threading
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import ray.exceptions
 import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from derm_ray import __version__, bundle, errors, runtime, storage
 from derm_ray.data.manifest import Manifest
@@ -218,10 +218,10 @@ class _Announcer:
 
 
 @contextmanager
-def _announcer() -> Iterator[str]:
+def _announcer() -> Iterator[Any]:
     """Log workers' lines as they come, until the block ends."""
-    name = f"derm_ray-announcer-{uuid.uuid4().hex}"
-    actor = ray.remote(num_cpus=0)(_Announcer).options(name=name).remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(num_cpus=0, scheduling_strategy=here)(_Announcer).remote()
     ended = threading.Event()
 
     def listen() -> None:
@@ -235,7 +235,7 @@ def _announcer() -> Iterator[str]:
     thread = threading.Thread(target=listen, daemon=True)
     thread.start()
     try:
-        yield name
+        yield actor
     finally:
         ended.set()
         thread.join(timeout=10)

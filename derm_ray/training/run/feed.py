@@ -52,6 +52,9 @@ def batches(
 
     Yields:
         A batch, or the error of its first image that cannot be used.
+
+    Raises:
+        OSError: the storage did not answer.
     """
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
@@ -63,6 +66,9 @@ def batches(
     loaded = dataset.map(_load, fn_kwargs={"spec": spec, "mirror": mirror})
     for block in loaded.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=PREFETCHED_BATCHES):
         row = {name: column[0] for name, column in block.items()}
+        if row["error_code"] == ImageErrorCode.STORAGE:
+            # Storage may come back: this worker dies, and Ray Train starts over from the last checkpoint.
+            raise OSError(str(row["error"]))
         if row["error_code"]:
             yield ImageError(ImageErrorCode(row["error_code"]), str(row["error"]))
         else:

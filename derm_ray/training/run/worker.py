@@ -15,7 +15,7 @@ from ray.train.torch import get_device
 from torch import Tensor
 
 from derm_ray import storage
-from derm_ray.errors import DermRayError
+from derm_ray.errors import DermRayError, StorageError
 from derm_ray.evaluation.evaluate import figures
 from derm_ray.models.zoo import build_network
 from derm_ray.observability import Progress
@@ -39,7 +39,7 @@ class WorkerTask:
         run_uri: the run's folder.
         initial: reference to the initial state dict.
         train, val: references to the splits.
-        announcer: name of the actor that carries progress lines to the driver.
+        announcer: the actor that carries progress lines to the driver.
     """
 
     config: TrainConfig
@@ -47,7 +47,7 @@ class WorkerTask:
     initial: "ray.ObjectRef[dict[str, Tensor]]"
     train: "ray.ObjectRef[LabelledPairs]"
     val: "ray.ObjectRef[LabelledPairs]"
-    announcer: str
+    announcer: Any
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, str] | None:
@@ -105,7 +105,7 @@ class _Worker:
             self._say(
                 f"epoch {epoch + 1}/{self.config.epochs}  loss {summary['loss']:.4f}  val cross: accuracy "
                 f"{figure['cross/accuracy']:.3f}, balanced {figure['cross/balanced_accuracy']:.3f}, "
-                f"AUROC {figure['cross/macro_auroc']:.3f}  ({progress.line()})"
+                f"AUROC {figure.get('cross/macro_auroc', float('nan')):.3f}  ({progress.line()})"
             )
 
     def _pairs_per_epoch(self) -> int:
@@ -158,7 +158,11 @@ class _Worker:
             ray.train.report(metrics)
             return
         text = "".join(json.dumps(line) + "\n" for line in self.history)
-        storage.write_bytes(storage.join(self.task.run_uri, METRICS), text.encode())
+        try:
+            storage.write_bytes(storage.join(self.task.run_uri, METRICS), text.encode())
+        except StorageError as error:
+            # Only this rank knows: it has to die, since the others wait for it in their report.
+            raise OSError(str(error)) from error
         state = {"loop": self.loop.state_dict(), "epoch": epoch, "history": json.dumps(self.history)}
         with tempfile.TemporaryDirectory() as folder:
             torch.save(state, Path(folder) / STATE)
@@ -167,4 +171,4 @@ class _Worker:
 
     def _say(self, line: str) -> None:
         if self.rank == 0:
-            ray.get_actor(self.task.announcer).say.remote(line)
+            self.task.announcer.say.remote(line)
