@@ -50,14 +50,15 @@ class ManifestError(InputError):
     def __init__(self, uri: str, problems: Sequence[str]) -> None:
         self.uri = uri
         self.problems = tuple(problems)
+        super().__init__(uri, self.problems)
+
+    def __str__(self) -> str:
         lines = [f"  - {problem}" for problem in self.problems[: self.shown]]
         if len(self.problems) > self.shown:
-            lines.append(f"  - ... and {len(self.problems) - self.shown} more")
+            hidden = len(self.problems) - self.shown
+            lines.append(f"  - ... and {hidden} more; `derm-ray data validate` lists all")
         noun = "problem" if len(self.problems) == 1 else "problems"
-        super().__init__(f"{uri}: {len(self.problems)} {noun} in this manifest:\n" + "\n".join(lines))
-
-    def __reduce__(self) -> tuple[type["ManifestError"], tuple[str, tuple[str, ...]]]:
-        return type(self), (self.uri, self.problems)
+        return f"{self.uri}: {len(self.problems)} {noun} in this manifest:\n" + "\n".join(lines)
 
 
 class StorageError(InputError):
@@ -82,6 +83,7 @@ class ImageErrorCode(StrEnum):
     NOT_AN_IMAGE = "not_an_image"
     TOO_MANY_PIXELS = "too_many_pixels"
     CORRUPT = "corrupt"
+    UNSUPPORTED = "unsupported"
 
 
 class ImageError(InputError):

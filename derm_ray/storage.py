@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import posixpath
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -57,10 +58,11 @@ def parent(uri: str) -> str:
 
 
 def resolve(uri: str, base: str) -> str:
-    """Resolve a possibly relative URI against the folder ``base``."""
+    """Resolve a possibly relative URI, also with ``.`` and ``..``, against the folder ``base``."""
     if scheme(uri) or uri.startswith("/"):
         return uri
-    return join(base, uri)
+    protocol, separator, path = base.rpartition("://")
+    return protocol + separator + posixpath.normpath(posixpath.join(path, uri))
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -91,6 +93,8 @@ def explained(uri: str) -> Iterator[None]:
     except Exception as error:
         if not _is_storage_failure(error):
             raise
+        if is_local(uri):
+            raise StorageError(f"{uri}: {error}. Check the disk and the path.") from error
         raise StorageError(
             f"{uri}: storage unreachable ({type(error).__name__}: {error}). "
             "Check the network, the endpoint (AWS_ENDPOINT_URL) and the credentials."

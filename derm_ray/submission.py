@@ -1,6 +1,8 @@
 """Sending a command to a cluster as a Ray Job."""
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ray.job_submission import JobStatus, JobSubmissionClient
 
@@ -27,11 +29,12 @@ def submit(address: str, command: str, arguments: list[str], submission_id: str 
     """
     if command not in COMMANDS:
         raise ConfigError(unknown_name("command", command, COMMANDS))
-    client = _connect(address)
-    if submission_id is not None and submission_id in {job.submission_id for job in client.list_jobs()}:
-        return submission_id
-    entrypoint = shlex.join(["derm-ray", command, *arguments, "--json"])
-    return str(client.submit_job(entrypoint=entrypoint, submission_id=submission_id))
+    with _explained(address):
+        client = JobSubmissionClient(address)
+        if submission_id is not None and submission_id in {job.submission_id for job in client.list_jobs()}:
+            return submission_id
+        entrypoint = shlex.join(["derm-ray", command, *arguments, "--json"])
+        return str(client.submit_job(entrypoint=entrypoint, submission_id=submission_id))
 
 
 def follow(address: str, job_id: str) -> tuple[str, str]:
@@ -40,16 +43,18 @@ def follow(address: str, job_id: str) -> tuple[str, str]:
     Raises:
         StorageError: the cluster cannot be reached.
     """
-    client = _connect(address)
-    status: JobStatus = client.get_job_status(job_id)
-    return str(status.value), str(client.get_job_logs(job_id))
+    with _explained(address):
+        client = JobSubmissionClient(address)
+        status: JobStatus = client.get_job_status(job_id)
+        return str(status.value), str(client.get_job_logs(job_id))
 
 
-def _connect(address: str) -> JobSubmissionClient:
+@contextmanager
+def _explained(address: str) -> Iterator[None]:
     try:
-        return JobSubmissionClient(address)
+        yield
     except (ConnectionError, RuntimeError) as error:
         raise StorageError(
-            f"{address}: no Ray cluster answers there ({str(error).splitlines()[0]}). "
+            f"{address}: no Ray cluster takes jobs there ({str(error).splitlines()[0]}). "
             "Give the jobs URL, usually http://HEAD:8265."
         ) from error

@@ -1,1 +1,1 @@
-"""What Ray Jobs run: the same arguments as the command line, one JSON line as the result."""
+"""Entry points for job files, such as a KubeRay RayJob: the command line's arguments, one JSON line as the result."""

@@ -70,10 +70,19 @@ def validate(
     """Check a manifest's rules; all problems are listed at once."""
     from derm_ray.data.manifest import read_manifest
     from derm_ray.data.validation import validate as check
+    from derm_ray.errors import ManifestError
+    from derm_ray.vocabulary import Split
     from derm_ray.vocabulary import label_set as find
 
     read = read_manifest(manifest)
-    check(read, find(label_set) if label_set else None, for_training=training)
+    try:
+        check(read, find(label_set) if label_set else None, complete=(*Split, None) if training else ())
+    except ManifestError as error:
+        if not as_json:
+            error.shown = len(error.problems)
+            raise
+        emit({"manifest": manifest, "pairs": len(read), "valid": False, "problems": error.problems}, "", as_json=True)
+        raise typer.Exit(error.exit_code) from error
     emit(
         {"manifest": manifest, "pairs": len(read), "valid": True},
         f"{manifest}: {len(read)} pairs, valid",

@@ -15,12 +15,13 @@ def serve(
     host: Annotated[str, typer.Option("--host", help="Loopback only, unless you put a proxy before it.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
     replicas: Annotated[int, typer.Option("--replicas", min=1, help="Of the model.")] = 1,
+    gpu: Annotated[bool, typer.Option("--gpu/--no-gpu", help="One GPU per replica.")] = False,
     engine: EngineOption = "auto",
 ) -> None:
     """Serve a model on this machine until Ctrl-C."""
     from derm_ray.serving.deployment import endpoint
 
-    with endpoint(model, engine=engine, host=host, port=port, replicas=replicas) as url:
+    with endpoint(model, engine=engine, host=host, port=port, replicas=replicas, use_gpu=gpu) as url:
         typer.echo(f"listening on {url}\n  curl -F clinical=@clinical.jpg -F dermoscopy=@dermoscopy.jpg {url}/v1/score")
         typer.echo(f"{RESEARCH_NOTICE} Ctrl-C ends it.")
         ended = threading.Event()

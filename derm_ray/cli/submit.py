@@ -15,7 +15,9 @@ def submit(
     job_id: Annotated[
         str | None, typer.Option("--id", help="Name of the job; submitting it again is no new job.")
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for its end, print its log, exit as it did.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for its end and print its log; exit code 1 unless it succeeded.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a command on a cluster as a Ray Job: derm-ray submit score --address URL -- --model ... --input ..."""

@@ -3,12 +3,15 @@
 import io
 import warnings
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from derm_ray import storage
 from derm_ray.errors import ImageError, ImageErrorCode, StorageError
 
 MAX_PIXELS = 50_000_000
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000")
+"""What is accepted; untrusted bytes reach no other decoder."""
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -18,14 +21,14 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     applied; other modes are converted.
 
     Args:
-        data: an encoded image (JPEG, PNG and whatever else Pillow reads).
+        data: an encoded image of one of :data:`FORMATS`; of an animation the first frame counts.
         max_pixels: largest width x height accepted.
 
     Returns:
         An upright image of mode RGB (8 bits a channel, 0..255).
 
     Raises:
-        ImageError: with the code ``empty``, ``not_an_image``, ``too_many_pixels`` or ``corrupt``.
+        ImageError: with the code ``empty``, ``not_an_image``, ``too_many_pixels``, ``unsupported`` or ``corrupt``.
     """
     if not data:
         raise ImageError(ImageErrorCode.EMPTY, "the file is empty")
@@ -33,7 +36,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         with warnings.catch_warnings():
             # Pillow's own limits only warn below twice their size; ours is the one that counts.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         raise ImageError(ImageErrorCode.NOT_AN_IMAGE, "not an image of a known format") from error
     except Image.DecompressionBombError as error:
@@ -52,6 +55,10 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         upright = ImageOps.exif_transpose(image)
     except Exception as error:
         raise ImageError(ImageErrorCode.CORRUPT, f"damaged or truncated: {error}") from error
+    if upright.mode.startswith("I;16"):
+        upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+    elif upright.mode in ("I", "F"):
+        raise ImageError(ImageErrorCode.UNSUPPORTED, f"32-bit pixels (mode {upright.mode}) have no known range")
     return upright.convert("RGB")
 
 

@@ -1,6 +1,7 @@
 """The manifest: one row per lesion pair, as Parquet, CSV or JSON Lines at any fsspec URI."""
 
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -102,6 +103,21 @@ class Manifest:
         return moved
 
 
+def require_split(manifest: Manifest, split: Split) -> Manifest:
+    """Return the pairs of one split.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    chosen = manifest.select(split)
+    if not len(chosen):
+        raise ConfigError(
+            f"{manifest.uri}: no pair in split {split!s}. Run `derm-ray data split`; where it leaves a part empty "
+            "(diagnoses with fewer than three lesions go to train), add lesions or fill the column yourself."
+        )
+    return chosen
+
+
 def _suffix(uri: str) -> str:
     for suffix in _SUFFIXES:
         if uri.lower().endswith(suffix):
@@ -133,8 +149,10 @@ def conform(table: pa.Table, uri: str) -> Manifest:
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
         try:
+            if pa.types.is_integer(field.type) and not pa.types.is_integer(column.type):
+                column = column.cast(pa.float64())  # text and floats such as 3.0
             arrays.append(_blank_to_null(column.cast(field.type)))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        except pa.ArrowException as error:
             problems.append(f"column {name!r} is not {field.type}: {error}")
     if problems:
         raise ManifestError(uri, problems)
@@ -168,13 +186,25 @@ def read_manifest(uri: str) -> Manifest:
         if suffix == ".parquet":
             table = pq.read_table(BytesIO(data))
         elif suffix == ".csv":
-            frame = pd.read_csv(BytesIO(data), dtype=_TEXT_COLUMNS, keep_default_na=False, na_values=[""])
-            table = pa.Table.from_pandas(frame, preserve_index=False)
+            table = parse_csv(data)
         else:
             table = _parse_jsonl(data)
-    except (ValueError, pa.ArrowInvalid) as error:
+    except (ValueError, pa.ArrowException, pd.errors.ParserWarning) as error:
         raise ManifestError(uri, [f"cannot be parsed as {suffix[1:]}: {error}"]) from error
     return conform(table, storage.absolute(uri))
+
+
+def parse_csv(data: bytes) -> pa.Table:
+    """Return a CSV as a table of text columns, empty cells null; :func:`conform` gives the known ones their types.
+
+    Raises:
+        ValueError: it is no CSV.
+        pandas.errors.ParserWarning: a row has more cells than the header.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        frame = pd.read_csv(BytesIO(data), dtype=str, index_col=False, keep_default_na=False, na_values=[""])
+    return pa.Table.from_pandas(frame, preserve_index=False)
 
 
 def _parse_jsonl(data: bytes) -> pa.Table:
@@ -186,9 +216,6 @@ def _parse_jsonl(data: bytes) -> pa.Table:
     return pa.table({name: [row.get(name) for row in rows] for name in names})
 
 
-_TEXT_COLUMNS = {field.name: "string" for field in SCHEMA if pa.types.is_string(field.type)}
-
-
 def write_manifest(manifest: Manifest, uri: str) -> None:
     """Write a manifest atomically, in the format its name ends in."""
     suffix = _suffix(uri)
@@ -198,7 +225,8 @@ def write_manifest(manifest: Manifest, uri: str) -> None:
     elif suffix == ".csv":
         manifest.table.to_pandas(types_mapper=_integers).to_csv(sink, index=False)
     else:
-        manifest.table.to_pandas(types_mapper=_integers).to_json(sink, orient="records", lines=True)
+        for row in manifest.table.to_pylist():
+            sink.write(json.dumps(row, ensure_ascii=False, default=str).encode() + b"\n")
     storage.write_bytes(uri, sink.getvalue())
 
 

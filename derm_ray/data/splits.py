@@ -31,7 +31,7 @@ def split_manifest(
     """Split 7:3 into train and test by patient (lesion where unknown), then take 15% of train as val.
 
     Lesions that share a patient, and pairs that share a lesion, stay together. The draw is stratified by
-    diagnosis so that rare classes reach every part; a diagnosis with fewer than three groups goes to train.
+    diagnosis; a diagnosis with fewer than three groups goes to train, and one with a few may miss val.
     The result depends on the seed and the set of rows, not on their order.
     Source: Ge et al. 2017, section 3 (7:3); val is ours, for checkpoint choice and calibration.
     """
@@ -58,6 +58,8 @@ def split_manifest(
         for index, name in enumerate(shuffled):
             part = Split.TEST if index < tests else Split.VAL if index < tests + vals else Split.TRAIN
             assigned[name] = part
+    empty = [part for part in Split if part not in assigned.values()]
+    warnings += [f"no lesion is in {part}: there are too few; add some, or fill the column yourself." for part in empty]
     return SplitResult(manifest.with_column("split", [assigned[g] for g in groups]), tuple(warnings))
 
 

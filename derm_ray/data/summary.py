@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import asdict, dataclass
+from statistics import median
 from typing import Any
 
 from derm_ray.data.manifest import Manifest
@@ -82,7 +83,7 @@ def summarize(manifest: Manifest) -> ManifestSummary:
         sexes=_count(columns["sex"]),
         sites=_count(columns["site"]),
         skin_tones=dict(sorted(_count(tones).items())),
-        age_years=(ages[0], ages[len(ages) // 2], ages[-1]) if ages else None,
+        age_years=(ages[0], median(ages), ages[-1]) if ages else None,
     )
 
 

@@ -1,42 +1,43 @@
 """The manifest's rules, all checked before any work starts."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from derm_ray.data.manifest import Manifest
 from derm_ray.errors import ManifestError, unknown_name
 from derm_ray.vocabulary import LabelSet, Split
 
-SEXES = ("female", "male")
 SKIN_TONE_SCALES = {"milk": (0, 5), "fitzpatrick": (1, 6), "monk": (1, 10)}
 
 
-def validate(manifest: Manifest, label_set: LabelSet | None = None, *, for_training: bool = False) -> None:
+def validate(manifest: Manifest, label_set: LabelSet | None = None, *, complete: Collection[str | None] = ()) -> None:
     """Check a manifest's rules.
 
     Args:
-        manifest: what to check.
+        manifest: what to check, whole: a group in two splits shows only there.
         label_set: if given, every diagnosis present must belong to it.
-        for_training: also require both images and a diagnosis in every row.
+        complete: values of ``split`` whose rows must have both images and a diagnosis; where given, only those
+            rows' diagnoses are checked.
 
     Raises:
         ManifestError: one line for every problem, with row numbers counted from 1 (the header not counted).
     """
-    problems = list(find_problems(manifest, label_set, for_training=for_training))
+    problems = list(find_problems(manifest, label_set, complete=complete))
     if problems:
         raise ManifestError(manifest.uri, problems)
 
 
 def find_problems(
-    manifest: Manifest, label_set: LabelSet | None = None, *, for_training: bool = False
+    manifest: Manifest, label_set: LabelSet | None = None, *, complete: Collection[str | None] = ()
 ) -> Iterator[str]:
     """Yield every broken rule as a line; see :func:`validate`."""
     if len(manifest) == 0:
         yield "no rows"
     yield from _identities(manifest)
-    yield from _images(manifest, for_training=for_training)
+    needed = [split in complete for split in manifest.column("split")]
+    yield from _images(manifest, needed)
     if label_set is not None:
-        yield from _diagnoses(manifest, label_set, for_training=for_training)
+        yield from _diagnoses(manifest, label_set, needed)
     yield from _splits(manifest)
     yield from _attributes(manifest)
 
@@ -57,22 +58,24 @@ def _identities(manifest: Manifest) -> Iterator[str]:
             yield f"{where}: pair_id {pair_id!r} stands {count} times; it must be unique"
 
 
-def _images(manifest: Manifest, *, for_training: bool) -> Iterator[str]:
-    uris = zip(manifest.column("clinical_uri"), manifest.column("dermoscopy_uri"), strict=True)
-    for row, (clinical, dermoscopy) in enumerate(uris):
+def _images(manifest: Manifest, needed: list[bool]) -> Iterator[str]:
+    for row, pair in enumerate(manifest.pairs()):
+        clinical, dermoscopy = pair.clinical_uri, pair.dermoscopy_uri
         if clinical is None and dermoscopy is None:
             yield f"{_rows([row])}: neither clinical_uri nor dermoscopy_uri is given"
         elif clinical == dermoscopy:
             yield f"{_rows([row])}: clinical_uri and dermoscopy_uri are the same file, {clinical}"
-        elif for_training and (clinical is None or dermoscopy is None):
+        elif needed[row] and (clinical is None or dermoscopy is None):
             absent = "clinical_uri" if clinical is None else "dermoscopy_uri"
             yield f"{_rows([row])}: {absent} is empty; training needs both images"
 
 
-def _diagnoses(manifest: Manifest, label_set: LabelSet, *, for_training: bool) -> Iterator[str]:
+def _diagnoses(manifest: Manifest, label_set: LabelSet, needed: list[bool]) -> Iterator[str]:
     for row, diagnosis in enumerate(manifest.column("diagnosis")):
+        if any(needed) and not needed[row]:
+            continue
         if diagnosis is None:
-            if for_training:
+            if needed[row]:
                 yield f"{_rows([row])}: diagnosis is empty; training needs one"
         elif diagnosis not in label_set.class_names:
             yield f"{_rows([row])}: " + unknown_name(f"{label_set.name} diagnosis", diagnosis, label_set.class_names)
@@ -95,12 +98,10 @@ def _splits(manifest: Manifest) -> Iterator[str]:
 
 
 def _attributes(manifest: Manifest) -> Iterator[str]:
-    columns = (manifest.table[name].to_pylist() for name in ("age_years", "sex", "skin_tone", "skin_tone_scale"))
-    for row, (age, sex, tone, scale) in enumerate(zip(*columns, strict=True)):
+    columns = (manifest.table[name].to_pylist() for name in ("age_years", "skin_tone", "skin_tone_scale"))
+    for row, (age, tone, scale) in enumerate(zip(*columns, strict=True)):
         if age is not None and not 0 <= age <= 130:
             yield f"{_rows([row])}: age_years {age:g} is outside 0..130"
-        if sex is not None and sex not in SEXES:
-            yield f"{_rows([row])}: " + unknown_name("sex", sex, SEXES)
         if scale is not None and scale not in SKIN_TONE_SCALES:
             yield f"{_rows([row])}: " + unknown_name("skin_tone_scale", scale, tuple(SKIN_TONE_SCALES))
         elif tone is not None:

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from derm_ray import RESEARCH_NOTICE, __version__
-from derm_ray.data.manifest import Manifest
+from derm_ray.data.manifest import Manifest, require_split
 from derm_ray.data.preprocessing import PairPixels, load_pairs
 from derm_ray.data.validation import validate
-from derm_ray.errors import ConfigError, ImageError, ManifestError
+from derm_ray.errors import ImageError, ManifestError
 from derm_ray.evaluation.comparison import RESAMPLES, Interval, bootstrap
 from derm_ray.evaluation.metrics import Labels, class_metrics, confusion_matrix
 from derm_ray.evaluation.tasks import task_metrics
@@ -123,10 +123,8 @@ def evaluate(
         ConfigError: the split is empty.
     """
     label_set = predictor.bundle.label_set
-    chosen = manifest.select(split)
-    if not len(chosen):
-        raise ConfigError(f"{manifest.uri}: no pair in split {split!s}. Run `derm-ray data split` first.")
-    validate(chosen, label_set, for_training=True)
+    validate(manifest, label_set, complete=(split,))
+    chosen = require_split(manifest, split)
     pairs = chosen.pairs()
     labels = np.array([label_set.class_names.index(str(pair.diagnosis)) for pair in pairs])
     scores = _predict(predictor, pairs, manifest.uri)

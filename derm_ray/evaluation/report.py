@@ -6,6 +6,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from derm_ray import RESEARCH_NOTICE, storage
+from derm_ray.errors import OutputExistsError
 from derm_ray.evaluation.comparison import Interval
 from derm_ray.evaluation.evaluate import Evaluation
 from derm_ray.evaluation.plots import confusion_plot, interval_plot
@@ -31,8 +32,16 @@ def write_evaluation(evaluation: Evaluation, out_uri: str) -> tuple[str, str]:
 
     Returns:
         The URIs of both.
+
+    Raises:
+        OutputExistsError: the evaluation of another model or manifest lies there.
     """
     json_uri, html_uri = storage.join(out_uri, JSON_NAME), storage.join(out_uri, HTML_NAME)
+    if storage.exists(json_uri):
+        before = storage.read_json(json_uri)["provenance"]
+        for key in ("model_digest", "manifest_digest"):
+            if before[key] != evaluation.provenance[key]:
+                raise OutputExistsError(f"{out_uri} holds an evaluation with another {key}. Choose another --out.")
     storage.write_json(json_uri, evaluation.to_json())
     storage.write_bytes(html_uri, render_html(evaluation).encode())
     return json_uri, html_uri

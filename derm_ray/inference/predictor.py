@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
 
 from derm_ray.bundle import Bundle
 from derm_ray.data.preprocessing import PairPixels
@@ -17,11 +18,19 @@ class Predictor:
         bundle: the model.
         engine: an engine or the name of one.
         batch_size: most pairs in one forward pass.
+        device: of an engine given by name; ``None`` is the first GPU, or the CPU.
     """
 
-    def __init__(self, bundle: Bundle, engine: Engine | str = "auto", *, batch_size: int = 32) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        engine: Engine | str = "auto",
+        *,
+        batch_size: int = 32,
+        device: torch.device | None = None,
+    ) -> None:
         self.bundle = bundle
-        self.engine = make_engine(bundle, engine) if isinstance(engine, str) else engine
+        self.engine = make_engine(bundle, engine, device) if isinstance(engine, str) else engine
         self.batch_size = batch_size
         classes = bundle.label_set.class_names
         self._groups = {task.name: [classes.index(name) for name in task.positive] for task in bundle.label_set.tasks()}

@@ -39,7 +39,10 @@ def examine() -> Iterator[Finding]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "none: training and scoring run on CPU"
     yield Finding("GPU", name)
     bf16 = hardware_has_bf16(device)
-    yield Finding("bf16", f"{'in hardware' if bf16 else 'not in hardware'} ({device.type})", "" if bf16 else _NO_BF16)
+    yield Finding(
+        "bf16",
+        f"{'in hardware' if bf16 else 'not in hardware: fp32 is used, two to three times slower'} ({device.type})",
+    )
     if os.path.isdir(SHARED_MEMORY):
         free = shutil.disk_usage(SHARED_MEMORY).free
         yield Finding("shared memory", _gib(free), "" if free >= MIN_SHARED_MEMORY else _SMALL_SHM)
@@ -47,7 +50,6 @@ def examine() -> Iterator[Finding]:
     yield Finding("disk here", _gib(free), "" if free >= MIN_DISK else "free some, checkpoints need 0.2 GiB each")
 
 
-_NO_BF16 = "the engine torch (fp32) is used; expect two to three times the time"
 _SMALL_SHM = "Ray's object store lives there; give the container --shm-size=2g"
 
 

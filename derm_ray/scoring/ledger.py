@@ -39,6 +39,18 @@ class Run:
         return [shard for shard in self.shards if shard.part_name not in there]
 
 
+def _is_foreign(uri: str) -> bool:
+    """Tell whether a file is none that a start cut short may have left."""
+    name = uri.rpartition("/")[2]
+    return name != MANIFEST and not name.endswith(".tmp")
+
+
+def recorded_engine(out_uri: str) -> str | None:
+    """Return the engine of the run that lies in a folder, if there is one."""
+    run_uri = storage.join(out_uri, RUN)
+    return str(storage.read_json(run_uri)["engine"]) if storage.exists(run_uri) else None
+
+
 def open_run(out_uri: str, manifest: Manifest, description: dict[str, Any], shard_size: int) -> Run:
     """Begin a run in a folder, or continue the one that lies there.
 
@@ -65,7 +77,7 @@ def open_run(out_uri: str, manifest: Manifest, description: dict[str, Any], shar
                 "or another --out."
             )
     else:
-        if storage.list_files(out_uri):
+        if any(_is_foreign(uri) for uri in storage.list_files(out_uri)):
             raise OutputExistsError(f"{out_uri} holds files that are no scoring run. Choose another --out.")
         freeze_manifest(manifest, run.manifest_uri, shard_size)
         storage.write_json(run_uri, whole)

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import ray
 import ray.data
 import ray.exceptions
+import torch
 
 from derm_ray import __version__, runtime, storage
 from derm_ray.bundle import load_bundle
@@ -17,7 +19,7 @@ from derm_ray.data.validation import validate
 from derm_ray.errors import DermRayError, ScoringError
 from derm_ray.inference.engines import resolve_engine
 from derm_ray.observability import Progress
-from derm_ray.scoring.ledger import SUCCESS, Run, open_run
+from derm_ray.scoring.ledger import SUCCESS, Run, open_run, recorded_engine
 from derm_ray.scoring.reconcile import Reconciliation, reconcile, seal
 from derm_ray.scoring.scorer import ShardOutcome, ShardScorer
 from derm_ray.scoring.shards import SHARD_SIZE, Shard
@@ -81,22 +83,24 @@ def score(
         "derm_ray_version": __version__,
         "model_digest": model.model_digest,
         "label_set": model.label_set.name,
-        "engine": resolve_engine(engine),
+        "engine": _engine(engine, out_uri, use_gpu=use_gpu, address=address),
         "branches": branches,
     }
     run = open_run(out_uri, manifest, description, shard_size)
     missing = run.missing()
     if missing:
         cpus = max(1, runtime.machine_cpus() // replicas)
-        with runtime.ray_session(address, num_cpus=replicas * cpus + 1):
+        with runtime.ray_session(address, num_cpus=replicas * cpus + 1) as session:
+            cpus = session.cpus_each(cpus)
+            session.require(cpus=replicas * cpus, gpus=replicas if use_gpu else 0)
             scorer = {
                 "model_uri": model_uri,
                 "engine": description["engine"],
                 "manifest_uri": run.manifest_uri,
                 "out_uri": run.out_uri,
                 "branches": branches,
+                "use_gpu": use_gpu,
             }
-            cpus = cpus if runtime.is_local_ray() else 1
             outcomes = _outcomes(missing, scorer, replicas=replicas, cpus=cpus, use_gpu=use_gpu)
             _follow(run, outcomes, sum(shard.stop - shard.start for shard in missing))
     counts = reconcile(run)
@@ -104,6 +108,20 @@ def score(
     if missing or not storage.exists(storage.join(run.out_uri, SUCCESS)):
         seal(run, counts, seconds)
     return ScoringResult(run.out_uri, counts, len(run.shards) - len(missing), seconds)
+
+
+def _engine(name: str, out_uri: str, *, use_gpu: bool, address: str | None) -> str:
+    """Resolve ``auto`` once per run: a resume takes what was recorded, a GPU is asked where it is."""
+    if name != "auto":
+        return resolve_engine(name)
+    if recorded := recorded_engine(out_uri):
+        return recorded
+    if not use_gpu:
+        return resolve_engine(name, torch.device("cpu"))
+    with runtime.ray_session(address) as session:
+        session.require(cpus=1, gpus=1)
+        asked = ray.remote(num_cpus=1, num_gpus=1)(resolve_engine).remote(name, torch.device("cuda"))
+        return str(ray.get(asked))
 
 
 class _ScoringActor:

@@ -9,11 +9,12 @@ from io import BytesIO
 from typing import Any
 
 import pyarrow.parquet as pq
+import torch
 
 from derm_ray import __version__, storage
 from derm_ray.bundle import load_bundle
 from derm_ray.data.preprocessing import PairPixels, load_pairs
-from derm_ray.errors import ImageError
+from derm_ray.errors import ImageError, ImageErrorCode, StorageError
 from derm_ray.inference.engines import Engine
 from derm_ray.inference.predictor import Predictor
 from derm_ray.scoring.schema import score_table
@@ -53,6 +54,7 @@ class ShardScorer:
         manifest_uri: the run's copy of the manifest.
         out_uri: folder of the parts.
         branches: also write the probabilities of every prediction kind.
+        use_gpu: run on the GPU; otherwise on CPU, also where a GPU is visible.
         batch_size: pairs per forward pass.
     """
 
@@ -64,9 +66,11 @@ class ShardScorer:
         out_uri: str,
         *,
         branches: bool = False,
+        use_gpu: bool = False,
         batch_size: int = 32,
     ) -> None:
-        self._predictor = Predictor(load_bundle(model_uri), engine, batch_size=batch_size)
+        device = torch.device("cuda" if use_gpu else "cpu")
+        self._predictor = Predictor(load_bundle(model_uri), engine, batch_size=batch_size, device=device)
         self._manifest_uri = manifest_uri
         self._out_uri = out_uri
         self._branches = branches
@@ -75,12 +79,16 @@ class ShardScorer:
         """Score a shard and write its part, atomically; a repetition overwrites its own part.
 
         Raises:
-            StorageError: manifest copy or output cannot be reached; images that cannot be used become rows.
+            StorageError: storage does not answer, for an image, the manifest copy or the output. Nothing is
+                written then, so that the shard is scored when storage is back; images that are missing,
+                forbidden or broken become rows.
         """
         started = time.perf_counter()
         pairs = read_shard(self._manifest_uri, shard)
         results: list[Prediction | ImageError] = []
         for loaded in self._load(pairs):
+            if outage := next((e for e in loaded if _is_outage(e)), None):
+                raise StorageError(str(outage))
             predictions = iter(self._predictor.predict([p for p in loaded if isinstance(p, PairPixels)]))
             results += [p if isinstance(p, ImageError) else next(predictions) for p in loaded]
         bundle = self._predictor.bundle
@@ -115,3 +123,7 @@ class ShardScorer:
                 loaded = following.result()
                 following = begin(start)
                 yield loaded
+
+
+def _is_outage(result: PairPixels | ImageError) -> bool:
+    return isinstance(result, ImageError) and result.code is ImageErrorCode.STORAGE

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from derm_ray import RESEARCH_NOTICE, __version__
 from derm_ray.data.preprocessing import PairPixels, Preprocessing, pixels_from_bytes
@@ -20,6 +21,7 @@ from derm_ray.vocabulary import Prediction, label_set
 logger = logging.getLogger(__name__)
 
 MAX_IMAGE_BYTES = 25_000_000
+MAX_BODY_BYTES = 2 * MAX_IMAGE_BYTES + 100_000
 PROBLEM_JSON = "application/problem+json"
 
 Scorer = Callable[[PairPixels], Awaitable[Prediction]]
@@ -77,7 +79,33 @@ def create_app(score_pair: Scorer, model: Model, spec: Preprocessing) -> FastAPI
         return to_score(await score_pair(pixels), pair_id, labels, model.model_digest)
 
     _add_problem_handlers(app)
+    app.add_middleware(BodyLimit)
     return app
+
+
+class BodyLimit:
+    """Refuses bodies that are too large, before they are stored anywhere."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Count what comes in, and answer 413 beyond the limit."""
+        declared = dict(scope.get("headers", ())).get(b"content-length", b"0")
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > MAX_BODY_BYTES:
+                raise HTTPException(413, "the request is too large")
+            return message
+
+        if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
+            await _problem(413, "too_large", "the request is too large")(scope, receive, send)
+        else:
+            await self._app(scope, counted, send)
 
 
 async def _read(upload: UploadFile | None) -> bytes | None:

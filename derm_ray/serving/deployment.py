@@ -6,6 +6,8 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
+import torch
 from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayError
@@ -31,8 +33,13 @@ REQUEST_TIMEOUT_S = 30.0
 class ModelReplica:
     """One predictor; requests that are waiting are answered in one forward pass."""
 
-    def __init__(self, model_uri: str, engine: str) -> None:
-        self._predictor = Predictor(load_bundle(model_uri), engine, batch_size=MAX_BATCH)
+    def __init__(self, model_uri: str, engine: str, use_gpu: bool) -> None:
+        bundle = load_bundle(model_uri)
+        device = torch.device("cuda" if use_gpu else "cpu")
+        self._predictor = Predictor(bundle, engine, batch_size=MAX_BATCH, device=device)
+        # The first pass is slow; it is over before Serve calls the replica ready.
+        blank = np.zeros((bundle.preprocessing.size, bundle.preprocessing.size, 3), np.uint8)
+        self._predictor.predict([PairPixels(blank, blank)])
 
     # No waiting: a batch is what has queued while the last one ran.
     @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=0.0)  # type: ignore[untyped-decorator]
@@ -61,7 +68,13 @@ class Ingress:
 
 @contextmanager
 def endpoint(
-    model_uri: str, *, engine: str = "auto", host: str = "127.0.0.1", port: int = 8000, replicas: int = 1
+    model_uri: str,
+    *,
+    engine: str = "auto",
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    replicas: int = 1,
+    use_gpu: bool = False,
 ) -> Iterator[str]:
     """Serve a model on this machine for the length of a block.
 
@@ -70,6 +83,7 @@ def endpoint(
         engine: name.
         host, port: where to listen.
         replicas: of the model.
+        use_gpu: one GPU per replica.
 
     Yields:
         The endpoint's URL, once it answers.
@@ -80,11 +94,12 @@ def endpoint(
     """
     model_uri = storage.absolute(model_uri)
     load_bundle(model_uri)
-    engine = resolve_engine(engine)
+    engine = resolve_engine(engine, torch.device("cuda" if use_gpu else "cpu"))
     _check_free(host, port)
     cpus = max(1, runtime.machine_cpus() // replicas)
     quiet = LoggingConfig(log_level="ERROR", enable_access_log=False)
-    with runtime.ray_session(num_cpus=replicas * cpus + 1):
+    with runtime.ray_session(num_cpus=replicas * cpus + 1, local=True) as session:
+        session.require(cpus=replicas, gpus=replicas if use_gpu else 0)
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         try:
             serve.start(
@@ -93,7 +108,7 @@ def endpoint(
                 logging_config=quiet,
             )
             serve.run(
-                _application(model_uri, engine, replicas=replicas, cpus=cpus),
+                _application(model_uri, engine, replicas=replicas, cpus=cpus, use_gpu=use_gpu),
                 name=APP,
                 route_prefix="/",
                 logging_config=quiet,
@@ -106,14 +121,14 @@ def endpoint(
             serve.shutdown()
 
 
-def _application(model_uri: str, engine: str, *, replicas: int, cpus: int) -> serve.Application:
+def _application(model_uri: str, engine: str, *, replicas: int, cpus: int, use_gpu: bool) -> serve.Application:
     """Return the deployments with their limits; a replica takes two batches, one running and one waiting."""
     model = serve.deployment(
         ModelReplica,
         num_replicas=replicas,
         max_ongoing_requests=2 * MAX_BATCH,
         max_queued_requests=MAX_QUEUED,
-        ray_actor_options={"num_cpus": cpus},
+        ray_actor_options={"num_cpus": cpus, "num_gpus": 1 if use_gpu else 0},
     )
     ingress = serve.deployment(
         serve.ingress()(Ingress),
@@ -121,7 +136,7 @@ def _application(model_uri: str, engine: str, *, replicas: int, cpus: int) -> se
         max_queued_requests=MAX_QUEUED,
         ray_actor_options={"num_cpus": 0},
     )
-    return ingress.bind(model.bind(model_uri, engine), model_uri, engine)
+    return ingress.bind(model.bind(model_uri, engine, use_gpu), model_uri, engine)
 
 
 def _check_free(host: str, port: int) -> None:

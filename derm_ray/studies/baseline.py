@@ -10,10 +10,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from derm_ray.data.manifest import Manifest
+from derm_ray.data.manifest import Manifest, require_split
 from derm_ray.data.preprocessing import PairPixels, Pixels, Preprocessing, load_pairs
 from derm_ray.data.validation import validate
-from derm_ray.errors import ConfigError, ManifestError
+from derm_ray.errors import ManifestError
 from derm_ray.evaluation.evaluate import figures
 from derm_ray.inference.precision import autocast, default_device, normalise, resolve_precision, to_device
 from derm_ray.models.trunks import DEFAULT_TAP, Trunk
@@ -55,15 +55,13 @@ def run_baseline(
     Raises:
         ManifestError, ConfigError, StorageError: the input is not fit.
     """
-    validate(manifest, labels, for_training=True)
+    validate(manifest, labels, complete=tuple(Split))
     trunk = Trunk("vgg16", DEFAULT_TAP["vgg16"])
     load_trunk_weights(trunk, init_weights)
     features: dict[Split, tuple[Features, Features]] = {}
     truth: dict[Split, npt.NDArray[np.int64]] = {}
     for split in Split:
-        chosen = manifest.select(split)
-        if not len(chosen):
-            raise ConfigError(f"{manifest.uri}: no pair in split {split!s}. Run `derm-ray data split` first.")
+        chosen = require_split(manifest, split)
         features[split] = _extract(trunk, chosen.pairs(), manifest.uri, Preprocessing(size))
         truth[split] = np.array([labels.class_names.index(str(d)) for d in chosen.column("diagnosis")])
     kinds: dict[PredictionKind, dict[str, float]] = {}

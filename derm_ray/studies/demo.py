@@ -3,11 +3,12 @@
 import logging
 from dataclasses import dataclass
 
-from derm_ray import storage
+from derm_ray import __version__, storage
 from derm_ray.bundle import load_bundle
 from derm_ray.data.manifest import write_manifest
 from derm_ray.data.splits import split_manifest
 from derm_ray.data.synthetic import synthesize
+from derm_ray.errors import OutputExistsError
 from derm_ray.evaluation.evaluate import Evaluation, evaluate
 from derm_ray.evaluation.report import write_evaluation
 from derm_ray.inference.predictor import Predictor
@@ -18,6 +19,7 @@ from derm_ray.vocabulary import PAPER15
 
 logger = logging.getLogger(__name__)
 
+MARKER = "_DEMO.json"
 PAIRS = 600
 EPOCHS = 8
 WORKERS = 2
@@ -51,12 +53,16 @@ def run_demo(out_uri: str, *, pairs: int = PAIRS, epochs: int = EPOCHS) -> DemoR
         epochs: of training.
 
     Raises:
-        OutputExistsError: a part of the folder holds something else.
+        OutputExistsError: the folder holds something else.
     """
     out_uri = storage.absolute(out_uri)
+    marker_uri = storage.join(out_uri, MARKER)
+    if storage.exists(marker_uri):
+        storage.remove_tree(out_uri)
+    elif storage.list_files(out_uri):
+        raise OutputExistsError(f"{out_uri} holds files that are no demo. Choose another --out.")
+    storage.write_json(marker_uri, {"derm_ray_version": __version__})
     data_uri, runs_uri, scores_uri = (storage.join(out_uri, name) for name in ("data", "runs", "scores"))
-    for uri in (data_uri, storage.join(runs_uri, "demo"), scores_uri):
-        storage.remove_tree(uri)
     logger.info("1/4  drawing %d synthetic lesion pairs", pairs)
     manifest = split_manifest(synthesize(data_uri, pairs, PAPER15)).manifest
     write_manifest(manifest, manifest.uri)

@@ -31,7 +31,7 @@ class TrainConfig:
         epochs: passes over the training split.
         global_batch_size: pairs per optimiser step over all workers.
         learning_rate: SGD's, of the trunk.
-        head_learning_rate: of the layers that start from random weights.
+        head_learning_rate: of everything behind the trunks.
         lr_decay: factor on both after every epoch.
         momentum, weight_decay: SGD's.
         clip_norm: bound on the gradient's L2 norm; 0 turns it off.
@@ -48,7 +48,7 @@ class TrainConfig:
     trunk: Literal["vgg16", "tiny"] = "vgg16"
     head: Literal["gap", "fc"] = "fc"
     tap: str | None = None
-    size: Annotated[int, Field(ge=16)] = 224
+    size: Annotated[int, Field(ge=32)] = 224
     freeze: str = "none"
     loss: Literal["squared", "cross_entropy"] = "squared"
     alpha: NonNegative = 1.5

@@ -192,7 +192,7 @@ class TrainingLoop:
 
 
 def _parameter_groups(network: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
-    """Split what is trained into the trunks' layers and those that start from random weights."""
+    """Split what is trained into the trunks' layers and those behind them."""
     trunk = {id(p) for module in network.modules() if isinstance(module, Trunk) for p in module.parameters()}
     trained = [p for p in network.parameters() if p.requires_grad]
     groups: list[tuple[list[Tensor], float]] = [

@@ -16,7 +16,7 @@ from derm_ray.inference.predictor import Predictor
 from derm_ray.scoring.pipeline import score
 from derm_ray.training.config import make_config
 from derm_ray.training.run import train
-from derm_ray.vocabulary import PAPER15
+from derm_ray.vocabulary import PAPER15, Split
 
 pytestmark = pytest.mark.ray
 
@@ -30,7 +30,7 @@ def archive(ray_local: None, s3: str) -> Manifest:
     imported = import_folder(f"{s3}/archive/list.csv", PAPER15, f"{s3}/manifests/m.csv").manifest
     write_manifest(split_manifest(imported).manifest, f"{s3}/manifests/m.csv")
     manifest = read_manifest(f"{s3}/manifests/m.csv")
-    validate(manifest, PAPER15, for_training=True)
+    validate(manifest, PAPER15, complete=tuple(Split))
     return manifest
 
 

@@ -92,6 +92,8 @@ def test_other_settings_and_foreign_folders_are_refused(ray_local: None, pairs: 
     (tmp_path / "run" / "notes.txt").write_text("mine")
     with pytest.raises(OutputExistsError, match="no run of derm_ray"):
         train(EXACT, small(pairs), str(tmp_path), "run")
+    with pytest.raises(OutputExistsError, match="no run of derm_ray"):
+        train(EXACT, small(pairs), str(tmp_path), "run", overwrite=True)
     (tmp_path / "run" / "notes.txt").unlink()
     bad = small(pairs).with_column("clinical_uri", ["/nowhere/x.jpg"] * 100)
     with pytest.raises(InputError, match=r"pair SYN_\d+: /nowhere/x\.jpg: not found"):

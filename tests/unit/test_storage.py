@@ -15,7 +15,7 @@ def test_write_is_atomic_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", disk_full)
-    with pytest.raises(StorageError, match="No space left"):
+    with pytest.raises(StorageError, match=r"No space left on device\. Check the disk"):
         storage.write_bytes(str(target), b"new")
     assert target.read_bytes() == b"old"
     assert [path.name for path in target.parent.iterdir()] == ["file.bin"]
@@ -30,6 +30,7 @@ def test_missing_file_and_unknown_scheme_name_the_uri(tmp_path: Path) -> None:
 
 def test_relative_uris_resolve_against_the_manifest() -> None:
     assert storage.resolve("images/a.jpg", "s3://bucket/set") == "s3://bucket/set/images/a.jpg"
+    assert storage.resolve("../img/./a.jpg", "s3://bucket/set") == "s3://bucket/img/a.jpg"
     assert storage.resolve("s3://other/a.jpg", "s3://bucket/set") == "s3://other/a.jpg"
     assert storage.resolve("/data/a.jpg", "s3://bucket/set") == "/data/a.jpg"
     assert storage.parent("/data/set/m.csv") == "/data/set"

@@ -2,14 +2,12 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from io import BytesIO
 
 import pandas as pd
-import pyarrow as pa
 
 from derm_ray import storage
 from derm_ray.data.importers import ImportResult
-from derm_ray.data.manifest import SCHEMA, URI_COLUMNS, conform
+from derm_ray.data.manifest import URI_COLUMNS, conform, parse_csv
 from derm_ray.errors import ManifestError
 from derm_ray.vocabulary import LabelSet
 
@@ -25,19 +23,20 @@ def import_folder(source: str, label_set: LabelSet, out_uri: str) -> ImportResul
         StorageError: the CSV cannot be read.
         ManifestError: columns are missing, or images are not where they should be; all are listed.
     """
+    data = storage.read_bytes(source)
     try:
-        text = dict.fromkeys(("clinical", "dermoscopy", *_text_columns()), "string")
-        frame = pd.read_csv(BytesIO(storage.read_bytes(source)), dtype=text)
-    except ValueError as error:
+        table = parse_csv(data)
+    except (ValueError, pd.errors.ParserWarning) as error:
         raise ManifestError(source, [f"cannot be parsed as CSV: {error}"]) from error
-    frame = frame.rename(columns=RENAMED)
-    if not set(URI_COLUMNS) & set(frame.columns):
+    names = [RENAMED.get(name, name) for name in table.column_names]
+    if not set(URI_COLUMNS) & set(names):
         raise ManifestError(source, ["no column 'clinical' or 'dermoscopy' with image paths"])
-    if "diagnosis" in frame:
-        names = {d.title.casefold(): d.name for d in label_set.diagnoses}
-        frame["diagnosis"] = frame["diagnosis"].map(lambda v: names.get(v.casefold(), v), na_action="ignore")
-    relative = conform(pa.Table.from_pandas(frame, preserve_index=False), storage.absolute(source))
-    manifest = relative.absolute()
+    if twice := [name for name in URI_COLUMNS if names.count(name) > 1]:
+        raise ManifestError(source, [f"two columns for {name}; keep one" for name in twice])
+    manifest = conform(table.rename_columns(names), storage.absolute(source)).absolute()
+    titles = {d.title.casefold(): d.name for d in label_set.diagnoses}
+    diagnoses = [titles.get(d.casefold(), d) if d else None for d in manifest.column("diagnosis")]
+    manifest = manifest.with_column("diagnosis", diagnoses)
     uris = [(row + 1, uri) for name in URI_COLUMNS for row, uri in enumerate(manifest.column(name)) if uri]
     with ThreadPoolExecutor(16) as executor:
         there = list(executor.map(storage.exists, (uri for _, uri in uris)))
@@ -45,7 +44,3 @@ def import_folder(source: str, label_set: LabelSet, out_uri: str) -> ImportResul
     if missing:
         raise ManifestError(source, missing)
     return ImportResult(replace(manifest, uri=storage.absolute(out_uri)), found=len(manifest), left_out={})
-
-
-def _text_columns() -> list[str]:
-    return [field.name for field in SCHEMA if pa.types.is_string(field.type)]

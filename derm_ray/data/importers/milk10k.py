@@ -53,7 +53,9 @@ def import_milk10k(source: str, label_set: LabelSet, out_uri: str) -> ImportResu
         StorageError: a file is missing.
         ManifestError: a file lacks a column, or a lesion has more or other images than one of each modality.
     """
-    images = _table(source, "Metadata", ("lesion_id", "image_type", "isic_id", "age_approx", "sex", "skin_tone_class"))
+    images = _table(
+        source, "Metadata", ("lesion_id", "image_type", "isic_id", "age_approx", "sex", "skin_tone_class", "site")
+    )
     supplement = _table(source, "Supplement", ("isic_id", "diagnosis_full"))
     images = images.merge(supplement[["isic_id", "diagnosis_full"]], on="isic_id", how="left")
     images["modality"] = images["image_type"].map(MODALITIES)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from derm_ray import __version__, bundle, errors, runtime, storage
-from derm_ray.data.manifest import Manifest
+from derm_ray.data.manifest import Manifest, require_split
 from derm_ray.data.validation import validate
 from derm_ray.errors import ConfigError, OutputExistsError, TrainingError
 from derm_ray.models.networks import PairNetwork
@@ -27,7 +28,7 @@ from derm_ray.training.batches import check_batch_size
 from derm_ray.training.config import TrainConfig
 from derm_ray.training.run.feed import LabelledPairs
 from derm_ray.training.run.worker import STATE, WorkerTask, train_worker
-from derm_ray.vocabulary import Split, label_set
+from derm_ray.vocabulary import LabelSet, Split, label_set
 
 logger = logging.getLogger(__name__)
 
@@ -93,15 +94,19 @@ def train(
     labels = label_set(config.label_set)
     out_uri = storage.absolute(out_uri)
     run_uri = storage.join(out_uri, name)
-    splits = {split: _labelled(manifest, split, config) for split in (Split.TRAIN, Split.VAL)}
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ConfigError(f"--name {name!r}: use letters, digits, '_', '-' and '.', beginning with a letter or digit.")
+    validate(manifest, labels, complete=(Split.TRAIN, Split.VAL))
+    splits = {split: _labelled(manifest, split, labels) for split in (Split.TRAIN, Split.VAL)}
     check_batch_size(len(splits[Split.TRAIN]), config.global_batch_size, workers)
-    _claim(run_uri, _description(config, manifest, init_weights), overwrite=overwrite)
     network = _initial_network(config, init_weights)
     local_cpus = cpus_per_worker or max(1, runtime.machine_cpus() // workers)
     # Ray Data's decoding needs CPUs beside those that Ray Train reserves for its workers.
-    with runtime.ray_session(address, num_cpus=workers * local_cpus + max(2, runtime.machine_cpus() // 2)):
-        cpus = cpus_per_worker or (local_cpus if runtime.is_local_ray() else 1)
-        _explain_waiting(workers, cpus, use_gpu=use_gpu)
+    spare = max(2, runtime.machine_cpus() // 2)
+    with runtime.ray_session(address, num_cpus=workers * local_cpus + spare) as session:
+        cpus = cpus_per_worker or session.cpus_each(local_cpus)
+        session.require(cpus=workers * cpus + 1, gpus=workers if use_gpu else 0)
+        _claim(run_uri, _description(config, manifest, init_weights), overwrite=overwrite)
         with _announcer() as announcer:
             task = WorkerTask(
                 config=config,
@@ -110,6 +115,7 @@ def train(
                 train=ray.put(splits[Split.TRAIN]),
                 val=ray.put(splits[Split.VAL]),
                 announcer=announcer,
+                use_gpu=use_gpu,
             )
             result = _fit(task, out_uri, name, workers=workers, cpus=cpus, use_gpu=use_gpu, max_failures=max_failures)
     checkpoint, metrics = result.best_checkpoints[-1]
@@ -134,13 +140,8 @@ def train(
     return TrainResult(run_uri, storage.join(run_uri, BUNDLE), digest, int(metrics["epoch"]), figures)
 
 
-def _labelled(manifest: Manifest, split: Split, config: TrainConfig) -> LabelledPairs:
-    chosen = manifest.select(split)
-    if not len(chosen):
-        raise ConfigError(f"{manifest.uri}: no pair in split {split!s}. Run `derm-ray data split` first.")
-    labels = label_set(config.label_set)
-    validate(chosen, labels, for_training=True)
-    pairs = tuple(chosen.pairs())
+def _labelled(manifest: Manifest, split: Split, labels: LabelSet) -> LabelledPairs:
+    pairs = tuple(require_split(manifest, split).pairs())
     return LabelledPairs(pairs, tuple(labels.class_names.index(str(pair.diagnosis)) for pair in pairs))
 
 
@@ -156,9 +157,9 @@ def _description(config: TrainConfig, manifest: Manifest, init_weights: str | No
 
 def _claim(run_uri: str, description: dict[str, Any], *, overwrite: bool) -> None:
     """Make the run's folder ours: a new one, or one that the same recipe has left unfinished."""
-    if overwrite:
-        storage.remove_tree(run_uri)
     config_uri = storage.join(run_uri, CONFIG)
+    if overwrite and storage.exists(config_uri):
+        storage.remove_tree(run_uri)
     if storage.exists(storage.join(run_uri, BUNDLE, bundle.INDEX)):
         raise OutputExistsError(f"{run_uri} holds a finished run. Choose another --name, or give --overwrite.")
     if not storage.exists(config_uri):
@@ -192,15 +193,6 @@ def _initial_network(config: TrainConfig, init_weights: str | None) -> PairNetwo
     elif init_weights is not None:
         raise ConfigError("the tiny trunk is trained from scratch; leave --init-weights out, or choose trunk=vgg16.")
     return network
-
-
-def _explain_waiting(workers: int, cpus: int, *, use_gpu: bool) -> None:
-    """Say what is waited for where the cluster is too small now; an autoscaler may still add nodes."""
-    there = ray.cluster_resources()
-    wanted = {"CPU": workers * cpus + 1, **({"GPU": workers} if use_gpu else {})}
-    short = [f"{n} {kind}s, it has {there.get(kind, 0):g}" for kind, n in wanted.items() if there.get(kind, 0) < n]
-    if short:
-        logger.warning("the cluster is too small for this run (%s); waiting for it to grow.", "; ".join(short))
 
 
 class _Announcer:
@@ -275,7 +267,7 @@ def _fit(
 
 def _rebuilt(kind: type[errors.DermRayError], message: str, run_uri: str) -> errors.DermRayError:
     if issubclass(kind, TrainingError):
-        return TrainingError(f"{message} The last good checkpoint is kept in {run_uri}.")
+        return TrainingError(f"{message} Checkpoints of the epochs before are kept in {run_uri}.")
     return errors.InputError(message)
 
 

@@ -40,6 +40,7 @@ class WorkerTask:
         initial: reference to the initial state dict.
         train, val: references to the splits.
         announcer: the actor that carries progress lines to the driver.
+        use_gpu: run on the GPU that Ray assigned; otherwise on CPU, also where a GPU is visible.
     """
 
     config: TrainConfig
@@ -48,6 +49,7 @@ class WorkerTask:
     train: "ray.ObjectRef[LabelledPairs]"
     val: "ray.ObjectRef[LabelledPairs]"
     announcer: Any
+    use_gpu: bool
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, str] | None:
@@ -77,7 +79,7 @@ class _Worker:
         self.first_epoch = 0
         network = build_network(self.config.architecture, freeze=self.config.freeze, dropout=self.config.dropout)
         network.load_state_dict(ray.get(task.initial))
-        self.loop = TrainingLoop(self.config, network, get_device())
+        self.loop = TrainingLoop(self.config, network, get_device() if task.use_gpu else torch.device("cpu"))
         self._resume()
 
     def _resume(self) -> None:

@@ -59,6 +59,15 @@ def test_the_pixel_cap_is_checked_on_the_header() -> None:
         decode(encoded(gradient()), max_pixels=100)
 
 
+def test_sixteen_bits_keep_their_brightness() -> None:
+    ramp = np.tile(np.linspace(0, 65535, 64, dtype=np.uint16), (8, 1))
+    decoded = np.asarray(decode(encoded(Image.fromarray(ramp), "PNG")))
+    assert np.array_equal(decoded[0, :, 0], ramp[0] >> 8)
+    with pytest.raises(ImageError) as caught:
+        decode(encoded(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"))
+    assert caught.value.code is ImageErrorCode.UNSUPPORTED
+
+
 @pytest.mark.parametrize(
     ("data", "code"),
     [

@@ -34,7 +34,7 @@ def milk10k(tmp_path: Path) -> Path:
 
 def test_milk10k_as_paper15(milk10k: Path) -> None:
     result = import_milk10k(str(milk10k), PAPER15, str(milk10k / "m.parquet"))
-    validate(result.manifest, PAPER15, for_training=True)
+    validate(result.manifest, PAPER15, complete=(None,))
     assert result.manifest.column("diagnosis") == ["melanoma", "squamous_cell_carcinoma"]
     assert result.found == 3
     assert result.left_out == {"Trichoblastoma": 1}

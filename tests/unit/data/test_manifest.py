@@ -51,6 +51,12 @@ def test_bad_files_are_one_message_each(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("name\nx\n")
     with pytest.raises(ManifestError, match="no column 'lesion_id'"):
         read_manifest(str(tmp_path / "m.csv"))
+    (tmp_path / "m.csv").write_text("lesion_id,clinical_uri\n1,a.jpg,b.jpg\n")
+    with pytest.raises(ManifestError, match="cannot be parsed as csv"):
+        read_manifest(str(tmp_path / "m.csv"))
+    (tmp_path / "m.jsonl").write_text('{"lesion_id": "a"}\n{"lesion_id": 5}\n')
+    with pytest.raises(ManifestError, match="cannot be parsed as jsonl"):
+        read_manifest(str(tmp_path / "m.jsonl"))
     (tmp_path / "n.csv").write_text("lesion_id,age_years\nx,old\n")
     with pytest.raises(ManifestError, match="'age_years' is not double"):
         read_manifest(str(tmp_path / "n.csv"))

@@ -10,7 +10,7 @@ from derm_ray.vocabulary import PAPER15
 
 def test_pairs_are_valid_balanced_and_repeatable(tmp_path: Path) -> None:
     first, second = (synthesize(str(tmp_path / name), 30, PAPER15, seed=3) for name in "ab")
-    validate(first, PAPER15, for_training=True)
+    validate(first, PAPER15, complete=(None,))
     assert {sum(row.values()) for row in summarize(first).diagnoses.values()} == {2}
     for one, other in zip(first.pairs(), second.pairs(), strict=True):
         assert read_bytes(str(one.clinical_uri)) == read_bytes(str(other.clinical_uri))

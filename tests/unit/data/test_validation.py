@@ -11,12 +11,12 @@ from derm_ray.vocabulary import PAPER15
 GOOD = {"lesion_id": "L1", "clinical_uri": "a.jpg", "dermoscopy_uri": "b.jpg", "diagnosis": "melanoma"}
 
 
-def problems(*rows: dict[str, Any], for_training: bool = False) -> list[str]:
-    return list(find_problems(conform(pa.Table.from_pylist(list(rows)), "m.csv"), PAPER15, for_training=for_training))
+def problems(*rows: dict[str, Any], complete: tuple[str | None, ...] = ()) -> list[str]:
+    return list(find_problems(conform(pa.Table.from_pylist(list(rows)), "m.csv"), PAPER15, complete=complete))
 
 
 def test_a_good_row_has_no_problem() -> None:
-    assert problems(GOOD, for_training=True) == []
+    assert problems(GOOD, complete=(None,)) == []
 
 
 @pytest.mark.parametrize(
@@ -24,11 +24,11 @@ def test_a_good_row_has_no_problem() -> None:
     [
         ([GOOD, GOOD], "rows 1, 2: pair_id 'L1' stands 2 times"),
         ([GOOD | {"clinical_uri": None, "dermoscopy_uri": None}], "row 1: neither clinical_uri nor dermoscopy_uri"),
-        ([GOOD | {"dermoscopy_uri": "a.jpg"}], "are the same file, a.jpg"),
+        ([GOOD | {"dermoscopy_uri": "a.jpg"}], "/a.jpg"),
+        ([GOOD | {"dermoscopy_uri": "./b/../a.jpg"}], "are the same file"),
         ([GOOD | {"diagnosis": "melanome"}], "row 1: unknown paper15 diagnosis 'melanome'. Did you mean 'melanoma'?"),
         ([GOOD | {"split": "trian"}], "Did you mean 'train'?"),
         ([GOOD | {"age_years": 200.0}], "age_years 200 is outside 0..130"),
-        ([GOOD | {"sex": "femal"}], "Did you mean 'female'?"),
         ([GOOD | {"skin_tone": 3}], "skin_tone needs a skin_tone_scale"),
         ([GOOD | {"skin_tone": 6, "skin_tone_scale": "milk"}], "outside 0..5 of the milk scale"),
         ([GOOD | {"lesion_id": None, "pair_id": "x"}], "must not be empty"),
@@ -48,7 +48,13 @@ def test_a_group_in_two_splits_is_found(column: str) -> None:
 def test_training_needs_both_images_and_a_diagnosis() -> None:
     bare = GOOD | {"clinical_uri": None, "diagnosis": None}
     assert problems(bare) == []
-    assert len(problems(bare, for_training=True)) == 2
+    assert len(problems(bare, complete=(None,))) == 2
+
+
+def test_only_the_splits_in_use_must_be_complete_and_rows_keep_their_numbers() -> None:
+    test = GOOD | {"lesion_id": "L1", "split": "test", "diagnosis": "unheard of", "clinical_uri": None}
+    train = GOOD | {"lesion_id": "L2", "split": "train", "diagnosis": None}
+    assert problems(test, train, complete=("train",)) == ["row 2: diagnosis is empty; training needs one"]
 
 
 def test_all_problems_are_listed_at_once() -> None:

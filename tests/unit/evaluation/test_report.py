@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from derm_ray.bundle import load_bundle
 from derm_ray.data.manifest import Manifest
-from derm_ray.errors import ConfigError, ManifestError
+from derm_ray.errors import ConfigError, ManifestError, OutputExistsError
 from derm_ray.evaluation.evaluate import Evaluation, evaluate
 from derm_ray.evaluation.report import OVERALL, summary_text, write_evaluation
 from derm_ray.inference.predictor import Predictor
@@ -43,6 +44,14 @@ def test_the_page_is_well_formed_and_loads_nothing(evaluation: Evaluation, tmp_p
     parser.handle_starttag = lambda tag, attrs: tags.append(tag)  # type: ignore[method-assign]
     parser.feed(page)
     assert tags.count("h2") == 4
+
+
+def test_another_models_report_is_not_overwritten(evaluation: Evaluation, tmp_path: Path) -> None:
+    write_evaluation(evaluation, str(tmp_path))
+    write_evaluation(evaluation, str(tmp_path))
+    other = replace(evaluation, provenance=evaluation.provenance | {"model_digest": "other"})
+    with pytest.raises(OutputExistsError, match="another model_digest"):
+        write_evaluation(other, str(tmp_path))
 
 
 def test_the_terminal_table_lines_up(evaluation: Evaluation) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from derm_ray import storage
 from derm_ray.data.manifest import Manifest
 from derm_ray.errors import OutputExistsError, ScoringError
 from derm_ray.scoring.ledger import Run, open_run
@@ -94,6 +95,26 @@ def test_success_is_written_last_and_tells_what_was_done(run: Run, bundle_uri: s
     success = json.loads((Path(run.out_uri) / "_SUCCESS.json").read_text())
     assert (success["pairs"], success["scored"], success["errors"]) == (25, 23, 2)
     assert len(success["parts"]) == 3
+
+
+def test_an_outage_leaves_no_part(run: Run, bundle_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Storage that does not answer is no property of the images: nothing is written, the shard stays to be done."""
+
+    def unreachable(uri: str) -> bytes:
+        raise storage.StorageError(f"{uri}: storage unreachable")
+
+    scorer = ShardScorer(bundle_uri, "torch", run.manifest_uri, run.out_uri)
+    with monkeypatch.context() as patched:
+        patched.setattr("derm_ray.data.decode.storage.read_bytes", unreachable)
+        with pytest.raises(storage.StorageError, match="storage unreachable"):
+            scorer.score(run.shards[0])
+    assert run.missing() == list(run.shards)
+
+
+def test_a_start_cut_short_can_be_repeated(run: Run, pairs: Manifest) -> None:
+    (Path(run.out_uri) / "_RUN.json").unlink()
+    (Path(run.out_uri) / "._RUN.json.0123.tmp").write_bytes(b"{")
+    assert open_run(run.out_uri, take(pairs, 25), DESCRIPTION, 10).missing()
 
 
 def test_shard_digests_follow_rows_model_and_options(pairs: Manifest) -> None:

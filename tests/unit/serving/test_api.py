@@ -1,3 +1,5 @@
+from collections.abc import AsyncIterator
+
 import httpx
 import pytest
 
@@ -76,6 +78,22 @@ def test_problems_have_a_stable_code(client: Client, files: dict[str, bytes], mo
     monkeypatch.setattr(api, "MAX_IMAGE_BYTES", 100)
     assert client("POST", "/v1/score", files=files).json()["code"] == "too_large"
     assert client("GET", "/v1/nothing").status_code == 404
+
+
+def test_a_body_that_is_too_large_is_refused_before_it_is_read(
+    client: Client, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "MAX_BODY_BYTES", 2000)
+    declared = client("POST", "/v1/score", files=files)
+    assert (declared.status_code, declared.json()["code"]) == (413, "too_large")
+
+    async def drip() -> AsyncIterator[bytes]:
+        yield b'--x\r\nContent-Disposition: form-data; name="clinical"; filename="a.jpg"\r\n\r\n'
+        for _ in range(100):
+            yield b"x" * 100
+
+    streamed = client("POST", "/v1/score", content=drip(), headers={"content-type": "multipart/form-data; boundary=x"})
+    assert streamed.status_code == 413
 
 
 def test_an_unexpected_error_tells_nothing_of_the_inside(client: Client, files: dict[str, bytes]) -> None:
