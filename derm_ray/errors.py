@@ -11,7 +11,8 @@
     └── WorkError                     exit code 1: the work itself failed
         ├── TrainingError             a training run stopped
         ├── ScoringError              a bulk scoring run stopped or does not reconcile
-        └── ServingError              the endpoint could not start
+        ├── ServingError              the endpoint could not start
+        └── SubmissionError           a cluster did not take a job
 
 Messages say what is wrong, where, and the mend.
 """
@@ -112,6 +113,10 @@ class ScoringError(WorkError):
 
 class ServingError(WorkError):
     """The endpoint could not start."""
+
+
+class SubmissionError(WorkError):
+    """A cluster did not take a job."""
 
 
 def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from derm_ray.errors import ConfigError, StorageError, unknown_name
+from derm_ray.errors import ConfigError, SubmissionError, unknown_name
 
 COMMANDS = ("train", "evaluate", "score")
 
@@ -24,8 +24,8 @@ def submit(address: str, command: str, arguments: list[str], submission_id: str 
         The job's id.
 
     Raises:
-        ConfigError: the command is unknown.
-        StorageError: the cluster cannot be reached.
+        ConfigError: the command is unknown, or no cluster answers.
+        SubmissionError: the cluster did not take the job.
     """
     if command not in COMMANDS:
         raise ConfigError(unknown_name("command", command, COMMANDS))
@@ -41,7 +41,8 @@ def follow(address: str, job_id: str) -> tuple[str, str]:
     """Return a job's status (``PENDING``, ``RUNNING``, ``SUCCEEDED``, ``FAILED``, ``STOPPED``) and log so far.
 
     Raises:
-        StorageError: the cluster cannot be reached.
+        ConfigError: no cluster answers.
+        SubmissionError: the cluster does not know the job.
     """
     with _explained(address):
         client = JobSubmissionClient(address)
@@ -53,8 +54,12 @@ def follow(address: str, job_id: str) -> tuple[str, str]:
 def _explained(address: str) -> Iterator[None]:
     try:
         yield
-    except (ConnectionError, RuntimeError) as error:
-        raise StorageError(
-            f"{address}: no Ray cluster takes jobs there ({str(error).splitlines()[0]}). "
+    except ConnectionError as error:
+        raise ConfigError(
+            f"{address}: no Ray cluster answers there ({str(error).splitlines()[0]}). "
             "Give the jobs URL, usually http://HEAD:8265."
+        ) from error
+    except RuntimeError as error:
+        raise SubmissionError(
+            f"{address}: the cluster did not take the request: {str(error).splitlines()[0]}"
         ) from error

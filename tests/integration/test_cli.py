@@ -77,7 +77,7 @@ def test_every_mistake_is_one_message_and_exit_code_2(
         ((*TRAIN, "--preset", "debug", "--address", "http://127.0.0.1:9"), "cannot join the Ray at"),
         ((*TRAIN, "--preset", "debug", "--gpu"), "this machine is too small: 1 GPUs, it has 0"),
         (("demo", "--out", "full"), "holds files that are no demo"),
-        (("submit", "score", "--address", "http://127.0.0.1:9"), "no Ray cluster takes jobs there"),
+        (("submit", "score", "--address", "http://127.0.0.1:9"), "no Ray cluster answers there"),
     ]  # fmt: skip
     for arguments, message in cases:
         done = derm_ray(*arguments)

@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
+from ray.job_submission import JobSubmissionClient
 
 from derm_ray.data.manifest import Manifest, write_manifest
 from derm_ray.errors import ConfigError
@@ -32,28 +32,35 @@ def ports(count: int) -> list[int]:
     return found
 
 
+def takes_jobs(url: str) -> bool:
+    try:
+        JobSubmissionClient(url).submit_job(entrypoint="true")
+    except (ConnectionError, RuntimeError):
+        return False
+    return True
+
+
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Ray head with its jobs server; returns the jobs URL."""
-    gcs, dashboard = ports(2)
+    gcs, dashboard, agent = ports(3)
     environment = os.environ | {"RAY_AUTH_MODE": "disabled", "PATH": f"{BIN}:{os.environ['PATH']}"}
     command = [
         str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1",
-        f"--port={gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--disable-usage-stats",
+        f"--port={gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
+        f"--dashboard-agent-listen-port={agent}", "--disable-usage-stats",
     ]  # fmt: skip
-    log = (tmp_path_factory.mktemp("head") / "log").open("w")
     url = f"http://127.0.0.1:{dashboard}"
-    with subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process:
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                if httpx.get(f"{url}/api/version", timeout=5).status_code == 200:
-                    break
-            except httpx.TransportError:
-                assert time.monotonic() < deadline, "the head did not start"
+    log = tmp_path_factory.mktemp("head") / "log"
+    with log.open("w") as file, subprocess.Popen(command, env=environment, stdout=file, stderr=file) as process:
+        try:
+            deadline = time.monotonic() + 120
+            while not takes_jobs(url):
+                assert time.monotonic() < deadline, log.read_text()
                 time.sleep(0.5)
-        yield url
-        process.terminate()
+            yield url
+        finally:
+            process.terminate()
 
 
 def test_a_submitted_command_runs_on_the_cluster_once(
