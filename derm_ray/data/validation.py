@@ -16,8 +16,7 @@ def validate(manifest: Manifest, label_set: LabelSet | None = None, *, complete:
     Args:
         manifest: what to check, whole: a group in two splits shows only there.
         label_set: if given, every diagnosis present must belong to it.
-        complete: values of ``split`` whose rows must have both images and a diagnosis; where given, only those
-            rows' diagnoses are checked.
+        complete: values of ``split`` whose rows must have both images and a diagnosis.
 
     Raises:
         ManifestError: one line for every problem, with row numbers counted from 1 (the header not counted).
@@ -72,8 +71,6 @@ def _images(manifest: Manifest, needed: list[bool]) -> Iterator[str]:
 
 def _diagnoses(manifest: Manifest, label_set: LabelSet, needed: list[bool]) -> Iterator[str]:
     for row, diagnosis in enumerate(manifest.column("diagnosis")):
-        if any(needed) and not needed[row]:
-            continue
         if diagnosis is None:
             if needed[row]:
                 yield f"{_rows([row])}: diagnosis is empty; training needs one"

@@ -52,7 +52,7 @@ def test_training_needs_both_images_and_a_diagnosis() -> None:
 
 
 def test_only_the_splits_in_use_must_be_complete_and_rows_keep_their_numbers() -> None:
-    test = GOOD | {"lesion_id": "L1", "split": "test", "diagnosis": "unheard of", "clinical_uri": None}
+    test = GOOD | {"lesion_id": "L1", "split": "test", "diagnosis": None, "clinical_uri": None}
     train = GOOD | {"lesion_id": "L2", "split": "train", "diagnosis": None}
     assert problems(test, train, complete=("train",)) == ["row 2: diagnosis is empty; training needs one"]
 
