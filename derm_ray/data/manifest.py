@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from derm_ray import storage
+from derm_ray.data.parquet import parse_parquet
 from derm_ray.errors import ConfigError, ManifestError
 from derm_ray.vocabulary import LesionPair, Modality, Split
 
@@ -184,7 +185,7 @@ def read_manifest(uri: str) -> Manifest:
     data = storage.read_bytes(uri)
     try:
         if suffix == ".parquet":
-            table = pq.read_table(BytesIO(data))
+            table = parse_parquet(data)
         elif suffix == ".csv":
             table = parse_csv(data)
         else:

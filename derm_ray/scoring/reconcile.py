@@ -2,12 +2,10 @@
 
 from collections import Counter
 from dataclasses import asdict, dataclass
-from io import BytesIO
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from derm_ray import storage
+from derm_ray.data.parquet import parse_parquet
 from derm_ray.errors import ScoringError
 from derm_ray.scoring.ledger import SUCCESS, Run
 
@@ -54,12 +52,12 @@ def reconcile(run: Run) -> Reconciliation:
     digests: dict[str, str] = {}
     for name in sorted(expected):
         data = storage.read_bytes(files[name])
-        table = pq.read_table(BytesIO(data), columns=["pair_id", "status", "error_code"])
+        table = parse_parquet(data, ["pair_id", "status", "error_code"])
         seen.update(table["pair_id"].to_pylist())
         statuses.update(table["status"].to_pylist())
         codes.update(code for code in table["error_code"].to_pylist() if code)
         digests[name] = storage.sha256(data)
-    wanted = pq.read_table(BytesIO(storage.read_bytes(run.manifest_uri)), columns=["pair_id"])["pair_id"].to_pylist()
+    wanted = parse_parquet(storage.read_bytes(run.manifest_uri), ["pair_id"])["pair_id"].to_pylist()
     if seen != Counter(wanted):
         twice = [pair_id for pair_id, count in seen.items() if count > 1]
         lost = set(wanted) - seen.keys()
