@@ -15,9 +15,9 @@ from derm_ray.data.preprocessing import Preprocessing
 from derm_ray.errors import BundleError, InputError, OutputExistsError, StorageError
 from derm_ray.models.networks import PairNetwork
 from derm_ray.models.zoo import NetworkConfig, build_network
-from derm_ray.vocabulary import LabelSet, label_set
+from derm_ray.vocabulary import Calibration, LabelSet, OperatingPoint, PredictionKind, label_set
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 INDEX = "bundle.json"
 WEIGHTS = "weights.safetensors"
 CARD = "README.md"
@@ -31,14 +31,16 @@ class Bundle:
         network: architecture.
         label_set: class order and tasks.
         preprocessing: pixels to network input.
+        calibration: temperatures and operating points.
         weights: the network's state dict, fp32 on CPU.
-        model_digest: SHA-256 over weights, architecture, classes and preprocessing.
+        model_digest: SHA-256 over weights, architecture, classes, preprocessing and calibration.
         provenance: training config, manifest digest, metrics, code version.
     """
 
     network: NetworkConfig
     label_set: LabelSet
     preprocessing: Preprocessing
+    calibration: Calibration
     weights: Mapping[str, Tensor]
     model_digest: str
     provenance: Mapping[str, Any]
@@ -58,7 +60,7 @@ class Bundle:
 
 
 def _model_digest(weights_sha256: str, index: Mapping[str, Any]) -> str:
-    keys = ("architecture", "label_set", "classes", "preprocessing")
+    keys = ("architecture", "label_set", "classes", "preprocessing", "calibration")
     return storage.digest({"weights": weights_sha256, **{key: index[key] for key in keys}})
 
 
@@ -70,6 +72,7 @@ def seal_bundle(
     preprocessing: Preprocessing,
     weights: Mapping[str, Tensor],
     provenance: Mapping[str, Any],
+    calibration: Calibration | None = None,
 ) -> str:
     """Write a bundle; ``bundle.json`` comes last, so a half-written bundle is never one.
 
@@ -85,10 +88,11 @@ def seal_bundle(
     index: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "derm_ray_version": __version__,
-        "architecture": asdict(network),
+        "architecture": network.to_json(),
         "label_set": label_set.name,
         "classes": list(label_set.class_names),
         "preprocessing": preprocessing.to_json(),
+        "calibration": _calibration_to_json(calibration or Calibration()),
         "provenance": _finite(provenance),
     }
     index["model_digest"] = _model_digest(storage.sha256(data), index)
@@ -124,14 +128,15 @@ def load_bundle(uri: str) -> Bundle:
     try:
         weights = load_safetensors(files[WEIGHTS])
         bundle = Bundle(
-            network=NetworkConfig(**index["architecture"]),
+            network=NetworkConfig.from_json(index["architecture"]),
             label_set=label_set(index["label_set"]),
             preprocessing=Preprocessing.from_json(index["preprocessing"]),
+            calibration=_calibration_from_json(index["calibration"]),
             weights=weights,
             model_digest=index["model_digest"],
             provenance=index["provenance"],
         )
-    except (SafetensorError, KeyError, TypeError, InputError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, InputError) as error:
         raise BundleError(f"{uri}: cannot be read by this version of derm_ray: {error}") from error
     if list(bundle.label_set.class_names) != index["classes"]:
         raise BundleError(f"{uri}: its class order is not that of label set {bundle.label_set.name!r} here.")
@@ -154,6 +159,22 @@ def _altered(uri: str, name: str) -> BundleError:
     return BundleError(f"{uri}: {name} was altered after sealing (its SHA-256 differs). Copy the bundle again.")
 
 
+def _calibration_to_json(calibration: Calibration) -> dict[str, Any]:
+    return {
+        "temperatures": {str(kind): value for kind, value in calibration.temperatures.items()},
+        "operating_points": [{**asdict(point), "kind": str(point.kind)} for point in calibration.operating_points],
+    }
+
+
+def _calibration_from_json(values: Mapping[str, Any]) -> Calibration:
+    return Calibration(
+        {PredictionKind(kind): float(value) for kind, value in values["temperatures"].items()},
+        tuple(
+            OperatingPoint(**{**point, "kind": PredictionKind(point["kind"])}) for point in values["operating_points"]
+        ),
+    )
+
+
 def _finite(value: Any) -> Any:
     """Replace NaN and infinities by null, for JSON."""
     if isinstance(value, float):
@@ -166,7 +187,16 @@ def _finite(value: Any) -> Any:
 
 
 def _card(index: Mapping[str, Any]) -> str:
-    architecture = ", ".join(f"{key} {value}" for key, value in index["architecture"].items() if value is not None)
+    architecture = ", ".join(
+        f"{key} {value}" for key, value in index["architecture"].items() if value is not None and key != "cam"
+    )
+    if cam := index["architecture"]["cam"]:
+        architecture += "; CAM network " + ", ".join(f"{key} {value}" for key, value in cam.items())
+    points = "\n".join(
+        f"| {point['kind']} | {point['task']} | {point['target']:.0%} | {point['threshold']:.4f} "
+        f"| {point['sensitivity']:.3f} | {point['specificity']:.3f} |"
+        for point in index["calibration"]["operating_points"]
+    )
     metrics = index["provenance"].get("metrics", {})
     figures = "\n".join(f"- {name}: {value:.4g}" for name, value in metrics.items() if isinstance(value, int | float))
     return f"""# Lesion-pair model ({index["label_set"]}, {len(index["classes"])} classes)
@@ -182,6 +212,12 @@ def _card(index: Mapping[str, Any]) -> str:
 ## Validation at the chosen epoch
 
 {figures or "none recorded"}
+
+## Operating points, chosen on val
+
+| prediction | task | target sensitivity | alarm at risk >= | sensitivity on val | specificity on val |
+|---|---|---|---|---|---|
+{points or "| none | | | | | |"}
 
 ## Limits
 

@@ -69,6 +69,8 @@ class LabelSet:
 
     name: str
     diagnoses: tuple[Diagnosis, ...]
+    collapses: Mapping[str, str | None] = field(default_factory=dict)
+    """Finer diagnosis -> class here, or ``None`` where its pairs are left out; empty for a set that collapses none."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -81,14 +83,18 @@ class LabelSet:
         return tuple(d.title for d in self.diagnoses)
 
     def tasks(self, definition: CancerDefinition = CancerDefinition.PAPER) -> tuple[Task, ...]:
-        """Return the binary tasks: cancer vs not, melanoma vs benign (Ge et al. 2017, section 3.3)."""
+        """Return the binary tasks: cancer vs not, melanoma vs benign (Ge et al. 2017, section 3.3).
+
+        A task without a positive or without a negative class is left out.
+        """
         cancer = tuple(d.name for d in self.diagnoses if definition in d.cancer)
         benign = tuple(d.name for d in self.diagnoses if definition not in d.cancer)
         melanoma = tuple(d.name for d in self.diagnoses if d.melanoma)
-        return (
+        tasks = (
             Task("cancer", "Cancer vs not", cancer, benign),
             Task("melanoma", "Melanoma vs benign", melanoma, benign),
         )
+        return tuple(task for task in tasks if task.positive and task.negative)
 
 
 _BOTH = frozenset(CancerDefinition)
@@ -134,7 +140,62 @@ MILK10K = LabelSet(
 )
 """The 11 classes of the MILK10k ground truth (doi:10.34970/648456)."""
 
-LABEL_SETS: Mapping[str, LabelSet] = {s.name: s for s in (PAPER15, MILK10K)}
+DERM7PT = LabelSet(
+    "derm7pt",
+    (
+        Diagnosis("basal_cell_carcinoma", "Basal cell carcinoma", cancer=_BOTH),
+        Diagnosis("blue_naevus", "Blue naevus"),
+        Diagnosis("clark_naevus", "Clark naevus"),
+        Diagnosis("combined_naevus", "Combined naevus"),
+        Diagnosis("congenital_naevus", "Congenital naevus"),
+        Diagnosis("dermal_naevus", "Dermal naevus"),
+        Diagnosis("dermatofibroma", "Dermatofibroma"),
+        Diagnosis("lentigo", "Lentigo"),
+        Diagnosis("melanoma", "Melanoma", cancer=_BOTH, melanoma=True),
+        Diagnosis("melanosis", "Melanosis"),
+        Diagnosis("miscellaneous", "Miscellaneous"),
+        Diagnosis("recurrent_naevus", "Recurrent naevus"),
+        Diagnosis("reed_or_spitz_naevus", "Reed or Spitz naevus"),
+        Diagnosis("seborrheic_keratosis", "Seborrheic keratosis"),
+        Diagnosis("vascular_lesion", "Vascular lesion"),
+    ),
+)
+"""The diagnoses of the 7-point checklist data set (Kawahara et al. 2019), melanomas of all thicknesses as one."""
+
+
+def _binary(base: LabelSet, name: str, task_name: str, definition: CancerDefinition) -> LabelSet:
+    """Return the label set of a task trained as a head of its own."""
+    task = next(task for task in base.tasks(definition) if task.name == task_name)
+    melanoma = task_name == "melanoma"
+    return LabelSet(
+        name,
+        (
+            Diagnosis("not_cancer" if task_name == "cancer" else "benign", "Benign" if melanoma else "Not cancer"),
+            Diagnosis(task_name, "Melanoma" if melanoma else "Cancer", frozenset() if melanoma else _BOTH, melanoma),
+        ),
+        {
+            diagnosis: task_name
+            if diagnosis in task.positive
+            else ("benign" if melanoma else "not_cancer")
+            if diagnosis in task.negative
+            else None
+            for diagnosis in base.class_names
+        },
+    )
+
+
+_DETAILED = (PAPER15, MILK10K, DERM7PT)
+_TASKS = tuple(
+    _binary(base, f"{base.name}_{suffix}", task, definition)
+    for base in _DETAILED
+    for suffix, task, definition in (
+        ("cancer", "cancer", CancerDefinition.PAPER),
+        ("cancer_isic", "cancer", CancerDefinition.ISIC),
+        ("melanoma", "melanoma", CancerDefinition.PAPER),
+    )
+)
+LABEL_SETS: Mapping[str, LabelSet] = {s.name: s for s in (*_DETAILED, *_TASKS)}
+"""The detailed sets, and their tasks as sets of two classes: ``<set>_cancer``, ``_cancer_isic`` and ``_melanoma``."""
 
 
 def label_set(name: str) -> LabelSet:
@@ -166,6 +227,53 @@ class LesionPair:
         return self.clinical_uri if modality is Modality.CLINICAL else self.dermoscopy_uri
 
 
+SENSITIVITIES = (0.90, 0.95)
+"""Targets of the operating points."""
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A threshold on a task's risk, chosen on val for a target sensitivity.
+
+    Attributes:
+        kind: the prediction kind it is for.
+        task: ``cancer`` or ``melanoma``.
+        target: sensitivity aimed at, 0..1.
+        threshold: an alarm is a risk at or above it.
+        sensitivity, specificity: reached on val.
+    """
+
+    kind: PredictionKind
+    task: str
+    target: float
+    threshold: float
+    sensitivity: float
+    specificity: float
+
+    @property
+    def name(self) -> str:
+        """Name without the prediction kind, such as ``cancer_at_90_sensitivity``."""
+        return operating_point_name(self.task, self.target)
+
+
+def operating_point_name(task: str, target: float) -> str:
+    """Return ``<task>_at_<percent>_sensitivity``."""
+    return f"{task}_at_{round(100 * target)}_sensitivity"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What val says about a model's probabilities; sealed in its bundle.
+
+    Attributes:
+        temperatures: prediction kind -> T of p^(1/T), renormalised (Guo et al. 2017); absent means 1.
+        operating_points: of every prediction kind and task that val defines.
+    """
+
+    temperatures: Mapping[PredictionKind, float] = field(default_factory=dict)
+    operating_points: tuple[OperatingPoint, ...] = ()
+
+
 @dataclass(frozen=True)
 class Prediction:
     """A model's answer for one pair.
@@ -175,8 +283,8 @@ class Prediction:
         diagnosis: the most probable class.
         confidence: its probability, 0..1.
         probabilities: one per class in class order, summing to 1.
-        p_cancer: probability of the label set's cancers (the paper's definition).
-        p_melanoma: probability of melanoma.
+        risks: task name -> summed probability of its positives (the paper's cancer definition).
+        alarms: name of an operating point (``cancer_at_90_sensitivity``) -> whether the risk reaches its threshold.
         branches: the probabilities of each prediction kind the images allow.
     """
 
@@ -184,6 +292,6 @@ class Prediction:
     diagnosis: str
     confidence: float
     probabilities: tuple[float, ...]
-    p_cancer: float
-    p_melanoma: float
+    risks: Mapping[str, float]
+    alarms: Mapping[str, bool] = field(default_factory=dict)
     branches: Mapping[PredictionKind, tuple[float, ...]] = field(default_factory=dict)

@@ -19,6 +19,15 @@ def train(
         str | None,
         typer.Option("--init-weights", help="ImageNet weights (safetensors); default torchvision's download."),
     ] = None,
+    cam: Annotated[
+        str | None, typer.Option("--cam", help="Bundle of the CAM network (trained with head=cam) of head=cam_bp.")
+    ] = None,
+    cache: Annotated[
+        str | None, typer.Option("--cache", help="Folder that keeps the frozen layers' activations between epochs.")
+    ] = None,
+    cache_limit: Annotated[
+        float, typer.Option("--cache-limit", metavar="GIB", min=0, help="Bound on that folder.")
+    ] = 50.0,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Data-parallel workers.")] = 1,
     cpus_per_worker: Annotated[
         int | None, typer.Option("--cpus-per-worker", min=1, help="Default: the machine's share; 1 on a cluster.")
@@ -41,6 +50,9 @@ def train(
         out,
         name,
         init_weights=init_weights,
+        cam=cam,
+        cache=cache,
+        cache_limit_gib=cache_limit,
         workers=workers,
         cpus_per_worker=cpus_per_worker,
         use_gpu=gpu,

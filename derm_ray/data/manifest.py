@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from derm_ray import storage
 from derm_ray.data.parquet import parse_parquet
 from derm_ray.errors import ConfigError, ManifestError
-from derm_ray.vocabulary import LesionPair, Modality, Split
+from derm_ray.vocabulary import LabelSet, LesionPair, Modality, Split
 
 SCHEMA = pa.schema(
     [
@@ -102,6 +102,24 @@ class Manifest:
         for modality in Modality:
             moved = moved.with_column(f"{modality}_uri", [pair.uri(modality) for pair in self.pairs()])
         return moved
+
+
+def collapsed(label_set: LabelSet, diagnosis: str | None) -> str | None:
+    """Return a diagnosis in the words of a label set that collapses a finer one, ``None`` where it is left out."""
+    return label_set.collapses.get(diagnosis, diagnosis) if diagnosis is not None else None
+
+
+def collapse(manifest: Manifest, label_set: LabelSet) -> Manifest:
+    """Return the manifest in the words of a label set, without the pairs that it leaves out; see :func:`collapsed`.
+
+    Words that the label set does not know are kept, for :func:`derm_ray.data.validation.validate` to name.
+    """
+    if not label_set.collapses:
+        return manifest
+    before = manifest.column("diagnosis")
+    after = [collapsed(label_set, name) for name in before]
+    changed = manifest.with_column("diagnosis", after)
+    return changed.where([old is None or new is not None for old, new in zip(before, after, strict=True)])
 
 
 def require_split(manifest: Manifest, split: Split) -> Manifest:

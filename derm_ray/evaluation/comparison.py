@@ -60,11 +60,14 @@ def bootstrap(
     draws = [figures(rows) for rows in lesion_resamples(lesion_ids, resamples=resamples, seed=seed)]
     intervals: dict[str, Interval] = {}
     for name, value in whole.items():
-        values = np.array([draw[name] for draw in draws])
-        values = values[np.isfinite(values)]
-        if not np.isfinite(value) or not len(values):
-            intervals[name] = Interval(value, float("nan"), float("nan"))
-            continue
-        low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        intervals[name] = Interval(value, float(low), float(high))
+        intervals[name] = percentile_interval(value, np.array([draw[name] for draw in draws]))
     return intervals
+
+
+def percentile_interval(value: float, draws: npt.NDArray[np.floating]) -> Interval:
+    """Return a figure with the 95% percentile interval of its resamples; draws that are NaN do not count."""
+    defined = draws[np.isfinite(draws)]
+    if not np.isfinite(value) or not len(defined):
+        return Interval(float(value), float("nan"), float("nan"))
+    low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(value), float(low), float(high))

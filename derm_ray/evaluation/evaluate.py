@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from derm_ray import RESEARCH_NOTICE, __version__
-from derm_ray.data.manifest import Manifest, require_split
+from derm_ray.data.manifest import Manifest, collapse, require_split
 from derm_ray.data.preprocessing import PairPixels, load_pairs
 from derm_ray.data.validation import validate
 from derm_ray.errors import ImageError, ManifestError
@@ -113,7 +113,7 @@ def evaluate(
 
     Args:
         predictor: the model.
-        manifest: pairs with both images, diagnosis and split.
+        manifest: pairs with both images, diagnosis and split; collapsed where the model's label set is a task.
         split: the part to evaluate.
         definition: which classes count as cancer.
         resamples: bootstrap draws.
@@ -123,6 +123,7 @@ def evaluate(
         ConfigError: the split is empty.
     """
     label_set = predictor.bundle.label_set
+    manifest = collapse(manifest, label_set)
     validate(manifest, label_set, complete=(split,))
     chosen = require_split(manifest, split)
     pairs = chosen.pairs()

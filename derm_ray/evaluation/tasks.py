@@ -18,11 +18,13 @@ class TaskMetrics:
     Attributes:
         auroc: area under the ROC curve.
         sensitivity_at_95_specificity: largest share of positives found while at most 5% of negatives alarm.
+        accuracy: share of pairs on the right side of a risk of 0.5 (the paper's Fig. 4, left).
         positives, negatives: pairs on each side.
     """
 
     auroc: float
     sensitivity_at_95_specificity: float
+    accuracy: float
     positives: int
     negatives: int
 
@@ -51,15 +53,21 @@ def task_metrics(task: Task, class_names: Sequence[str], labels: Labels, probabi
         labels: (N,) class indices.
         probabilities: (N, K).
     """
-    positive = [class_names.index(name) for name in task.positive]
-    negative = [class_names.index(name) for name in task.negative]
-    scores = probabilities[:, positive].sum(1)
-    is_positive, is_negative = np.isin(labels, positive), np.isin(labels, negative)
-    kept = is_positive | is_negative
-    area = auroc(is_positive[kept], scores[kept]) if kept.any() else np.nan
+    positive, negative = task_scores(task, class_names, labels, probabilities)
+    truth = np.arange(len(positive) + len(negative)) < len(positive)
+    area = auroc(truth, np.concatenate((positive, negative))) if len(truth) else np.nan
     return TaskMetrics(
         auroc=float(area),
-        sensitivity_at_95_specificity=sensitivity_at_specificity(scores[is_positive], scores[is_negative]),
-        positives=int(is_positive.sum()),
-        negatives=int(is_negative.sum()),
+        sensitivity_at_95_specificity=sensitivity_at_specificity(positive, negative),
+        accuracy=float(np.concatenate((positive >= 0.5, negative < 0.5)).mean()) if len(truth) else float("nan"),
+        positives=len(positive),
+        negatives=len(negative),
     )
+
+
+def task_scores(task: Task, class_names: Sequence[str], labels: Labels, probabilities: Scores) -> tuple[Scores, Scores]:
+    """Return the risks, the summed probabilities of the task's positives, of its positive and negative pairs."""
+    positive = [class_names.index(name) for name in task.positive]
+    negative = [class_names.index(name) for name in task.negative]
+    risks = probabilities[:, positive].sum(1)
+    return risks[np.isin(labels, positive)], risks[np.isin(labels, negative)]

@@ -7,7 +7,7 @@ import torch
 
 from derm_ray.bundle import Bundle
 from derm_ray.data.preprocessing import PairPixels
-from derm_ray.inference.engines import Engine, Images, make_engine
+from derm_ray.inference.engines import Engine, Images, Probabilities, make_engine
 from derm_ray.vocabulary import Modality, Prediction, PredictionKind
 
 
@@ -33,6 +33,10 @@ class Predictor:
         self.engine = make_engine(bundle, engine, device) if isinstance(engine, str) else engine
         self.batch_size = batch_size
         classes = bundle.label_set.class_names
+        self._points = {
+            kind: [point for point in bundle.calibration.operating_points if point.kind is kind]
+            for kind in PredictionKind
+        }
         self._groups = {task.name: [classes.index(name) for name in task.positive] for task in bundle.label_set.tasks()}
 
     def predict(self, pairs: Sequence[PairPixels]) -> list[Prediction]:
@@ -40,7 +44,9 @@ class Predictor:
         predictions: dict[int, Prediction] = {}
         for indices in self._batches(pairs):
             batch = [pairs[i] for i in indices]
-            kinds = self.engine.run(_stack(batch, Modality.CLINICAL), _stack(batch, Modality.DERMOSCOPY))
+            raw = self.engine.run(_stack(batch, Modality.CLINICAL), _stack(batch, Modality.DERMOSCOPY))
+            temperatures = self.bundle.calibration.temperatures
+            kinds = {kind: temper(p, temperatures.get(kind, 1.0)) for kind, p in raw.items()}
             for row, index in enumerate(indices):
                 branches = {kind: tuple(float(p) for p in probabilities[row]) for kind, probabilities in kinds.items()}
                 predictions[index] = self._answer(pairs[index].modality, branches)
@@ -62,10 +68,19 @@ class Predictor:
             diagnosis=self.bundle.label_set.class_names[best],
             confidence=probabilities[best],
             probabilities=probabilities,
-            p_cancer=risks["cancer"],
-            p_melanoma=risks["melanoma"],
+            risks=risks,
+            alarms={point.name: risks[point.task] >= point.threshold for point in self._points[kind]},
             branches=branches,
         )
+
+
+def temper(probabilities: Probabilities, temperature: float) -> Probabilities:
+    """Return p^(1/T), renormalised over classes: temperature scaling (Guo et al. 2017) of (N, K) probabilities."""
+    if temperature == 1.0:
+        return probabilities
+    scaled = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)) / temperature
+    powers = np.exp(scaled - scaled.max(1, keepdims=True))
+    return np.asarray(powers / powers.sum(1, keepdims=True), probabilities.dtype)
 
 
 def _stack(batch: list[PairPixels], modality: Modality) -> Images | None:

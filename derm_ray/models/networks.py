@@ -1,13 +1,15 @@
 """Sole-, Share- and Triple-Net (Ge et al. 2017, section 2.1)."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from derm_ray.models.trunks import Trunk, TrunkFeatures
+from derm_ray.models.cam import CamStream
+from derm_ray.models.heads import Head
+from derm_ray.models.trunks import Trunk
 from derm_ray.vocabulary import PredictionKind
 
 
@@ -33,33 +35,74 @@ class PairLogits(NamedTuple):
         return kinds
 
 
+class PairMaps(NamedTuple):
+    """One map per modality, (B, ...) each; ``None`` where its images are not given."""
+
+    clinical: Tensor | None
+    dermoscopy: Tensor | None
+
+
+def _as_one_batch(function: Callable[[Tensor], Tensor], pair: PairMaps) -> PairMaps:
+    """Apply a function to both modalities at once."""
+    given = [tensor for tensor in pair if tensor is not None]
+    results = iter(function(torch.cat(given)).chunk(len(given)))
+    return PairMaps(*(next(results) if tensor is not None else None for tensor in pair))
+
+
+class PairCam(nn.Module):
+    """The frozen CAM network of a pair network: one stream for both modalities, or one for each.
+
+    Args:
+        streams: one, or the clinical and the dermoscopy one.
+        from_stem: it reads the output of the pair network's frozen stem, not images.
+    """
+
+    def __init__(self, *streams: CamStream, from_stem: bool) -> None:
+        super().__init__()
+        self.streams = nn.ModuleList(streams)
+        self.from_stem = from_stem
+
+    def forward(self, inputs: PairMaps) -> PairMaps:
+        """Return weights (B, H, W) per modality, >= 0 and summing to 1."""
+        if len(self.streams) == 1:
+            return _as_one_batch(self.streams[0], inputs)
+        pairs = zip(self.streams, inputs, strict=True)
+        return PairMaps(*(stream(tensor) if tensor is not None else None for stream, tensor in pairs))
+
+    def train(self, mode: bool = True) -> "PairCam":
+        """Stay in evaluation, whatever the mode: the CAM network is trained on its own."""
+        del mode
+        return super().train(False)
+
+
 class Stream(nn.Module):
     """One sub-network: a trunk and its head."""
 
-    def __init__(self, trunk: Trunk, head: nn.Module) -> None:
+    def __init__(self, trunk: Trunk, head: Head) -> None:
         super().__init__()
         self.trunk = trunk
         self.head = head
 
-    def forward(self, images_BCHW: Tensor) -> tuple[Tensor, TrunkFeatures]:
-        """Return logits (B, classes) and the trunk's maps."""
-        features: TrunkFeatures = self.trunk(images_BCHW)
-        return self.head(features.last_BCHW), features
+    def forward(self, stem_BCHW: Tensor, map_BHW: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return logits (B, classes) and the trunk's tap, from the output of the trunk's stem."""
+        features = self.trunk.body(stem_BCHW)
+        return self.head(features.last_BCHW, map_BHW), features.tap_BCHW
 
 
 class CrossSubnetwork(nn.Module):
     """Triple-Net's third sub-network C_T: concat, conv3x3, batch norm, ReLU, head (section 2.1, Eq. 4)."""
 
-    def __init__(self, channels: int, head: nn.Module) -> None:
+    def __init__(self, channels: int, head: Head) -> None:
         super().__init__()
         self.fuse = nn.Sequential(
             nn.Conv2d(2 * channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()
         )
         self.head = head
 
-    def forward(self, clinical_BCHW: Tensor, dermoscopy_BCHW: Tensor) -> Tensor:
-        """Return logits (B, classes) from the two taps (B, C, H, W)."""
-        logits: Tensor = self.head(self.fuse(torch.cat((clinical_BCHW, dermoscopy_BCHW), 1)))
+    def forward(self, clinical_BCHW: Tensor, dermoscopy_BCHW: Tensor, maps: PairMaps) -> Tensor:
+        """Return logits (B, classes) from the two taps (B, C, H, W); the map is the mean of both modalities'."""
+        mean = None if maps.clinical is None or maps.dermoscopy is None else (maps.clinical + maps.dermoscopy) / 2
+        logits: Tensor = self.head(self.fuse(torch.cat((clinical_BCHW, dermoscopy_BCHW), 1)), mean)
         return logits
 
 
@@ -67,46 +110,93 @@ class PairNetwork(nn.Module, ABC):
     """What all networks for pairs share: ``forward(clinical, dermoscopy) -> PairLogits``.
 
     Images are normalised, (B, 3, H, W); either may be ``None``, not both.
+
+    Attributes:
+        cam: the CAM network of CAM-BP heads.
     """
 
+    def __init__(self, cam: PairCam | None) -> None:
+        super().__init__()
+        self.cam = cam
+
+    def forward(
+        self, clinical_BCHW: Tensor | None, dermoscopy_BCHW: Tensor | None, *, from_stem: bool = False
+    ) -> PairLogits:
+        """Return the logits of each sub-network whose images are given.
+
+        Args:
+            clinical_BCHW, dermoscopy_BCHW: images, or what :meth:`stems` returned for them.
+            from_stem: they are the latter.
+        """
+        inputs = PairMaps(clinical_BCHW, dermoscopy_BCHW)
+        stems = inputs if from_stem else self.stems(inputs)
+        return self._classify(stems, self._maps(inputs, stems, from_stem=from_stem))
+
+    def saliency(
+        self, clinical_BCHW: Tensor | None, dermoscopy_BCHW: Tensor | None, *, from_stem: bool = False
+    ) -> PairMaps:
+        """Return the CAM-BP weights of each image, (B, H, W); see :meth:`forward`."""
+        inputs = PairMaps(clinical_BCHW, dermoscopy_BCHW)
+        reads_stems = from_stem or (self.cam is not None and self.cam.from_stem)
+        stems = self.stems(inputs) if reads_stems and not from_stem else inputs
+        return self._maps(inputs, stems, from_stem=from_stem)
+
+    def _maps(self, inputs: PairMaps, stems: PairMaps, *, from_stem: bool) -> PairMaps:
+        if self.cam is None:
+            return PairMaps(None, None)
+        assert self.cam.from_stem or not from_stem, "a CAM network with a stem of its own needs images"
+        maps: PairMaps = self.cam(stems if self.cam.from_stem else inputs)
+        return maps
+
     @abstractmethod
-    def forward(self, clinical_BCHW: Tensor | None, dermoscopy_BCHW: Tensor | None) -> PairLogits:
-        """Return the logits of each sub-network whose images are given."""
+    def stems(self, images: PairMaps) -> PairMaps:
+        """Return the output of the trunks' frozen layers."""
+
+    @abstractmethod
+    def _classify(self, stems: PairMaps, maps: PairMaps) -> PairLogits:
+        """Return logits from the stems' output and the saliency maps."""
 
 
 class SoleNet(PairNetwork):
     """Two sub-networks with their own weights, one per modality (Fig. 1a, Eq. 1-2)."""
 
-    def __init__(self, clinical: Stream, dermoscopy: Stream) -> None:
-        super().__init__()
+    def __init__(self, clinical: Stream, dermoscopy: Stream, cam: PairCam | None = None) -> None:
+        super().__init__(cam)
         self.clinical = clinical
         self.dermoscopy = dermoscopy
 
-    def forward(self, clinical_BCHW: Tensor | None, dermoscopy_BCHW: Tensor | None) -> PairLogits:
+    def stems(self, images: PairMaps) -> PairMaps:
         """See :class:`PairNetwork`."""
-        return PairLogits(
-            self.clinical(clinical_BCHW)[0] if clinical_BCHW is not None else None,
-            self.dermoscopy(dermoscopy_BCHW)[0] if dermoscopy_BCHW is not None else None,
-            None,
-        )
+        pairs = zip((self.clinical, self.dermoscopy), images, strict=True)
+        return PairMaps(*(stream.trunk.stem(image) if image is not None else None for stream, image in pairs))
+
+    def _classify(self, stems: PairMaps, maps: PairMaps) -> PairLogits:
+        parts = zip((self.clinical, self.dermoscopy), stems, maps, strict=True)
+        clinical, dermoscopy = (stream(stem, one)[0] if stem is not None else None for stream, stem, one in parts)
+        return PairLogits(clinical, dermoscopy, None)
 
 
 class ShareNet(PairNetwork):
-    """One sub-network for both modalities (Eq. 3), and optionally C_T on its taps (Triple-Net, Eq. 4-5)."""
+    """One sub-network for both modalities (Eq. 3), and optionally C_T on its taps (Triple-Net, Eq. 4-5).
 
-    def __init__(self, stream: Stream, cross: CrossSubnetwork | None = None) -> None:
-        super().__init__()
+    Both modalities run through the trunk as one batch.
+    """
+
+    def __init__(self, stream: Stream, cross: CrossSubnetwork | None = None, cam: PairCam | None = None) -> None:
+        super().__init__(cam)
         self.stream = stream
         self.cross = cross
 
-    def forward(self, clinical_BCHW: Tensor | None, dermoscopy_BCHW: Tensor | None) -> PairLogits:
-        """See :class:`PairNetwork`; both modalities run through the trunk as one batch."""
-        if clinical_BCHW is None or dermoscopy_BCHW is None:
-            given = clinical_BCHW if clinical_BCHW is not None else dermoscopy_BCHW
-            assert given is not None, "at least one modality"
-            logits = self.stream(given)[0]
-            return PairLogits(logits, None, None) if clinical_BCHW is not None else PairLogits(None, logits, None)
-        both, features = self.stream(torch.cat((clinical_BCHW, dermoscopy_BCHW)))
-        clinical, dermoscopy = both.chunk(2)
-        triple = self.cross(*features.tap_BCHW.chunk(2)) if self.cross is not None else None
+    def stems(self, images: PairMaps) -> PairMaps:
+        """See :class:`PairNetwork`."""
+        return _as_one_batch(self.stream.trunk.stem, images)
+
+    def _classify(self, stems: PairMaps, maps: PairMaps) -> PairLogits:
+        weights = [one for one in maps if one is not None]
+        given = [stem for stem in stems if stem is not None]
+        logits, taps = self.stream(torch.cat(given), torch.cat(weights) if weights else None)
+        if stems.clinical is None or stems.dermoscopy is None:
+            return PairLogits(logits, None, None) if stems.clinical is not None else PairLogits(None, logits, None)
+        triple = self.cross(*taps.chunk(2), maps) if self.cross is not None else None
+        clinical, dermoscopy = logits.chunk(2)
         return PairLogits(clinical, dermoscopy, triple)

@@ -1,35 +1,57 @@
-"""Networks by configuration, and the weights they start from."""
+"""Networks by configuration."""
 
-import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from safetensors.torch import load as load_safetensors
-from torch import Tensor, nn
-from torchvision.models import VGG16_Weights
+from torch import nn
 
-from derm_ray import storage
-from derm_ray.errors import ConfigError, StorageError, unknown_name
-from derm_ray.models.heads import HEADS, FcHead, make_head
-from derm_ray.models.networks import CrossSubnetwork, PairNetwork, ShareNet, SoleNet, Stream
-from derm_ray.models.trunks import DEFAULT_TAP, Trunk, trunk_spec
-
-logger = logging.getLogger(__name__)
+from derm_ray.errors import ConfigError, unknown_name
+from derm_ray.models.cam import CAM_MODES, CamStream
+from derm_ray.models.heads import HEADS, CamHead, Head, make_head
+from derm_ray.models.networks import CrossSubnetwork, PairCam, PairNetwork, ShareNet, SoleNet, Stream
+from derm_ray.models.trunks import Trunk, trunk_spec
 
 NETWORKS = ("sole", "share", "triple")
 
 
 @dataclass(frozen=True)
+class CamConfig:
+    """The CAM network inside a CAM-BP network.
+
+    Attributes:
+        trunk: a key of :data:`derm_ray.models.trunks.TRUNKS`.
+        classes: its number of classes.
+        networks: 1 for both modalities, 2 for one each.
+        mode: see :func:`derm_ray.models.cam.saliency`.
+        stem: freeze point of the pair network's trunk up to which both are the same and computed once;
+            ``None`` where the CAM network sees the images itself.
+    """
+
+    trunk: str
+    classes: int
+    networks: int = 1
+    mode: str = "relu_sum"
+    stem: str | None = None
+
+    def __post_init__(self) -> None:
+        trunk_spec(self.trunk)
+        if self.mode not in CAM_MODES:
+            raise ConfigError(unknown_name("cam_mode", self.mode, CAM_MODES))
+
+
+@dataclass(frozen=True)
 class NetworkConfig:
-    """An architecture; with the class count it determines every tensor's name and shape.
+    """An architecture; it determines every tensor's name and shape.
 
     Attributes:
         network: ``sole``, ``share`` or ``triple``.
-        trunk: ``vgg16`` or ``tiny``.
-        head: ``gap`` or ``fc``.
+        trunk: a key of :data:`derm_ray.models.trunks.TRUNKS`.
+        head: ``gap``, ``fc``, ``bp``, ``cam_bp``, or ``cam`` for a CAM network.
         classes: number of diagnoses.
         tap: layer that C_T reads; ``None`` is the trunk's default (relu5_2 of VGG-16).
+        rank: of bilinear heads: channels left before the Gram matrix; ``None`` keeps all.
+        cam: of ``cam_bp`` heads, and only of these.
     """
 
     network: str = "triple"
@@ -37,12 +59,34 @@ class NetworkConfig:
     head: str = "gap"
     classes: int = 15
     tap: str | None = None
+    rank: int | None = None
+    cam: CamConfig | None = None
 
     def __post_init__(self) -> None:
         trunk_spec(self.trunk)
         for kind, value, known in (("network", self.network, NETWORKS), ("head", self.head, HEADS)):
             if value not in known:
                 raise ConfigError(unknown_name(kind, value, known))
+        if (self.head == "cam_bp") != (self.cam is not None):
+            raise ConfigError("head cam_bp needs a CAM network, and no other head takes one.")
+        if self.rank is not None and self.head not in ("bp", "cam_bp"):
+            raise ConfigError(f"rank {self.rank} is for the heads bp and cam_bp; head {self.head} has none.")
+        if self.head == "cam" and self.network == "triple":
+            raise ConfigError("a CAM network looks at one image: use network share (one for both) or sole.")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the architecture as JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "NetworkConfig":
+        """Read an architecture back.
+
+        Raises:
+            ConfigError: a name is unknown to this version.
+        """
+        cam = values.get("cam")
+        return cls(**{**values, "cam": CamConfig(**cam) if cam is not None else None})
 
 
 def build_network(config: NetworkConfig, *, freeze: str = "none", dropout: float = 0.0) -> PairNetwork:
@@ -50,82 +94,37 @@ def build_network(config: NetworkConfig, *, freeze: str = "none", dropout: float
 
     Args:
         config: the architecture.
-        freeze: see :class:`derm_ray.models.trunks.Trunk`.
+        freeze: see :class:`derm_ray.models.trunks.Trunk`; a CAM network that shares the stem decides it.
         dropout: probability in the heads.
 
     Raises:
         ConfigError: the tap or freeze point is unknown to the trunk.
     """
     channels = trunk_spec(config.trunk).channels
+    cam = _build_cam(config.cam) if config.cam is not None else None
+    if config.cam is not None and config.cam.stem is not None:
+        freeze = config.cam.stem
 
-    def head(from_scratch: bool) -> nn.Module:
-        return make_head(config.head, channels, config.classes, dropout=dropout, from_scratch=from_scratch)
+    def head(*, from_scratch: bool) -> Head:
+        return make_head(
+            config.head, channels, config.classes, dropout=dropout, from_scratch=from_scratch, rank=config.rank
+        )
 
     def stream() -> Stream:
-        return Stream(Trunk(config.trunk, config.tap or DEFAULT_TAP[config.trunk], freeze), head(from_scratch=False))
+        return Stream(Trunk(config.trunk, config.tap, freeze), head(from_scratch=False))
 
     if config.network == "sole":
-        return SoleNet(stream(), stream())
+        return SoleNet(stream(), stream(), cam)
     cross = CrossSubnetwork(channels, head(from_scratch=True)) if config.network == "triple" else None
-    return ShareNet(stream(), cross)
+    return ShareNet(stream(), cross, cam)
 
 
-def load_init_weights(network: PairNetwork, uri: str | None) -> None:
-    """Load ImageNet weights into every trunk, and into fc6/fc7 of the streams where the file has them.
+def _build_cam(config: CamConfig) -> PairCam:
+    def stream() -> CamStream:
+        trunk = Trunk(config.trunk, freeze=config.stem or "none", body_only=config.stem is not None)
+        return CamStream(trunk, CamHead(trunk.channels, config.classes, dropout=0.0), config.mode)
 
-    Args:
-        network: changed in place.
-        uri: a safetensors file with torchvision's VGG-16 key names, or ``None`` for torchvision's download.
-
-    Raises:
-        StorageError: the file or the download is not to be had.
-        ConfigError: the file does not fit the trunk.
-    """
-    state = _read_weights(uri)
-    source = uri or "torchvision's VGG-16"
-    for stream in (module for module in network.modules() if isinstance(module, Stream)):
-        _load_features(stream.trunk, state, source)
-        if isinstance(stream.head, FcHead):
-            _load_fc(stream.head, state, source)
-
-
-def load_trunk_weights(trunk: Trunk, uri: str | None) -> None:
-    """Load ImageNet weights into one trunk; see :func:`load_init_weights`."""
-    _load_features(trunk, _read_weights(uri), uri or "torchvision's VGG-16")
-
-
-def _load_features(trunk: Trunk, state: Mapping[str, Tensor], source: str) -> None:
-    features = {key.removeprefix("features."): v.float() for key, v in state.items() if key.startswith("features.")}
-    try:
-        trunk.features.load_state_dict(features)
-    except RuntimeError as error:
-        raise ConfigError(f"{source}: these weights do not fit the trunk: {error}") from error
-
-
-def _load_fc(head: FcHead, state: Mapping[str, Tensor], source: str) -> None:
-    layers = {"classifier.0": head.fc6[0], "classifier.3": head.fc7[0]}
-    if not all(f"{name}.weight" in state for name in layers):
-        logger.warning("%s has no fc6/fc7: these layers start from random weights.", source)
-        return
-    for name, layer in layers.items():
-        layer.load_state_dict({part: state[f"{name}.{part}"].float() for part in ("weight", "bias")})
-
-
-def _read_weights(uri: str | None) -> dict[str, Tensor]:
-    if uri is None:
-        try:
-            state: dict[str, Any] = VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
-        except OSError as error:
-            raise StorageError(
-                f"torchvision's VGG-16 weights cannot be downloaded ({error}). Give a local file with --init-weights."
-            ) from error
-        return state
-    try:
-        return load_safetensors(storage.read_bytes(uri))
-    except StorageError:
-        raise
-    except Exception as error:
-        raise ConfigError(f"{uri}: not a safetensors file ({error}).") from error
+    return PairCam(*(stream() for _ in range(config.networks)), from_stem=config.stem is not None)
 
 
 def count_parameters(network: nn.Module) -> int:

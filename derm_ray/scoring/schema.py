@@ -7,14 +7,22 @@ from typing import Any
 import pyarrow as pa
 
 from derm_ray.errors import ImageError
-from derm_ray.vocabulary import LabelSet, LesionPair, Prediction, PredictionKind
+from derm_ray.vocabulary import (
+    SENSITIVITIES,
+    LabelSet,
+    LesionPair,
+    Prediction,
+    PredictionKind,
+    operating_point_name,
+)
 
 
 def score_schema(label_set: LabelSet, *, branches: bool = False) -> pa.Schema:
     """Return the schema.
 
-    One ``p_<class>`` column per class, ``p_cancer`` and ``p_melanoma``, and with ``branches`` one
-    ``<kind>_<class>`` column per prediction kind and class.
+    One ``p_<class>`` column per class, ``p_cancer`` and ``p_melanoma`` where the label set has these tasks, one
+    boolean per task and target sensitivity (null where the model has no such operating point), and with
+    ``branches`` one ``<kind>_<class>`` column per prediction kind and class.
     """
     probabilities = [(f"p_{name}", pa.float32()) for name in label_set.class_names]
     if branches:
@@ -22,6 +30,7 @@ def score_schema(label_set: LabelSet, *, branches: bool = False) -> pa.Schema:
     # A class may itself be a task's only positive, such as melanoma of paper15: one column serves both.
     names = {name for name, _ in probabilities}
     risks = [(f"p_{task.name}", pa.float32()) for task in label_set.tasks() if f"p_{task.name}" not in names]
+    alarms = [(operating_point_name(t.name, s), pa.bool_()) for t in label_set.tasks() for s in SENSITIVITIES]
     return pa.schema(
         [
             ("pair_id", pa.string()),
@@ -34,6 +43,7 @@ def score_schema(label_set: LabelSet, *, branches: bool = False) -> pa.Schema:
             ("confidence", pa.float32()),
             *probabilities,
             *risks,
+            *alarms,
             ("model_digest", pa.string()),
             ("engine", pa.string()),
             ("derm_ray_version", pa.string()),
@@ -83,8 +93,8 @@ def _answer(prediction: Prediction, label_set: LabelSet) -> dict[str, Any]:
         "modality": prediction.modality,
         "diagnosis": prediction.diagnosis,
         "confidence": prediction.confidence,
-        "p_cancer": prediction.p_cancer,
-        "p_melanoma": prediction.p_melanoma,
+        **{f"p_{task}": risk for task, risk in prediction.risks.items()},
+        **prediction.alarms,
     }
     row |= {f"p_{name}": p for name, p in zip(label_set.class_names, prediction.probabilities, strict=True)}
     for kind, probabilities in prediction.branches.items():

@@ -1,5 +1,7 @@
 """What the endpoint answers, as OpenAPI sees it."""
 
+from dataclasses import asdict
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from derm_ray import RESEARCH_NOTICE
@@ -13,6 +15,17 @@ class Answer(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
+class OperatingPoint(Answer):
+    """A threshold on a task's risk, chosen on validation lesions for a target sensitivity."""
+
+    kind: PredictionKind
+    task: str
+    target: float
+    threshold: float = Field(description="An alarm is a risk at or above it.")
+    sensitivity: float = Field(description="Reached on validation lesions.")
+    specificity: float = Field(description="Reached on validation lesions.")
+
+
 class Model(Answer):
     """The model behind the endpoint."""
 
@@ -22,6 +35,7 @@ class Model(Answer):
     network: str
     input_size: int = Field(description="Side of the square input in pixels.")
     engine: str
+    operating_points: list[OperatingPoint]
     notice: str = RESEARCH_NOTICE
 
 
@@ -33,8 +47,8 @@ class Score(Answer):
     diagnosis: str
     confidence: float
     probabilities: dict[str, float]
-    p_cancer: float
-    p_melanoma: float
+    risks: dict[str, float] = Field(description="Task (cancer, melanoma) to summed probability of its positives.")
+    alarms: dict[str, bool] = Field(description="Operating point to whether the risk reaches its threshold.")
     branches: dict[PredictionKind, dict[str, float]]
     model_digest: str
     notice: str = RESEARCH_NOTICE
@@ -59,6 +73,7 @@ def describe_model(bundle: Bundle, engine: str) -> Model:
         network=bundle.network.network,
         input_size=bundle.preprocessing.size,
         engine=engine,
+        operating_points=[OperatingPoint(**asdict(point)) for point in bundle.calibration.operating_points],
     )
 
 
@@ -74,8 +89,8 @@ def to_score(prediction: Prediction, pair_id: str | None, labels: LabelSet, mode
         diagnosis=prediction.diagnosis,
         confidence=prediction.confidence,
         probabilities=named(prediction.probabilities),
-        p_cancer=prediction.p_cancer,
-        p_melanoma=prediction.p_melanoma,
+        risks=dict(prediction.risks),
+        alarms=dict(prediction.alarms),
         branches={kind: named(probabilities) for kind, probabilities in prediction.branches.items()},
         model_digest=model_digest,
     )

@@ -16,8 +16,8 @@ from derm_ray.data.validation import validate
 from derm_ray.errors import ManifestError
 from derm_ray.evaluation.evaluate import figures
 from derm_ray.inference.precision import autocast, default_device, normalise, resolve_precision, to_device
-from derm_ray.models.trunks import DEFAULT_TAP, Trunk
-from derm_ray.models.zoo import load_trunk_weights
+from derm_ray.models.trunks import Trunk
+from derm_ray.models.weights import load_trunk_weights, read_init_weights
 from derm_ray.vocabulary import LabelSet, LesionPair, PredictionKind, Split
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -33,10 +33,12 @@ class BaselineResult:
     Attributes:
         kinds: prediction kind -> figures on the test split; cross means the features of both images.
         strengths: prediction kind -> inverse regularisation C, chosen by macro AUROC on val.
+        answers: prediction kind -> probabilities of the test pairs (N, K), in manifest order.
     """
 
     kinds: dict[PredictionKind, dict[str, float]]
     strengths: dict[PredictionKind, float]
+    answers: dict[PredictionKind, npt.NDArray[np.float32]]
 
 
 def run_baseline(
@@ -49,15 +51,15 @@ def run_baseline(
     Args:
         manifest: pairs with both images, diagnosis and split.
         labels: class order.
-        init_weights: see :func:`derm_ray.models.zoo.load_trunk_weights`.
+        init_weights: see :func:`derm_ray.models.weights.read_init_weights`.
         size: side of the input in pixels.
 
     Raises:
         ManifestError, ConfigError, StorageError: the input is not fit.
     """
     validate(manifest, labels, complete=tuple(Split))
-    trunk = Trunk("vgg16", DEFAULT_TAP["vgg16"])
-    load_trunk_weights(trunk, init_weights)
+    trunk = Trunk("vgg16")
+    load_trunk_weights(trunk, read_init_weights("vgg16", init_weights), init_weights or "torchvision's vgg16")
     features: dict[Split, tuple[Features, Features]] = {}
     truth: dict[Split, npt.NDArray[np.int64]] = {}
     for split in Split:
@@ -66,6 +68,7 @@ def run_baseline(
         truth[split] = np.array([labels.class_names.index(str(d)) for d in chosen.column("diagnosis")])
     kinds: dict[PredictionKind, dict[str, float]] = {}
     strengths: dict[PredictionKind, float] = {}
+    answers: dict[PredictionKind, npt.NDArray[np.float32]] = {}
     for kind in PredictionKind:
         inputs = {split: _columns(pair, kind) for split, pair in features.items()}
         fitted = {c: _fit(inputs[Split.TRAIN], truth[Split.TRAIN], c) for c in STRENGTHS}
@@ -76,7 +79,8 @@ def run_baseline(
         strengths[kind] = max(scores, key=scores.__getitem__)
         answer = _predict(fitted[strengths[kind]], inputs[Split.TEST], labels)
         kinds[kind] = figures(labels, truth[Split.TEST], answer)
-    return BaselineResult(kinds, strengths)
+        answers[kind] = answer.astype(np.float32)
+    return BaselineResult(kinds, strengths, answers)
 
 
 def _columns(pair: tuple[Features, Features], kind: PredictionKind) -> Features:

@@ -20,14 +20,15 @@ class Batch:
     """One rank's share of a global batch.
 
     Attributes:
-        clinical, dermoscopy: (B, size, size, 3) uint8.
+        clinical, dermoscopy: images (B, size, size, 3) uint8, or the frozen stem's activations (B, H, W, C),
+            float32 or the bits of bfloat16 as uint16.
         labels: (B,) int64 class indices.
         indices: (B,) int64 rows of the split.
         global_size: pairs in the whole global batch.
     """
 
-    clinical: npt.NDArray[np.uint8]
-    dermoscopy: npt.NDArray[np.uint8]
+    clinical: npt.NDArray[np.uint8 | np.uint16 | np.float32]
+    dermoscopy: npt.NDArray[np.uint8 | np.uint16 | np.float32]
     labels: npt.NDArray[np.int64]
     indices: Indices
     global_size: int

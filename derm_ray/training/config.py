@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from derm_ray.data.preprocessing import Preprocessing
 from derm_ray.errors import ConfigError, unknown_name
-from derm_ray.models.zoo import NetworkConfig
+from derm_ray.models.zoo import CamConfig, NetworkConfig
 from derm_ray.vocabulary import label_set
 
 Positive = Annotated[float, Field(gt=0)]
@@ -23,11 +23,15 @@ class TrainConfig:
 
     Attributes:
         label_set: diagnoses and their order.
-        network, trunk, head, tap: see :class:`derm_ray.models.zoo.NetworkConfig`.
+        network, trunk, head, tap, rank: see :class:`derm_ray.models.zoo.NetworkConfig`.
+        cam_mode: how a CAM-BP head's map comes from the CAM network; see :func:`derm_ray.models.cam.saliency`.
         size: side of the input in pixels.
-        freeze: trunk layers that are not trained: ``none`` or ``pool4`` (``pool2`` of the tiny trunk).
+        freeze: trunk layers that are not trained: ``none`` or ``pool4`` (``maxpool3`` of GoogLeNet, ``layer3`` of
+            ResNet-50, ``pool2`` of the tiny trunk).
         loss: ``squared`` (Eq. 1-4) or ``cross_entropy`` (footnote 1).
         alpha: weight of the cross sub-network's loss (Eq. 5).
+        class_weight: of a pair's loss by its class, mean 1 over train: ``none``, ``inverse`` frequency, or
+            ``effective`` number (Cui et al. 2019, Eq. 2, beta 0.999).
         epochs: passes over the training split.
         global_batch_size: pairs per optimiser step over all workers.
         learning_rate: SGD's, of the trunk.
@@ -45,13 +49,16 @@ class TrainConfig:
 
     label_set: str = "paper15"
     network: Literal["sole", "share", "triple"] = "triple"
-    trunk: Literal["vgg16", "tiny"] = "vgg16"
-    head: Literal["gap", "fc"] = "fc"
+    trunk: Literal["vgg16", "googlenet", "resnet50", "tiny"] = "vgg16"
+    head: Literal["gap", "fc", "cam", "bp", "cam_bp"] = "fc"
     tap: str | None = None
+    rank: Annotated[int, Field(ge=1)] | None = None
+    cam_mode: Literal["relu_sum", "probability", "top1", "literal"] = "relu_sum"
     size: Annotated[int, Field(ge=32)] = 224
     freeze: str = "none"
     loss: Literal["squared", "cross_entropy"] = "squared"
     alpha: NonNegative = 1.5
+    class_weight: Literal["none", "inverse", "effective"] = "none"
     epochs: Count = 30
     global_batch_size: Annotated[int, Field(ge=2)] = 32
     learning_rate: Positive = 1e-3
@@ -68,10 +75,20 @@ class TrainConfig:
     seed: Annotated[int, Field(ge=0)] = 0
 
     @property
-    def architecture(self) -> NetworkConfig:
-        """The network this recipe trains."""
-        classes = len(label_set(self.label_set).diagnoses)
-        return NetworkConfig(self.network, self.trunk, self.head, classes, self.tap)
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(label_set(self.label_set).diagnoses)
+
+    def architecture(self, cam: CamConfig | None = None) -> NetworkConfig:
+        """Return the network this recipe trains.
+
+        Args:
+            cam: the CAM network of a ``cam_bp`` head.
+
+        Raises:
+            ConfigError: the parts do not go together.
+        """
+        return NetworkConfig(self.network, self.trunk, self.head, self.classes, self.tap, self.rank, cam)
 
     @property
     def preprocessing(self) -> Preprocessing:

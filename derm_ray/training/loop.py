@@ -11,6 +11,7 @@ from torch import distributed as dist
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from derm_ray.data.preprocessing import Preprocessing
 from derm_ray.errors import DermRayError, TrainingError
 from derm_ray.inference.precision import autocast, normalise, resolve_precision, to_device
 from derm_ray.models.networks import PairLogits, PairNetwork
@@ -32,13 +33,21 @@ class TrainingLoop:
         config: the recipe.
         network: with its initial weights, not wrapped; it is changed in place.
         device: where to run.
+        weights: of each class in the loss (K,); ``None`` weighs all alike.
     """
 
-    def __init__(self, config: TrainConfig, network: PairNetwork, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        network: PairNetwork,
+        device: torch.device,
+        weights: npt.NDArray[np.float32] | None = None,
+    ) -> None:
         self.config = config
         self.network = to_device(network, device)
         self.device = device
         self.precision = resolve_precision(config.precision, device)
+        self._weights = torch.from_numpy(np.ones(config.classes, np.float32) if weights is None else weights).to(device)
         self._distributed = dist.is_available() and dist.is_initialized()
         self._module: nn.Module = network
         if self._distributed:
@@ -114,7 +123,7 @@ class TrainingLoop:
         labels = torch.from_numpy(batch.labels).to(self.device)
         losses = pair_loss(logits, labels, loss=self.config.loss, alpha=self.config.alpha)
         # DDP averages over ranks, so that shares of unequal size must weigh by their pairs.
-        share = losses.sum() / batch.global_size
+        share = (losses * self._weights[labels]).sum() / batch.global_size
         torch.autograd.backward(share * (dist.get_world_size() if self._distributed else 1))
         if self.config.clip_norm:
             torch.nn.utils.clip_grad_norm_(self._module.parameters(), self.config.clip_norm)
@@ -125,10 +134,11 @@ class TrainingLoop:
             dist.all_reduce(total)
         return total.item()
 
-    def _forward(self, batch: Batch) -> PairLogits:
-        spec = self.config.preprocessing
-        images = (torch.from_numpy(array).to(self.device) for array in (batch.clinical, batch.dermoscopy))
-        logits: PairLogits = self._module(*(normalise(image, spec.mean, spec.std) for image in images))
+    def _forward(self, batch: Batch, module: nn.Module | None = None) -> PairLogits:
+        inputs = [network_input(a, self.config.preprocessing, self.device) for a in (batch.clinical, batch.dermoscopy)]
+        if self.precision == "fp32":
+            inputs = [tensor.float() for tensor in inputs]
+        logits: PairLogits = (module or self._module)(*inputs, from_stem=batch.clinical.dtype != np.uint8)
         return logits
 
     def predict(self, batches: Iterable[Batch | DermRayError], pairs: int) -> KindProbabilities:
@@ -150,16 +160,14 @@ class TrainingLoop:
         mine: list[tuple[npt.NDArray[np.int64], KindProbabilities] | DermRayError] = []
         # The bare network: DDP's forward synchronises buffers, and ranks may have unequal numbers of batches.
         with torch.inference_mode(), autocast(self.precision, self.device):
-            spec = self.config.preprocessing
             for batch in batches:
                 if isinstance(batch, DermRayError):
                     mine.append(batch)
                 elif len(batch.indices):
-                    images = (torch.from_numpy(a).to(self.device) for a in (batch.clinical, batch.dermoscopy))
-                    logits = self.network(*(normalise(image, spec.mean, spec.std) for image in images))
+                    logits = self._forward(batch, self.network)
                     mine.append((batch.indices, {k: p.cpu().numpy() for k, p in logits.probabilities().items()}))
         gathered = [item for rank in self._gather(mine) for item in rank]
-        whole = {kind: np.zeros((pairs, self.config.architecture.classes), np.float32) for kind in PredictionKind}
+        whole = {kind: np.zeros((pairs, self.config.classes), np.float32) for kind in PredictionKind}
         for item in gathered:
             if isinstance(item, DermRayError):
                 raise item
@@ -189,6 +197,14 @@ class TrainingLoop:
         self.network.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._scheduler.load_state_dict(state["scheduler"])
+
+
+def network_input(array: npt.NDArray[Any], spec: Preprocessing, device: torch.device) -> Tensor:
+    """Return a batch as the network takes it: normalised images from uint8, or a stem's activations as they are."""
+    tensor = torch.from_numpy(array).to(device)
+    if array.dtype == np.uint8:
+        return normalise(tensor, spec.mean, spec.std)
+    return (tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor).permute(0, 3, 1, 2)
 
 
 def _parameter_groups(network: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:

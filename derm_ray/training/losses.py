@@ -1,5 +1,7 @@
 """The paper's losses, Eq. 1-5."""
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -18,7 +20,25 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(logits.float(), labels, reduction="none")
 
 
+BETA = 0.999
 LOSSES = {"squared": squared, "cross_entropy": cross_entropy}
+
+
+def class_weights(labels: npt.NDArray[np.int64], classes: int, scheme: str) -> npt.NDArray[np.float32]:
+    """Return one weight per class (K,), whose mean over the pairs is 1.
+
+    Args:
+        labels: of train (N,).
+        classes: K; a class without pairs gets weight 0.
+        scheme: ``none``, ``inverse`` frequency, or ``effective`` number (1 - b) / (1 - b^n) with b = 0.999
+            (Cui et al. 2019, Eq. 2).
+    """
+    counts = np.bincount(labels, minlength=classes)
+    if scheme == "none":
+        return np.ones(classes, np.float32)
+    numbers = counts.astype(float) if scheme == "inverse" else (1 - BETA**counts) / (1 - BETA)
+    weights = np.divide(1, numbers, out=np.zeros(classes), where=counts > 0)
+    return np.asarray(weights * len(labels) / (weights * counts).sum(), np.float32)
 
 
 def pair_loss(logits: PairLogits, labels: Tensor, *, loss: str, alpha: float) -> Tensor:

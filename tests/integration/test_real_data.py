@@ -7,7 +7,8 @@ from derm_ray.data.importers.milk10k import import_milk10k
 from derm_ray.data.manifest import Manifest
 from derm_ray.data.splits import split_manifest
 from derm_ray.data.validation import validate
-from derm_ray.models.zoo import NetworkConfig, build_network, load_init_weights
+from derm_ray.models.weights import load_init_weights, read_init_weights
+from derm_ray.models.zoo import NetworkConfig, build_network
 from derm_ray.training.config import make_config
 from derm_ray.training.run import train
 from derm_ray.vocabulary import MILK10K, PAPER15, Split
@@ -38,7 +39,7 @@ def test_the_given_weights_are_imagenets(real_data: RealData) -> None:
     network = build_network(NetworkConfig("share"))
     batch = torch.randn(1, 3, 64, 64)
     before = network.stream.trunk(batch).last_BCHW.detach()
-    load_init_weights(network, real_data.weights)
+    load_init_weights(network, read_init_weights("vgg16", real_data.weights), real_data.weights)
     after = network.stream.trunk(batch).last_BCHW.detach()
     assert after.max() > 10 * before.max()
     assert (after == 0).float().mean() > 0.6

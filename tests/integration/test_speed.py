@@ -56,7 +56,7 @@ def plain_epoch(pairs: list[LesionPair], config: TrainConfig) -> float:
     """Return the seconds of an epoch behind its first step."""
     torch.set_num_threads(machine_cpus())
     torch.manual_seed(config.seed)
-    network = build_network(config.architecture, freeze=config.freeze, dropout=config.dropout)
+    network = build_network(config.architecture(), freeze=config.freeze, dropout=config.dropout)
     loop = TrainingLoop(config, network, torch.device("cpu"))
     loader: Iterator[Batch] = iter(DataLoader(Batches(pairs, config, 0), batch_size=None, num_workers=DECODERS))
     times: list[float] = []

@@ -21,7 +21,10 @@ def test_isic_definition_counts_bowens_as_cancer() -> None:
 def test_every_class_is_on_one_side_of_the_cancer_task() -> None:
     for labels in LABEL_SETS.values():
         for definition in CancerDefinition:
-            cancer = labels.tasks(definition)[0]
+            cancer = next((task for task in labels.tasks(definition) if task.name == "cancer"), None)
+            if cancer is None:
+                assert labels.name.endswith("_melanoma")
+                continue
             assert sorted([*cancer.positive, *cancer.negative]) == sorted(labels.class_names)
 
 

@@ -1,5 +1,8 @@
-"""A training run on Ray: the driver's side, the workers' side, and the feed between storage and workers."""
+"""Training on Ray: the driver's side, the workers' side, and the feed between storage and workers."""
 
-from derm_ray.training.run.driver import TrainResult, train
+from derm_ray.training.run.answers import SplitAnswers, answer_split
+from derm_ray.training.run.cache import prepare_stems
+from derm_ray.training.run.driver import TrainResult, labelled, train
+from derm_ray.training.run.feed import LabelledPairs
 
-__all__ = ["TrainResult", "train"]
+__all__ = ["LabelledPairs", "SplitAnswers", "TrainResult", "answer_split", "labelled", "prepare_stems", "train"]

@@ -3,32 +3,33 @@
 import json
 import logging
 import re
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.fs
 import ray
 import ray.exceptions
 import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from derm_ray import __version__, bundle, errors, runtime, storage
-from derm_ray.data.manifest import Manifest, require_split
+from derm_ray.data.manifest import Manifest, collapse, collapsed, require_split
 from derm_ray.data.validation import validate
 from derm_ray.errors import ConfigError, OutputExistsError, TrainingError
-from derm_ray.models.networks import PairNetwork
-from derm_ray.models.zoo import build_network, load_init_weights
+from derm_ray.evaluation.calibration import fit_calibration
 from derm_ray.training.batches import check_batch_size
 from derm_ray.training.config import TrainConfig
+from derm_ray.training.losses import class_weights
+from derm_ray.training.run.announcer import announced
+from derm_ray.training.run.cache import common_stem, prepare_stems
 from derm_ray.training.run.feed import LabelledPairs
 from derm_ray.training.run.worker import STATE, WorkerTask, train_worker
-from derm_ray.vocabulary import LabelSet, Split, label_set
+from derm_ray.training.start import Start, make_start
+from derm_ray.training.stems import LIMIT_GIB
+from derm_ray.vocabulary import LabelSet, PredictionKind, Split, label_set
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,9 @@ def train(
     name: str,
     *,
     init_weights: str | None = None,
+    cam: str | None = None,
+    cache: str | None = None,
+    cache_limit_gib: float = LIMIT_GIB,
     workers: int = 1,
     cpus_per_worker: int | None = None,
     use_gpu: bool = False,
@@ -73,11 +77,15 @@ def train(
 
     Args:
         config: the recipe.
-        manifest: pairs with both images, diagnosis and split; ``test`` is never read.
+        manifest: pairs with both images, diagnosis and split; ``test`` is never read. Diagnoses of a detailed
+            label set are collapsed where the recipe's label set is one of its tasks.
         out_uri: the folder that holds runs.
         name: the run's folder below it.
         init_weights: ImageNet weights of the trunk (safetensors, torchvision's key names); ``None`` is
             torchvision's download. The tiny trunk takes none.
+        cam: bundle of the CAM network of a ``cam_bp`` head, trained with ``head=cam``.
+        cache: folder that keeps the frozen layers' activations, so that they are computed once.
+        cache_limit_gib: bound on that folder; what was used longest ago goes first.
         workers: data-parallel workers; the global batch does not depend on it.
         cpus_per_worker: CPUs, and torch threads, of each; ``None`` shares out the machine on a local Ray and is
             1 on a cluster.
@@ -96,24 +104,32 @@ def train(
     run_uri = storage.join(out_uri, name)
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise ConfigError(f"--name {name!r}: use letters, digits, '_', '-' and '.', beginning with a letter or digit.")
-    validate(manifest, labels, complete=(Split.TRAIN, Split.VAL))
-    splits = {split: _labelled(manifest, split, labels) for split in (Split.TRAIN, Split.VAL)}
+    validate(collapse(manifest, labels), labels, complete=(Split.TRAIN, Split.VAL))
+    splits = {split: labelled(manifest, split, labels) for split in (Split.TRAIN, Split.VAL)}
     check_batch_size(len(splits[Split.TRAIN]), config.global_batch_size, workers)
-    network = _initial_network(config, init_weights)
+    start = make_start(config, init_weights, cam)
+    stem = common_stem(config, start.network) if cache is not None else None
+    description = _description(config, manifest, init_weights, start)
     local_cpus = cpus_per_worker or max(1, runtime.machine_cpus() // workers)
     # Ray Data's decoding needs CPUs beside those that Ray Train reserves for its workers.
     spare = max(2, runtime.machine_cpus() // 2)
     with runtime.ray_session(address, num_cpus=workers * local_cpus + spare) as session:
         cpus = cpus_per_worker or session.cpus_each(local_cpus)
         session.require(cpus=workers * cpus + 1, gpus=workers if use_gpu else 0)
-        _claim(run_uri, _description(config, manifest, init_weights), overwrite=overwrite)
-        with _announcer() as announcer:
+        _claim(run_uri, description, overwrite=overwrite)
+        stems = None
+        if cache is not None and stem is not None:
+            stems = prepare_stems(config, stem, splits, cache, limit_gib=cache_limit_gib, use_gpu=use_gpu)
+        with announced(name) as announcer:
             task = WorkerTask(
                 config=config,
+                architecture=start.architecture,
+                class_weights=class_weights(np.array(splits[Split.TRAIN].labels), config.classes, config.class_weight),
                 run_uri=run_uri,
-                initial=ray.put(network.state_dict()),
+                initial=ray.put(start.network.state_dict()),
                 train=ray.put(splits[Split.TRAIN]),
                 val=ray.put(splits[Split.VAL]),
+                stems=stems,
                 announcer=announcer,
                 use_gpu=use_gpu,
             )
@@ -123,7 +139,7 @@ def train(
         state = torch.load(Path(folder) / STATE, map_location="cpu", weights_only=True)
     figures = {key: value for key, value in metrics.items() if "/" in key}
     provenance = {
-        **_description(config, manifest, init_weights),
+        **description,
         "manifest_uri": manifest.uri,
         "best_epoch": metrics["epoch"],
         "workers": workers,
@@ -131,26 +147,40 @@ def train(
     }
     digest = bundle.seal_bundle(
         storage.join(run_uri, BUNDLE),
-        network=config.architecture,
+        network=start.architecture,
         label_set=labels,
         preprocessing=config.preprocessing,
         weights=state["loop"]["network"],
         provenance=provenance,
+        calibration=fit_calibration(
+            labels,
+            np.array(splits[Split.VAL].labels),
+            {PredictionKind(kind): scores.numpy() for kind, scores in state["val"].items()},
+        ),
     )
     return TrainResult(run_uri, storage.join(run_uri, BUNDLE), digest, int(metrics["epoch"]), figures)
 
 
-def _labelled(manifest: Manifest, split: Split, labels: LabelSet) -> LabelledPairs:
-    pairs = tuple(require_split(manifest, split).pairs())
-    return LabelledPairs(pairs, tuple(labels.class_names.index(str(pair.diagnosis)) for pair in pairs))
+def labelled(manifest: Manifest, split: Split, labels: LabelSet) -> LabelledPairs:
+    """Return one split with its class indices.
+
+    Raises:
+        ConfigError: the split is empty.
+    """
+    listed = tuple(require_split(manifest, split).pairs())
+    classes = [collapsed(labels, pair.diagnosis) for pair in listed]
+    places = tuple(place for place, name in enumerate(classes) if name is not None)
+    indices = tuple(labels.class_names.index(str(classes[place])) for place in places)
+    return LabelledPairs(tuple(listed[place] for place in places), indices, places, listed)
 
 
-def _description(config: TrainConfig, manifest: Manifest, init_weights: str | None) -> dict[str, Any]:
+def _description(config: TrainConfig, manifest: Manifest, init_weights: str | None, start: Start) -> dict[str, Any]:
     """Return what makes two runs the same run."""
     return {
         "derm_ray_version": __version__,
         "manifest_digest": manifest.digest,
         "init_weights": init_weights,
+        "cam_network": start.cam_digest,
         "training": config.to_json(),
     }
 
@@ -183,55 +213,6 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> 
         elif before != after:
             changes.append(f"{prefix}{key} was {json.dumps(before)}, now {json.dumps(after)}")
     return changes
-
-
-def _initial_network(config: TrainConfig, init_weights: str | None) -> PairNetwork:
-    torch.manual_seed(config.seed)
-    network = build_network(config.architecture, freeze=config.freeze, dropout=config.dropout)
-    if config.trunk != "tiny":
-        load_init_weights(network, init_weights)
-    elif init_weights is not None:
-        raise ConfigError("the tiny trunk is trained from scratch; leave --init-weights out, or choose trunk=vgg16.")
-    return network
-
-
-class _Announcer:
-    """Carries progress lines from workers to the driver."""
-
-    def __init__(self) -> None:
-        self._lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self._lines.append(line)
-
-    def take(self) -> list[str]:
-        lines, self._lines = self._lines, []
-        return lines
-
-
-@contextmanager
-def _announcer() -> Iterator[Any]:
-    """Log workers' lines as they come, until the block ends."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = ray.remote(num_cpus=0, scheduling_strategy=here)(_Announcer).remote()
-    ended = threading.Event()
-
-    def listen() -> None:
-        while True:
-            last = ended.wait(0.5)
-            for line in ray.get(actor.take.remote()):
-                logger.info(line)
-            if last:
-                return
-
-    thread = threading.Thread(target=listen, daemon=True)
-    thread.start()
-    try:
-        yield actor
-    finally:
-        ended.set()
-        thread.join(timeout=10)
-        ray.kill(actor)
 
 
 def _fit(

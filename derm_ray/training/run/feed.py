@@ -10,8 +10,9 @@ import numpy as np
 import ray.data
 
 from derm_ray.data.preprocessing import Preprocessing
-from derm_ray.errors import DermRayError, ImageError, ImageErrorCode
+from derm_ray.errors import DermRayError, ImageError, ImageErrorCode, StorageError
 from derm_ray.training.batches import Batch, Indices, load_batch, rank_share
+from derm_ray.training.stems import StemCache
 from derm_ray.vocabulary import LesionPair
 
 IMAGES_AT_ONCE = 4
@@ -20,10 +21,19 @@ PREFETCHED_BATCHES = 2
 
 @dataclass(frozen=True)
 class LabelledPairs:
-    """One split: pairs and their class indices, in manifest order."""
+    """One split, in manifest order.
+
+    Attributes:
+        pairs: those that the label set does not leave out.
+        labels: their class indices.
+        places: where each stands in ``listed``.
+        listed: all pairs of the split; caches hold these, so that label sets share them.
+    """
 
     pairs: tuple[LesionPair, ...]
     labels: tuple[int, ...]
+    places: tuple[int, ...]
+    listed: tuple[LesionPair, ...]
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -37,6 +47,7 @@ def batches(
     rank: int,
     world_size: int,
     mirror: tuple[int, int] | None = None,
+    stems: StemCache | None = None,
 ) -> Iterator[Batch | DermRayError]:
     """Yield one rank's share of every global batch, in order.
 
@@ -49,6 +60,7 @@ def batches(
         spec: target size.
         rank, world_size: of the reader.
         mirror: (seed, epoch), or ``None`` for no mirroring.
+        stems: the split's activations, read in place of its images.
 
     Yields:
         A batch, or the error of its first image that cannot be used.
@@ -63,7 +75,7 @@ def batches(
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     rows = [_row(split, rank_share(batch, rank, world_size), len(batch)) for batch in order]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-    loaded = dataset.map(_load, fn_kwargs={"spec": spec, "mirror": mirror})
+    loaded = dataset.map(_load, fn_kwargs={"spec": spec, "mirror": mirror, "stems": stems})
     for block in loaded.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=PREFETCHED_BATCHES):
         row = {name: column[0] for name, column in block.items()}
         if row["error_code"] == ImageErrorCode.STORAGE:
@@ -83,11 +95,14 @@ def _row(split: LabelledPairs, share: Indices, global_size: int) -> dict[str, An
         "dermoscopy_uris": [pair.dermoscopy_uri for pair in pairs],
         "labels": [split.labels[i] for i in share],
         "indices": share.tolist(),
+        "places": [split.places[i] for i in share],
         "global_size": global_size,
     }
 
 
-def _load(row: dict[str, Any], spec: Preprocessing, mirror: tuple[int, int] | None) -> dict[str, Any]:
+def _load(
+    row: dict[str, Any], spec: Preprocessing, mirror: tuple[int, int] | None, stems: StemCache | None
+) -> dict[str, Any]:
     columns = (row[name] for name in ("pair_ids", "clinical_uris", "dermoscopy_uris"))
     pairs = [
         LesionPair(pair_id, "", clinical, dermoscopy) for pair_id, clinical, dermoscopy in zip(*columns, strict=True)
@@ -99,12 +114,19 @@ def _load(row: dict[str, Any], spec: Preprocessing, mirror: tuple[int, int] | No
         "error_code": "",
         "error": "",
     }
+    nothing = np.empty((0, spec.size, spec.size, 3), np.uint8)
+    if stems is not None:
+        try:
+            clinical, dermoscopy = stems.read(pairs, np.asarray(row["places"], np.int64), mirror)
+        except StorageError as error:
+            failure = {"error_code": str(ImageErrorCode.STORAGE), "error": str(error)}
+            return loaded | {"clinical": nothing, "dermoscopy": nothing} | failure
+        return loaded | {"clinical": clinical, "dermoscopy": dermoscopy}
     try:
         with ThreadPoolExecutor(IMAGES_AT_ONCE) as executor:
             batch = load_batch(
                 pairs, row["labels"], loaded["indices"], spec, executor, global_size=row["global_size"], mirror=mirror
             )
     except ImageError as error:
-        nothing = np.empty((0, spec.size, spec.size, 3), np.uint8)
         return loaded | {"clinical": nothing, "dermoscopy": nothing, "error_code": str(error.code), "error": str(error)}
     return loaded | {"clinical": batch.clinical, "dermoscopy": batch.dermoscopy}

@@ -2,12 +2,13 @@
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import ray
 import ray.train
 import torch
@@ -17,16 +18,19 @@ from torch import Tensor
 from derm_ray import storage
 from derm_ray.errors import DermRayError, StorageError
 from derm_ray.evaluation.evaluate import figures
-from derm_ray.models.zoo import build_network
+from derm_ray.models.zoo import NetworkConfig, build_network
 from derm_ray.observability import Progress
 from derm_ray.training.batches import evaluation_order, training_order
 from derm_ray.training.config import TrainConfig
-from derm_ray.training.loop import TrainingLoop
+from derm_ray.training.loop import KindProbabilities, TrainingLoop
 from derm_ray.training.run.feed import LabelledPairs, batches
-from derm_ray.vocabulary import PredictionKind, label_set
+from derm_ray.training.stems import StemCache
+from derm_ray.training.tensorboard import tensorboard_events
+from derm_ray.vocabulary import PredictionKind, Split, label_set
 
 STATE = "state.pt"
 METRICS = "metrics.jsonl"
+EVENTS = "tensorboard/events.out.tfevents.derm_ray"
 SAY_EVERY_S = 10.0
 
 
@@ -36,18 +40,24 @@ class WorkerTask:
 
     Attributes:
         config: the recipe.
+        architecture: the network.
+        class_weights: of the loss (K,).
         run_uri: the run's folder.
         initial: reference to the initial state dict.
         train, val: references to the splits.
+        stems: the splits' activations; ``None`` reads images.
         announcer: the actor that carries progress lines to the driver.
         use_gpu: run on the GPU that Ray assigned; otherwise on CPU, also where a GPU is visible.
     """
 
     config: TrainConfig
+    architecture: NetworkConfig
+    class_weights: npt.NDArray[np.float32]
     run_uri: str
     initial: "ray.ObjectRef[dict[str, Tensor]]"
     train: "ray.ObjectRef[LabelledPairs]"
     val: "ray.ObjectRef[LabelledPairs]"
+    stems: Mapping[Split, StemCache] | None
     announcer: Any
     use_gpu: bool
 
@@ -77,9 +87,10 @@ class _Worker:
         self.val: LabelledPairs = ray.get(task.val)
         self.history: list[dict[str, Any]] = []
         self.first_epoch = 0
-        network = build_network(self.config.architecture, freeze=self.config.freeze, dropout=self.config.dropout)
+        network = build_network(task.architecture, freeze=self.config.freeze, dropout=self.config.dropout)
         network.load_state_dict(ray.get(task.initial))
-        self.loop = TrainingLoop(self.config, network, get_device() if task.use_gpu else torch.device("cpu"))
+        device = get_device() if task.use_gpu else torch.device("cpu")
+        self.loop = TrainingLoop(self.config, network, device, task.class_weights)
         self._resume()
 
     def _resume(self) -> None:
@@ -99,11 +110,12 @@ class _Worker:
         for epoch in range(self.first_epoch, self.config.epochs):
             steps: list[dict[str, Any]] = []
             losses = self.loop.train_epoch(epoch, self._training_batches(epoch), self._on_step(epoch, progress, steps))
-            figure = self._validate()
+            scores = self._predict()
+            figure = self._figures(scores)
             rate = progress.rate
             summary = {"epoch": epoch + 1, "loss": float(np.mean(losses)), "pairs_per_s": round(rate, 2), **figure}
             self.history += [*steps, summary]
-            self._report(epoch, figure)
+            self._report(epoch, figure, scores)
             self._say(
                 f"epoch {epoch + 1}/{self.config.epochs}  loss {summary['loss']:.4f}  val cross: accuracy "
                 f"{figure['cross/accuracy']:.3f}, balanced {figure['cross/balanced_accuracy']:.3f}, "
@@ -123,6 +135,7 @@ class _Worker:
             rank=self.rank,
             world_size=self.world_size,
             mirror=(seed, epoch) if self.config.mirror else None,
+            stems=self.task.stems[Split.TRAIN] if self.task.stems else None,
         )
 
     def _on_step(self, epoch: int, progress: Progress, steps: list[dict[str, Any]]) -> Callable[[int, float], None]:
@@ -138,11 +151,20 @@ class _Worker:
 
         return on_step
 
-    def _validate(self) -> dict[str, float]:
-        """Return every defined figure of every prediction kind on all val pairs."""
-        order = evaluation_order(len(self.val), self.config.global_batch_size)
-        feed = batches(self.val, order, self.config.preprocessing, rank=self.rank, world_size=self.world_size)
-        scores = self.loop.predict(feed, len(self.val))
+    def _predict(self) -> KindProbabilities:
+        """Return the probabilities of all val pairs."""
+        feed = batches(
+            self.val,
+            evaluation_order(len(self.val), self.config.global_batch_size),
+            self.config.preprocessing,
+            rank=self.rank,
+            world_size=self.world_size,
+            stems=self.task.stems[Split.VAL] if self.task.stems else None,
+        )
+        return self.loop.predict(feed, len(self.val))
+
+    def _figures(self, scores: KindProbabilities) -> dict[str, float]:
+        """Return every defined figure of every prediction kind."""
         labels = np.array(self.val.labels)
         named = {
             f"{kind}/{name}": value
@@ -151,7 +173,7 @@ class _Worker:
         }
         return {name: float(value) for name, value in named.items() if np.isfinite(value)}
 
-    def _report(self, epoch: int, figure: dict[str, float]) -> None:
+    def _report(self, epoch: int, figure: dict[str, float], scores: KindProbabilities) -> None:
         """Hand checkpoint and figures to Ray Train; all ranks meet here."""
         # Ray's checkpoint manager fails on NaN, and ranks a missing score best or worst by its order.
         metrics = {"epoch": epoch + 1, "score": figure.get(f"{PredictionKind.CROSS}/{self.config.monitor}", -1.0)}
@@ -162,10 +184,12 @@ class _Worker:
         text = "".join(json.dumps(line) + "\n" for line in self.history)
         try:
             storage.write_bytes(storage.join(self.task.run_uri, METRICS), text.encode())
+            storage.write_bytes(storage.join(self.task.run_uri, EVENTS), tensorboard_events(self.history))
         except StorageError as error:
             # Only this rank knows: it has to die, since the others wait for it in their report.
             raise OSError(str(error)) from error
-        state = {"loop": self.loop.state_dict(), "epoch": epoch, "history": json.dumps(self.history)}
+        val = {str(kind): torch.from_numpy(probabilities) for kind, probabilities in scores.items()}
+        state = {"loop": self.loop.state_dict(), "epoch": epoch, "history": json.dumps(self.history), "val": val}
         with tempfile.TemporaryDirectory() as folder:
             torch.save(state, Path(folder) / STATE)
             checkpoint = ray.train.Checkpoint.from_directory(folder)

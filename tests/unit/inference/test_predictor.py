@@ -63,8 +63,8 @@ def test_risks_are_sums_over_the_tasks_classes(bundle_uri: str) -> None:
     both, alone = Predictor(load_bundle(bundle_uri), FixedEngine()).predict(mixed()[:2])
     assert both.diagnosis == "melanoma"
     assert both.confidence == 0.5
-    assert both.p_cancer == pytest.approx(0.9)
-    assert both.p_melanoma == pytest.approx(0.5)
+    assert both.risks["cancer"] == pytest.approx(0.9)
+    assert both.risks["melanoma"] == pytest.approx(0.5)
     assert set(both.branches) == set(PredictionKind)
     assert set(alone.branches) == {PredictionKind.CLINICAL}
 

@@ -6,7 +6,8 @@ from safetensors.torch import save_file
 from torchvision.models import vgg16
 
 from derm_ray.errors import ConfigError, StorageError
-from derm_ray.models.zoo import NetworkConfig, build_network, load_init_weights
+from derm_ray.models.weights import load_init_weights, read_init_weights
+from derm_ray.models.zoo import NetworkConfig, build_network
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_every_trunk_gets_the_weights(features: str) -> None:
     model = build_network(NetworkConfig("sole"))
-    load_init_weights(model, features)
+    load_init_weights(model, read_init_weights("vgg16", features), features)
     first, second = model.clinical.trunk.state_dict(), model.dermoscopy.trunk.state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert all(value.dtype is torch.float32 for value in first.values())
@@ -28,10 +29,12 @@ def test_every_trunk_gets_the_weights(features: str) -> None:
 
 def test_files_that_do_not_fit_are_one_message(tmp_path: Path, features: str) -> None:
     model = build_network(NetworkConfig("share", "tiny"))
-    with pytest.raises(ConfigError, match="do not fit the trunk"):
-        load_init_weights(model, features)
+    with pytest.raises(ConfigError, match="do not fit the tiny trunk"):
+        load_init_weights(model, read_init_weights("vgg16", features), features)
     with pytest.raises(StorageError, match="not found"):
-        load_init_weights(model, str(tmp_path / "none.safetensors"))
+        read_init_weights("vgg16", str(tmp_path / "none.safetensors"))
     (tmp_path / "bad.safetensors").write_bytes(b"pickle")
     with pytest.raises(ConfigError, match="not a safetensors file"):
-        load_init_weights(model, str(tmp_path / "bad.safetensors"))
+        read_init_weights("vgg16", str(tmp_path / "bad.safetensors"))
+    with pytest.raises(ConfigError, match="trained from scratch"):
+        read_init_weights("tiny", features)

@@ -1,18 +1,22 @@
 import pytest
 import torch
 from torch import nn
-from torchvision.models import vgg16
+from torchvision.models import googlenet, resnet50, vgg16
 
 from derm_ray.errors import ConfigError
-from derm_ray.models.networks import PairLogits, PairNetwork
+from derm_ray.models.heads import BilinearHead
+from derm_ray.models.networks import PairLogits, PairMaps, PairNetwork
 from derm_ray.models.trunks import Trunk
-from derm_ray.models.zoo import NETWORKS, NetworkConfig, build_network, count_parameters
+from derm_ray.models.weights import load_trunk_weights
+from derm_ray.models.zoo import NETWORKS, CamConfig, NetworkConfig, build_network, count_parameters
 from derm_ray.vocabulary import PredictionKind
+
+CAM = CamConfig("tiny", 5)
 
 
 def network(name: str, head: str = "gap") -> PairNetwork:
     torch.manual_seed(0)
-    return build_network(NetworkConfig(name, "tiny", head, classes=5)).eval()
+    return build_network(NetworkConfig(name, "tiny", head, classes=5, cam=CAM if head == "cam_bp" else None)).eval()
 
 
 def images() -> tuple[torch.Tensor, torch.Tensor]:
@@ -20,10 +24,11 @@ def images() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.rand(3, 3, 32, 32, generator=generator), torch.rand(3, 3, 32, 32, generator=generator)
 
 
+@pytest.mark.parametrize("head", ["gap", "bp", "cam_bp"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_network_answers_with_both_or_either_image(name: str) -> None:
+def test_every_network_answers_with_both_or_either_image(name: str, head: str) -> None:
     clinical, dermoscopy = images()
-    model = network(name)
+    model = network(name, head)
     both = model(clinical, dermoscopy).probabilities()
     assert set(both) == set(PredictionKind)
     for probabilities in both.values():
@@ -44,10 +49,14 @@ def test_cross_is_the_mean_of_the_parts() -> None:
     assert torch.allclose(without.probabilities()[PredictionKind.CROSS], parts[:2].mean(0), atol=1e-6)
 
 
-def test_share_net_is_swap_invariant_and_sole_net_is_not() -> None:
+@pytest.mark.parametrize("head", ["gap", "bp", "cam_bp"])
+def test_share_net_is_swap_invariant_and_sole_net_is_not(head: str) -> None:
     clinical, dermoscopy = images()
     for name, invariant in (("share", True), ("sole", False)):
-        model = network(name)
+        model = network(name, head)
+        for module in model.modules():
+            if isinstance(module, BilinearHead):
+                nn.init.normal_(module.classifier.weight)
         first = model(clinical, dermoscopy).probabilities()[PredictionKind.CROSS]
         second = model(dermoscopy, clinical).probabilities()[PredictionKind.CROSS]
         assert torch.allclose(first, second, atol=1e-6) is invariant
@@ -59,6 +68,47 @@ def test_parameter_counts() -> None:
     assert count_parameters(triple) == 14_714_688 + (512 * 2 + 512 * 15 + 15) * 2 + 1024 * 512 * 9 + 512 * 2
     with torch.device("meta"):
         assert count_parameters(build_network(NetworkConfig("triple", "vgg16", "fc"))) == 258_665_310
+
+
+def test_parameter_counts_of_cam_bp() -> None:
+    """A classifier on 131,328 values; the CAM network adds its own conv5, its conv3x3 to 1024 and its classifier."""
+    head = 131_328 * 15 + 15
+    fuse = 1024 * 512 * 9 + 512 * 2
+    conv5 = 3 * (512 * 512 * 9 + 512)
+    cam = conv5 + 512 * 1024 * 9 + 1024 * 2 + 1024 * 15 + 15
+    with torch.device("meta"):
+        plain = build_network(NetworkConfig("triple", "vgg16", "bp"))
+        pooled = build_network(NetworkConfig("triple", "vgg16", "cam_bp", cam=CamConfig("vgg16", 15, stem="pool4")))
+        small = build_network(NetworkConfig("triple", "vgg16", "bp", rank=64))
+    assert count_parameters(plain) == 14_714_688 + fuse + 2 * head
+    assert count_parameters(pooled) == count_parameters(plain) + cam
+    assert count_parameters(small) == 14_714_688 + fuse + 2 * (512 * 64 + 64 * 65 // 2 * 15 + 15)
+
+
+@pytest.mark.parametrize("name", ["googlenet", "resnet50"])
+def test_other_trunks_compute_torchvisions_activations(name: str) -> None:
+    torch.manual_seed(0)
+    batch = torch.rand(1, 3, 64, 64)
+    if name == "googlenet":
+        reference = googlenet(weights=None, aux_logits=False, init_weights=False, transform_input=True).eval()
+        last = "inception4e"
+    else:
+        reference = resnet50(weights=None).eval()
+        last = "layer4"
+    seen: list[torch.Tensor] = []
+    reference.get_submodule(last).register_forward_hook(lambda module, inputs, output: seen.append(output))
+    reference(batch)
+    trunk = Trunk(name).eval()
+    load_trunk_weights(trunk, reference.state_dict(), "torchvision")
+    assert torch.allclose(trunk(batch).last_BCHW, seen[0], atol=1e-4)
+
+
+def test_a_network_continues_from_its_stems_output() -> None:
+    model = build_network(NetworkConfig("triple", "tiny", "gap", 5), freeze="pool2").eval()
+    clinical, dermoscopy = images()
+    stems = model.stems(PairMaps(clinical, dermoscopy))
+    for first, second in zip(model(clinical, dermoscopy), model(*stems, from_stem=True), strict=True):
+        assert torch.equal(first, second)
 
 
 def test_vgg16_trunk_computes_torchvisions_activations() -> None:

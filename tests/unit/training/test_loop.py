@@ -23,7 +23,7 @@ def batches(count: int) -> list[Batch]:
 
 def loop(config: TrainConfig = CONFIG) -> TrainingLoop:
     torch.manual_seed(config.seed)
-    return TrainingLoop(config, build_network(config.architecture, dropout=config.dropout), torch.device("cpu"))
+    return TrainingLoop(config, build_network(config.architecture(), dropout=config.dropout), torch.device("cpu"))
 
 
 def run(trainer: TrainingLoop, epoch: int) -> list[float]:

@@ -1,0 +1,69 @@
+"""Where a CAM-BP network looks: maps of both images, and overlays for people."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from matplotlib import colormaps
+from PIL import Image
+
+from derm_ray.bundle import Bundle
+from derm_ray.data.preprocessing import PairPixels, Pixels
+from derm_ray.errors import ConfigError
+from derm_ray.inference.precision import default_device, normalise, to_device
+from derm_ray.vocabulary import Modality
+
+Map = npt.NDArray[np.float32]
+"""Weights of an image's positions, (H, W), >= 0 and summing to 1."""
+
+OPACITY = 0.45
+
+
+def saliency_maps(
+    bundle: Bundle, pairs: Sequence[PairPixels], device: torch.device | None = None
+) -> list[Mapping[Modality, Map]]:
+    """Return the CAM-BP weights (Ge et al. 2017, Eq. 6 left and Fig. 3) of every image given.
+
+    Args:
+        bundle: a model with a ``cam_bp`` head.
+        pairs: preprocessed.
+        device: ``None`` is the first GPU, or the CPU.
+
+    Raises:
+        ConfigError: the model has no CAM network.
+    """
+    if bundle.network.cam is None:
+        raise ConfigError(f"saliency needs a model with head cam_bp; this one's head is {bundle.network.head}.")
+    device = device or default_device()
+    network = to_device(bundle.build(), device)
+    spec = bundle.preprocessing
+
+    def tensor(image: Pixels | None) -> torch.Tensor | None:
+        if image is None:
+            return None
+        return normalise(torch.from_numpy(image[None].copy()).to(device), spec.mean, spec.std)
+
+    found: list[Mapping[Modality, Map]] = []
+    with torch.inference_mode():
+        for pair in pairs:
+            maps = network.saliency(tensor(pair.clinical), tensor(pair.dermoscopy))
+            named = zip(Modality, maps, strict=True)
+            found.append({modality: one[0].cpu().numpy() for modality, one in named if one is not None})
+    return found
+
+
+def overlay(image: Pixels, weights: Map, opacity: float = OPACITY) -> Pixels:
+    """Return the image with its map on it, red where the weights are largest.
+
+    Args:
+        image: (H, W, 3) uint8.
+        weights: any grid; scaled by its largest value and resized (bicubic) to the image.
+        opacity: of the colours where the weights are largest, 0..1.
+    """
+    height, width = image.shape[:2]
+    scaled = Image.fromarray((255 * weights / max(float(weights.max()), 1e-12)).astype(np.uint8))
+    strength = np.asarray(scaled.resize((width, height), Image.Resampling.BICUBIC), np.float32) / 255
+    colours = colormaps["turbo"](strength)[..., :3] * 255
+    share = opacity * strength[..., None]
+    return np.asarray(np.clip((1 - share) * image + share * colours, 0, 255), np.uint8)

@@ -1,0 +1,137 @@
+"""What a network starts from: ImageNet weights in its trunks, a trained CAM network in CAM-BP."""
+
+import logging
+from collections.abc import Mapping
+
+import torch
+from safetensors.torch import load as load_safetensors
+from torch import Tensor
+
+from derm_ray import storage
+from derm_ray.errors import ConfigError, StorageError
+from derm_ray.models.heads import FcHead
+from derm_ray.models.networks import PairNetwork, Stream
+from derm_ray.models.trunks import Trunk, trunk_spec
+from derm_ray.models.zoo import CamConfig, NetworkConfig
+
+logger = logging.getLogger(__name__)
+
+State = Mapping[str, Tensor]
+
+
+def read_init_weights(trunk: str, uri: str | None) -> State:
+    """Return ImageNet weights by torchvision's key names.
+
+    Args:
+        trunk: a pretrained key of :data:`derm_ray.models.trunks.TRUNKS`.
+        uri: a safetensors file, or ``None`` for torchvision's download.
+
+    Raises:
+        StorageError: the file or the download is not to be had.
+        ConfigError: it is no such file, or the trunk is trained from scratch.
+    """
+    pretrained = trunk_spec(trunk).pretrained
+    if pretrained is None:
+        raise ConfigError(f"the {trunk} trunk is trained from scratch; leave --init-weights out, or choose vgg16.")
+    if uri is None:
+        try:
+            state: State = pretrained.get_state_dict(progress=False, check_hash=True)
+        except OSError as error:
+            raise StorageError(
+                f"torchvision's {trunk} weights cannot be downloaded ({error}). Give a local file with --init-weights."
+            ) from error
+        return state
+    try:
+        return load_safetensors(storage.read_bytes(uri))
+    except StorageError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{uri}: not a safetensors file ({error}).") from error
+
+
+def load_init_weights(network: PairNetwork, state: State, source: str) -> None:
+    """Load ImageNet weights into every stream's trunk, and into fc6/fc7 where the weights have them.
+
+    Args:
+        network: changed in place.
+        state: see :func:`read_init_weights`.
+        source: where they come from, for messages.
+
+    Raises:
+        ConfigError: they do not fit the trunk.
+    """
+    for stream in (module for module in network.modules() if isinstance(module, Stream)):
+        load_trunk_weights(stream.trunk, state, source)
+        if isinstance(stream.head, FcHead):
+            _load_fc(stream.head, state, source)
+
+
+def load_trunk_weights(trunk: Trunk, state: State, source: str) -> None:
+    """Load ImageNet weights into one trunk; see :func:`load_init_weights`."""
+    try:
+        trunk.features.load_state_dict(_trunk_state(trunk, state))
+    except RuntimeError as error:
+        raise ConfigError(f"{source}: these weights do not fit the {trunk.name} trunk: {error}") from error
+
+
+def _trunk_state(trunk: Trunk, state: State) -> dict[str, Tensor]:
+    """Return what belongs to the trunk's layers, by their names."""
+    plain = {key.removeprefix("features."): value for key, value in state.items()}
+    layers = dict(trunk.features.named_children())
+    kept = {key: value for key, value in plain.items() if key.split(".")[0] in layers}
+    return {key: value.float() if value.is_floating_point() else value for key, value in kept.items()}
+
+
+def _load_fc(head: FcHead, state: State, source: str) -> None:
+    layers = {"classifier.0": head.fc6[0], "classifier.3": head.fc7[0]}
+    if not all(f"{name}.weight" in state for name in layers):
+        logger.warning("%s has no fc6/fc7: these layers start from random weights.", source)
+        return
+    for name, layer in layers.items():
+        layer.load_state_dict({part: state[f"{name}.{part}"].float() for part in ("weight", "bias")})
+
+
+def describe_cam(trained: NetworkConfig, weights: State, mode: str, trunk: Trunk, freeze: str) -> CamConfig:
+    """Return how a trained CAM network goes into a network that is to be trained.
+
+    The stem is shared where both trunks are the same and the frozen layers hold the same numbers.
+
+    Args:
+        trained, weights: the CAM network's architecture and state dict.
+        mode: see :func:`derm_ray.models.cam.saliency`.
+        trunk: of the network to train, with its initial weights.
+        freeze: its freeze point.
+
+    Raises:
+        ConfigError: the trained network is no CAM network.
+    """
+    if trained.head != "cam":
+        raise ConfigError(f"a CAM network has head=cam; this bundle's head is {trained.head}.")
+    same = trained.trunk == trunk.name and freeze != "none" and _same_stem(weights, trunk)
+    networks = 2 if trained.network == "sole" else 1
+    return CamConfig(trained.trunk, trained.classes, networks, mode, freeze if same else None)
+
+
+def _same_stem(weights: State, trunk: Trunk) -> bool:
+    """Tell whether every stream of a CAM network has a trunk's frozen layers."""
+    stem = trunk.features[: trunk.frozen].state_dict()
+    streams = {key.split(".")[0] for key in weights}
+    return all(
+        torch.equal(value, weights[f"{stream}.trunk.features.{key}"])
+        for key, value in stem.items()
+        for stream in streams
+    )
+
+
+def load_cam(network: PairNetwork, weights: State) -> None:
+    """Load a trained CAM network's streams into a CAM-BP network, in place.
+
+    Args:
+        network: built with the :class:`CamConfig` of :func:`describe_cam`.
+        weights: the CAM network's state dict.
+    """
+    assert network.cam is not None, "a CAM-BP network"
+    names = ("stream",) if len(network.cam.streams) == 1 else ("clinical", "dermoscopy")
+    for stream, name in zip(network.cam.streams, names, strict=True):
+        needed = stream.state_dict()
+        stream.load_state_dict({key: weights[f"{name}.{key}"] for key in needed})

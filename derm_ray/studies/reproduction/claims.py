@@ -1,0 +1,147 @@
+"""The paper's claims as paired comparisons, and a verdict for each."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import binomtest
+
+from derm_ray.evaluation.comparison import Interval, percentile_interval
+from derm_ray.studies.reproduction.figures import Draws, seed_figures
+from derm_ray.studies.reproduction.predictions import CellPredictions
+from derm_ray.vocabulary import PredictionKind
+
+REPRODUCED, NOT_REPRODUCED, UNDECIDED = "reproduced", "not reproduced", "undecided"
+
+CLINICAL, DERMOSCOPY, CROSS = PredictionKind.CLINICAL, PredictionKind.DERMOSCOPY, PredictionKind.CROSS
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the figures that a claim compares."""
+
+    row: str
+    kind: PredictionKind = CROSS
+    swapped: bool = False
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sum of signed figures that the claim says is above 0.
+
+    Attributes:
+        text: for people.
+        source: where the paper says so, or ``ours``.
+        terms: (sign, side).
+        figure: which figure.
+    """
+
+    text: str
+    source: str
+    terms: tuple[tuple[int, Side], ...]
+    figure: str = "accuracy"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the test split says of a claim.
+
+    Attributes:
+        claim: which.
+        difference: mean over the seeds, with its 95% interval from a paired bootstrap over lesions.
+        verdict: ``reproduced`` where the interval lies above 0, ``not reproduced`` where it lies below,
+            ``undecided`` in between; ``not run`` where a row is missing.
+        mcnemar: seed -> two-sided exact p of McNemar's test; only for two sides and accuracy.
+    """
+
+    claim: Claim
+    difference: Interval | None
+    verdict: str
+    mcnemar: Mapping[int, float]
+
+
+NAMES = {"sole": "Sole-Net", "share": "Share-Net", "triple": "Triple-Net"}
+AGAINST_BASELINE = {
+    "balanced_accuracy": "balanced accuracy",
+    "cancer/auroc": "cancer AUROC",
+    "melanoma/auroc": "melanoma AUROC",
+}
+
+
+def paper_claims(plain: str) -> tuple[Claim, ...]:
+    """Return the claims of sections 2.2 to 3.3, and those a user asks first.
+
+    Args:
+        plain: head of the networks without bilinear pooling, as in the rows' names.
+    """
+
+    def row(network: str, kind: PredictionKind = CROSS, *, head: str = plain, swapped: bool = False) -> Side:
+        return Side(f"{network}-{head}", kind, swapped)
+
+    def claim(text: str, source: str, better: Side, worse: Side, figure: str = "accuracy") -> Claim:
+        return Claim(text, source, ((1, better), (-1, worse)), figure)
+
+    kinds = tuple(PredictionKind)
+    claims = [
+        claim(f"{title}: cross beats {kind} alone", "3.1 (2)", row(name), row(name, kind))
+        for name, title in NAMES.items()
+        for kind in (CLINICAL, DERMOSCOPY)
+    ]
+    claims += [
+        claim(f"{NAMES[better]} beats {NAMES[worse]}, {kind}", source, row(better, kind), row(worse, kind))
+        for better, worse, source in (
+            ("share", "sole", "3.1 (1)"),
+            ("triple", "sole", "3.1 (3)"),
+            ("triple", "share", "3.1 (3)"),
+        )
+        for kind in kinds
+    ]
+    swap = ((1, row("sole")), (-1, row("sole", swapped=True)), (-1, row("triple")), (1, row("triple", swapped=True)))
+    claims.append(Claim("Exchanged images cost Triple-Net less than Sole-Net", "3.1", swap))
+    for name in ("share", "triple"):
+        pooled = [row(name, kind, head="cam_bp") for kind in kinds]
+        claims += [claim(f"CAM-BP helps {NAMES[name]}, {p.kind}", "3.2", p, row(name, p.kind)) for p in pooled]
+        text = f"CAM-BP beats BP, {NAMES[name]} cross"
+        claims.append(claim(text, "2.2", row(name, head="cam_bp"), row(name, head="bp")))
+    best = row("triple", head="cam_bp")
+    claims.append(claim("Triple-Net + CAM-BP beats ResNet-50 + BP, cross", "3.3", best, Side("resnet50-bp")))
+    for figure, title in AGAINST_BASELINE.items():
+        text = f"Triple-Net + CAM-BP beats logistic regression, {title}"
+        claims.append(claim(text, "ours", best, Side("logistic-regression"), figure))
+    return tuple(claims)
+
+
+def judge(claim: Claim, rows: Mapping[str, Mapping[int, CellPredictions]], weights: Draws) -> Verdict:
+    """Test one claim.
+
+    Args:
+        claim: what is claimed.
+        rows: row name -> seed -> predictions, all of the same pairs.
+        weights: see :func:`derm_ray.studies.reproduction.figures.lesion_weights`.
+    """
+    total: Draws = np.zeros(len(weights))
+    for sign, side in claim.terms:
+        found = seed_figures(claim.figure, rows.get(side.row, {}), side.kind, weights, swapped=side.swapped)
+        if found is None:
+            return Verdict(claim, None, "not run", {})
+        total = total + sign * found.draws
+    difference = percentile_interval(total[0], total[1:])
+    verdict = REPRODUCED if difference.low > 0 else NOT_REPRODUCED if difference.high < 0 else UNDECIDED
+    return Verdict(claim, difference, verdict, _mcnemar(claim, rows))
+
+
+def _mcnemar(claim: Claim, rows: Mapping[str, Mapping[int, CellPredictions]]) -> dict[int, float]:
+    if len(claim.terms) != 2 or claim.figure != "accuracy":
+        return {}
+    first, second = (side for _, side in claim.terms)
+    values: dict[int, float] = {}
+    for seed in rows[first.row].keys() & rows[second.row].keys():
+        one, other = (_right(rows[side.row][seed], side) for side in (first, second))
+        gained, lost = int((one & ~other).sum()), int((~one & other).sum())
+        values[seed] = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    return dict(sorted(values.items()))
+
+
+def _right(cell: CellPredictions, side: Side) -> "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]":
+    scores = (cell.swapped if side.swapped else cell.given)[side.kind]
+    return np.asarray(scores.argmax(1) == cell.truth)

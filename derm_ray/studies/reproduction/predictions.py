@@ -1,0 +1,87 @@
+"""What a cell leaves behind for the report: every pair's probabilities, as a Parquet file."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from derm_ray import storage
+from derm_ray.data.parquet import parse_parquet
+from derm_ray.vocabulary import LabelSet, PredictionKind, label_set
+
+FILE = "predictions.parquet"
+
+KindScores = Mapping[PredictionKind, npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class CellPredictions:
+    """Answers for the test split.
+
+    Attributes:
+        labels: the cell's label set.
+        pair_ids, lesion_ids: of the pairs, in order.
+        truth: class indices (N,).
+        given: prediction kind -> (N, K).
+        swapped: the same with the two images exchanged; empty for baselines.
+        facts: model digest, best epoch, seconds and the like.
+    """
+
+    labels: LabelSet
+    pair_ids: tuple[str, ...]
+    lesion_ids: tuple[str, ...]
+    truth: npt.NDArray[np.int64]
+    given: KindScores
+    swapped: KindScores
+    facts: Mapping[str, Any]
+
+
+def write_predictions(predictions: CellPredictions, folder: str) -> None:
+    """Write them, atomically, as one row per pair with ``<kind>_<class>`` and ``swapped_<kind>_<class>`` columns."""
+    columns: dict[str, Sequence[Any] | npt.NDArray[Any]] = {
+        "pair_id": predictions.pair_ids,
+        "lesion_id": predictions.lesion_ids,
+        "diagnosis": [predictions.labels.class_names[i] for i in predictions.truth],
+    }
+    for prefix, scores in (("", predictions.given), ("swapped_", predictions.swapped)):
+        for kind, probabilities in scores.items():
+            for index, name in enumerate(predictions.labels.class_names):
+                columns[f"{prefix}{kind}_{name}"] = probabilities[:, index]
+    meta = {"label_set": predictions.labels.name, "facts": json.dumps(dict(predictions.facts))}
+    sink = BytesIO()
+    pq.write_table(pa.table(columns).replace_schema_metadata(meta), sink)
+    storage.write_bytes(storage.join(folder, FILE), sink.getvalue())
+
+
+def read_predictions(folder: str) -> CellPredictions | None:
+    """Return what :func:`write_predictions` wrote, or ``None`` where nothing is."""
+    uri = storage.join(folder, FILE)
+    if not storage.exists(uri):
+        return None
+    table = parse_parquet(storage.read_bytes(uri))
+    meta = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    labels = label_set(meta["label_set"])
+
+    def scores(prefix: str) -> dict[PredictionKind, npt.NDArray[np.float32]]:
+        found = {}
+        for kind in PredictionKind:
+            names = [f"{prefix}{kind}_{name}" for name in labels.class_names]
+            if names[0] in table.column_names:
+                found[kind] = np.stack([table[name].to_numpy() for name in names], 1).astype(np.float32)
+        return found
+
+    return CellPredictions(
+        labels,
+        tuple(table["pair_id"].to_pylist()),
+        tuple(table["lesion_id"].to_pylist()),
+        np.array([labels.class_names.index(name) for name in table["diagnosis"].to_pylist()]),
+        scores(""),
+        scores("swapped_"),
+        json.loads(meta["facts"]),
+    )

@@ -1,0 +1,84 @@
+"""What a trained network answers for whole splits, computed on a worker of the cluster."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import ray
+import torch
+
+from derm_ray.bundle import load_bundle
+from derm_ray.errors import DermRayError
+from derm_ray.inference.predictor import temper
+from derm_ray.models.zoo import build_network
+from derm_ray.training.batches import Batch, evaluation_order
+from derm_ray.training.config import TrainConfig
+from derm_ray.training.loop import KindProbabilities, TrainingLoop
+from derm_ray.training.run.feed import LabelledPairs, batches
+from derm_ray.training.stems import StemCache
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class SplitAnswers:
+    """Calibrated probabilities of one split, (pairs, classes) per prediction kind.
+
+    Attributes:
+        given: for the pairs as they are.
+        swapped: with the clinical photo in the place of the dermoscopy image, and the other way round.
+    """
+
+    given: KindProbabilities
+    swapped: KindProbabilities
+
+
+def answer_split(
+    bundle_uri: str, config: TrainConfig, pairs: LabelledPairs, stems: StemCache | None, *, use_gpu: bool
+) -> SplitAnswers:
+    """Run a sealed network over a split, reading images or their cached activations.
+
+    Args:
+        bundle_uri: what :func:`derm_ray.training.run.driver.train` returned.
+        config: its recipe.
+        pairs: the split.
+        stems: its activations, without mirrored images.
+        use_gpu: run on a GPU.
+
+    Raises:
+        ImageError: an image cannot be used.
+        BundleError, StorageError: something cannot be read.
+    """
+    task = ray.remote(num_cpus=1, num_gpus=1 if use_gpu else 0)(_answer)
+    answers, error = ray.get(task.remote(bundle_uri, config, pairs, stems, use_gpu=use_gpu))
+    if error is not None:
+        raise error
+    return answers  # type: ignore[no-any-return]
+
+
+def _answer(
+    bundle_uri: str, config: TrainConfig, pairs: LabelledPairs, stems: StemCache | None, *, use_gpu: bool
+) -> tuple[SplitAnswers | None, DermRayError | None]:
+    try:
+        model = load_bundle(bundle_uri)
+        network = build_network(model.network, freeze=config.freeze)
+        network.load_state_dict(dict(model.weights))
+        loop = TrainingLoop(config, network, torch.device("cuda" if use_gpu else "cpu"))
+
+        def ask(*, swapped: bool) -> KindProbabilities:
+            feed = batches(
+                pairs, evaluation_order(len(pairs), BATCH), config.preprocessing, rank=0, world_size=1, stems=stems
+            )
+            raw = loop.predict(_swapped(feed) if swapped else feed, len(pairs))
+            return {kind: temper(p, model.calibration.temperatures.get(kind, 1.0)) for kind, p in raw.items()}
+
+        return SplitAnswers(ask(swapped=False), ask(swapped=True)), None
+    except DermRayError as error:
+        return None, error
+
+
+def _swapped(feed: Iterator[Batch | DermRayError]) -> Iterator[Batch | DermRayError]:
+    for batch in feed:
+        if isinstance(batch, DermRayError):
+            yield batch
+        else:
+            yield replace(batch, clinical=batch.dermoscopy, dermoscopy=batch.clinical)

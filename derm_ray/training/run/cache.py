@@ -1,0 +1,172 @@
+"""Filling stem caches with Ray Data: one row per file, one stem per actor."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import ray
+import ray.data
+import torch
+from torch import Tensor
+
+from derm_ray import storage
+from derm_ray.data.preprocessing import Preprocessing
+from derm_ray.errors import ConfigError, ImageError, ImageErrorCode, StorageError
+from derm_ray.inference.precision import resolve_precision
+from derm_ray.models.networks import PairNetwork, Stream
+from derm_ray.models.trunks import Trunk
+from derm_ray.training.config import TrainConfig
+from derm_ray.training.run.feed import LabelledPairs
+from derm_ray.training.stems import PAIRS_PER_FILE, StemCache, StemWriter, make_room, plan_cache
+from derm_ray.vocabulary import LesionPair, Split
+
+logger = logging.getLogger(__name__)
+
+IMAGES_AT_ONCE = 4
+
+
+class _StemActor:
+    def __init__(self, trunk: tuple[str, str, "ray.ObjectRef[dict[str, Tensor]]"], spec: Preprocessing, precision: str,
+                 use_gpu: bool) -> None:  # fmt: skip
+        name, freeze, weights = trunk
+        built = Trunk(name, freeze=freeze)
+        built.load_state_dict(ray.get(weights))
+        device = torch.device("cuda" if use_gpu else "cpu")
+        precision = resolve_precision(precision, device)
+        self._writer = StemWriter(built, spec, precision, device)
+        self._executor = ThreadPoolExecutor(IMAGES_AT_ONCE)
+
+    def __call__(self, row: dict[str, Any], cache: StemCache) -> dict[str, Any]:
+        pairs = [LesionPair(*ids) for ids in zip(row["pair_ids"], row["lesion_ids"], row["c"], row["d"], strict=True)]
+        try:
+            self._writer.write(cache, row["index"], pairs, self._executor)
+        except ImageError as error:
+            return {"index": row["index"], "code": str(error.code), "error": str(error)}
+        except StorageError as error:
+            return {"index": row["index"], "code": str(ImageErrorCode.STORAGE), "error": str(error)}
+        return {"index": row["index"], "code": "", "error": ""}
+
+
+def prepare_stems(
+    config: TrainConfig,
+    trunk: Trunk,
+    splits: Mapping[Split, LabelledPairs],
+    folder: str,
+    *,
+    limit_gib: float,
+    use_gpu: bool,
+) -> dict[Split, StemCache]:
+    """Plan, make room for and fill the caches of some splits; train's holds mirrored images where the recipe mirrors.
+
+    Args:
+        config: the recipe.
+        trunk: with its weights and a frozen stem.
+        splits: what to keep.
+        folder: of all caches.
+        limit_gib: bound on the folder.
+        use_gpu: compute on GPUs.
+
+    Raises:
+        ConfigError: the limit is too small.
+        ImageError, StorageError: see :func:`fill`.
+    """
+    # A GPU is the workers': the driver may have none to ask for its number formats.
+    precision = resolve_precision(config.precision, torch.device("cpu")) if not use_gpu else config.precision
+    precision = "bf16" if precision == "auto" else precision
+    spec = config.preprocessing
+    caches = {
+        split: plan_cache(folder, trunk, spec, precision, part.listed, mirrored=config.mirror and split is Split.TRAIN)
+        for split, part in splits.items()
+    }
+    make_room(folder, [(cache, len(splits[split].listed)) for split, cache in caches.items()], limit_gib)
+    weights = ray.put(trunk.state_dict())
+    for split, cache in caches.items():
+        fill(cache, splits[split].listed, (config.trunk, config.freeze, weights), spec, precision, use_gpu=use_gpu)
+    return caches
+
+
+def common_stem(config: TrainConfig, network: PairNetwork) -> Trunk:
+    """Return the trunk whose frozen layers serve a whole network.
+
+    Raises:
+        ConfigError: there are none, or not the same everywhere.
+    """
+    if config.freeze == "none":
+        raise ConfigError(
+            "--cache keeps the frozen layers' activations, and this recipe freezes none. Leave --cache out, "
+            "or give --set freeze=pool4."
+        )
+    if network.cam is not None and not network.cam.from_stem:
+        raise ConfigError(
+            "--cache: the CAM network does not share the frozen layers, so that images are needed. Leave --cache "
+            "out, or train it with the same trunk, freeze and --init-weights."
+        )
+    trunks = [module.trunk for module in network.modules() if isinstance(module, Stream)]
+    first = trunks[0].features[: trunks[0].frozen].state_dict()
+    for trunk in trunks[1:]:
+        other = trunk.features[: trunk.frozen].state_dict()
+        if not all(torch.equal(value, other[key]) for key, value in first.items()):
+            raise ConfigError("--cache: the frozen layers of the two trunks differ. Leave --cache out.")
+    return trunks[0]
+
+
+def fill(
+    cache: StemCache,
+    pairs: Sequence[LesionPair],
+    trunk: tuple[str, str, "ray.ObjectRef[dict[str, Tensor]]"],
+    spec: Preprocessing,
+    precision: str,
+    *,
+    use_gpu: bool,
+) -> None:
+    """Compute the files of a cache that are not there, on all free CPUs, or GPUs, of the cluster.
+
+    Args:
+        cache: see :func:`derm_ray.training.stems.plan_cache`.
+        pairs: with both images.
+        trunk: name, freeze point and weights.
+        spec: preprocessing.
+        precision: ``fp32`` or ``bf16``.
+        use_gpu: one GPU per actor.
+
+    Raises:
+        ImageError: an image cannot be used.
+        StorageError: the storage did not answer.
+    """
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    there = set(storage.list_files(cache.uri))
+    rows = [
+        {
+            "index": index,
+            "pair_ids": [pair.pair_id for pair in chunk],
+            "lesion_ids": [pair.lesion_id for pair in chunk],
+            "c": [pair.clinical_uri for pair in chunk],
+            "d": [pair.dermoscopy_uri for pair in chunk],
+        }
+        for index, chunk in enumerate(
+            pairs[start : start + PAIRS_PER_FILE] for start in range(0, len(pairs), PAIRS_PER_FILE)
+        )
+        if cache.file(index) not in there
+    ]
+    if not rows:
+        return
+    logger.info("computing the frozen layers' activations of %d pairs", len(pairs))
+    kind = "GPU" if use_gpu else "CPU"
+    actors = max(1, min(len(rows), int(ray.cluster_resources().get(kind, 1)) - (0 if use_gpu else 1)))
+    written = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        _StemActor,
+        fn_kwargs={"cache": cache},
+        fn_constructor_args=(trunk, spec, precision, use_gpu),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors),
+        num_cpus=1,
+        num_gpus=1 if use_gpu else None,
+    )
+    for row in written.iter_rows():
+        if row["code"] == ImageErrorCode.STORAGE:
+            raise StorageError(str(row["error"]))
+        if row["code"]:
+            raise ImageError(ImageErrorCode(row["code"]), str(row["error"]))

@@ -1,0 +1,68 @@
+"""The network a run starts from."""
+
+from dataclasses import dataclass
+
+import torch
+
+from derm_ray import bundle
+from derm_ray.errors import ConfigError
+from derm_ray.models.networks import PairNetwork
+from derm_ray.models.trunks import Trunk, trunk_spec
+from derm_ray.models.weights import (
+    State,
+    describe_cam,
+    load_cam,
+    load_init_weights,
+    load_trunk_weights,
+    read_init_weights,
+)
+from derm_ray.models.zoo import NetworkConfig, build_network
+from derm_ray.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Start:
+    """A network with its initial weights, and the digest of the CAM network in it."""
+
+    architecture: NetworkConfig
+    network: PairNetwork
+    cam_digest: str | None
+
+
+def make_start(config: TrainConfig, init_weights: str | None, cam: str | None) -> Start:
+    """Return the network that a run starts from; the seed decides what is not loaded.
+
+    Args:
+        config: the recipe.
+        init_weights: see :func:`derm_ray.models.weights.read_init_weights`; a trunk trained from scratch takes none.
+        cam: bundle of the CAM network of a ``cam_bp`` head.
+
+    Raises:
+        ConfigError, BundleError, StorageError: a part is missing, cannot be read, or does not fit.
+    """
+    if (config.head == "cam_bp") != (cam is not None):
+        raise ConfigError(
+            "head=cam_bp needs --cam, the bundle of a network trained with head=cam."
+            if cam is None
+            else f"--cam is for head=cam_bp; this recipe's head is {config.head}."
+        )
+    state: State | None = None
+    if trunk_spec(config.trunk).pretrained is not None or init_weights is not None:
+        state = read_init_weights(config.trunk, init_weights)
+    source = init_weights or f"torchvision's {config.trunk}"
+
+    part, trained = None, None
+    if cam is not None:
+        trained = bundle.load_bundle(cam)
+        trunk = Trunk(config.trunk, config.tap, config.freeze)
+        if state is not None:
+            load_trunk_weights(trunk, state, source)
+        part = describe_cam(trained.network, trained.weights, config.cam_mode, trunk, config.freeze)
+    architecture = config.architecture(part)
+    torch.manual_seed(config.seed)
+    network = build_network(architecture, freeze=config.freeze, dropout=config.dropout)
+    if state is not None:
+        load_init_weights(network, state, source)
+    if trained is not None:
+        load_cam(network, trained.weights)
+    return Start(architecture, network, trained.model_digest if trained is not None else None)
