@@ -8,7 +8,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from derm_ray.errors import ConfigError, SubmissionError, unknown_name
 
-COMMANDS = ("train", "evaluate", "score")
+COMMANDS = ("train", "evaluate", "score", "reproduce")
 
 
 def submit(address: str, command: str, arguments: list[str], submission_id: str | None = None) -> str:

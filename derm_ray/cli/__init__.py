@@ -6,7 +6,7 @@ import sys
 import typer
 
 from derm_ray import RESEARCH_NOTICE, __version__
-from derm_ray.cli import baseline, data, demo, doctor, evaluate, model, score, serve, submit, train
+from derm_ray.cli import baseline, data, demo, doctor, evaluate, model, reproduce, score, serve, submit, train
 from derm_ray.errors import DermRayError
 from derm_ray.observability import configure_logging
 
@@ -23,6 +23,7 @@ app.command("demo")(demo.demo)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("score")(score.score)
+app.command("reproduce")(reproduce.reproduce)
 app.command("baseline")(baseline.baseline)
 app.command("serve")(serve.serve)
 app.command("submit", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(submit.submit)

@@ -30,6 +30,19 @@ def import_milk10k(
     _import(read, source, out, label_set, as_json=as_json)
 
 
+@importers.command("derm7pt")
+def import_derm7pt(
+    source: Annotated[str, typer.Argument(help="Folder with meta/ and images/.")],
+    out: OutOption,
+    label_set: LabelSetOption = "derm7pt",
+    as_json: JsonOption = False,
+) -> None:
+    """Import the 7-point checklist data set (doi:10.1109/JBHI.2018.2824327) with its own splits."""
+    from derm_ray.data.importers.derm7pt import import_derm7pt as read
+
+    _import(read, source, out, label_set, as_json=as_json)
+
+
 @importers.command("folder")
 def import_folder(
     source: Annotated[str, typer.Argument(help="CSV with lesion_id, clinical, dermoscopy and any manifest column.")],

@@ -10,7 +10,7 @@ from derm_ray.cli.options import JsonOption, emit
 
 def submit(
     context: typer.Context,
-    command: Annotated[str, typer.Argument(help="train, evaluate or score; its arguments follow.")],
+    command: Annotated[str, typer.Argument(help="train, evaluate, score or reproduce; its arguments follow.")],
     address: Annotated[str, typer.Option("--address", help="The cluster's jobs URL.")] = "http://127.0.0.1:8265",
     job_id: Annotated[
         str | None, typer.Option("--id", help="Name of the job; submitting it again is no new job.")

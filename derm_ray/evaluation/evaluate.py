@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,20 @@ from derm_ray.data.manifest import Manifest, collapse, require_split
 from derm_ray.data.preprocessing import PairPixels, load_pairs
 from derm_ray.data.validation import validate
 from derm_ray.errors import ImageError, ManifestError
+from derm_ray.evaluation.calibration import Reliability, reliability
 from derm_ray.evaluation.comparison import RESAMPLES, Interval, bootstrap
 from derm_ray.evaluation.metrics import Labels, class_metrics, confusion_matrix
-from derm_ray.evaluation.tasks import task_metrics
+from derm_ray.evaluation.tasks import task_metrics, task_scores
 from derm_ray.inference.predictor import Predictor
-from derm_ray.vocabulary import CancerDefinition, LabelSet, LesionPair, PredictionKind, Split
+from derm_ray.vocabulary import (
+    Calibration,
+    CancerDefinition,
+    LabelSet,
+    LesionPair,
+    OperatingPoint,
+    PredictionKind,
+    Split,
+)
 
 CHUNK = 256
 THREADS = 8
@@ -33,10 +42,14 @@ class KindEvaluation:
         figures: figure name -> interval; per-class AUROC under ``auroc/<class>``, task figures under
             ``<task>/auroc`` and ``<task>/sensitivity_at_95_specificity``.
         confusion: counts (K, K), rows true, columns predicted.
+        reliability: how well the probabilities hold.
+        operating: the model's operating points, with sensitivity and specificity on this split.
     """
 
     figures: dict[str, Interval]
     confusion: npt.NDArray[np.int64]
+    reliability: Reliability
+    operating: tuple[OperatingPoint, ...]
 
 
 @dataclass(frozen=True)
@@ -90,11 +103,18 @@ class Evaluation:
                         math.isfinite(i.value) for name, i in result.figures.items() if name.startswith("auroc/")
                     ),
                     "confusion": result.confusion.tolist(),
+                    "reliability": asdict(result.reliability),
+                    "operating_points": [_point_json(point) for point in result.operating],
                 }
                 for kind, result in self.kinds.items()
             },
             "provenance": self.provenance,
         }
+
+
+def _point_json(point: OperatingPoint) -> dict[str, Any]:
+    reached = {name: _number(value) for name, value in asdict(point).items() if isinstance(value, float)}
+    return {"name": point.name, "task": point.task, **reached}
 
 
 def _number(value: float) -> float | None:
@@ -138,6 +158,8 @@ def evaluate(
                 resamples=resamples,
             ),
             confusion_matrix(labels, probabilities.argmax(1), len(label_set.class_names)),
+            reliability(labels, probabilities),
+            _operating(predictor.bundle.calibration, kind, label_set, labels, probabilities),
         )
         for kind, probabilities in scores.items()
     }
@@ -163,6 +185,24 @@ def evaluate(
             "bootstrap_resamples": resamples,
         },
     )
+
+
+def _operating(
+    calibration: Calibration,
+    kind: PredictionKind,
+    label_set: LabelSet,
+    labels: Labels,
+    probabilities: npt.NDArray[np.floating],
+) -> tuple[OperatingPoint, ...]:
+    """Return a kind's operating points with what their thresholds reach here; NaN where a side is empty."""
+    found: list[OperatingPoint] = []
+    for point in (p for p in calibration.operating_points if p.kind is kind):
+        task = next(task for task in label_set.tasks() if task.name == point.task)
+        positive, negative = task_scores(task, label_set.class_names, labels, probabilities)
+        reached = (positive >= point.threshold, negative < point.threshold)
+        sensitivity, specificity = (float(side.mean()) if len(side) else float("nan") for side in reached)
+        found.append(replace(point, sensitivity=sensitivity, specificity=specificity))
+    return tuple(found)
 
 
 def figures(

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from derm_ray.evaluation.calibration import Reliability
 from derm_ray.evaluation.comparison import Interval
 from derm_ray.evaluation.evaluate import Evaluation
 from derm_ray.vocabulary import PredictionKind
@@ -50,6 +51,22 @@ def interval_plot(
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
+    return _svg(figure)
+
+
+def reliability_plot(measured: Reliability) -> str:
+    """Return the reliability diagram: accuracy over confidence, dots as large as their bins."""
+    figure = Figure(figsize=(4.2, 4.2))
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color="#999999", lw=0.8, ls=":")
+    sizes = 20 + 400 * np.array(measured.counts) / sum(measured.counts)
+    axes.plot(measured.confidence, measured.accuracy, color="#222222", lw=0.8)
+    axes.scatter(measured.confidence, measured.accuracy, s=sizes, color="#3b7ea1")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("confidence")
+    axes.set_ylabel("share that is right")
+    axes.spines[["top", "right"]].set_visible(False)
     return _svg(figure)
 
 

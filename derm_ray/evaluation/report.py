@@ -9,7 +9,7 @@ from derm_ray import RESEARCH_NOTICE, storage
 from derm_ray.errors import OutputExistsError
 from derm_ray.evaluation.comparison import Interval
 from derm_ray.evaluation.evaluate import Evaluation
-from derm_ray.evaluation.plots import confusion_plot, interval_plot
+from derm_ray.evaluation.plots import confusion_plot, interval_plot, reliability_plot
 from derm_ray.vocabulary import PredictionKind
 
 JSON_NAME = "evaluation.json"
@@ -54,7 +54,11 @@ def render_html(evaluation: Evaluation) -> str:
     )
     environment.filters["figure"] = figure_text
     return environment.get_template("report.html.j2").render(
-        notice=RESEARCH_NOTICE, evaluation=evaluation, overall=OVERALL, plots=_plots(evaluation), kinds=PredictionKind
+        notice=RESEARCH_NOTICE,
+        evaluation=evaluation,
+        overall=OVERALL,
+        plots=_plots(evaluation),
+        cross=PredictionKind.CROSS,
     )
 
 
@@ -71,8 +75,15 @@ def summary_text(evaluation: Evaluation) -> str:
     width = max(map(len, OVERALL.values()))
     lines = [f"{'':<{width}}" + "".join(f"  {kind!s:<21}" for kind in kinds) + "  majority class"]
     for name, title in OVERALL.items():
+        if name not in evaluation.majority:
+            continue
         cells = "".join(f"  {figure_text(evaluation.kinds[kind].figures[name]):<21}" for kind in kinds)
         lines.append(f"{title:<{width}}{cells}  {evaluation.majority[name]:.3f}")
+    lines += [
+        f"cross, {point.task}: a risk of {point.threshold:.4f}, chosen for {point.target:.0%} sensitivity, has "
+        f"{point.sensitivity:.1%} sensitivity and {point.specificity:.1%} specificity"
+        for point in evaluation.kinds[PredictionKind.CROSS].operating
+    ]
     return "\n".join(lines)
 
 
@@ -80,11 +91,13 @@ def _plots(evaluation: Evaluation) -> dict[str, Any]:
     def rows(names: list[str]) -> dict[PredictionKind, list[Interval]]:
         return {kind: [result.figures[name] for name in names] for kind, result in evaluation.kinds.items()}
 
+    named = [name for name in OVERALL if name in evaluation.majority]
     present = [d for d in evaluation.label_set.diagnoses if evaluation.support[d.name]]
     areas = [f"auroc/{diagnosis.name}" for diagnosis in present]
     names = [f"{d.title} ({evaluation.support[d.name]})" for d in present]
     return {
-        "overall": Markup(interval_plot(list(OVERALL.values()), rows(list(OVERALL)), "figure, 95% interval")),
+        "overall": Markup(interval_plot([OVERALL[name] for name in named], rows(named), "figure, 95% interval")),
         "classes": Markup(interval_plot(names, rows(areas), "one-vs-rest AUROC, 95% interval", chance=0.5)),
+        "reliability": Markup(reliability_plot(evaluation.kinds[PredictionKind.CROSS].reliability)),
         "confusion": Markup(confusion_plot(evaluation, PredictionKind.CROSS)),
     }

@@ -71,13 +71,22 @@ class Grid:
         out_uri: the study's folder.
         init_weights: trunk -> safetensors file; trunks without an entry use torchvision's download.
         resources: of each cell.
+        address: Ray cluster; ``None`` is ``RAY_ADDRESS`` or a local Ray.
     """
 
-    def __init__(self, manifest: Manifest, out_uri: str, init_weights: Mapping[str, str], resources: Resources) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        out_uri: str,
+        init_weights: Mapping[str, str],
+        resources: Resources,
+        address: str | None = None,
+    ) -> None:
         self._manifest = manifest
         self._out_uri = out_uri
         self._init_weights = init_weights
         self._resources = resources
+        self._address = address
 
     def run(self, cells: Sequence[Cell]) -> list[CellOutcome]:
         """Run what is not done yet; a cell that fails leaves the others running.
@@ -91,10 +100,15 @@ class Grid:
         logger.info("%d cells, %d of them done before", len(cells), len(cells) - len(waiting))
         missing = self._missing_weights({trunk for cell in waiting for trunk in cell.trunks})
         problems |= {cell: UNAVAILABLE for cell in waiting if cell.trunks & missing}
+        if len(problems) == len(cells):
+            raise StorageError(
+                "no cell can start: torchvision's ImageNet weights cannot be downloaded here. "
+                "Give a local file with --init-weights."
+            )
         if ready := [cell for cell in waiting if cell not in problems]:
             size = self._resources
             cpus = max(runtime.machine_cpus() * 2, size.workers * size.cpus + 2)
-            with runtime.ray_session(num_cpus=cpus) as session:
+            with runtime.ray_session(self._address, num_cpus=cpus) as session:
                 session.require(cpus=size.workers * size.cpus + 1, gpus=size.workers if size.use_gpu else 0)
                 self._prepare_stems(ready)
                 for cell, result in self._run_all(ready).items():
@@ -196,6 +210,10 @@ class Grid:
         write_predictions(predictions, self._folder(cell))
         logger.info("%s  done in %.0f s", cell.name, facts["seconds"])
         return predictions
+
+    def bundle_uri(self, row: str, seed: int) -> str:
+        """Return where a row's sealed network of one seed lies."""
+        return storage.join(self._out_uri, RUNS, f"{row}-seed{seed}", "bundle")
 
     def _folder(self, cell: Cell) -> str:
         return storage.join(self._out_uri, RUNS, cell.name)

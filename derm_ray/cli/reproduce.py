@@ -1,0 +1,66 @@
+"""``derm-ray reproduce``."""
+
+from typing import Annotated
+
+import typer
+
+from derm_ray import RESEARCH_NOTICE
+from derm_ray.cli.options import AddressOption, JsonOption, LabelSetOption, ManifestOption, emit
+
+
+def reproduce(
+    manifest: ManifestOption,
+    out: Annotated[str, typer.Option("--out", help="Folder of the study, at any URI; the same command resumes.")],
+    preset: Annotated[str, typer.Option("--preset", help="milk10k-cpu, paper or debug.")] = "milk10k-cpu",
+    label_set: LabelSetOption = "paper15",
+    seeds: Annotated[str, typer.Option("--seeds", help="Seeds, separated by commas.")] = "0",
+    rows: Annotated[list[str] | None, typer.Option("--row", help="Only this row of the grid; repeatable.")] = None,
+    init_weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--init-weights",
+            metavar="[TRUNK=]URI",
+            help="ImageNet weights of vgg16, googlenet or resnet50 (safetensors); a bare URI is vgg16's. Repeatable; "
+            "default torchvision's download.",
+        ),
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Data-parallel workers of each cell.")] = 1,
+    cpus_per_worker: Annotated[int, typer.Option("--cpus-per-worker", min=1, help="CPUs of each worker.")] = 1,
+    gpu: Annotated[bool, typer.Option("--gpu/--no-gpu", help="One GPU per worker.")] = False,
+    cache_limit: Annotated[
+        float, typer.Option("--cache-limit", metavar="GIB", min=0, help="Bound on the cached activations.")
+    ] = 50.0,
+    images: Annotated[bool, typer.Option("--images/--no-images", help="Show lesions in the report.")] = True,
+    address: AddressOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train every row of the paper's tables, and judge its claims on the test split."""
+    from derm_ray.data.manifest import read_manifest
+    from derm_ray.studies.reproduction.cells import Resources
+    from derm_ray.studies.reproduction.report import main_table
+    from derm_ray.studies.reproduction.study import parse_seeds, parse_weights
+    from derm_ray.studies.reproduction.study import reproduce as run
+
+    study = run(
+        read_manifest(manifest),
+        out,
+        preset=preset,
+        label_set_name=label_set,
+        seeds=parse_seeds(seeds),
+        only=rows or (),
+        init_weights=parse_weights(init_weights or []),
+        resources=Resources(workers, cpus_per_worker, gpu, cache_limit),
+        images=images,
+        address=address,
+    )
+    table = main_table(study.results)
+    width = max((len(title) for title, _ in table), default=0)
+    lines = [f"{'cross, test split':<{width}}  accuracy  balanced  cancer AUROC  melanoma AUROC"]
+    lines += [f"{title:<{width}}  {a:>8}  {b:>8}  {c:>12}  {m:>14}" for title, (a, b, c, m) in table]
+    lines += [
+        f"{row.name}: {problem}" for row in study.results.rows for problem in dict.fromkeys(row.problems.values())
+    ]
+    lines += ["", *(f"{v.verdict:<14}  {v.claim.text}" for v in study.results.verdicts), ""]
+    lines += [study.json_uri, study.csv_uri, study.html_uri, RESEARCH_NOTICE]
+    values = {"results": study.json_uri, "csv": study.csv_uri, "report": study.html_uri, **study.results.to_json()}
+    emit(values, "\n".join(lines), as_json=as_json)

@@ -1,0 +1,116 @@
+"""The 7-point checklist data set, derm7pt (doi:10.1109/JBHI.2018.2824327), in its official layout."""
+
+from collections import Counter
+from io import BytesIO
+
+import pandas as pd
+import pyarrow as pa
+
+from derm_ray import storage
+from derm_ray.data.importers import ImportResult
+from derm_ray.data.manifest import conform
+from derm_ray.errors import ConfigError, ManifestError
+from derm_ray.vocabulary import DERM7PT, PAPER15, LabelSet, Split
+
+SPLITS = {Split.TRAIN: "train", Split.VAL: "valid", Split.TEST: "test"}
+
+DIAGNOSES = {
+    "basal cell carcinoma": "basal_cell_carcinoma",
+    "blue nevus": "blue_naevus",
+    "clark nevus": "clark_naevus",
+    "combined nevus": "combined_naevus",
+    "congenital nevus": "congenital_naevus",
+    "dermal nevus": "dermal_naevus",
+    "dermatofibroma": "dermatofibroma",
+    "lentigo": "lentigo",
+    "melanoma": "melanoma",
+    "melanoma (in situ)": "melanoma",
+    "melanoma (less than 0.76 mm)": "melanoma",
+    "melanoma (0.76 to 1.5 mm)": "melanoma",
+    "melanoma (more than 1.5 mm)": "melanoma",
+    "melanoma metastasis": "melanoma",
+    "melanosis": "melanosis",
+    "miscellaneous": "miscellaneous",
+    "recurrent nevus": "recurrent_naevus",
+    "reed or spitz nevus": "reed_or_spitz_naevus",
+    "seborrheic keratosis": "seborrheic_keratosis",
+    "vascular lesion": "vascular_lesion",
+}
+"""``diagnosis`` of ``meta.csv`` -> class of ``derm7pt``."""
+
+PAPER15_FROM_DERM7PT = {
+    "basal_cell_carcinoma": "basal_cell_carcinoma",
+    "blue_naevus": "blue_naevus",
+    "dermal_naevus": "dermal_naevus",
+    "dermatofibroma": "dermatofibroma",
+    # Low confidence: the nearest of the paper's diseases, not the same.
+    "lentigo": "solar_lentigo",
+    "melanoma": "melanoma",
+    "seborrheic_keratosis": "seborrheic_keratosis",
+    "vascular_lesion": "hemangioma",
+}
+"""Classes of ``derm7pt`` -> the paper's 15 diseases; everything else is outside them."""
+
+
+def import_derm7pt(source: str, label_set: LabelSet, out_uri: str) -> ImportResult:
+    """Read the official folder: ``meta/meta.csv``, ``meta/{train,valid,test}_indexes.csv`` and ``images/``.
+
+    The data set's own splits are kept.
+
+    Args:
+        source: the folder's URI.
+        label_set: ``derm7pt`` or ``paper15``.
+        out_uri: where the manifest will lie; image URIs are absolute all the same.
+
+    Raises:
+        ConfigError: the label set has no mapping from derm7pt.
+        StorageError: a file is missing.
+        ManifestError: a file lacks a column, or an index points outside the table or stands in two splits.
+    """
+    columns = ("case_num", "diagnosis", "location", "sex", "clinic", "derm")
+    frame = _table(storage.join(source, "meta/meta.csv"), columns)
+    named = frame["diagnosis"].str.strip().str.lower().map(DIAGNOSES)
+    if label_set is DERM7PT:
+        diagnosis = named
+    elif label_set is PAPER15:
+        diagnosis = named.map(PAPER15_FROM_DERM7PT)
+    else:
+        raise ConfigError(f"derm7pt has no mapping to label set {label_set.name!r}. Use derm7pt or paper15.")
+    images = storage.join(storage.absolute(source), "images") + "/"
+    manifest = pd.DataFrame(
+        {
+            "pair_id": frame["case_num"].astype(str),
+            "lesion_id": frame["case_num"].astype(str),
+            "clinical_uri": images + frame["clinic"],
+            "dermoscopy_uri": images + frame["derm"],
+            "diagnosis": diagnosis,
+            "split": _splits(source, len(frame)),
+            "sex": frame["sex"],
+            "site": frame["location"],
+            "diagnosis_full": frame["diagnosis"],
+        }
+    )[diagnosis.notna()]
+    left_out = Counter(frame.loc[diagnosis.isna(), "diagnosis"].fillna("(no diagnosis)"))
+    table = pa.Table.from_pandas(manifest, preserve_index=False)
+    return ImportResult(conform(table, storage.absolute(out_uri)), len(frame), dict(left_out.most_common()))
+
+
+def _splits(source: str, rows: int) -> list[str | None]:
+    splits: list[str | None] = [None] * rows
+    for split, name in SPLITS.items():
+        uri = storage.join(source, f"meta/{name}_indexes.csv")
+        indexes = _table(uri, ("indexes",))["indexes"].astype(int).tolist()
+        problems = [f"index {i} is outside the {rows} rows of meta.csv" for i in indexes if not 0 <= i < rows]
+        problems += [f"index {i} stands in {splits[i]} too" for i in indexes if 0 <= i < rows and splits[i]]
+        if problems:
+            raise ManifestError(uri, problems)
+        for index in indexes:
+            splits[index] = str(split)
+    return splits
+
+
+def _table(uri: str, columns: tuple[str, ...]) -> pd.DataFrame:
+    frame = pd.read_csv(BytesIO(storage.read_bytes(uri)))
+    if absent := [column for column in columns if column not in frame]:
+        raise ManifestError(uri, [f"column {column!r} is missing" for column in absent])
+    return frame

@@ -1,0 +1,98 @@
+"""The paper's Fig. 3: lesions that one image alone gets wrong and both together get right, with their maps."""
+
+import base64
+import io
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from derm_ray.bundle import load_bundle
+from derm_ray.data.manifest import Manifest
+from derm_ray.data.preprocessing import PairPixels, Pixels, load_pairs
+from derm_ray.inference.saliency import overlay, saliency_maps
+from derm_ray.studies.reproduction.cells import Grid
+from derm_ray.studies.reproduction.predictions import CellPredictions
+from derm_ray.studies.reproduction.results import StudyResults
+from derm_ray.vocabulary import Modality, PredictionKind
+
+ROW = "triple-cam_bp"
+CASES = 8
+
+
+@dataclass(frozen=True)
+class Case:
+    """One lesion.
+
+    Attributes:
+        truth: title of its diagnosis.
+        answers: prediction kind -> title of the answer.
+        images: images of both modalities and their overlays, as data URIs.
+    """
+
+    truth: str
+    answers: Mapping[PredictionKind, str]
+    images: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """What one trained network shows.
+
+    Attributes:
+        seed: of the cell.
+        count: test lesions that both images alone get wrong and cross gets right.
+        pairs: test lesions in all.
+        cases: some of the former, then of those that only one image alone gets wrong.
+    """
+
+    seed: int
+    count: int
+    pairs: int
+    cases: tuple[Case, ...]
+
+
+def wrong_alone_right_together(cell: CellPredictions) -> tuple[list[int], list[int]]:
+    """Return the rows that cross gets right and both single images get wrong, and those where one does.
+
+    Each list begins with the largest probability of the true class.
+    """
+    right = {kind: scores.argmax(1) == cell.truth for kind, scores in cell.given.items()}
+    clinical, dermoscopy, cross = (right[kind] for kind in PredictionKind)
+    certainty = cell.given[PredictionKind.CROSS][np.arange(len(cell.truth)), cell.truth]
+    order = np.argsort(-certainty, kind="stable")
+    both, either = cross & ~clinical & ~dermoscopy, cross & (clinical != dermoscopy)
+    return [int(i) for i in order if both[i]], [int(i) for i in order if either[i]]
+
+
+def make_gallery(results: StudyResults, manifest: Manifest, grid: Grid) -> Gallery | None:
+    """Return the gallery of the first seed of Triple-Net + CAM-BP, or ``None`` where it was not run."""
+    row = results.row(ROW)
+    if row is None or not row.seeds:
+        return None
+    seed, cell = next(iter(row.seeds.items()))
+    both, either = wrong_alone_right_together(cell)
+    shown = [*both, *either][:CASES]
+    by_id = {pair.pair_id: pair for pair in manifest.pairs()}
+    bundle = load_bundle(grid.bundle_uri(ROW, seed))
+    with ThreadPoolExecutor(4) as executor:
+        loaded = load_pairs([by_id[cell.pair_ids[i]] for i in shown], bundle.preprocessing, executor)
+    pixels = [pair for pair in loaded if isinstance(pair, PairPixels)]
+    maps = saliency_maps(bundle, pixels)
+    titles = cell.labels.titles
+    cases = []
+    for i, pair, found in zip(shown, pixels, maps, strict=True):
+        images = {Modality.CLINICAL: pair.clinical, Modality.DERMOSCOPY: pair.dermoscopy}
+        given = {modality: image for modality, image in images.items() if image is not None}
+        drawn = [*given.values(), *(overlay(image, found[modality]) for modality, image in given.items())]
+        answers = {kind: titles[int(scores[i].argmax())] for kind, scores in cell.given.items()}
+        cases.append(Case(titles[int(cell.truth[i])], answers, tuple(_data_uri(image) for image in drawn)))
+    return Gallery(seed, len(both), len(cell.truth), tuple(cases))
+
+
+def _data_uri(image: Pixels) -> str:
+    sink = io.BytesIO()
+    Image.fromarray(image).save(sink, "JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(sink.getvalue()).decode()

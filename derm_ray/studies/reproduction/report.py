@@ -1,0 +1,106 @@
+"""The study as one self-contained HTML page."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from derm_ray import RESEARCH_NOTICE
+from derm_ray.evaluation.comparison import Interval
+from derm_ray.evaluation.plots import interval_plot, reliability_plot
+from derm_ray.evaluation.report import figure_text
+from derm_ray.studies.reproduction.claims import NOT_REPRODUCED, REPRODUCED, UNDECIDED
+from derm_ray.studies.reproduction.figures import FIGURES, SeedFigures
+from derm_ray.studies.reproduction.gallery import ROW, Gallery
+from derm_ray.studies.reproduction.results import RowResult, StudyResults
+from derm_ray.vocabulary import PredictionKind
+
+TASKS = {
+    "cancer": ("cancer/auroc", "cancer"),
+    "cancer, in situ counted": ("cancer_isic/auroc", "cancer_isic"),
+    "melanoma vs benign": ("melanoma/auroc", "melanoma"),
+}
+
+
+def render_html(results: StudyResults, gallery: Gallery | None) -> str:
+    """Return the page: tables, charts, verdicts and provenance; it loads nothing from elsewhere."""
+    environment = Environment(
+        loader=PackageLoader("derm_ray.studies.reproduction"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["figure"] = lambda values: figure_text(values.mean) if values is not None else ""
+    environment.filters["signed"] = _signed
+    environment.filters["percent"] = lambda value: f"{100 * value:.1f}%"
+    verdicts = Counter(verdict.verdict for verdict in results.verdicts)
+    return environment.get_template("report.html.j2").render(
+        notice=RESEARCH_NOTICE,
+        results=results,
+        gallery=gallery,
+        kinds=list(PredictionKind),
+        figures=FIGURES,
+        counts={name: verdicts[name] for name in (REPRODUCED, NOT_REPRODUCED, UNDECIDED)},
+        plots=_plots(results),
+        tasks=_tasks(results),
+        main=main_table(results),
+    )
+
+
+def _signed(interval: Interval | None) -> str:
+    if interval is None:
+        return "n/a"
+    return f"{interval.value:+.3f} ({interval.low:+.3f} to {interval.high:+.3f})"
+
+
+def main_table(results: StudyResults) -> list[tuple[str, list[str]]]:
+    """Return title and cells (cross: accuracy, balanced accuracy, both AUROCs) of every row that has results."""
+    shown = ("accuracy", "balanced_accuracy", "cancer/auroc", "melanoma/auroc")
+    table = []
+    for row in results.rows:
+        values = [row.figures.get((name, PredictionKind.CROSS)) for name in shown]
+        if any(value is not None for value in values):
+            table.append((row.title, [f"{v.mean.value:.3f}" if v is not None else "n/a" for v in values]))
+    return table
+
+
+def _tasks(results: StudyResults) -> list[tuple[str, SeedFigures | None, SeedFigures | None]]:
+    """Return each task's cross AUROC collapsed from the diagnoses, and of the head trained for it alone."""
+    collapsed = results.row(ROW)
+    rows = []
+    for title, (figure, suffix) in TASKS.items():
+        own = results.row(f"{ROW}-{suffix}")
+        key = (figure.replace("cancer_isic", "cancer"), PredictionKind.CROSS)
+        first = collapsed.figures.get((figure, PredictionKind.CROSS)) if collapsed is not None else None
+        rows.append((title, first, own.figures.get(key) if own is not None else None))
+    return rows
+
+
+def _plots(results: StudyResults) -> dict[str, Any]:
+    plots: dict[str, Any] = {}
+    best = results.row(ROW)
+    if best is not None and best.seeds:
+        names = {"all diagnoses": "accuracy", "cancer": "cancer/accuracy", "melanoma": "melanoma/accuracy"}
+        plots["tasks"] = _chart([best] * len(names), list(names.values()), list(names))
+        diagrams = best.reliability(PredictionKind.CROSS)
+        plots["reliability"] = Markup(reliability_plot(next(iter(diagrams.values()))))
+    label_set, kinds = results.facts["label_set"], len(PredictionKind)
+    compared = [
+        row for row in results.rows if row.label_set == label_set and len({kind for _, kind in row.figures}) == kinds
+    ]
+    if compared:
+        plots["methods"] = _chart(compared, ["accuracy"] * len(compared), [row.title for row in compared])
+    return plots
+
+
+def _chart(rows: Sequence[RowResult], figures: Sequence[str], names: Sequence[str]) -> Markup:
+    kept = [
+        (name, [row.figures.get((figure, kind)) for kind in PredictionKind])
+        for row, figure, name in zip(rows, figures, names, strict=True)
+    ]
+    whole = [(name, [v for v in values if v is not None]) for name, values in kept if None not in values]
+    series = {kind: [values[i].mean for _, values in whole] for i, kind in enumerate(PredictionKind)}
+    return Markup(interval_plot([name for name, _ in whole], series, "accuracy, mean of the seeds, 95% interval"))

@@ -1,0 +1,201 @@
+"""The study's results: figures of every row, verdicts, and the facts behind them."""
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from derm_ray import RESEARCH_NOTICE
+from derm_ray.evaluation.calibration import Reliability, reliability
+from derm_ray.evaluation.comparison import Interval
+from derm_ray.studies.reproduction.cells import CellOutcome
+from derm_ray.studies.reproduction.claims import Verdict, judge, paper_claims
+from derm_ray.studies.reproduction.figures import FIGURES, Draws, SeedFigures, lesion_weights, seed_figures
+from derm_ray.studies.reproduction.grid import Row
+from derm_ray.studies.reproduction.predictions import CellPredictions
+from derm_ray.vocabulary import PredictionKind
+
+
+@dataclass(frozen=True)
+class RowResult:
+    """One row of the tables.
+
+    Attributes:
+        row: what was trained; baselines have a row with the name and title alone.
+        problems: seed -> why there is no result.
+        seeds: seed -> predictions.
+        figures, swapped: (figure, prediction kind) -> values, with the images as they are and exchanged.
+    """
+
+    name: str
+    title: str
+    paper: Mapping[str, float]
+    label_set: str
+    problems: Mapping[int, str]
+    seeds: Mapping[int, CellPredictions]
+    figures: Mapping[tuple[str, PredictionKind], SeedFigures]
+    swapped: Mapping[tuple[str, PredictionKind], SeedFigures]
+
+    def reliability(self, kind: PredictionKind) -> dict[int, Reliability]:
+        """Return how well each seed's probabilities hold on the test split."""
+        return {
+            seed: reliability(cell.truth, cell.given[kind]) for seed, cell in self.seeds.items() if kind in cell.given
+        }
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """Everything the report shows.
+
+    Attributes:
+        rows: in the order of the tables, baselines last.
+        verdicts: of the paper's claims.
+        facts: manifest, preset, seeds, versions, command.
+    """
+
+    rows: tuple[RowResult, ...]
+    verdicts: tuple[Verdict, ...]
+    facts: Mapping[str, Any]
+
+    def row(self, name: str) -> RowResult | None:
+        """Return a row by name."""
+        return next((row for row in self.rows if row.name == name), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON types; undefined figures are null."""
+        return {
+            "notice": RESEARCH_NOTICE,
+            "facts": dict(self.facts),
+            "rows": [_row_json(row) for row in self.rows],
+            "claims": [
+                {
+                    "claim": verdict.claim.text,
+                    "source": verdict.claim.source,
+                    "figure": verdict.claim.figure,
+                    "verdict": verdict.verdict,
+                    "difference": _interval(verdict.difference),
+                    "mcnemar_p": {str(seed): p for seed, p in verdict.mcnemar.items()},
+                }
+                for verdict in self.verdicts
+            ],
+        }
+
+    def to_csv(self) -> str:
+        """Return one line per row, figure, prediction kind, exchange and seed, and one for the mean of the seeds."""
+        sink = io.StringIO()
+        writer = csv.writer(sink, lineterminator="\n")
+        writer.writerow(["row", "seed", "prediction", "images", "figure", "value", "low", "high", "paper"])
+        for row in self.rows:
+            for images, table in (("given", row.figures), ("exchanged", row.swapped)):
+                for (figure, kind), values in table.items():
+                    paper = row.paper.get(kind, "") if figure == "accuracy" and images == "given" else ""
+                    mean = [values.mean.value, values.mean.low, values.mean.high]
+                    writer.writerow([row.name, "mean", kind, images, figure, *map(_cell, mean), paper])
+                    for seed, value in values.seeds.items():
+                        writer.writerow([row.name, seed, kind, images, figure, _cell(value), "", "", ""])
+        return sink.getvalue()
+
+
+def _cell(value: float) -> str:
+    return f"{value:.6f}" if math.isfinite(value) else ""
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _interval(interval: Interval | None) -> dict[str, float | None] | None:
+    return {key: _number(value) for key, value in asdict(interval).items()} if interval is not None else None
+
+
+def _row_json(row: RowResult) -> dict[str, Any]:
+    def table(figures: Mapping[tuple[str, PredictionKind], SeedFigures]) -> dict[str, Any]:
+        return {
+            f"{kind}/{figure}": {
+                "mean": _interval(values.mean),
+                "seeds": {str(seed): _number(value) for seed, value in values.seeds.items()},
+            }
+            for (figure, kind), values in figures.items()
+        }
+
+    return {
+        "row": row.name,
+        "title": row.title,
+        "label_set": row.label_set,
+        "paper_accuracy": dict(row.paper),
+        "problems": {str(seed): text for seed, text in row.problems.items()},
+        "cells": {str(seed): dict(cell.facts) for seed, cell in row.seeds.items()},
+        "figures": table(row.figures),
+        "figures_images_exchanged": table(row.swapped),
+        "calibration": {
+            str(seed): {"ece": r.ece, "brier": r.brier, "nll": r.nll}
+            for seed, r in row.reliability(PredictionKind.CROSS).items()
+        },
+    }
+
+
+def assemble(
+    outcomes: Sequence[CellOutcome],
+    baselines: Mapping[str, tuple[str, CellPredictions | str]],
+    facts: Mapping[str, Any],
+) -> StudyResults:
+    """Compute every figure and verdict.
+
+    Args:
+        outcomes: of all cells.
+        baselines: name -> title and predictions, or why there are none.
+        facts: see :class:`StudyResults`.
+    """
+    weights: dict[tuple[str, ...], Draws] = {}
+
+    def of(cell: CellPredictions) -> Draws:
+        if cell.lesion_ids not in weights:
+            weights[cell.lesion_ids] = lesion_weights(cell.lesion_ids)
+        return weights[cell.lesion_ids]
+
+    rows: list[RowResult] = []
+    for row in dict.fromkeys(outcome.cell.row for outcome in outcomes):
+        mine = [outcome for outcome in outcomes if outcome.cell.row is row]
+        seeds = {o.cell.seed: o.predictions for o in mine if o.predictions is not None}
+        problems = {o.cell.seed: o.problem for o in mine if o.problem is not None}
+        rows.append(_row(row.name, row.title, row.paper or {}, row.config.label_set, problems, seeds, of))
+    for name, (title, found) in baselines.items():
+        one = {0: found} if isinstance(found, CellPredictions) else {}
+        label_set = next(iter(one.values())).labels.name if one else ""
+        problems = {0: found} if isinstance(found, str) else {}
+        rows.append(_row(name, title, {}, label_set, problems, one, of))
+    base = _plain(outcomes)
+    known = {row.name: row.seeds for row in rows if row.label_set == base.config.label_set}
+    claims = paper_claims(base.config.head)
+    any_cell = next((cell for seeds in known.values() for cell in seeds.values()), None)
+    verdicts = tuple(judge(claim, known, of(any_cell)) for claim in claims) if any_cell is not None else ()
+    return StudyResults(tuple(rows), verdicts, facts)
+
+
+def _plain(outcomes: Sequence[CellOutcome]) -> Row:
+    """Return the first row that is no CAM network: its head is that of the networks without bilinear pooling."""
+    return next(outcome.cell.row for outcome in outcomes if outcome.cell.row.config.head != "cam")
+
+
+def _row(
+    name: str,
+    title: str,
+    paper: Mapping[str, float],
+    label_set: str,
+    problems: Mapping[int, str],
+    seeds: Mapping[int, CellPredictions],
+    weights_of: Any,
+) -> RowResult:
+    tables: list[dict[tuple[str, PredictionKind], SeedFigures]] = []
+    for swapped in (False, True):
+        table: dict[tuple[str, PredictionKind], SeedFigures] = {}
+        for figure in FIGURES if seeds else ():
+            weights = weights_of(next(iter(seeds.values())))
+            for kind in PredictionKind:
+                values = seed_figures(figure, seeds, kind, weights, swapped=swapped)
+                if values is not None and math.isfinite(values.mean.value):
+                    table[figure, kind] = values
+        tables.append(table)
+    return RowResult(name, title, paper, label_set, problems, seeds, *tables)

@@ -1,0 +1,223 @@
+"""``derm-ray reproduce``: the grid, the baselines, and the report."""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from derm_ray import __version__, storage
+from derm_ray.data.manifest import Manifest, require_split
+from derm_ray.data.validation import validate
+from derm_ray.errors import ConfigError, OutputExistsError, StorageError, unknown_name
+from derm_ray.models.trunks import TRUNKS
+from derm_ray.studies.baseline import run_baseline
+from derm_ray.studies.reproduction.cells import UNAVAILABLE, Grid, Resources
+from derm_ray.studies.reproduction.gallery import Gallery, make_gallery
+from derm_ray.studies.reproduction.grid import Row, make_cells, make_rows
+from derm_ray.studies.reproduction.predictions import CellPredictions, read_predictions, write_predictions
+from derm_ray.studies.reproduction.report import render_html
+from derm_ray.studies.reproduction.results import StudyResults, assemble
+from derm_ray.training.run import labelled
+from derm_ray.vocabulary import LabelSet, PredictionKind, Split, label_set
+
+logger = logging.getLogger(__name__)
+
+MARKER = "_STUDY.json"
+JSON_NAME, CSV_NAME, HTML_NAME = "results.json", "results.csv", "report.html"
+LOGISTIC = "logistic-regression"
+MAJORITY = "majority-class"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A finished study.
+
+    Attributes:
+        results: figures and verdicts.
+        json_uri, csv_uri, html_uri: where they lie.
+    """
+
+    results: StudyResults
+    json_uri: str
+    csv_uri: str
+    html_uri: str
+
+
+def reproduce(
+    manifest: Manifest,
+    out_uri: str,
+    *,
+    preset: str = "milk10k-cpu",
+    label_set_name: str = "paper15",
+    seeds: Sequence[int] = (0, 1, 2),
+    only: Sequence[str] = (),
+    init_weights: Mapping[str, str] | None = None,
+    resources: Resources | None = None,
+    images: bool = True,
+    address: str | None = None,
+) -> Study:
+    """Train every row of the paper's tables and judge its claims; what is done is not done again.
+
+    Args:
+        manifest: pairs with both images, diagnosis and split; everything is chosen on val, test is only answered.
+        out_uri: the study's folder; the same call resumes.
+        preset: a key of :data:`derm_ray.studies.reproduction.grid.PRESETS`.
+        label_set_name: with a cancer task.
+        seeds: one cell of each row for each.
+        only: names of rows; empty means all. CAM networks that they need come along.
+        init_weights: trunk -> safetensors file; others use torchvision's download.
+        resources: of each cell.
+        images: show images in the report.
+        address: Ray cluster; ``None`` is ``RAY_ADDRESS`` or a local Ray.
+
+    Raises:
+        ConfigError, ManifestError, StorageError: the input is not fit.
+        OutputExistsError: the folder holds a study of another manifest, or something else.
+    """
+    rows = _rows(preset, label_set_name, only)
+    labels = label_set(label_set_name)
+    _check(manifest, labels)
+    out_uri = storage.absolute(out_uri)
+    facts: dict[str, Any] = {
+        "derm_ray_version": __version__,
+        "manifest_digest": manifest.digest,
+        "label_set": label_set_name,
+        "preset": preset,
+    }
+    _claim(out_uri, facts)
+    cells = make_cells(rows, seeds)
+    weights = dict(init_weights or {})
+    grid = Grid(manifest, out_uri, weights, resources or Resources(), address)
+    outcomes = grid.run(cells)
+    baselines = {
+        MAJORITY: ("Majority class", _majority(manifest, labels)),
+        LOGISTIC: ("Logistic regression on frozen VGG-16", _logistic(manifest, labels, out_uri, rows, weights)),
+    }
+    split = {str(s): len(manifest.select(s)) for s in Split}
+    facts |= {"seeds": list(seeds), "pairs": split, "settings": rows[0].config.to_json()}
+    facts["grouping"] = "patient" if any(manifest.column("patient_id")) else "lesion"
+    results = assemble(outcomes, baselines, facts)
+    gallery = make_gallery(results, manifest, grid) if images else None
+    return _write(results, gallery, out_uri)
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Parse ``0,1,2``.
+
+    Raises:
+        ConfigError: it is no list of different numbers from 0.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts) or len(set(parts)) != len(parts):
+        raise ConfigError(f"--seeds {text!r}: expected different whole numbers separated by commas, such as 0,1,2.")
+    return tuple(map(int, parts))
+
+
+def parse_weights(assignments: Sequence[str]) -> dict[str, str]:
+    """Parse ``TRUNK=URI``; a bare URI is VGG-16's.
+
+    Raises:
+        ConfigError: the trunk is unknown.
+    """
+    weights: dict[str, str] = {}
+    for assignment in assignments:
+        trunk, equals, uri = assignment.partition("=")
+        if equals and trunk in TRUNKS:
+            weights[trunk] = uri
+        elif equals and "/" not in trunk:
+            raise ConfigError(unknown_name("trunk", trunk, tuple(TRUNKS)))
+        else:
+            weights["vgg16"] = assignment
+    return weights
+
+
+def _rows(preset: str, label_set_name: str, only: Sequence[str]) -> tuple[Row, ...]:
+    names = {task.name for task in label_set(label_set_name).tasks()}
+    if "cancer" not in names or label_set(label_set_name).collapses:
+        raise ConfigError(
+            f"label set {label_set_name!r} has no cancer task among its diagnoses, which the study's tables need. "
+            "Use paper15, milk10k or derm7pt."
+        )
+    rows = make_rows(preset, label_set_name)
+    known = [row.name for row in rows]
+    if unknown := [name for name in only if name not in known]:
+        raise ConfigError(f"unknown row {unknown[0]!r}. Known: {', '.join(known)}.")
+    needed = {row.cam for row in rows if row.name in only}
+    return tuple(row for row in rows if not only or row.name in only or row.name in needed)
+
+
+def _check(manifest: Manifest, labels: LabelSet) -> None:
+    for column in ("clinical_uri", "dermoscopy_uri"):
+        if not any(manifest.column(column)):
+            raise ConfigError(
+                f"{manifest.uri}: no pair has a {column.removesuffix('_uri')} image. The study compares both "
+                "modalities; give a manifest with both."
+            )
+    validate(manifest, labels, complete=tuple(Split))
+    for split in Split:
+        require_split(manifest, split)
+
+
+def _claim(out_uri: str, facts: Mapping[str, Any]) -> None:
+    marker = storage.join(out_uri, MARKER)
+    if storage.exists(marker):
+        before = storage.read_json(marker)
+        for key, value in facts.items():
+            if before.get(key) != value:
+                raise OutputExistsError(
+                    f"{out_uri} holds a study whose {key} is {before.get(key)!r}, now {value!r}. Choose another --out."
+                )
+    elif storage.list_files(out_uri):
+        raise OutputExistsError(f"{out_uri} holds files that are no study. Choose another --out.")
+    else:
+        storage.write_json(marker, dict(facts))
+
+
+def _truth(manifest: Manifest, labels: LabelSet, answers: Mapping[PredictionKind, Any]) -> CellPredictions:
+    test = labelled(manifest, Split.TEST, labels)
+    ids = tuple(pair.pair_id for pair in test.pairs), tuple(pair.lesion_id for pair in test.pairs)
+    return CellPredictions(labels, *ids, np.array(test.labels), answers, {}, {})
+
+
+def _majority(manifest: Manifest, labels: LabelSet) -> CellPredictions:
+    counts = Counter(manifest.select(Split.TRAIN).column("diagnosis"))
+    winner = labels.class_names.index(str(counts.most_common(1)[0][0]))
+    constant = np.zeros((len(manifest.select(Split.TEST)), len(labels.class_names)), np.float32)
+    constant[:, winner] = 1
+    return _truth(manifest, labels, {PredictionKind.CROSS: constant})
+
+
+def _logistic(
+    manifest: Manifest, labels: LabelSet, out_uri: str, rows: Sequence[Row], weights: Mapping[str, str]
+) -> CellPredictions | str:
+    """Return the logistic regression's answers, kept like a cell's."""
+    config = rows[0].config
+    if config.trunk == "tiny" and "vgg16" not in weights:
+        return "not run: this preset has no ImageNet weights"
+    folder = storage.join(out_uri, "cells", LOGISTIC)
+    found = read_predictions(folder)
+    if found is None:
+        logger.info("logistic regression on frozen features")
+        try:
+            result = run_baseline(manifest, labels, init_weights=weights.get("vgg16"), size=config.size)
+        except StorageError:
+            if "vgg16" in weights:
+                raise
+            return UNAVAILABLE
+        found = _truth(manifest, labels, result.answers)
+        write_predictions(found, folder)
+    return found
+
+
+def _write(results: StudyResults, gallery: Gallery | None, out_uri: str) -> Study:
+    json_uri, csv_uri, html_uri = (storage.join(out_uri, name) for name in (JSON_NAME, CSV_NAME, HTML_NAME))
+    values = results.to_json()
+    if gallery is not None:
+        values["wrong_alone_right_together"] = gallery.count
+    storage.write_json(json_uri, values)
+    storage.write_bytes(csv_uri, results.to_csv().encode())
+    storage.write_bytes(html_uri, render_html(results, gallery).encode())
+    return Study(results, json_uri, csv_uri, html_uri)
