@@ -2,11 +2,12 @@ from pathlib import Path
 
 import pytest
 
+from derm_ray.data.importers.derm7pt import DIAGNOSES, PAPER15_FROM_DERM7PT, import_derm7pt
 from derm_ray.data.importers.folder import import_folder
 from derm_ray.data.importers.milk10k import PAPER15_FROM_FULL, import_milk10k
 from derm_ray.data.validation import validate
-from derm_ray.errors import ManifestError, StorageError
-from derm_ray.vocabulary import MILK10K, PAPER15
+from derm_ray.errors import ConfigError, ManifestError, StorageError
+from derm_ray.vocabulary import DERM7PT, MILK10K, PAPER15
 
 
 @pytest.fixture
@@ -80,3 +81,47 @@ def test_folder_takes_titles_and_lists_every_missing_image(tmp_path: Path) -> No
     csv.write_text("lesion_id,photo\n01,a.jpg\n")
     with pytest.raises(ManifestError, match="no column 'clinical' or 'dermoscopy'"):
         import_folder(str(csv), PAPER15, str(tmp_path / "m.parquet"))
+
+
+@pytest.fixture
+def derm7pt(tmp_path: Path) -> Path:
+    """Four cases in the official layout."""
+    (tmp_path / "meta").mkdir()
+    rows = [
+        (1, "melanoma (in situ)", "a/1.jpg"),
+        (2, "clark nevus", "a/2.jpg"),
+        (3, "basal cell carcinoma", "b/3.jpg"),
+        (4, "vascular lesion", "b/4.jpg"),
+    ]
+    lines = [f"{n},{d},0,absent,leg,female,{p},{p.replace('.', 'd.')},NEL" for n, d, p in rows]
+    header = "case_num,diagnosis,seven_point_score,pigment_network,location,sex,clinic,derm,case_id"
+    (tmp_path / "meta" / "meta.csv").write_text("\n".join([header, *lines]) + "\n")
+    for name, indexes in (("train", "0\n1"), ("valid", "2"), ("test", "3")):
+        (tmp_path / "meta" / f"{name}_indexes.csv").write_text(f"indexes\n{indexes}\n")
+    return tmp_path
+
+
+def test_derm7pt_keeps_its_own_splits(derm7pt: Path) -> None:
+    result = import_derm7pt(str(derm7pt), DERM7PT, str(derm7pt / "m.parquet"))
+    validate(result.manifest, DERM7PT)
+    assert result.manifest.column("split") == ["train", "train", "val", "test"]
+    assert result.manifest.column("diagnosis")[0] == "melanoma"
+    (first, *_) = result.manifest.pairs()
+    assert first.clinical_uri == f"{derm7pt}/images/a/1.jpg"
+    assert first.dermoscopy_uri == f"{derm7pt}/images/a/1d.jpg"
+
+
+def test_derm7pt_as_paper15_leaves_out_what_the_paper_has_not(derm7pt: Path) -> None:
+    result = import_derm7pt(str(derm7pt), PAPER15, str(derm7pt / "m.parquet"))
+    assert result.manifest.column("diagnosis") == ["melanoma", "basal_cell_carcinoma", "hemangioma"]
+    assert result.left_out == {"clark nevus": 1}
+    assert set(DIAGNOSES.values()) == set(DERM7PT.class_names)
+    assert set(PAPER15_FROM_DERM7PT.values()) <= set(PAPER15.class_names)
+    with pytest.raises(ConfigError, match="no mapping to label set 'milk10k'"):
+        import_derm7pt(str(derm7pt), MILK10K, "m.parquet")
+
+
+def test_derm7pt_with_broken_indexes_is_one_message(derm7pt: Path) -> None:
+    (derm7pt / "meta" / "test_indexes.csv").write_text("indexes\n1\n9\n")
+    with pytest.raises(ManifestError, match=r"index 9 is outside the 4 rows(.|\n)*index 1 stands in train too"):
+        import_derm7pt(str(derm7pt), DERM7PT, "m.parquet")

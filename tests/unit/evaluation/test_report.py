@@ -37,13 +37,13 @@ def test_the_page_is_well_formed_and_loads_nothing(evaluation: Evaluation, tmp_p
     page = Path(html_uri).read_text()
     assert not re.search(r"""(src|href)\s*=\s*["'](https?:)?//""", page)
     assert "@import" not in page
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4
     assert "not a medical device" in page
     tags: list[str] = []
     parser = HTMLParser()
     parser.handle_starttag = lambda tag, attrs: tags.append(tag)  # type: ignore[method-assign]
     parser.feed(page)
-    assert tags.count("h2") == 4
+    assert tags.count("h2") == 6
 
 
 def test_another_models_report_is_not_overwritten(evaluation: Evaluation, tmp_path: Path) -> None:
