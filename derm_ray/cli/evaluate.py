@@ -17,6 +17,7 @@ def evaluate(
     cancer_definition: Annotated[
         CancerDefinition, typer.Option("--cancer-definition", help="isic counts carcinoma in situ as cancer.")
     ] = CancerDefinition.PAPER,
+    swap: Annotated[bool, typer.Option("--swap", help="Show the network each image in the other's place.")] = False,
     engine: EngineOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -28,7 +29,7 @@ def evaluate(
     from derm_ray.inference.predictor import Predictor
 
     predictor = Predictor(load_bundle(model), engine)
-    evaluation = run(predictor, read_manifest(manifest), split, definition=cancer_definition)
+    evaluation = run(predictor, read_manifest(manifest), split, definition=cancer_definition, swapped=swap)
     json_uri, html_uri = write_evaluation(evaluation, out)
     text = (
         f"{evaluation.pairs} pairs of {split}, engine {predictor.engine.name}\n\n{summary_text(evaluation)}\n\n"

@@ -128,6 +128,7 @@ def evaluate(
     *,
     definition: CancerDefinition = CancerDefinition.PAPER,
     resamples: int = RESAMPLES,
+    swapped: bool = False,
 ) -> Evaluation:
     """Evaluate a model on one split.
 
@@ -137,6 +138,7 @@ def evaluate(
         split: the part to evaluate.
         definition: which classes count as cancer.
         resamples: bootstrap draws.
+        swapped: show the network each image in the other's place (section 3.1, last paragraph).
 
     Raises:
         ManifestError: rules are broken or images cannot be used; all are listed.
@@ -148,7 +150,8 @@ def evaluate(
     chosen = require_split(manifest, split)
     pairs = chosen.pairs()
     labels = np.array([label_set.class_names.index(str(pair.diagnosis)) for pair in pairs])
-    scores = _predict(predictor, pairs, manifest.uri)
+    shown = [replace(p, clinical_uri=p.dermoscopy_uri, dermoscopy_uri=p.clinical_uri) if swapped else p for p in pairs]
+    scores = _predict(predictor, shown, manifest.uri)
     lesion_ids = [pair.lesion_id for pair in pairs]
     kinds = {
         kind: KindEvaluation(
@@ -183,6 +186,7 @@ def evaluate(
             "manifest_digest": manifest.digest,
             "derm_ray_version": __version__,
             "bootstrap_resamples": resamples,
+            "images": "exchanged" if swapped else "as given",
         },
     )
 

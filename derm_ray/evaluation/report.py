@@ -39,8 +39,8 @@ def write_evaluation(evaluation: Evaluation, out_uri: str) -> tuple[str, str]:
     json_uri, html_uri = storage.join(out_uri, JSON_NAME), storage.join(out_uri, HTML_NAME)
     if storage.exists(json_uri):
         before = storage.read_json(json_uri)["provenance"]
-        for key in ("model_digest", "manifest_digest"):
-            if before[key] != evaluation.provenance[key]:
+        for key in ("model_digest", "manifest_digest", "images"):
+            if before.get(key) != evaluation.provenance[key]:
                 raise OutputExistsError(f"{out_uri} holds an evaluation with another {key}. Choose another --out.")
     storage.write_json(json_uri, evaluation.to_json())
     storage.write_bytes(html_uri, render_html(evaluation).encode())

@@ -1,9 +1,9 @@
-"""Ray Train against a plain PyTorch loop with a DataLoader, side by side."""
+"""Ratios of times, both sides in one run."""
 
 import json
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +14,18 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from derm_ray.data.manifest import Manifest
-from derm_ray.models.zoo import build_network
+from derm_ray.inference.precision import to_device
+from derm_ray.models.heads import BilinearHead
+from derm_ray.models.pooling import uniform_map
+from derm_ray.models.trunks import Trunk
+from derm_ray.models.zoo import CamConfig, NetworkConfig, build_network
 from derm_ray.runtime import machine_cpus, ray_session
 from derm_ray.storage import read_bytes
 from derm_ray.training.batches import Batch, load_batch, training_order
 from derm_ray.training.config import TrainConfig, cpu
 from derm_ray.training.loop import TrainingLoop
 from derm_ray.training.run import train
-from derm_ray.vocabulary import PAPER15, LesionPair
+from derm_ray.vocabulary import PAPER15, LesionPair, Modality
 from tests.conftest import take
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -86,3 +90,33 @@ def test_an_epoch_takes_at_most_a_tenth_longer_than_a_plain_loop(
             print(json.dumps({"plain_s": round(plain, 2), "ray_train_s": round(ray, 2), "ratio": round(ratios[-1], 3)}))  # noqa: T201
     assert np.isfinite(ratios).all()
     assert statistics.median(ratios) <= BOUND, ratios
+
+
+def seconds(function: Callable[[], object], repetitions: int = 5) -> float:
+    """Return the median time of a call behind the first."""
+    function()
+    times = []
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def test_cam_bp_costs_little_beside_the_trunk() -> None:
+    """At 224 px: the head at most 3% of the trunk, a pair with its CAM network at most 2.1 times one without."""
+    torch.manual_seed(0)
+    images = [torch.randn(4, 3, 224, 224).contiguous(memory_format=torch.channels_last) for _ in Modality]
+    trunk = Trunk("vgg16").eval().to(memory_format=torch.channels_last)
+    head = BilinearHead(512, 15, dropout=0.0, rank=None, saliency=True).eval()
+    own = NetworkConfig("triple", "vgg16", "cam_bp", cam=CamConfig("vgg16", 15))
+    with_cam = to_device(build_network(own).eval(), torch.device("cpu"))
+    without = to_device(build_network(NetworkConfig("triple", "vgg16", "bp")).eval(), torch.device("cpu"))
+    with torch.inference_mode():
+        features = trunk(images[0]).last_BCHW
+        weights = uniform_map(features)
+        head_share = seconds(lambda: head(features, weights)) / seconds(lambda: trunk(images[0]))
+        pair_ratio = seconds(lambda: with_cam(*images), 3) / seconds(lambda: without(*images), 3)
+    print(f"\nCAM-BP head / trunk: {head_share:.4f}; pair with its CAM network / without: {pair_ratio:.3f}")
+    assert head_share <= 0.03
+    assert pair_ratio <= 2.1

@@ -135,12 +135,11 @@ def parse_weights(assignments: Sequence[str]) -> dict[str, str]:
 
 
 def _rows(preset: str, label_set_name: str, only: Sequence[str]) -> tuple[Row, ...]:
-    names = {task.name for task in label_set(label_set_name).tasks()}
-    if "cancer" not in names or label_set(label_set_name).collapses:
-        raise ConfigError(
-            f"label set {label_set_name!r} has no cancer task among its diagnoses, which the study's tables need. "
-            "Use paper15, milk10k or derm7pt."
-        )
+    labels = label_set(label_set_name)
+    if labels.collapses:
+        raise ConfigError(f"label set {label_set_name!r} is a task; give the diagnoses it collapses, such as paper15.")
+    if "cancer" not in {task.name for task in labels.tasks()}:
+        raise ConfigError(f"label set {label_set_name!r} has no cancer task, which the study's tables need.")
     rows = make_rows(preset, label_set_name)
     known = [row.name for row in rows]
     if unknown := [name for name in only if name not in known]:

@@ -67,3 +67,15 @@ def test_an_empty_split_and_unreadable_images_are_one_message(bundle_uri: str, p
     broken = pairs.absolute().with_column("clinical_uri", [f"/nowhere/{i}.jpg" for i in range(len(pairs))])
     with pytest.raises(ManifestError, match="not found"):
         evaluate(predictor, broken, Split.VAL)
+
+
+def test_exchanged_images_exchange_the_single_predictions_of_a_share_net(
+    bundle_uri: str, pairs: Manifest, evaluation: Evaluation
+) -> None:
+    swapped = evaluate(Predictor(load_bundle(bundle_uri), "torch"), pairs, Split.VAL, resamples=2, swapped=True)
+    assert swapped.provenance["images"] == "exchanged"
+    kinds = (PredictionKind.CLINICAL, PredictionKind.DERMOSCOPY)
+    for first, second in (kinds, kinds[::-1]):
+        for name in ("accuracy", "macro_auroc"):
+            here, there = swapped.kinds[first].figures[name].value, evaluation.kinds[second].figures[name].value
+            assert here == pytest.approx(there, abs=1e-9)

@@ -1,0 +1,105 @@
+"""The study for real: cells on Ray Train, one that fails, and what is done is not done again."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from derm_ray.bundle import load_bundle
+from derm_ray.data.manifest import Manifest
+from derm_ray.errors import ConfigError, ManifestError, OutputExistsError
+from derm_ray.evaluation.evaluate import evaluate
+from derm_ray.inference.predictor import Predictor
+from derm_ray.storage import list_files
+from derm_ray.studies.reproduction.predictions import read_predictions
+from derm_ray.studies.reproduction.study import reproduce
+from derm_ray.training.run import train
+from derm_ray.vocabulary import PredictionKind, Split
+from tests.conftest import take
+from tests.integration.test_training import EXACT, small, step_losses
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def few(pairs: Manifest) -> Manifest:
+    """90 pairs: 60 train, 15 val, 15 test."""
+    return take(pairs, 90).absolute().with_column("split", ["train"] * 60 + ["val"] * 15 + ["test"] * 15)
+
+
+def test_a_cell_that_fails_leaves_the_others_and_is_done_next_time(
+    ray_local: None, few: Manifest, tmp_path: Path
+) -> None:
+    rows = ("share-gap", "triple-cam_bp")
+    out = tmp_path / "study"
+    options = {"preset": "debug", "seeds": (0,), "only": rows}
+    foreign = out / "cells" / "share-gap-seed0" / "notes.txt"
+    first = reproduce(few, str(out), **options, images=False)
+    by_name = {row.name: row for row in first.results.rows}
+    assert set(by_name) >= {"cam", *rows, "majority-class", "logistic-regression"}
+    assert not any(by_name[name].problems for name in ("cam", *rows))
+    digest = by_name["triple-cam_bp"].seeds[0].facts["model_digest"]
+    page = Path(first.html_uri).read_text()
+    assert "data:image" not in page
+
+    cell = out / "cells" / "share-gap-seed0"
+    for file in list_files(str(cell)):
+        Path(file).unlink()
+    foreign.write_text("mine")
+    broken = reproduce(few, str(out), **options, images=False)
+    by_name = {row.name: row for row in broken.results.rows}
+    assert "no run of derm_ray" in by_name["share-gap"].problems[0]
+    assert "no run of derm_ray" in Path(broken.html_uri).read_text()
+    assert by_name["triple-cam_bp"].seeds[0].facts["model_digest"] == digest
+
+    foreign.unlink()
+    mended = reproduce(few, str(out), **options)
+    by_name = {row.name: row for row in mended.results.rows}
+    assert not by_name["share-gap"].problems
+    assert by_name["triple-cam_bp"].seeds[0].facts["model_digest"] == digest
+    assert "data:image" in Path(mended.html_uri).read_text()
+
+    answers = read_predictions(str(out / "cells" / "triple-cam_bp-seed0"))
+    assert answers is not None
+    bundle = load_bundle(str(out / "cells" / "triple-cam_bp-seed0" / "bundle"))
+    assert bundle.network.cam is not None
+    evaluation = evaluate(Predictor(bundle, "torch"), few, resamples=2)
+    accuracy = float((answers.given[PredictionKind.CROSS].argmax(1) == answers.truth).mean())
+    assert accuracy == pytest.approx(evaluation.kinds[PredictionKind.CROSS].figures["accuracy"].value, abs=1.5 / 15)
+    with pytest.raises(OutputExistsError, match="a study whose manifest_digest"):
+        reproduce(few.with_column("split", few.column("split")[::-1]), str(out), **options)
+
+
+def test_cached_activations_train_the_same_network(ray_local: None, pairs: Manifest, tmp_path: Path) -> None:
+    config = replace(EXACT, network="share", freeze="pool2", epochs=2)
+    cache = tmp_path / "cache"
+    plain = train(config, small(pairs), str(tmp_path), "plain")
+    cached = train(config, small(pairs), str(tmp_path), "cached", cache=str(cache))
+    assert step_losses(cached.run_uri) == pytest.approx(step_losses(plain.run_uri), rel=1e-4)
+    written = {file: Path(file).stat().st_mtime_ns for file in list_files(str(cache)) if file.endswith(".stems")}
+    assert len(written) == 3
+    train(replace(config, epochs=1, label_set="paper15_cancer"), small(pairs), str(tmp_path), "task", cache=str(cache))
+    after = {file: Path(file).stat().st_mtime_ns for file in list_files(str(cache)) if file.endswith(".stems")}
+    assert after == written, "another label set of the same pairs reads the same activations"
+    labels = load_bundle(str(tmp_path / "task" / "bundle")).label_set
+    assert labels.class_names == ("not_cancer", "cancer")
+    figures = load_bundle(cached.bundle_uri).calibration
+    assert set(figures.temperatures) == set(PredictionKind)
+    assert np.all(np.array(list(figures.temperatures.values())) > 0)
+
+
+def test_what_cannot_be_studied_is_one_message_before_anything_trains(few: Manifest, tmp_path: Path) -> None:
+    out = str(tmp_path / "study")
+    with pytest.raises(ConfigError, match=r"'paper15_cancer' is a task"):
+        reproduce(few, out, label_set_name="paper15_cancer")
+    blind = few.with_column("clinical_uri", [None] * len(few))
+    with pytest.raises(ConfigError, match="no pair has a clinical image"):
+        reproduce(blind, out)
+    with pytest.raises(ManifestError, match="dermoscopy_uri is empty"):
+        reproduce(few.with_column("dermoscopy_uri", [None, *few.column("dermoscopy_uri")[1:]]), out)
+    with pytest.raises(ConfigError, match="no pair in split test"):
+        reproduce(few.select(Split.TRAIN).with_column("split", ["train"] * 50 + ["val"] * 10), out)
+    with pytest.raises(ConfigError, match="unknown row 'tripel'"):
+        reproduce(few, out, only=["tripel"])
+    assert not Path(out).exists()

@@ -1,0 +1,222 @@
+"""The study's figures, verdicts and report on answers made up for the purpose."""
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binomtest
+
+from derm_ray.errors import ConfigError
+from derm_ray.evaluation.evaluate import figures
+from derm_ray.models.zoo import CamConfig, build_network
+from derm_ray.studies.reproduction.cells import UNAVAILABLE, CellOutcome
+from derm_ray.studies.reproduction.claims import NOT_REPRODUCED, REPRODUCED, UNDECIDED, Claim, Side, judge, paper_claims
+from derm_ray.studies.reproduction.figures import FIGURES, draws, lesion_weights
+from derm_ray.studies.reproduction.gallery import wrong_alone_right_together
+from derm_ray.studies.reproduction.grid import PRESETS, make_cells, make_rows
+from derm_ray.studies.reproduction.predictions import CellPredictions, read_predictions, write_predictions
+from derm_ray.studies.reproduction.report import main_table, render_html
+from derm_ray.studies.reproduction.results import StudyResults, assemble
+from derm_ray.studies.reproduction.study import parse_seeds, parse_weights
+from derm_ray.vocabulary import PAPER15, CancerDefinition, PredictionKind, label_set
+
+PAIRS = 200
+
+
+def answers(skill: float, seed: int = 0, labels: str = "paper15") -> CellPredictions:
+    """Answers that are right in about ``skill`` of the pairs."""
+    chosen = label_set(labels)
+    classes = len(chosen.class_names)
+    truth = np.random.default_rng(7).integers(0, classes, PAIRS)
+    generator = np.random.default_rng((seed, round(1000 * skill)))
+
+    def scores(level: float) -> np.ndarray:
+        raw = generator.random((PAIRS, classes)).astype(np.float32)
+        raw[np.arange(PAIRS), truth] += 2.0 * (generator.random(PAIRS) < level)
+        return np.asarray(raw / raw.sum(1, keepdims=True), np.float32)
+
+    given = {
+        PredictionKind.CLINICAL: scores(skill * 0.6),
+        PredictionKind.DERMOSCOPY: scores(skill * 0.7),
+        PredictionKind.CROSS: scores(skill),
+    }
+    ids = tuple(f"pair{i}" for i in range(PAIRS))
+    facts = {"model_digest": "d" * 64, "best_epoch": 3, "seconds": 1.0, "temperatures": {}}
+    lesions = tuple(f"lesion{i // 2}" for i in range(PAIRS))
+    return CellPredictions(chosen, ids, lesions, truth, given, {k: scores(skill * 0.5) for k in given}, facts)
+
+
+SKILLS = {"sole-gap": 0.3, "share-gap": 0.5, "triple-gap": 0.8, "triple-bp": 0.8, "triple-cam_bp": 0.8, "share-bp": 0.5}
+
+
+def study(seeds: tuple[int, ...] = (0, 1)) -> StudyResults:
+    outcomes = []
+    for cell in make_cells(make_rows("milk10k-cpu", "paper15"), seeds):
+        skill, labels = SKILLS.get(cell.row.name, 0.5), cell.config.label_set
+        if "resnet" in cell.row.name or "googlenet" in cell.row.name:
+            outcomes.append(CellOutcome(cell, None, UNAVAILABLE))
+        elif cell.name == "sole-bp-seed1":
+            outcomes.append(CellOutcome(cell, None, "failed: <the loss> became nan"))
+        else:
+            outcomes.append(CellOutcome(cell, answers(skill, cell.seed, labels)))
+    facts = {"label_set": "paper15", "preset": "milk10k-cpu", "seeds": list(seeds), "grouping": "lesion"}
+    facts["pairs"] = {"train": 700, "val": 100, "test": PAIRS}
+    return assemble(outcomes, {"logistic-regression": ("Logistic regression", answers(0.2))}, facts)
+
+
+def test_the_figures_are_those_of_evaluate() -> None:
+    cell = answers(0.6)
+    scores = cell.given[PredictionKind.CROSS]
+    weights = np.ones((1, PAIRS))
+    expected = figures(PAPER15, cell.truth, scores)
+    isic = figures(PAPER15, cell.truth, scores, CancerDefinition.ISIC)
+    expected |= {"cancer_isic/auroc": isic["cancer/auroc"]}
+    for name in FIGURES:
+        if name in expected:
+            assert draws(name, cell, scores, weights)[0] == pytest.approx(expected[name], abs=1e-6), name
+
+
+def test_a_weight_counts_like_a_copy() -> None:
+    cell = answers(0.6)
+    scores = cell.given[PredictionKind.CROSS]
+    rows = np.random.default_rng(0).integers(0, PAIRS, PAIRS)
+    weights = np.bincount(rows, minlength=PAIRS)[None].astype(float)
+    expected = figures(PAPER15, cell.truth[rows], scores[rows])
+    for name in ("accuracy", "balanced_accuracy", "cancer/auroc", "melanoma/auroc"):
+        assert draws(name, cell, scores, weights)[0] == pytest.approx(expected[name], abs=1e-6), name
+
+
+def test_lesions_are_drawn_whole() -> None:
+    weights = lesion_weights([f"lesion{i // 2}" for i in range(PAIRS)], resamples=50)
+    assert (weights[0] == 1).all()
+    assert (weights[:, 0::2] == weights[:, 1::2]).all()
+    assert (weights.sum(1) == PAIRS).all()
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "verdict"),
+    [(0.8, 0.3, REPRODUCED), (0.3, 0.8, NOT_REPRODUCED), (0.5, 0.5, UNDECIDED)],
+)
+def test_verdicts(better: float, worse: float, verdict: str) -> None:
+    rows = {
+        "a": {s: answers(better, s) for s in (0, 1)},
+        "b": {s: answers(worse, s + (better == worse)) for s in (0, 1)},
+    }
+    found = judge(
+        Claim("a beats b", "ours", ((1, Side("a")), (-1, Side("b")))), rows, lesion_weights(rows["a"][0].lesion_ids)
+    )
+    assert found.verdict == verdict
+    assert found.difference is not None
+    assert found.difference.low <= found.difference.value <= found.difference.high
+    assert set(found.mcnemar) == {0, 1}
+    right = [(cell.given[PredictionKind.CROSS].argmax(1) == cell.truth) for cell in (rows["a"][0], rows["b"][0])]
+    gained, lost = int((right[0] & ~right[1]).sum()), int((~right[0] & right[1]).sum())
+    assert found.mcnemar[0] == pytest.approx(binomtest(gained, gained + lost).pvalue)
+
+
+def test_a_claim_without_its_rows_is_not_run() -> None:
+    weights = lesion_weights([str(i) for i in range(PAIRS)], resamples=5)
+    claims = paper_claims("gap")
+    assert len({claim.text for claim in claims}) == len(claims)
+    assert {judge(claim, {}, weights).verdict for claim in claims} == {"not run"}
+
+
+def test_the_report_shows_every_row_its_problems_and_nothing_from_elsewhere() -> None:
+    results = study()
+    page = render_html(results, None)
+    assert UNAVAILABLE in page
+    assert "failed: &lt;the loss&gt; became nan" in page
+    assert "data:image" not in page
+    assert not re.search(r"""(src|href)\s*=\s*["'](https?:)?//""", page)
+    assert page.count("<svg") == 3
+    assert "68.2%" in page
+    verdicts = {verdict.claim.text: verdict.verdict for verdict in results.verdicts}
+    assert verdicts["Triple-Net beats Sole-Net, cross"] == REPRODUCED
+    assert verdicts["Triple-Net + CAM-BP beats ResNet-50 + BP, cross"] == "not run"
+    assert verdicts["Triple-Net + CAM-BP beats logistic regression, balanced accuracy"] == REPRODUCED
+    assert ("Triple-Net + CAM-BP", 4) in [(title, len(cells)) for title, cells in main_table(results)]
+
+
+def test_json_and_csv_hold_the_same_figures() -> None:
+    results = study()
+    values = json.loads(json.dumps(results.to_json(), allow_nan=False))
+    rows = {row["row"]: row for row in values["rows"]}
+    assert rows["resnet50"]["problems"] == {"0": UNAVAILABLE, "1": UNAVAILABLE}
+    assert rows["sole-bp"]["figures"]["cross/accuracy"]["seeds"].keys() == {"0"}
+    lines = list(csv.DictReader(io.StringIO(results.to_csv())))
+    (line,) = [
+        one
+        for one in lines
+        if (one["row"], one["seed"], one["prediction"], one["figure"], one["images"])
+        == ("triple-gap", "mean", "cross", "accuracy", "given")
+    ]
+    mean = rows["triple-gap"]["figures"]["cross/accuracy"]["mean"]
+    assert float(line["value"]) == pytest.approx(mean["value"], abs=1e-6)
+    assert line["paper"] == "0.682"
+    assert rows["triple-cam_bp-melanoma"]["label_set"] == "paper15_melanoma"
+
+
+def test_the_gallery_takes_what_only_both_images_get_right() -> None:
+    cell = answers(0.7)
+    both, either = wrong_alone_right_together(cell)
+    right = {kind: scores.argmax(1) == cell.truth for kind, scores in cell.given.items()}
+    assert both
+    assert all(right[PredictionKind.CROSS][i] for i in both + either)
+    assert not any(right[PredictionKind.CLINICAL][i] or right[PredictionKind.DERMOSCOPY][i] for i in both)
+    assert all(right[PredictionKind.CLINICAL][i] != right[PredictionKind.DERMOSCOPY][i] for i in either)
+    certainty = [cell.given[PredictionKind.CROSS][i, cell.truth[i]] for i in both]
+    assert certainty == sorted(certainty, reverse=True)
+
+
+def test_predictions_come_back_as_they_went(tmp_path: Path) -> None:
+    assert read_predictions(str(tmp_path)) is None
+    cell = answers(0.5, labels="paper15_cancer")
+    write_predictions(cell, str(tmp_path))
+    read = read_predictions(str(tmp_path))
+    assert read is not None
+    assert (read.labels, read.pair_ids, read.lesion_ids) == (cell.labels, cell.pair_ids, cell.lesion_ids)
+    assert (read.truth == cell.truth).all()
+    assert read.facts == cell.facts
+    for kind in PredictionKind:
+        assert (read.given[kind] == cell.given[kind]).all()
+        assert (read.swapped[kind] == cell.swapped[kind]).all()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_cell_of_every_preset_can_be_built(preset: str) -> None:
+    cells = make_cells(make_rows(preset, "paper15"), [0, 1])
+    assert len({cell.name for cell in cells}) == len(cells)
+    for place, cell in enumerate(cells):
+        cam = None
+        if cell.cam is not None:
+            assert cell.cam in cells[:place]
+            cam = CamConfig(cell.cam.config.trunk, 15)
+        with torch.device("meta"):
+            build_network(cell.config.architecture(cam), freeze=cell.config.freeze)
+
+
+def test_the_cpu_grid_is_the_papers_table_on_cached_activations() -> None:
+    cells = {cell.row.name: cell for cell in make_cells(make_rows("milk10k-cpu", "paper15"), [0])}
+    table = {f"{network}-{head}" for network in ("sole", "share", "triple") for head in ("gap", "bp", "cam_bp")}
+    assert table <= set(cells)
+    assert all(cells[name].cached for name in table)
+    assert cells["triple-cam_bp"].trunks == {"vgg16"}
+    assert not cells["triple-cam_bp-googlenet"].cached
+    assert cells["triple-cam_bp-googlenet"].trunks == {"vgg16", "googlenet"}
+
+
+def test_arguments() -> None:
+    assert parse_seeds("0, 2") == (0, 2)
+    for bad in ("", "0,0", "-1", "a"):
+        with pytest.raises(ConfigError, match="expected different whole numbers"):
+            parse_seeds(bad)
+    assert parse_weights(["a.safetensors", "resnet50=s3://b/r"]) == {"vgg16": "a.safetensors", "resnet50": "s3://b/r"}
+    with pytest.raises(ConfigError, match="Did you mean 'resnet50'"):
+        parse_weights(["resnet5=x"])
+    with pytest.raises(ConfigError, match="Did you mean 'milk10k-cpu'"):
+        make_rows("milk10kcpu", "paper15")
