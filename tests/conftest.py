@@ -81,7 +81,7 @@ class TrainedRun:
 def trained(ray_local: None, pairs: Manifest, tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
     """A Triple-Net trained on the synthetic pairs by two workers."""
     from derm_ray.training.config import make_config
-    from derm_ray.training.run import train
+    from derm_ray.training.run.driver import train
 
     config = make_config("debug", {"epochs": 8})
     result = train(config, pairs, str(tmp_path_factory.mktemp("runs")), "trained", workers=2)

@@ -42,7 +42,7 @@ def train(
 
     config = make_config(preset, parse_settings(settings or []))
     from derm_ray.data.manifest import read_manifest
-    from derm_ray.training.run import train as run
+    from derm_ray.training.run.driver import train as run
 
     result = run(
         config,

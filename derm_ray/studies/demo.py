@@ -14,7 +14,7 @@ from derm_ray.evaluation.report import write_evaluation
 from derm_ray.inference.predictor import Predictor
 from derm_ray.scoring.pipeline import ScoringResult, score
 from derm_ray.training.config import make_config
-from derm_ray.training.run import train
+from derm_ray.training.run.driver import train
 from derm_ray.vocabulary import PAPER15
 
 logger = logging.getLogger(__name__)

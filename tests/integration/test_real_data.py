@@ -10,7 +10,7 @@ from derm_ray.data.validation import validate
 from derm_ray.models.weights import load_init_weights, read_init_weights
 from derm_ray.models.zoo import NetworkConfig, build_network
 from derm_ray.training.config import make_config
-from derm_ray.training.run import train
+from derm_ray.training.run.driver import train
 from derm_ray.vocabulary import MILK10K, PAPER15, Split
 from tests.conftest import RealData, take
 

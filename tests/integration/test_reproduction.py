@@ -14,7 +14,7 @@ from derm_ray.inference.predictor import Predictor
 from derm_ray.storage import list_files
 from derm_ray.studies.reproduction.predictions import read_predictions
 from derm_ray.studies.reproduction.study import reproduce
-from derm_ray.training.run import train
+from derm_ray.training.run.driver import train
 from derm_ray.vocabulary import PredictionKind, Split
 from tests.conftest import take
 from tests.integration.test_training import EXACT, small, step_losses

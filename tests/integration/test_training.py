@@ -22,7 +22,7 @@ from derm_ray.evaluation.evaluate import evaluate
 from derm_ray.inference.predictor import Predictor
 from derm_ray.storage import read_bytes
 from derm_ray.training.config import TrainConfig, debug
-from derm_ray.training.run import train
+from derm_ray.training.run.driver import train
 from derm_ray.vocabulary import PredictionKind, Split
 from tests.conftest import TrainedRun, take
 

@@ -18,7 +18,9 @@ from derm_ray.models.weights import load_trunk_weights, read_init_weights
 from derm_ray.studies.reproduction.grid import Cell
 from derm_ray.studies.reproduction.predictions import CellPredictions, read_predictions, write_predictions
 from derm_ray.training.config import TrainConfig
-from derm_ray.training.run import answer_split, labelled, prepare_stems, train
+from derm_ray.training.run.answers import answer_split
+from derm_ray.training.run.cache import prepare_stems
+from derm_ray.training.run.driver import labelled, train
 from derm_ray.training.stems import StemCache
 from derm_ray.vocabulary import Split, label_set
 

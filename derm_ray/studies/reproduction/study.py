@@ -20,7 +20,7 @@ from derm_ray.studies.reproduction.grid import Row, make_cells, make_rows
 from derm_ray.studies.reproduction.predictions import CellPredictions, read_predictions, write_predictions
 from derm_ray.studies.reproduction.report import render_html
 from derm_ray.studies.reproduction.results import StudyResults, assemble
-from derm_ray.training.run import labelled
+from derm_ray.training.run.driver import labelled
 from derm_ray.vocabulary import LabelSet, PredictionKind, Split, label_set
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,8 @@ from derm_ray.models.networks import PairNetwork, Stream
 from derm_ray.models.trunks import Trunk
 from derm_ray.training.config import TrainConfig
 from derm_ray.training.run.feed import LabelledPairs
-from derm_ray.training.stems import PAIRS_PER_FILE, StemCache, StemWriter, make_room, plan_cache
+from derm_ray.training.stem_writer import StemWriter, plan_cache
+from derm_ray.training.stems import PAIRS_PER_FILE, StemCache, make_room
 from derm_ray.vocabulary import LesionPair, Split
 
 logger = logging.getLogger(__name__)

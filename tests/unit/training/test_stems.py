@@ -16,7 +16,8 @@ from derm_ray.training import stems
 from derm_ray.training.batches import is_mirrored
 from derm_ray.training.config import debug
 from derm_ray.training.run.cache import common_stem
-from derm_ray.training.stems import GIB, StemCache, StemWriter, make_room, plan_cache
+from derm_ray.training.stem_writer import StemWriter, plan_cache
+from derm_ray.training.stems import GIB, StemCache, make_room
 from derm_ray.vocabulary import LesionPair, Modality
 
 SPEC = Preprocessing(32)
