@@ -28,6 +28,7 @@ def few(pairs: Manifest) -> Manifest:
     return take(pairs, 90).absolute().with_column("split", ["train"] * 60 + ["val"] * 15 + ["test"] * 15)
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_leaves_the_others_and_is_done_next_time(
     ray_local: None, few: Manifest, tmp_path: Path
 ) -> None:

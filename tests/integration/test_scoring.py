@@ -38,7 +38,7 @@ def test_evaluation_bulk_and_endpoint_give_the_same_probabilities(
             httpx.post(
                 f"{url}/v1/score",
                 files={"clinical": read_bytes(str(p.clinical_uri)), "dermoscopy": read_bytes(str(p.dermoscopy_uri))},
-                timeout=60,
+                timeout=180,
             ).json()
             for p in few.pairs()
         ]

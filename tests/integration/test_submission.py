@@ -17,7 +17,7 @@ from derm_ray.errors import ConfigError
 from derm_ray.submission import submit
 from tests.conftest import RunCommand, take
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 BIN = Path(sys.executable).parent
 
