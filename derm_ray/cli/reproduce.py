@@ -34,7 +34,10 @@ def reproduce(
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train every row of the paper's tables, and judge its claims on the test split."""
+    """Train every row of the paper's tables, and judge its claims on the test split.
+
+    Exit code 1 where a cell failed; the same command tries these again.
+    """
     from derm_ray.data.manifest import read_manifest
     from derm_ray.studies.reproduction.cells import Resources
     from derm_ray.studies.reproduction.report import main_table
@@ -64,3 +67,5 @@ def reproduce(
     lines += [study.json_uri, study.csv_uri, study.html_uri, RESEARCH_NOTICE]
     values = {"results": study.json_uri, "csv": study.csv_uri, "report": study.html_uri, **study.results.to_json()}
     emit(values, "\n".join(lines), as_json=as_json)
+    if any(problem.startswith("failed") for row in study.results.rows for problem in row.problems.values()):
+        raise typer.Exit(1)

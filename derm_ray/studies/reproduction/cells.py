@@ -163,8 +163,13 @@ class Grid:
                 try:
                     results[cell] = future.result()
                 except DermRayError as error:
-                    logger.warning("%s failed: %s", cell.name, error)
                     results[cell] = error
+                except Exception as error:
+                    # A defect in one cell must not cost the hours of the others.
+                    results[cell] = WorkError(f"{type(error).__name__}: {error}")
+                    logger.debug("%s", cell.name, exc_info=error)
+                if isinstance(results[cell], DermRayError):
+                    logger.warning("%s failed: %s", cell.name, results[cell])
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
         return results

@@ -91,7 +91,7 @@ def reproduce(
     cells = make_cells(rows, seeds)
     weights = dict(init_weights or {})
     grid = Grid(manifest, out_uri, weights, resources or Resources(), address)
-    outcomes = grid.run(cells)
+    outcomes = sorted(grid.run(cells), key=lambda outcome: rows.index(outcome.cell.row))
     baselines = {
         MAJORITY: ("Majority class", _majority(manifest, labels)),
         LOGISTIC: ("Logistic regression on frozen VGG-16", _logistic(manifest, labels, out_uri, rows, weights)),
