@@ -9,7 +9,7 @@ from derm_ray.bundle import load_bundle, seal_bundle
 from derm_ray.data.preprocessing import Preprocessing
 from derm_ray.errors import BundleError, OutputExistsError
 from derm_ray.models.zoo import NetworkConfig, build_network
-from derm_ray.vocabulary import PAPER15
+from derm_ray.vocabulary import PAPER15, Calibration, OperatingPoint, PredictionKind
 
 
 @pytest.fixture
@@ -84,3 +84,21 @@ def test_the_card_names_digest_and_limits(bundle_uri: str) -> None:
     assert load_bundle(bundle_uri).model_digest in card
     assert "not a medical device" in card
     assert "cross/accuracy: 0.5" in card
+
+
+def test_the_calibration_is_sealed_and_part_of_the_model(bundle_uri: str, tmp_path: Path) -> None:
+    plain = load_bundle(bundle_uri)
+    point = OperatingPoint(PredictionKind.CROSS, "melanoma", 0.9, 0.25, 0.93, 0.7)
+    calibration = Calibration({PredictionKind.CROSS: 1.5}, (point,))
+    digest = seal_bundle(
+        str(tmp_path / "calibrated"),
+        network=plain.network,
+        label_set=plain.label_set,
+        preprocessing=plain.preprocessing,
+        weights=plain.weights,
+        provenance={},
+        calibration=calibration,
+    )
+    assert load_bundle(str(tmp_path / "calibrated")).calibration == calibration
+    assert digest != plain.model_digest
+    assert "| cross | melanoma | 90% | 0.2500 | 0.930 | 0.700 |" in (tmp_path / "calibrated" / "README.md").read_text()

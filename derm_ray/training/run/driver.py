@@ -165,11 +165,13 @@ def labelled(manifest: Manifest, split: Split, labels: LabelSet) -> LabelledPair
     """Return one split with its class indices.
 
     Raises:
-        ConfigError: the split is empty.
+        ConfigError: the split is empty, or the label set leaves all of it out.
     """
     listed = tuple(require_split(manifest, split).pairs())
     classes = [collapsed(labels, pair.diagnosis) for pair in listed]
     places = tuple(place for place, name in enumerate(classes) if name is not None)
+    if not places:
+        raise ConfigError(f"{manifest.uri}: label set {labels.name!r} leaves out every pair of split {split!s}.")
     indices = tuple(labels.class_names.index(str(classes[place])) for place in places)
     return LabelledPairs(tuple(listed[place] for place in places), indices, places, listed)
 

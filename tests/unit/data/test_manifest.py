@@ -3,8 +3,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from derm_ray.data.manifest import SCHEMA, conform, read_manifest, write_manifest
+from derm_ray.data.manifest import SCHEMA, Manifest, collapse, conform, read_manifest, write_manifest
 from derm_ray.errors import ConfigError, ManifestError, StorageError
+from derm_ray.vocabulary import PAPER15, label_set
 
 ROWS = [
     {"lesion_id": "001", "clinical_uri": "a.jpg", "dermoscopy_uri": "b.jpg", "diagnosis": "melanoma", "skin_tone": 3,
@@ -60,3 +61,16 @@ def test_bad_files_are_one_message_each(tmp_path: Path) -> None:
     (tmp_path / "n.csv").write_text("lesion_id,age_years\nx,old\n")
     with pytest.raises(ManifestError, match="'age_years' is not double"):
         read_manifest(str(tmp_path / "n.csv"))
+
+
+def test_a_task_collapses_the_diagnoses_of_a_manifest(pairs: Manifest) -> None:
+    cancer = collapse(pairs, label_set("paper15_cancer"))
+    assert len(cancer) == len(pairs)
+    malignant = {"melanoma", "basal_cell_carcinoma", "squamous_cell_carcinoma"}
+    for before, after in zip(pairs.column("diagnosis"), cancer.column("diagnosis"), strict=True):
+        assert after == ("cancer" if before in malignant else "not_cancer")
+    melanoma = collapse(pairs, label_set("paper15_melanoma"))
+    left_out = sum(name in malignant - {"melanoma"} for name in pairs.column("diagnosis"))
+    assert len(melanoma) == len(pairs) - left_out
+    assert set(melanoma.column("diagnosis")) == {"melanoma", "benign"}
+    assert collapse(pairs, PAPER15) is pairs

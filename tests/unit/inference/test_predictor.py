@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from derm_ray.data.preprocessing import PairPixels
 from derm_ray.errors import ConfigError
 from derm_ray.inference.engines import Images, Probabilities, resolve_engine
 from derm_ray.inference.predictor import Predictor
-from derm_ray.vocabulary import PredictionKind
+from derm_ray.vocabulary import Calibration, OperatingPoint, PredictionKind
 
 
 def pixels(seed: int) -> np.ndarray:
@@ -77,3 +78,19 @@ def test_engine_names() -> None:
     assert resolve_engine("auto") in ("torch", "torch-bf16")
     with pytest.raises(ConfigError, match="Did you mean 'torch'"):
         resolve_engine("troch")
+
+
+def test_temperatures_and_operating_points_are_applied(bundle_uri: str) -> None:
+    points = (
+        OperatingPoint(PredictionKind.CROSS, "cancer", 0.9, 0.95, 0.9, 0.5),
+        OperatingPoint(PredictionKind.CROSS, "melanoma", 0.95, 0.4, 0.95, 0.4),
+        OperatingPoint(PredictionKind.CLINICAL, "melanoma", 0.9, 0.6, 0.9, 0.6),
+    )
+    plain = load_bundle(bundle_uri)
+    bundle = replace(plain, calibration=Calibration({PredictionKind.CROSS: 0.5}, points))
+    both, alone = Predictor(bundle, FixedEngine()).predict(mixed()[:2])
+    squares = np.array([0.5, 0.3, 0.1, 0.1]) ** 2
+    assert both.confidence == pytest.approx(0.25 / squares.sum(), abs=1e-6)
+    assert both.alarms == {"cancer_at_90_sensitivity": True, "melanoma_at_95_sensitivity": True}
+    assert alone.confidence == 0.5
+    assert alone.alarms == {"melanoma_at_90_sensitivity": False}

@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -98,3 +100,11 @@ def test_batches_too_small_for_workers_or_split_are_refused() -> None:
         check_batch_size(100, 4, 3)
     with pytest.raises(ConfigError, match="holds 10 pairs, fewer than global_batch_size 16"):
         check_batch_size(10, 16, 1)
+
+
+def test_what_only_reads_does_not_load_torch() -> None:
+    """Decoding tasks run on CPU nodes; a torch in each of their processes would cost memory and seconds."""
+    program = (
+        "import sys, derm_ray.training.run.feed, derm_ray.training.run.announcer; sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
