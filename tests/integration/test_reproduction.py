@@ -78,13 +78,7 @@ def test_cached_activations_train_the_same_network(ray_local: None, pairs: Manif
     plain = train(config, small(pairs), str(tmp_path), "plain")
     cached = train(config, small(pairs), str(tmp_path), "cached", cache=str(cache))
     assert step_losses(cached.run_uri) == pytest.approx(step_losses(plain.run_uri), rel=1e-4)
-    written = {file: Path(file).stat().st_mtime_ns for file in list_files(str(cache)) if file.endswith(".stems")}
-    assert len(written) == 3
-    train(replace(config, epochs=1, label_set="paper15_cancer"), small(pairs), str(tmp_path), "task", cache=str(cache))
-    after = {file: Path(file).stat().st_mtime_ns for file in list_files(str(cache)) if file.endswith(".stems")}
-    assert after == written, "another label set of the same pairs reads the same activations"
-    labels = load_bundle(str(tmp_path / "task" / "bundle")).label_set
-    assert labels.class_names == ("not_cancer", "cancer")
+    assert sum(file.endswith(".stems") for file in list_files(str(cache))) == 3
     figures = load_bundle(cached.bundle_uri).calibration
     assert set(figures.temperatures) == set(PredictionKind)
     assert np.all(np.array(list(figures.temperatures.values())) > 0)
