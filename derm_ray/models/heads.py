@@ -1,11 +1,18 @@
 """Heads: from a feature map, and its saliency where a head uses one, to class logits."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from derm_ray.models.pooling import BilinearPool, resize_map
 
 HEADS = ("gap", "fc", "cam", "bp", "cam_bp")
+
+
+def _in_fp32(layers: nn.Module, inputs: Tensor) -> Tensor:
+    """Apply a head's last layers outside autocast: logits of three digits would move probabilities by percents."""
+    with torch.autocast(inputs.device.type, enabled=False):
+        return torch.as_tensor(layers(inputs.float()))
 
 
 class Head(nn.Module):
@@ -26,8 +33,8 @@ class GapHead(Head):
 
     def forward(self, features_BCHW: Tensor, _map_BHW: Tensor | None = None) -> Tensor:
         """See :class:`Head`."""
-        logits: Tensor = self.classifier(self.dropout(self.norm(features_BCHW.mean(dim=(2, 3)))))
-        return logits
+        pooled = features_BCHW.float().mean(dim=(2, 3))
+        return _in_fp32(self.classifier, self.dropout(_in_fp32(self.norm, pooled)))
 
 
 class FcHead(Head):
@@ -53,8 +60,7 @@ class FcHead(Head):
 
     def forward(self, features_BCHW: Tensor, _map_BHW: Tensor | None = None) -> Tensor:
         """See :class:`Head`."""
-        logits: Tensor = self.classifier(self.fc7(self.fc6(self.pool(features_BCHW))))
-        return logits
+        return _in_fp32(self.classifier, self.fc7(self.fc6(self.pool(features_BCHW))))
 
 
 class CamHead(Head):
@@ -72,8 +78,8 @@ class CamHead(Head):
 
     def forward(self, features_BCHW: Tensor, _map_BHW: Tensor | None = None) -> Tensor:
         """See :class:`Head`."""
-        logits: Tensor = self.classifier(self.dropout(self.conv(features_BCHW).mean(dim=(2, 3))))
-        return logits
+        pooled = self.conv(features_BCHW).float().mean(dim=(2, 3))
+        return _in_fp32(self.classifier, self.dropout(pooled))
 
     def explain(self, features_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Return class activation maps and logits: (B, classes, H, W), (B, classes).
@@ -82,7 +88,7 @@ class CamHead(Head):
         """
         maps = self.conv(features_BCHW)
         activation = functional.conv2d(maps, self.classifier.weight[:, :, None, None])
-        return activation, self.classifier(self.dropout(maps.mean(dim=(2, 3))))
+        return activation, _in_fp32(self.classifier, self.dropout(maps.float().mean(dim=(2, 3))))
 
 
 class BilinearHead(Head):
@@ -111,8 +117,7 @@ class BilinearHead(Head):
         if self._saliency:
             assert map_BHW is not None, "CAM-BP needs a map"
             weights = resize_map(map_BHW, features_BCHW.shape[2], features_BCHW.shape[3])
-        logits: Tensor = self.classifier(self.dropout(self.gain * self.pool(features_BCHW, weights)))
-        return logits
+        return _in_fp32(self.classifier, self.dropout(self.gain * self.pool(features_BCHW, weights)))
 
 
 def make_head(

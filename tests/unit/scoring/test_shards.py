@@ -48,10 +48,10 @@ def test_every_pair_has_one_row_in_one_schema(run: Run, bundle_uri: str) -> None
 
 
 @pytest.mark.parametrize("labels", LABEL_SETS.values(), ids=LABEL_SETS)
-def test_column_names_are_unique_and_hold_both_risks(labels: LabelSet) -> None:
+def test_column_names_are_unique_and_hold_the_risks(labels: LabelSet) -> None:
     names = score_schema(labels, branches=True).names
     assert len(names) == len(set(names))
-    assert {"p_cancer", "p_melanoma", "cross_" + labels.class_names[0]} <= set(names)
+    assert {*(f"p_{task.name}" for task in labels.tasks()), "cross_" + labels.class_names[0]} <= set(names)
 
 
 def test_resume_does_only_what_is_missing(run: Run, bundle_uri: str) -> None:
