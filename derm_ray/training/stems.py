@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from derm_ray import storage
-from derm_ray.errors import ConfigError
+from derm_ray.errors import ConfigError, StorageError
 from derm_ray.training.batches import Indices, is_mirrored
 from derm_ray.vocabulary import LesionPair, Modality
 
@@ -70,7 +70,7 @@ class StemCache:
             mirror: (seed, epoch), or ``None`` for no mirroring.
 
         Raises:
-            StorageError: a file cannot be read.
+            StorageError: a file cannot be read, or is cut short.
         """
         filesystem, folder = storage.filesystem(self.uri)
         files: list[str] = []
@@ -83,6 +83,8 @@ class StemCache:
                 starts.append(row % PAIRS_PER_FILE * self.record_bytes + image * self.image_bytes)
         with storage.explained(self.uri):
             parts = filesystem.cat_ranges(files, starts, [start + self.image_bytes for start in starts])
+        if any(len(part) != self.image_bytes for part in parts):
+            raise StorageError(f"{self.uri}: its files are cut short. Remove this folder; it is computed again.")
         images = np.frombuffer(b"".join(parts), self.dtype).reshape(len(rows), 2, *self.shape)
         return np.ascontiguousarray(images[:, 0]), np.ascontiguousarray(images[:, 1])
 

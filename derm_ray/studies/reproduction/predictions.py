@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from derm_ray import storage
 from derm_ray.data.parquet import parse_parquet
+from derm_ray.errors import StorageError
 from derm_ray.vocabulary import LabelSet, PredictionKind, label_set
 
 FILE = "predictions.parquet"
@@ -60,11 +61,18 @@ def write_predictions(predictions: CellPredictions, folder: str) -> None:
 
 
 def read_predictions(folder: str) -> CellPredictions | None:
-    """Return what :func:`write_predictions` wrote, or ``None`` where nothing is."""
+    """Return what :func:`write_predictions` wrote, or ``None`` where nothing is.
+
+    Raises:
+        StorageError: the file is damaged.
+    """
     uri = storage.join(folder, FILE)
     if not storage.exists(uri):
         return None
-    table = parse_parquet(storage.read_bytes(uri))
+    try:
+        table = parse_parquet(storage.read_bytes(uri))
+    except pa.ArrowException as error:
+        raise StorageError(f"{uri}: damaged ({error}). Remove it; the cell's answers are computed again.") from error
     meta = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     labels = label_set(meta["label_set"])
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from derm_ray.errors import ConfigError
+from derm_ray.errors import ConfigError, StorageError
 from derm_ray.evaluation.evaluate import figures
 from derm_ray.models.zoo import CamConfig, build_network
 from derm_ray.studies.reproduction.cells import UNAVAILABLE, CellOutcome
@@ -176,6 +176,9 @@ def test_the_gallery_takes_what_only_both_images_get_right() -> None:
 def test_predictions_come_back_as_they_went(tmp_path: Path) -> None:
     assert read_predictions(str(tmp_path)) is None
     cell = answers(0.5, labels="paper15_cancer")
+    (tmp_path / "predictions.parquet").write_bytes(b"PAR1 torn")
+    with pytest.raises(StorageError, match=r"predictions\.parquet: damaged .* Remove it"):
+        read_predictions(str(tmp_path))
     write_predictions(cell, str(tmp_path))
     read = read_predictions(str(tmp_path))
     assert read is not None

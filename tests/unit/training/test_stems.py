@@ -8,7 +8,7 @@ import torch
 
 from derm_ray.data.manifest import Manifest
 from derm_ray.data.preprocessing import PairPixels, Preprocessing, load_pairs
-from derm_ray.errors import ConfigError, ImageError
+from derm_ray.errors import ConfigError, ImageError, StorageError
 from derm_ray.inference.precision import normalise
 from derm_ray.models.trunks import Trunk
 from derm_ray.models.zoo import CamConfig, NetworkConfig, build_network
@@ -68,6 +68,16 @@ def test_bf16_is_kept_bit_by_bit(trunk: Trunk, pairs: Manifest, tmp_path: Path) 
     first = exact.read(few, np.arange(3), None)[0]
     second = torch.from_numpy(rounded.read(few, np.arange(3), None)[0]).view(torch.bfloat16).float().numpy()
     assert np.allclose(first, second, atol=0.05, rtol=0.05)
+
+
+def test_a_file_that_was_cut_short_is_one_message(trunk: Trunk, pairs: Manifest, tmp_path: Path) -> None:
+    few = pairs.pairs()[:3]
+    cache = write(trunk, few, tmp_path)
+    whole = Path(cache.file(0)).read_bytes()
+    Path(cache.file(0)).write_bytes(whole[: cache.record_bytes])
+    assert cache.read(few[:1], np.array([0]), None)[0].shape == (1, *cache.shape)
+    with pytest.raises(StorageError, match=r"cut short\. Remove this folder"):
+        cache.read(few[2:], np.array([2]), None)
 
 
 def test_the_name_depends_on_all_that_decides_the_values(trunk: Trunk, pairs: Manifest, tmp_path: Path) -> None:
