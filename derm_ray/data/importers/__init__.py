@@ -2,8 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 
+import pandas as pd
+
+from derm_ray import storage
 from derm_ray.data.manifest import Manifest
+from derm_ray.errors import ManifestError
 from derm_ray.vocabulary import LabelSet
 
 
@@ -24,3 +29,16 @@ class ImportResult:
 
 Importer = Callable[[str, LabelSet, str], ImportResult]
 """(source URI, label set, URI of the manifest to be) -> what was imported."""
+
+
+def read_columns(uri: str, columns: tuple[str, ...]) -> pd.DataFrame:
+    """Read a CSV that must have some columns.
+
+    Raises:
+        StorageError: it cannot be read.
+        ManifestError: columns are missing; all are named.
+    """
+    frame = pd.read_csv(BytesIO(storage.read_bytes(uri)))
+    if absent := [column for column in columns if column not in frame]:
+        raise ManifestError(uri, [f"column {column!r} is missing" for column in absent])
+    return frame

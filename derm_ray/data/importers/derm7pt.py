@@ -1,13 +1,12 @@
 """The 7-point checklist data set, derm7pt (doi:10.1109/JBHI.2018.2824327), in its official layout."""
 
 from collections import Counter
-from io import BytesIO
 
 import pandas as pd
 import pyarrow as pa
 
 from derm_ray import storage
-from derm_ray.data.importers import ImportResult
+from derm_ray.data.importers import ImportResult, read_columns
 from derm_ray.data.manifest import conform
 from derm_ray.errors import ConfigError, ManifestError
 from derm_ray.vocabulary import DERM7PT, PAPER15, LabelSet, Split
@@ -68,7 +67,7 @@ def import_derm7pt(source: str, label_set: LabelSet, out_uri: str) -> ImportResu
         ManifestError: a file lacks a column, or an index points outside the table or stands in two splits.
     """
     columns = ("case_num", "diagnosis", "location", "sex", "clinic", "derm")
-    frame = _table(storage.join(source, "meta/meta.csv"), columns)
+    frame = read_columns(storage.join(source, "meta/meta.csv"), columns)
     named = frame["diagnosis"].str.strip().str.lower().map(DIAGNOSES)
     if label_set is DERM7PT:
         diagnosis = named
@@ -99,7 +98,7 @@ def _splits(source: str, rows: int) -> list[str | None]:
     splits: list[str | None] = [None] * rows
     for split, name in SPLITS.items():
         uri = storage.join(source, f"meta/{name}_indexes.csv")
-        indexes = _table(uri, ("indexes",))["indexes"].astype(int).tolist()
+        indexes = read_columns(uri, ("indexes",))["indexes"].astype(int).tolist()
         problems = [f"index {i} is outside the {rows} rows of meta.csv" for i in indexes if not 0 <= i < rows]
         problems += [f"index {i} stands in {splits[i]} too" for i in indexes if 0 <= i < rows and splits[i]]
         if problems:
@@ -107,10 +106,3 @@ def _splits(source: str, rows: int) -> list[str | None]:
         for index in indexes:
             splits[index] = str(split)
     return splits
-
-
-def _table(uri: str, columns: tuple[str, ...]) -> pd.DataFrame:
-    frame = pd.read_csv(BytesIO(storage.read_bytes(uri)))
-    if absent := [column for column in columns if column not in frame]:
-        raise ManifestError(uri, [f"column {column!r} is missing" for column in absent])
-    return frame

@@ -1,13 +1,12 @@
 """MILK10k (doi:10.34970/648456) in its official layout."""
 
 from collections import Counter
-from io import BytesIO
 
 import pandas as pd
 import pyarrow as pa
 
 from derm_ray import storage
-from derm_ray.data.importers import ImportResult
+from derm_ray.data.importers import ImportResult, read_columns
 from derm_ray.data.manifest import conform
 from derm_ray.errors import ConfigError, ManifestError
 from derm_ray.vocabulary import MILK10K, PAPER15, LabelSet
@@ -93,11 +92,7 @@ def import_milk10k(source: str, label_set: LabelSet, out_uri: str) -> ImportResu
 
 
 def _table(source: str, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
-    uri = storage.join(source, f"{PREFIX}_{name}.csv")
-    frame = pd.read_csv(BytesIO(storage.read_bytes(uri)))
-    if absent := [column for column in columns if column not in frame]:
-        raise ManifestError(uri, [f"column {column!r} is missing" for column in absent])
-    return frame
+    return read_columns(storage.join(source, f"{PREFIX}_{name}.csv"), columns)
 
 
 def _check_images(images: pd.DataFrame, source: str) -> None:
