@@ -92,7 +92,7 @@ class LabelSet:
         melanoma = tuple(d.name for d in self.diagnoses if d.melanoma)
         tasks = (
             Task("cancer", "Cancer vs not", cancer, benign),
-            Task("melanoma", "Melanoma vs benign", melanoma, benign),
+            Task("melanoma", "Melanoma vs benign", melanoma, tuple(name for name in benign if name not in melanoma)),
         )
         return tuple(task for task in tasks if task.positive and task.negative)
 

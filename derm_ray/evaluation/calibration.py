@@ -58,15 +58,21 @@ def fit_calibration(
 def operating_points(
     kind: PredictionKind, task: Task, label_set: LabelSet, labels: Labels, probabilities: Scores
 ) -> list[OperatingPoint]:
-    """Return the highest thresholds that reach each target sensitivity; none where a side of the task is empty."""
+    """Return thresholds that reach each target sensitivity; none where a side of the task is empty.
+
+    A threshold lies midway between the last positive that has to alarm and the next lower risk of the task's val
+    pairs (or 0), so that a rounding error does not silence that positive.
+    """
     positive, negative = task_scores(task, label_set.class_names, labels, probabilities)
     if not len(positive) or not len(negative):
         return []
     falling = np.sort(positive)[::-1]
+    risks = np.concatenate((positive, negative))
     points = []
     for target in SENSITIVITIES:
         # The small slack keeps 0.9 * 10 = 9.000000000000002 from asking for a tenth positive.
-        threshold = float(falling[int(np.ceil(target * len(falling) - 1e-9)) - 1])
+        last = falling[int(np.ceil(target * len(falling) - 1e-9)) - 1]
+        threshold = float((last + risks[risks < last].max(initial=0)) / 2)
         points.append(
             OperatingPoint(
                 kind,

@@ -69,5 +69,5 @@ def task_scores(task: Task, class_names: Sequence[str], labels: Labels, probabil
     """Return the risks, the summed probabilities of the task's positives, of its positive and negative pairs."""
     positive = [class_names.index(name) for name in task.positive]
     negative = [class_names.index(name) for name in task.negative]
-    risks = probabilities[:, positive].sum(1)
+    risks = probabilities[:, positive].sum(1, dtype=np.float64)
     return risks[np.isin(labels, positive)], risks[np.isin(labels, negative)]

@@ -28,6 +28,15 @@ def test_every_class_is_on_one_side_of_the_cancer_task() -> None:
             assert sorted([*cancer.positive, *cancer.negative]) == sorted(labels.class_names)
 
 
+@pytest.mark.parametrize("definition", CancerDefinition)
+@pytest.mark.parametrize("name", LABEL_SETS)
+def test_no_class_is_on_both_sides_of_a_task(name: str, definition: CancerDefinition) -> None:
+    tasks = label_set(name).tasks(definition)
+    assert tasks
+    for task in tasks:
+        assert not set(task.positive) & set(task.negative)
+
+
 def test_milk10k_has_eleven_classes() -> None:
     assert len(MILK10K.class_names) == 11
 

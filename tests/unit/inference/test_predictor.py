@@ -7,6 +7,7 @@ import pytest
 from derm_ray.bundle import load_bundle
 from derm_ray.data.preprocessing import PairPixels
 from derm_ray.errors import ConfigError
+from derm_ray.evaluation.calibration import fit_calibration
 from derm_ray.inference.engines import Images, Probabilities, resolve_engine
 from derm_ray.inference.predictor import Predictor
 from derm_ray.vocabulary import Calibration, OperatingPoint, PredictionKind
@@ -94,3 +95,34 @@ def test_temperatures_and_operating_points_are_applied(bundle_uri: str) -> None:
     assert both.alarms == {"cancer_at_90_sensitivity": True, "melanoma_at_95_sensitivity": True}
     assert alone.confidence == 0.5
     assert alone.alarms == {"melanoma_at_90_sensitivity": False}
+
+
+class ListedEngine:
+    """Answers the next rows of a table."""
+
+    name = "listed"
+
+    def __init__(self, table: Probabilities) -> None:
+        self.table = table
+
+    def run(self, clinical: Images | None, dermoscopy: Images | None) -> Mapping[PredictionKind, Probabilities]:
+        assert clinical is not None
+        assert dermoscopy is not None
+        rows, self.table = np.split(self.table, [len(clinical)])
+        return dict.fromkeys(PredictionKind, rows)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_thresholds_reach_their_target_on_the_pairs_they_were_chosen_on(bundle_uri: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    bundle = load_bundle(bundle_uri)
+    labels = rng.integers(0, 15, 125)
+    table = rng.dirichlet(np.full(15, 0.3), 125).astype(np.float32)
+    fitted = fit_calibration(bundle.label_set, labels, dict.fromkeys(PredictionKind, table))
+    pairs = [PairPixels(pixels(0), pixels(1))] * len(table)
+    answers = Predictor(replace(bundle, calibration=fitted), ListedEngine(table)).predict(pairs)
+    for task in bundle.label_set.tasks():
+        positive = np.isin(labels, [bundle.label_set.class_names.index(name) for name in task.positive])
+        for target in (90, 95):
+            alarms = np.array([answer.alarms[f"{task.name}_at_{target}_sensitivity"] for answer in answers])
+            assert alarms[positive].mean() >= target / 100
