@@ -82,7 +82,8 @@ class StemCache:
                 image = place + 2 * (flipped and self.mirrored)
                 starts.append(row % PAIRS_PER_FILE * self.record_bytes + image * self.image_bytes)
         with storage.explained(self.uri):
-            parts = filesystem.cat_ranges(files, starts, [start + self.image_bytes for start in starts])
+            ends = [start + self.image_bytes for start in starts]
+            parts = filesystem.cat_ranges(files, starts, ends, on_error="raise")
         if any(len(part) != self.image_bytes for part in parts):
             raise StorageError(f"{self.uri}: its files are cut short. Remove this folder; it is computed again.")
         images = np.frombuffer(b"".join(parts), self.dtype).reshape(len(rows), 2, *self.shape)
@@ -105,12 +106,15 @@ def make_room(folder: str, caches: Sequence[tuple[StemCache, int]], limit_gib: f
     if needed > limit_gib * GIB:
         raise ConfigError(
             f"{folder}: the activations need {needed / GIB:.1f} GiB, the limit is {limit_gib:g} GiB. Raise "
-            "--cache-limit, or leave --cache out to compute them in every epoch."
+            "--cache-limit."
         )
     others = {}
-    for uri in storage.list_files(folder):
-        if uri.endswith("/" + INDEX) and storage.parent(uri) not in sizes:
-            others[storage.parent(uri)] = storage.read_json(uri)
+    found = storage.list_files(folder)
+    for uri in {storage.parent(file) for file in found if file.endswith((".stems", f"/{INDEX}"))} - sizes.keys():
+        if storage.join(uri, INDEX) in found:
+            others[uri] = storage.read_json(storage.join(uri, INDEX))
+        else:
+            storage.remove_tree(uri)  # what a killed removal has left
     by_age = sorted(others, key=lambda uri: float(others[uri]["used_at"]))
     while by_age and needed + sum(others[uri]["bytes"] for uri in by_age) > limit_gib * GIB:
         storage.remove_tree(by_age.pop(0))

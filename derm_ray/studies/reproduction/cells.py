@@ -19,9 +19,10 @@ from derm_ray.studies.reproduction.grid import Cell
 from derm_ray.studies.reproduction.predictions import CellPredictions, read_predictions, write_predictions
 from derm_ray.training.config import TrainConfig
 from derm_ray.training.run.answers import answer_split
-from derm_ray.training.run.cache import prepare_stems
+from derm_ray.training.run.cache import plan_stems, prepare_stems
 from derm_ray.training.run.driver import labelled, train
-from derm_ray.training.stems import StemCache
+from derm_ray.training.run.feed import LabelledPairs
+from derm_ray.training.stems import LIMIT_GIB, StemCache, make_room
 from derm_ray.vocabulary import Split, label_set
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class Resources:
     workers: int = 1
     cpus: int = 1
     use_gpu: bool = False
-    cache_limit_gib: float = 50.0
+    cache_limit_gib: float = LIMIT_GIB
 
     def cells_at_once(self) -> int:
         """Return how many cells the connected Ray holds; one CPU of each is left for reading."""
@@ -136,19 +137,35 @@ class Grid:
         return missing
 
     def _prepare_stems(self, cells: Sequence[Cell]) -> None:
-        """Compute what several cells share before they start, so that they do not do it side by side."""
-        for config in {(c.config.trunk, c.config.freeze): c.config for c in cells if c.cached}.values():
+        """Compute what several cells share before they start, so that they do not do it side by side.
+
+        Room is made for all of it at once: no cell may remove what another reads.
+        """
+        configs = {(c.config.trunk, c.config.freeze): c.config for c in cells if c.cached}.values()
+        folder, size = storage.join(self._out_uri, CACHE), self._resources
+        planned: list[tuple[StemCache, int]] = []
+        for config in configs:
+            trunk, parts = self._trunk(config), self._parts(config, tuple(Split))
+            caches = plan_stems(config, trunk, parts, folder, use_gpu=size.use_gpu)
+            planned += [(cache, len(parts[split].listed)) for split, cache in caches.items()]
+        make_room(folder, planned, size.cache_limit_gib)
+        for config in configs:
             self._stems(config, tuple(Split))
 
     def _stems(self, config: TrainConfig, splits: Sequence[Split]) -> dict[Split, StemCache]:
+        folder, size = storage.join(self._out_uri, CACHE), self._resources
+        trunk, parts = self._trunk(config), self._parts(config, splits)
+        return prepare_stems(config, trunk, parts, folder, limit_gib=size.cache_limit_gib, use_gpu=size.use_gpu)
+
+    def _parts(self, config: TrainConfig, splits: Sequence[Split]) -> dict[Split, LabelledPairs]:
+        return {split: labelled(self._manifest, split, label_set(config.label_set)) for split in splits}
+
+    def _trunk(self, config: TrainConfig) -> Trunk:
         trunk = Trunk(config.trunk, config.tap, config.freeze)
         if trunk_spec(config.trunk).pretrained is not None:
             uri = self._init_weights.get(config.trunk)
             load_trunk_weights(trunk, read_init_weights(config.trunk, uri), uri or "torchvision")
-        labels = label_set(config.label_set)
-        parts = {split: labelled(self._manifest, split, labels) for split in splits}
-        folder, size = storage.join(self._out_uri, CACHE), self._resources
-        return prepare_stems(config, trunk, parts, folder, limit_gib=size.cache_limit_gib, use_gpu=size.use_gpu)
+        return trunk
 
     def _run_all(self, cells: Sequence[Cell]) -> "dict[Cell, CellPredictions | DermRayError]":
         at_once = self._resources.cells_at_once()
@@ -202,7 +219,7 @@ class Grid:
         facts = {
             "model_digest": model.model_digest,
             "best_epoch": model.provenance["best_epoch"],
-            "seconds": round(monotonic() - began, 1),
+            "last_run_seconds": round(monotonic() - began, 1),
             "temperatures": {str(kind): value for kind, value in model.calibration.temperatures.items()},
         }
         predictions = CellPredictions(
@@ -215,7 +232,7 @@ class Grid:
             facts,
         )
         write_predictions(predictions, self._folder(cell))
-        logger.info("%s  done in %.0f s", cell.name, facts["seconds"])
+        logger.info("%s  done in %.0f s", cell.name, facts["last_run_seconds"])
         return predictions
 
     def bundle_uri(self, row: str, seed: int) -> str:

@@ -31,7 +31,7 @@ class CellPredictions:
         truth: class indices (N,).
         given: prediction kind -> (N, K).
         swapped: the same with the two images exchanged; empty for baselines.
-        facts: model digest, best epoch, seconds and the like.
+        facts: model digest, best epoch, seconds since the cell was last started and the like.
     """
 
     labels: LabelSet

@@ -75,21 +75,21 @@ def reproduce(
 
     Raises:
         ConfigError, ManifestError, StorageError: the input is not fit.
-        OutputExistsError: the folder holds a study of another manifest, or something else.
+        OutputExistsError: the folder holds a study of another manifest or from other weights, or something else.
     """
     rows = _rows(preset, label_set_name, only)
     labels = label_set(label_set_name)
     _check(manifest, labels)
     out_uri = storage.absolute(out_uri)
+    weights = dict(init_weights or {})
     facts: dict[str, Any] = {
         "derm_ray_version": __version__,
         "manifest_digest": manifest.digest,
         "label_set": label_set_name,
         "preset": preset,
     }
-    _claim(out_uri, facts)
+    _claim(out_uri, facts, {trunk: storage.sha256(storage.read_bytes(uri)) for trunk, uri in weights.items()})
     cells = make_cells(rows, seeds)
-    weights = dict(init_weights or {})
     grid = Grid(manifest, out_uri, weights, resources or Resources(), address)
     outcomes = sorted(grid.run(cells), key=lambda outcome: rows.index(outcome.cell.row))
     baselines = {
@@ -160,19 +160,22 @@ def _check(manifest: Manifest, labels: LabelSet) -> None:
         require_split(manifest, split)
 
 
-def _claim(out_uri: str, facts: Mapping[str, Any]) -> None:
+def _claim(out_uri: str, facts: Mapping[str, Any], weights: Mapping[str, str]) -> None:
+    """Note what the folder is a study of, or check that it is the same; weights of more trunks may come later."""
     marker = storage.join(out_uri, MARKER)
+    before: dict[str, Any] = {}
     if storage.exists(marker):
         before = storage.read_json(marker)
-        for key, value in facts.items():
+        now = {**facts, "init_weights": {trunk: weights.get(trunk) for trunk in before["init_weights"]}}
+        for key, value in now.items():
             if before.get(key) != value:
                 raise OutputExistsError(
                     f"{out_uri} holds a study whose {key} is {before.get(key)!r}, now {value!r}. Choose another --out."
                 )
     elif storage.list_files(out_uri):
         raise OutputExistsError(f"{out_uri} holds files that are no study. Choose another --out.")
-    else:
-        storage.write_json(marker, dict(facts))
+    if before != (noted := {**facts, "init_weights": dict(weights)}):
+        storage.write_json(marker, noted)
 
 
 def _truth(manifest: Manifest, labels: LabelSet, answers: Mapping[PredictionKind, Any]) -> CellPredictions:

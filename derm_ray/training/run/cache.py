@@ -49,6 +49,25 @@ class _StemActor:
         return {"index": row["index"], "code": "", "error": ""}
 
 
+def plan_stems(
+    config: TrainConfig, trunk: Trunk, splits: Mapping[Split, LabelledPairs], folder: str, *, use_gpu: bool
+) -> dict[Split, StemCache]:
+    """Return where the activations of some splits belong; train's holds mirrored images where the recipe mirrors.
+
+    Args:
+        config: the recipe.
+        trunk: with its weights and a frozen stem.
+        splits: what to keep.
+        folder: of all caches.
+        use_gpu: compute on GPUs.
+    """
+    precision, spec = _precision(config, use_gpu=use_gpu), config.preprocessing
+    return {
+        split: plan_cache(folder, trunk, spec, precision, part.listed, mirrored=config.mirror and split is Split.TRAIN)
+        for split, part in splits.items()
+    }
+
+
 def prepare_stems(
     config: TrainConfig,
     trunk: Trunk,
@@ -58,33 +77,29 @@ def prepare_stems(
     limit_gib: float,
     use_gpu: bool,
 ) -> dict[Split, StemCache]:
-    """Plan, make room for and fill the caches of some splits; train's holds mirrored images where the recipe mirrors.
+    """Plan, make room for and fill the caches of some splits; see :func:`plan_stems`.
 
     Args:
-        config: the recipe.
-        trunk: with its weights and a frozen stem.
-        splits: what to keep.
-        folder: of all caches.
+        config, trunk, splits, folder, use_gpu: see there.
         limit_gib: bound on the folder.
-        use_gpu: compute on GPUs.
 
     Raises:
         ConfigError: the limit is too small.
         ImageError, StorageError: see :func:`fill`.
     """
+    caches = plan_stems(config, trunk, splits, folder, use_gpu=use_gpu)
+    make_room(folder, [(cache, len(splits[split].listed)) for split, cache in caches.items()], limit_gib)
+    weights = (config.trunk, config.freeze, ray.put(trunk.state_dict()))
+    precision = _precision(config, use_gpu=use_gpu)
+    for split, cache in caches.items():
+        fill(cache, splits[split].listed, weights, config.preprocessing, precision, use_gpu=use_gpu)
+    return caches
+
+
+def _precision(config: TrainConfig, *, use_gpu: bool) -> str:
     # A GPU is the workers': the driver may have none to ask for its number formats.
     precision = resolve_precision(config.precision, torch.device("cpu")) if not use_gpu else config.precision
-    precision = "bf16" if precision == "auto" else precision
-    spec = config.preprocessing
-    caches = {
-        split: plan_cache(folder, trunk, spec, precision, part.listed, mirrored=config.mirror and split is Split.TRAIN)
-        for split, part in splits.items()
-    }
-    make_room(folder, [(cache, len(splits[split].listed)) for split, cache in caches.items()], limit_gib)
-    weights = ray.put(trunk.state_dict())
-    for split, cache in caches.items():
-        fill(cache, splits[split].listed, (config.trunk, config.freeze, weights), spec, precision, use_gpu=use_gpu)
-    return caches
+    return "bf16" if precision == "auto" else precision
 
 
 def common_stem(config: TrainConfig, network: PairNetwork) -> Trunk:

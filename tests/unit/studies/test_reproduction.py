@@ -46,7 +46,7 @@ def answers(skill: float, seed: int = 0, labels: str = "paper15") -> CellPredict
         PredictionKind.CROSS: scores(skill),
     }
     ids = tuple(f"pair{i}" for i in range(PAIRS))
-    facts = {"model_digest": "d" * 64, "best_epoch": 3, "seconds": 1.0, "temperatures": {}}
+    facts = {"model_digest": "d" * 64, "best_epoch": 3, "last_run_seconds": 1.0, "temperatures": {}}
     lesions = tuple(f"lesion{i // 2}" for i in range(PAIRS))
     return CellPredictions(chosen, ids, lesions, truth, given, {k: scores(skill * 0.5) for k in given}, facts)
 

@@ -111,6 +111,15 @@ def test_room_is_made_by_what_was_used_longest_ago(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir() if any(path.iterdir())) == ["a", "c"]
     with pytest.raises(ConfigError, match=r"the activations need .* GiB, the limit is 0.1 GiB"):
         make_room(str(tmp_path), [(cache("d"), half)], limit_gib=0.1)
+    (tmp_path / "a" / "cache.json").unlink()
+    make_room(str(tmp_path), [(cache("c"), half)], limit_gib=1.0)
+    assert sorted(path.name for path in tmp_path.iterdir() if any(path.iterdir())) == ["c"]
+
+
+def test_a_file_that_is_gone_is_one_message(pairs: Manifest, tmp_path: Path) -> None:
+    cache = StemCache(str(tmp_path / "gone"), (8, 8, 512), "uint16", mirrored=True)
+    with pytest.raises(StorageError, match="gone"):
+        cache.read(pairs.pairs()[:1], np.zeros(1, np.int64), None)
 
 
 def test_what_cannot_be_cached_is_refused_with_the_mend() -> None:
