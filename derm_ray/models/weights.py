@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from http.client import HTTPException
 
 import torch
 from safetensors.torch import load as load_safetensors
@@ -36,7 +37,7 @@ def read_init_weights(trunk: str, uri: str | None) -> State:
     if uri is None:
         try:
             state: State = pretrained.get_state_dict(progress=False, check_hash=True)
-        except OSError as error:
+        except (OSError, HTTPException, RuntimeError) as error:  # the last is a wrong hash
             raise StorageError(
                 f"torchvision's {trunk} weights cannot be downloaded ({error}). Give a local file with --init-weights."
             ) from error

@@ -12,7 +12,7 @@ import ray
 from derm_ray import runtime, storage
 from derm_ray.bundle import INDEX, load_bundle
 from derm_ray.data.manifest import Manifest
-from derm_ray.errors import DermRayError, StorageError, WorkError
+from derm_ray.errors import DermRayError, ImageError, StorageError, WorkError
 from derm_ray.models.trunks import Trunk, trunk_spec
 from derm_ray.models.weights import load_trunk_weights, read_init_weights
 from derm_ray.studies.reproduction.grid import Cell
@@ -91,6 +91,17 @@ class Grid:
         self._resources = resources
         self._address = address
 
+    def finished(self, cells: Sequence[Cell]) -> list[CellOutcome]:
+        """Return what earlier calls have done of some cells."""
+        read = ((cell, read_predictions(self._folder(cell))) for cell in cells)
+        return [CellOutcome(cell, predictions) for cell, predictions in read if predictions is not None]
+
+    def seeds(self) -> list[int]:
+        """Return the seeds of all cells that lie in the folder."""
+        folder = storage.join(self._out_uri, RUNS)
+        names = {uri.removeprefix(folder).strip("/").split("/")[0] for uri in storage.list_files(folder)}
+        return sorted({int(seed) for _, dash, seed in (name.rpartition("-seed") for name in names) if dash})
+
     def run(self, cells: Sequence[Cell]) -> list[CellOutcome]:
         """Run what is not done yet; a cell that fails leaves the others running.
 
@@ -118,7 +129,7 @@ class Grid:
                     if isinstance(result, CellPredictions):
                         done[cell] = result
                     else:
-                        problems[cell] = f"failed: {result}"
+                        problems[cell] = f"failed: {_publishable(result)}"
         return [CellOutcome(cell, done[cell], problems.get(cell)) for cell in cells]
 
     def _missing_weights(self, trunks: set[str]) -> set[str]:
@@ -241,3 +252,10 @@ class Grid:
 
     def _folder(self, cell: Cell) -> str:
         return storage.join(self._out_uri, RUNS, cell.name)
+
+
+def _publishable(error: DermRayError) -> str:
+    """Return an error's text for the report, which must not name patients' images; the log has all of it."""
+    if isinstance(error, ImageError):
+        return f"an image cannot be used ({error.code}); the log names it"
+    return str(error)

@@ -1,7 +1,7 @@
 """The paper's claims as paired comparisons, and a verdict for each."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.stats import binomtest
@@ -12,6 +12,7 @@ from derm_ray.studies.reproduction.predictions import CellPredictions
 from derm_ray.vocabulary import PredictionKind
 
 REPRODUCED, NOT_REPRODUCED, UNDECIDED = "reproduced", "not reproduced", "undecided"
+NOT_RUN, NOT_DEFINED = "not run", "not defined"
 
 CLINICAL, DERMOSCOPY, CROSS = PredictionKind.CLINICAL, PredictionKind.DERMOSCOPY, PredictionKind.CROSS
 
@@ -50,17 +51,21 @@ class Verdict:
         claim: which.
         difference: mean over the seeds, with its 95% interval from a paired bootstrap over lesions.
         verdict: ``reproduced`` where the interval lies above 0, ``not reproduced`` where it lies below,
-            ``undecided`` in between; ``not run`` where a row is missing.
+            ``undecided`` in between; ``not run`` where the rows have no seed in common, ``not defined`` where the
+            test split has no such figure.
         mcnemar: seed -> two-sided exact p of McNemar's test; only for two sides and accuracy.
+        seeds: those that all rows have, and that the difference is of.
     """
 
     claim: Claim
     difference: Interval | None
     verdict: str
     mcnemar: Mapping[int, float]
+    seeds: tuple[int, ...] = ()
 
 
 NAMES = {"sole": "Sole-Net", "share": "Share-Net", "triple": "Triple-Net"}
+TASKS = {"accuracy": "all diagnoses", "cancer/auroc": "cancer AUROC", "melanoma/auroc": "melanoma AUROC"}
 AGAINST_BASELINE = {
     "balanced_accuracy": "balanced accuracy",
     "cancer/auroc": "cancer AUROC",
@@ -104,7 +109,21 @@ def paper_claims(plain: str) -> tuple[Claim, ...]:
         text = f"CAM-BP beats BP, {NAMES[name]} cross"
         claims.append(claim(text, "2.2", row(name, head="cam_bp"), row(name, head="bp")))
     best = row("triple", head="cam_bp")
-    claims.append(claim("Triple-Net + CAM-BP beats ResNet-50 + BP, cross", "3.3", best, Side("resnet50-bp")))
+    claims += [
+        claim(
+            f"Triple-Net + CAM-BP: cross beats {kind} alone, {title}",
+            "abstract",
+            best,
+            replace(best, kind=kind),
+            figure,
+        )
+        for figure, title in TASKS.items()
+        for kind in (CLINICAL, DERMOSCOPY)
+    ]
+    claims += [
+        claim(f"Triple-Net + CAM-BP beats {title}, cross", "3.3", best, Side(name))
+        for name, title in (("resnet50", "ResNet-50"), ("resnet50-bp", "ResNet-50 + BP"))
+    ]
     for figure, title in AGAINST_BASELINE.items():
         text = f"Triple-Net + CAM-BP beats logistic regression, {title}"
         claims.append(claim(text, "ours", best, Side("logistic-regression"), figure))
@@ -116,30 +135,34 @@ def judge(claim: Claim, rows: Mapping[str, Mapping[int, CellPredictions]], weigh
 
     Args:
         claim: what is claimed.
-        rows: row name -> seed -> predictions, all of the same pairs.
+        rows: row name -> seed -> predictions, all of the same pairs; what has no seed stands under every seed.
         weights: see :func:`derm_ray.studies.reproduction.figures.lesion_weights`.
     """
+    seeds = sorted(set.intersection(*(set(rows.get(side.row, ())) for _, side in claim.terms)))
     total: Draws = np.zeros(len(weights))
     for sign, side in claim.terms:
-        found = seed_figures(claim.figure, rows.get(side.row, {}), side.kind, weights, swapped=side.swapped)
+        cells = {seed: rows[side.row][seed] for seed in seeds}
+        found = seed_figures(claim.figure, cells, side.kind, weights, swapped=side.swapped)
         if found is None:
-            return Verdict(claim, None, "not run", {})
+            return Verdict(claim, None, NOT_RUN, {})
         total = total + sign * found.draws
+    if not np.isfinite(total[0]):
+        return Verdict(claim, None, NOT_DEFINED, {})
     difference = percentile_interval(total[0], total[1:])
     verdict = REPRODUCED if difference.low > 0 else NOT_REPRODUCED if difference.high < 0 else UNDECIDED
-    return Verdict(claim, difference, verdict, _mcnemar(claim, rows))
+    return Verdict(claim, difference, verdict, _mcnemar(claim, rows, seeds), tuple(seeds))
 
 
-def _mcnemar(claim: Claim, rows: Mapping[str, Mapping[int, CellPredictions]]) -> dict[int, float]:
+def _mcnemar(claim: Claim, rows: Mapping[str, Mapping[int, CellPredictions]], seeds: Sequence[int]) -> dict[int, float]:
     if len(claim.terms) != 2 or claim.figure != "accuracy":
         return {}
     first, second = (side for _, side in claim.terms)
     values: dict[int, float] = {}
-    for seed in rows[first.row].keys() & rows[second.row].keys():
+    for seed in seeds:
         one, other = (_right(rows[side.row][seed], side) for side in (first, second))
         gained, lost = int((one & ~other).sum()), int((~one & other).sum())
         values[seed] = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
-    return dict(sorted(values.items()))
+    return values
 
 
 def _right(cell: CellPredictions, side: Side) -> "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]":

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from derm_ray.evaluation.comparison import Interval, percentile_interval
+from derm_ray.studies.reproduction.grid import TASK_SETS
 from derm_ray.studies.reproduction.predictions import CellPredictions
 from derm_ray.vocabulary import CancerDefinition, LabelSet, PredictionKind, Task
 
@@ -24,6 +25,14 @@ FIGURES = {
     "cancer/accuracy": "Cancer accuracy at 0.5",
     "melanoma/accuracy": "Melanoma accuracy at 0.5",
 }
+
+
+def figures_of(labels: LabelSet) -> tuple[str, ...]:
+    """Return the figures a label set has: all of :data:`FIGURES`, or those of its own task."""
+    if not labels.collapses:
+        return tuple(FIGURES)
+    own = next(name for name in TASK_SETS if labels.name.endswith(f"_{name}"))
+    return tuple(name for name in FIGURES if "/" not in name or name.startswith(f"{own}/"))
 
 
 def lesion_weights(lesion_ids: Sequence[str], *, seed: int = 0, resamples: int = RESAMPLES) -> Draws:

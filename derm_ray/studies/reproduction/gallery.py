@@ -79,11 +79,11 @@ def make_gallery(results: StudyResults, manifest: Manifest, grid: Grid) -> Galle
     bundle = load_bundle(grid.bundle_uri(ROW, seed))
     with ThreadPoolExecutor(4) as executor:
         loaded = load_pairs([by_id[cell.pair_ids[i]] for i in shown], bundle.preprocessing, executor)
-    pixels = [pair for pair in loaded if isinstance(pair, PairPixels)]
-    maps = saliency_maps(bundle, pixels)
+    usable = [(i, pair) for i, pair in zip(shown, loaded, strict=True) if isinstance(pair, PairPixels)]
+    maps = saliency_maps(bundle, [pair for _, pair in usable])
     titles = cell.labels.titles
     cases = []
-    for i, pair, found in zip(shown, pixels, maps, strict=True):
+    for (i, pair), found in zip(usable, maps, strict=True):
         images = {Modality.CLINICAL: pair.clinical, Modality.DERMOSCOPY: pair.dermoscopy}
         given = {modality: image for modality, image in images.items() if image is not None}
         drawn = [*given.values(), *(overlay(image, found[modality]) for modality, image in given.items())]

@@ -46,7 +46,6 @@ def render_html(results: StudyResults, gallery: Gallery | None) -> str:
         counts={name: verdicts[name] for name in (REPRODUCED, NOT_REPRODUCED, UNDECIDED)},
         plots=_plots(results),
         tasks=_tasks(results),
-        main=main_table(results),
     )
 
 
@@ -57,10 +56,13 @@ def _signed(interval: Interval | None) -> str:
 
 
 def main_table(results: StudyResults) -> list[tuple[str, list[str]]]:
-    """Return title and cells (cross: accuracy, balanced accuracy, both AUROCs) of every row that has results."""
+    """Return title and cells of every row of the study's label set that has results.
+
+    Cells are of cross: accuracy, balanced accuracy, both AUROCs.
+    """
     shown = ("accuracy", "balanced_accuracy", "cancer/auroc", "melanoma/auroc")
     table = []
-    for row in results.rows:
+    for row in (row for row in results.rows if row.label_set == results.facts["label_set"]):
         values = [row.figures.get((name, PredictionKind.CROSS)) for name in shown]
         if any(value is not None for value in values):
             table.append((row.title, [f"{v.mean.value:.3f}" if v is not None else "n/a" for v in values]))
@@ -73,9 +75,10 @@ def _tasks(results: StudyResults) -> list[tuple[str, SeedFigures | None, SeedFig
     rows = []
     for title, (figure, suffix) in TASKS.items():
         own = results.row(f"{ROW}-{suffix}")
-        key = (figure.replace("cancer_isic", "cancer"), PredictionKind.CROSS)
-        first = collapsed.figures.get((figure, PredictionKind.CROSS)) if collapsed is not None else None
-        rows.append((title, first, own.figures.get(key) if own is not None else None))
+        first, second = (
+            row.figures.get((figure, PredictionKind.CROSS)) if row is not None else None for row in (collapsed, own)
+        )
+        rows.append((title, first, second))
     return rows
 
 

@@ -12,8 +12,7 @@ from derm_ray.evaluation.calibration import Reliability, reliability
 from derm_ray.evaluation.comparison import Interval
 from derm_ray.studies.reproduction.cells import CellOutcome
 from derm_ray.studies.reproduction.claims import Verdict, judge, paper_claims
-from derm_ray.studies.reproduction.figures import FIGURES, Draws, SeedFigures, lesion_weights, seed_figures
-from derm_ray.studies.reproduction.grid import Row
+from derm_ray.studies.reproduction.figures import Draws, SeedFigures, figures_of, lesion_weights, seed_figures
 from derm_ray.studies.reproduction.predictions import CellPredictions
 from derm_ray.vocabulary import PredictionKind
 
@@ -23,7 +22,10 @@ class RowResult:
     """One row of the tables.
 
     Attributes:
-        row: what was trained; baselines have a row with the name and title alone.
+        name, title: of the row, or of a baseline.
+        paper: see :class:`derm_ray.studies.reproduction.grid.Row`.
+        label_set: name; empty for a baseline that was not run.
+        settings: the recipe; empty for baselines.
         problems: seed -> why there is no result.
         seeds: seed -> predictions.
         figures, swapped: (figure, prediction kind) -> values, with the images as they are and exchanged.
@@ -33,6 +35,7 @@ class RowResult:
     title: str
     paper: Mapping[str, float]
     label_set: str
+    settings: Mapping[str, Any]
     problems: Mapping[int, str]
     seeds: Mapping[int, CellPredictions]
     figures: Mapping[tuple[str, PredictionKind], SeedFigures]
@@ -52,7 +55,7 @@ class StudyResults:
     Attributes:
         rows: in the order of the tables, baselines last.
         verdicts: of the paper's claims.
-        facts: manifest, preset, seeds, versions, command.
+        facts: manifest, preset, seeds, version.
     """
 
     rows: tuple[RowResult, ...]
@@ -76,6 +79,7 @@ class StudyResults:
                     "figure": verdict.claim.figure,
                     "verdict": verdict.verdict,
                     "difference": _interval(verdict.difference),
+                    "seeds": list(verdict.seeds),
                     "mcnemar_p": {str(seed): p for seed, p in verdict.mcnemar.items()},
                 }
                 for verdict in self.verdicts
@@ -86,15 +90,15 @@ class StudyResults:
         """Return one line per row, figure, prediction kind, exchange and seed, and one for the mean of the seeds."""
         sink = io.StringIO()
         writer = csv.writer(sink, lineterminator="\n")
-        writer.writerow(["row", "seed", "prediction", "images", "figure", "value", "low", "high", "paper"])
+        writer.writerow(["row", "label_set", "seed", "prediction", "images", "figure", "value", "low", "high", "paper"])
         for row in self.rows:
             for images, table in (("given", row.figures), ("exchanged", row.swapped)):
                 for (figure, kind), values in table.items():
                     paper = row.paper.get(kind, "") if figure == "accuracy" and images == "given" else ""
                     mean = [values.mean.value, values.mean.low, values.mean.high]
-                    writer.writerow([row.name, "mean", kind, images, figure, *map(_cell, mean), paper])
+                    writer.writerow([row.name, row.label_set, "mean", kind, images, figure, *map(_cell, mean), paper])
                     for seed, value in values.seeds.items():
-                        writer.writerow([row.name, seed, kind, images, figure, _cell(value), "", "", ""])
+                        writer.writerow([row.name, row.label_set, seed, kind, images, figure, _cell(value), "", "", ""])
         return sink.getvalue()
 
 
@@ -124,6 +128,7 @@ def _row_json(row: RowResult) -> dict[str, Any]:
         "row": row.name,
         "title": row.title,
         "label_set": row.label_set,
+        "settings": dict(row.settings),
         "paper_accuracy": dict(row.paper),
         "problems": {str(seed): text for seed, text in row.problems.items()},
         "cells": {str(seed): dict(cell.facts) for seed, cell in row.seeds.items()},
@@ -140,6 +145,8 @@ def assemble(
     outcomes: Sequence[CellOutcome],
     baselines: Mapping[str, tuple[str, CellPredictions | str]],
     facts: Mapping[str, Any],
+    *,
+    plain: str,
 ) -> StudyResults:
     """Compute every figure and verdict.
 
@@ -147,6 +154,7 @@ def assemble(
         outcomes: of all cells.
         baselines: name -> title and predictions, or why there are none.
         facts: see :class:`StudyResults`.
+        plain: head of the networks without bilinear pooling.
     """
     weights: dict[tuple[str, ...], Draws] = {}
 
@@ -160,23 +168,20 @@ def assemble(
         mine = [outcome for outcome in outcomes if outcome.cell.row is row]
         seeds = {o.cell.seed: o.predictions for o in mine if o.predictions is not None}
         problems = {o.cell.seed: o.problem for o in mine if o.problem is not None}
-        rows.append(_row(row.name, row.title, row.paper or {}, row.config.label_set, problems, seeds, of))
+        settings = {name: value for name, value in row.config.to_json().items() if name != "seed"}
+        rows.append(_row(row.name, row.title, row.paper or {}, row.config.label_set, settings, problems, seeds, of))
     for name, (title, found) in baselines.items():
         one = {0: found} if isinstance(found, CellPredictions) else {}
         label_set = next(iter(one.values())).labels.name if one else ""
         problems = {0: found} if isinstance(found, str) else {}
-        rows.append(_row(name, title, {}, label_set, problems, one, of))
-    base = _plain(outcomes)
-    known = {row.name: row.seeds for row in rows if row.label_set == base.config.label_set}
-    claims = paper_claims(base.config.head)
+        rows.append(_row(name, title, {}, label_set, {}, problems, one, of))
+    known = {row.name: row.seeds for row in rows if row.label_set == facts["label_set"]}
+    # A baseline has no seed: it is compared with every one.
+    known |= {name: dict.fromkeys(facts["seeds"], known[name][0]) for name in baselines if name in known}
+    claims = paper_claims(plain)
     any_cell = next((cell for seeds in known.values() for cell in seeds.values()), None)
     verdicts = tuple(judge(claim, known, of(any_cell)) for claim in claims) if any_cell is not None else ()
     return StudyResults(tuple(rows), verdicts, facts)
-
-
-def _plain(outcomes: Sequence[CellOutcome]) -> Row:
-    """Return the first row that is no CAM network: its head is that of the networks without bilinear pooling."""
-    return next(outcome.cell.row for outcome in outcomes if outcome.cell.row.config.head != "cam")
 
 
 def _row(
@@ -184,6 +189,7 @@ def _row(
     title: str,
     paper: Mapping[str, float],
     label_set: str,
+    settings: Mapping[str, Any],
     problems: Mapping[int, str],
     seeds: Mapping[int, CellPredictions],
     weights_of: Any,
@@ -191,11 +197,12 @@ def _row(
     tables: list[dict[tuple[str, PredictionKind], SeedFigures]] = []
     for swapped in (False, True):
         table: dict[tuple[str, PredictionKind], SeedFigures] = {}
-        for figure in FIGURES if seeds else ():
-            weights = weights_of(next(iter(seeds.values())))
+        first = next(iter(seeds.values()), None)
+        for figure in figures_of(first.labels) if first is not None else ():
+            weights = weights_of(first)
             for kind in PredictionKind:
                 values = seed_figures(figure, seeds, kind, weights, swapped=swapped)
                 if values is not None and math.isfinite(values.mean.value):
                     table[figure, kind] = values
         tables.append(table)
-    return RowResult(name, title, paper, label_set, problems, seeds, *tables)
+    return RowResult(name, title, paper, label_set, settings, problems, seeds, *tables)

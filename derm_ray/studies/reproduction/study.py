@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,14 @@ import numpy as np
 from derm_ray import __version__, storage
 from derm_ray.data.manifest import Manifest, require_split
 from derm_ray.data.validation import validate
-from derm_ray.errors import ConfigError, OutputExistsError, StorageError, unknown_name
+from derm_ray.errors import (
+    ConfigError,
+    DermRayError,
+    ManifestError,
+    OutputExistsError,
+    StorageError,
+    unknown_name,
+)
 from derm_ray.models.trunks import TRUNKS
 from derm_ray.studies.baseline import run_baseline
 from derm_ray.studies.reproduction.cells import UNAVAILABLE, Grid, Resources
@@ -61,6 +68,8 @@ def reproduce(
 ) -> Study:
     """Train every row of the paper's tables and judge its claims; what is done is not done again.
 
+    The report shows all cells of the folder, also those of earlier calls with other rows or seeds.
+
     Args:
         manifest: pairs with both images, diagnosis and split; everything is chosen on val, test is only answered.
         out_uri: the study's folder; the same call resumes.
@@ -77,8 +86,11 @@ def reproduce(
         ConfigError, ManifestError, StorageError: the input is not fit.
         OutputExistsError: the folder holds a study of another manifest or from other weights, or something else.
     """
-    rows = _rows(preset, label_set_name, only)
-    labels = label_set(label_set_name)
+    labels = _detailed(label_set_name)
+    table = make_rows(preset, label_set_name)
+    rows = _chosen(table, only)
+    if len(set(seeds)) != len(seeds):
+        raise ConfigError(f"seeds {list(seeds)}: one of them is given twice.")
     _check(manifest, labels)
     out_uri = storage.absolute(out_uri)
     weights = dict(init_weights or {})
@@ -91,17 +103,20 @@ def reproduce(
     _claim(out_uri, facts, {trunk: storage.sha256(storage.read_bytes(uri)) for trunk, uri in weights.items()})
     cells = make_cells(rows, seeds)
     grid = Grid(manifest, out_uri, weights, resources or Resources(), address)
-    outcomes = sorted(grid.run(cells), key=lambda outcome: rows.index(outcome.cell.row))
+    outcomes = grid.run(cells)
+    asked = {cell.name for cell in cells}
+    before = [cell for cell in make_cells(table, sorted({*seeds, *grid.seeds()})) if cell.name not in asked]
+    outcomes = sorted([*outcomes, *grid.finished(before)], key=lambda o: (table.index(o.cell.row), o.cell.seed))
     baselines = {
         MAJORITY: ("Majority class", _majority(manifest, labels)),
-        LOGISTIC: ("Logistic regression on frozen VGG-16", _logistic(manifest, labels, out_uri, rows, weights)),
+        LOGISTIC: ("Logistic regression on frozen VGG-16", _logistic(manifest, labels, out_uri, table, weights)),
     }
     split = {str(s): len(manifest.select(s)) for s in Split}
-    facts |= {"seeds": list(seeds), "pairs": split, "settings": rows[0].config.to_json()}
+    facts |= {"seeds": sorted({outcome.cell.seed for outcome in outcomes}), "pairs": split}
     facts["grouping"] = "patient" if any(manifest.column("patient_id")) else "lesion"
-    results = assemble(outcomes, baselines, facts)
-    gallery = make_gallery(results, manifest, grid) if images else None
-    return _write(results, gallery, out_uri)
+    plain = next(row.config.head for row in table if row.config.head != "cam")
+    results = assemble(outcomes, baselines, facts, plain=plain)
+    return _write(results, out_uri, lambda: make_gallery(results, manifest, grid) if images else None)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -111,7 +126,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         ConfigError: it is no list of different numbers from 0.
     """
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts) or len(set(parts)) != len(parts):
+    if not all(part.isdecimal() for part in parts) or len(set(map(int, parts))) != len(parts):
         raise ConfigError(f"--seeds {text!r}: expected different whole numbers separated by commas, such as 0,1,2.")
     return tuple(map(int, parts))
 
@@ -134,13 +149,16 @@ def parse_weights(assignments: Sequence[str]) -> dict[str, str]:
     return weights
 
 
-def _rows(preset: str, label_set_name: str, only: Sequence[str]) -> tuple[Row, ...]:
+def _detailed(label_set_name: str) -> LabelSet:
     labels = label_set(label_set_name)
     if labels.collapses:
         raise ConfigError(f"label set {label_set_name!r} is a task; give the diagnoses it collapses, such as paper15.")
     if "cancer" not in {task.name for task in labels.tasks()}:
         raise ConfigError(f"label set {label_set_name!r} has no cancer task, which the study's tables need.")
-    rows = make_rows(preset, label_set_name)
+    return labels
+
+
+def _chosen(rows: Sequence[Row], only: Sequence[str]) -> tuple[Row, ...]:
     known = [row.name for row in rows]
     if unknown := [name for name in only if name not in known]:
         raise ConfigError(f"unknown row {unknown[0]!r}. Known: {', '.join(known)}.")
@@ -205,21 +223,24 @@ def _logistic(
         logger.info("logistic regression on frozen features")
         try:
             result = run_baseline(manifest, labels, init_weights=weights.get("vgg16"), size=config.size)
-        except StorageError:
-            if "vgg16" in weights:
-                raise
-            return UNAVAILABLE
+        except StorageError as error:
+            return f"failed: {error}" if "vgg16" in weights else UNAVAILABLE
+        except ManifestError:
+            return "failed: an image cannot be used; derm-ray data validate names it"
         found = _truth(manifest, labels, result.answers)
         write_predictions(found, folder)
     return found
 
 
-def _write(results: StudyResults, gallery: Gallery | None, out_uri: str) -> Study:
+def _write(results: StudyResults, out_uri: str, make: Callable[[], Gallery | None]) -> Study:
+    """Write the figures first: a gallery that cannot be made must not cost them."""
     json_uri, csv_uri, html_uri = (storage.join(out_uri, name) for name in (JSON_NAME, CSV_NAME, HTML_NAME))
-    values = results.to_json()
-    if gallery is not None:
-        values["wrong_alone_right_together"] = gallery.count
-    storage.write_json(json_uri, values)
+    storage.write_json(json_uri, results.to_json())
     storage.write_bytes(csv_uri, results.to_csv().encode())
+    try:
+        gallery = make()
+    except DermRayError as error:
+        logger.warning("the report has no gallery: %s", error)
+        gallery = None
     storage.write_bytes(html_uri, render_html(results, gallery).encode())
     return Study(results, json_uri, csv_uri, html_uri)

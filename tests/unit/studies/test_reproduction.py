@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,17 @@ from derm_ray.errors import ConfigError, StorageError
 from derm_ray.evaluation.evaluate import figures
 from derm_ray.models.zoo import CamConfig, build_network
 from derm_ray.studies.reproduction.cells import UNAVAILABLE, CellOutcome
-from derm_ray.studies.reproduction.claims import NOT_REPRODUCED, REPRODUCED, UNDECIDED, Claim, Side, judge, paper_claims
+from derm_ray.studies.reproduction.claims import (
+    NOT_DEFINED,
+    NOT_REPRODUCED,
+    NOT_RUN,
+    REPRODUCED,
+    UNDECIDED,
+    Claim,
+    Side,
+    judge,
+    paper_claims,
+)
 from derm_ray.studies.reproduction.figures import FIGURES, draws, lesion_weights
 from derm_ray.studies.reproduction.gallery import wrong_alone_right_together
 from derm_ray.studies.reproduction.grid import PRESETS, make_cells, make_rows
@@ -66,7 +77,7 @@ def study(seeds: tuple[int, ...] = (0, 1)) -> StudyResults:
             outcomes.append(CellOutcome(cell, answers(skill, cell.seed, labels)))
     facts = {"label_set": "paper15", "preset": "milk10k-cpu", "seeds": list(seeds), "grouping": "lesion"}
     facts["pairs"] = {"train": 700, "val": 100, "test": PAIRS}
-    return assemble(outcomes, {"logistic-regression": ("Logistic regression", answers(0.2))}, facts)
+    return assemble(outcomes, {"logistic-regression": ("Logistic regression", answers(0.2))}, facts, plain="gap")
 
 
 def test_the_figures_are_those_of_evaluate() -> None:
@@ -126,6 +137,51 @@ def test_a_claim_without_its_rows_is_not_run() -> None:
     assert {judge(claim, {}, weights).verdict for claim in claims} == {"not run"}
 
 
+def test_rows_are_compared_on_the_seeds_they_have_in_common() -> None:
+    same, poor = answers(0.5), answers(0.2)
+    rows = {"a": {0: same, 1: answers(0.9, 1), 2: answers(0.9, 2)}, "b": {0: same}, "c": {3: poor}}
+    weights = lesion_weights(same.lesion_ids)
+    found = judge(Claim("a beats b", "ours", ((1, Side("a")), (-1, Side("b")))), rows, weights)
+    assert (found.verdict, found.seeds, found.mcnemar) == (UNDECIDED, (0,), {0: 1.0})
+    apart = judge(Claim("a beats c", "ours", ((1, Side("a")), (-1, Side("c")))), rows, weights)
+    assert (apart.verdict, apart.difference) == (NOT_RUN, None)
+
+
+def test_a_figure_that_the_split_does_not_have_is_no_verdict() -> None:
+    cell = answers(0.5)
+    benign = PAPER15.class_names.index("solar_lentigo")
+    without = replace(cell, truth=np.where(cell.truth == PAPER15.class_names.index("melanoma"), benign, cell.truth))
+    sides = ((1, Side("a")), (-1, Side("a", PredictionKind.CLINICAL)))
+    found = judge(Claim("a", "ours", sides, "melanoma/auroc"), {"a": {0: without}}, lesion_weights(cell.lesion_ids))
+    assert (found.verdict, found.difference) == (NOT_DEFINED, None)
+
+
+def test_what_was_not_run_is_not_judged() -> None:
+    cells = [cell for cell in make_cells(make_rows("milk10k-cpu", "paper15"), (0,)) if cell.row.name == "triple-cam_bp"]
+    facts = {"label_set": "paper15", "preset": "milk10k-cpu", "seeds": [0], "grouping": "lesion"}
+    results = assemble([CellOutcome(cells[0], answers(0.8))], {}, facts, plain="gap")
+    verdicts = {verdict.claim.text: verdict.verdict for verdict in results.verdicts}
+    assert verdicts["Triple-Net: cross beats clinical alone"] == NOT_RUN
+    assert verdicts["CAM-BP helps Triple-Net, cross"] == NOT_RUN
+    assert verdicts["Triple-Net + CAM-BP: cross beats clinical alone, all diagnoses"] == REPRODUCED
+
+
+@pytest.mark.parametrize(
+    ("task", "has", "lacks"),
+    [
+        ("cancer", "cancer/auroc", "cancer_isic/auroc"),
+        ("cancer_isic", "cancer_isic/auroc", "cancer/auroc"),
+        ("melanoma", "melanoma/auroc", "cancer/auroc"),
+    ],
+)
+def test_a_head_of_one_task_has_the_figures_of_that_task(task: str, has: str, lacks: str) -> None:
+    row = study().row(f"triple-cam_bp-{task}")
+    assert row is not None
+    assert (has, PredictionKind.CROSS) in row.figures
+    assert (lacks, PredictionKind.CROSS) not in row.figures
+    assert row.title not in dict(main_table(study()))
+
+
 def test_the_report_shows_every_row_its_problems_and_nothing_from_elsewhere() -> None:
     results = study()
     page = render_html(results, None)
@@ -159,6 +215,7 @@ def test_json_and_csv_hold_the_same_figures() -> None:
     assert float(line["value"]) == pytest.approx(mean["value"], abs=1e-6)
     assert line["paper"] == "0.682"
     assert rows["triple-cam_bp-melanoma"]["label_set"] == "paper15_melanoma"
+    assert rows["triple-cam_bp"]["settings"]["head"] == "cam_bp"
 
 
 def test_the_gallery_takes_what_only_both_images_get_right() -> None:
@@ -215,7 +272,7 @@ def test_the_cpu_grid_is_the_papers_table_on_cached_activations() -> None:
 
 def test_arguments() -> None:
     assert parse_seeds("0, 2") == (0, 2)
-    for bad in ("", "0,0", "-1", "a"):
+    for bad in ("", "0,0", "0,00", "-1", "a"):
         with pytest.raises(ConfigError, match="expected different whole numbers"):
             parse_seeds(bad)
     assert parse_weights(["a.safetensors", "resnet50=s3://b/r"]) == {"vgg16": "a.safetensors", "resnet50": "s3://b/r"}
