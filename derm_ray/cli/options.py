@@ -13,9 +13,7 @@ AddressOption = Annotated[
 EngineOption = Annotated[
     str, typer.Option("--engine", help="auto, torch or torch-bf16; auto is bf16 where the hardware has it.")
 ]
-LabelSetOption = Annotated[
-    str, typer.Option("--label-set", help="paper15, milk10k, derm7pt, or a task of one: paper15_cancer.")
-]
+LabelSetOption = Annotated[str, typer.Option("--label-set", help="paper15, milk10k or derm7pt.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one machine-readable line instead of text.")]
 
 

@@ -14,7 +14,12 @@ def reproduce(
     preset: Annotated[str, typer.Option("--preset", help="milk10k-cpu, paper or debug.")] = "milk10k-cpu",
     label_set: LabelSetOption = "paper15",
     seeds: Annotated[str, typer.Option("--seeds", help="Seeds, separated by commas.")] = "0",
-    rows: Annotated[list[str] | None, typer.Option("--row", help="Only this row of the grid; repeatable.")] = None,
+    rows: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--row", help="Only this row of the grid, such as triple-cam_bp; repeatable. A wrong name lists all."
+        ),
+    ] = None,
     init_weights: Annotated[
         list[str] | None,
         typer.Option(

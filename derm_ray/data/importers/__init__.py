@@ -36,9 +36,13 @@ def read_columns(uri: str, columns: tuple[str, ...]) -> pd.DataFrame:
 
     Raises:
         StorageError: it cannot be read.
-        ManifestError: columns are missing; all are named.
+        ManifestError: it is no CSV, or columns are missing; all are named.
     """
-    frame = pd.read_csv(BytesIO(storage.read_bytes(uri)))
+    data = storage.read_bytes(uri)
+    try:
+        frame = pd.read_csv(BytesIO(data))
+    except ValueError as error:
+        raise ManifestError(uri, [f"cannot be parsed as CSV: {error}"]) from error
     if absent := [column for column in columns if column not in frame]:
         raise ManifestError(uri, [f"column {column!r} is missing" for column in absent])
     return frame

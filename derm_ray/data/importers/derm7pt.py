@@ -98,7 +98,10 @@ def _splits(source: str, rows: int) -> list[str | None]:
     splits: list[str | None] = [None] * rows
     for split, name in SPLITS.items():
         uri = storage.join(source, f"meta/{name}_indexes.csv")
-        indexes = read_columns(uri, ("indexes",))["indexes"].astype(int).tolist()
+        try:
+            indexes = read_columns(uri, ("indexes",))["indexes"].astype(int).tolist()
+        except ValueError as error:
+            raise ManifestError(uri, [f"column 'indexes': {error}"]) from error
         problems = [f"index {i} is outside the {rows} rows of meta.csv" for i in indexes if not 0 <= i < rows]
         problems += [f"index {i} stands in {splits[i]} too" for i in indexes if 0 <= i < rows and splits[i]]
         if problems:

@@ -125,3 +125,13 @@ def test_derm7pt_with_broken_indexes_is_one_message(derm7pt: Path) -> None:
     (derm7pt / "meta" / "test_indexes.csv").write_text("indexes\n1\n9\n")
     with pytest.raises(ManifestError, match=r"index 9 is outside the 4 rows(.|\n)*index 1 stands in train too"):
         import_derm7pt(str(derm7pt), DERM7PT, "m.parquet")
+    (derm7pt / "meta" / "test_indexes.csv").write_text("indexes\nx\n")
+    with pytest.raises(ManifestError, match=r"test_indexes\.csv(.|\n)*invalid literal"):
+        import_derm7pt(str(derm7pt), DERM7PT, "m.parquet")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"a,b\n1,2\n1,2,3,4\n"])
+def test_a_table_that_is_no_csv_is_one_message(derm7pt: Path, content: bytes) -> None:
+    (derm7pt / "meta" / "meta.csv").write_bytes(content)
+    with pytest.raises(ManifestError, match=r"meta\.csv(.|\n)*cannot be parsed as CSV"):
+        import_derm7pt(str(derm7pt), DERM7PT, "m.parquet")
