@@ -31,8 +31,9 @@ def evaluate(
     predictor = Predictor(load_bundle(model), engine)
     evaluation = run(predictor, read_manifest(manifest), split, definition=cancer_definition, swapped=swap)
     json_uri, html_uri = write_evaluation(evaluation, out)
+    exchanged = ", images exchanged" if swap else ""
     text = (
-        f"{evaluation.pairs} pairs of {split}{', images exchanged' if swap else ''}, engine {predictor.engine.name}\n\n{summary_text(evaluation)}\n\n"
+        f"{evaluation.pairs} pairs of {split}{exchanged}, engine {predictor.engine.name}\n\n{summary_text(evaluation)}\n\n"
         f"{json_uri}\n{html_uri}\n{RESEARCH_NOTICE}"
     )
     emit({"evaluation": json_uri, "report": html_uri, **evaluation.to_json()}, text, as_json=as_json)
