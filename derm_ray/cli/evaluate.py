@@ -33,7 +33,7 @@ def evaluate(
     json_uri, html_uri = write_evaluation(evaluation, out)
     exchanged = ", images exchanged" if swap else ""
     text = (
-        f"{evaluation.pairs} pairs of {split}{exchanged}, engine {predictor.engine.name}\n\n{summary_text(evaluation)}\n\n"
-        f"{json_uri}\n{html_uri}\n{RESEARCH_NOTICE}"
+        f"{evaluation.pairs} pairs of {split}{exchanged}, engine {predictor.engine.name}\n\n"
+        f"{summary_text(evaluation)}\n\n{json_uri}\n{html_uri}\n{RESEARCH_NOTICE}"
     )
     emit({"evaluation": json_uri, "report": html_uri, **evaluation.to_json()}, text, as_json=as_json)

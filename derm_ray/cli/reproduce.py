@@ -16,9 +16,7 @@ def reproduce(
     seeds: Annotated[str, typer.Option("--seeds", help="Seeds, separated by commas.")] = "0",
     rows: Annotated[
         list[str] | None,
-        typer.Option(
-            "--row", help="Only this row of the grid, such as triple-cam_bp; repeatable. A wrong name lists all."
-        ),
+        typer.Option("--row", help="Only this row, such as triple-cam_bp; repeatable. A wrong name lists all."),
     ] = None,
     init_weights: Annotated[
         list[str] | None,
