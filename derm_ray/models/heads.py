@@ -99,7 +99,7 @@ class BilinearHead(Head):
         saliency: weigh positions by the map (CAM-BP), or all alike (BP).
     """
 
-    gain = 8.0
+    gain = 16.0
     """Length of the descriptor that the classifier sees: at length 1 it would need a learning rate of its own."""
 
     def __init__(self, channels: int, classes: int, *, dropout: float, rank: int | None, saliency: bool) -> None:

@@ -115,7 +115,7 @@ def cpu() -> TrainConfig:
         loss="cross_entropy",
         epochs=12,
         global_batch_size=16,
-        head_learning_rate=1e-2,
+        head_learning_rate=3e-2,
     )
 
 
