@@ -113,7 +113,7 @@ def cpu() -> TrainConfig:
         size=128,
         freeze="pool4",
         loss="cross_entropy",
-        epochs=12,
+        epochs=8,
         global_batch_size=16,
         head_learning_rate=3e-2,
     )
