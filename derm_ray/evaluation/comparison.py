@@ -1,7 +1,8 @@
 """Intervals by bootstrap over lesions."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,15 @@ class Interval:
     value: float
     low: float
     high: float
+
+    def to_json(self) -> dict[str, float | None]:
+        """Return it as JSON types; undefined numbers are null."""
+        return {name: finite_or_none(value) for name, value in asdict(self).items()}
+
+
+def finite_or_none(value: float) -> float | None:
+    """Return a number as JSON has it: NaN becomes null."""
+    return value if math.isfinite(value) else None
 
 
 def lesion_resamples(lesion_ids: Sequence[str], *, resamples: int, seed: int) -> list[npt.NDArray[np.int64]]:

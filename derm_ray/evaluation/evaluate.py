@@ -16,7 +16,7 @@ from derm_ray.data.preprocessing import PairPixels, load_pairs
 from derm_ray.data.validation import validate
 from derm_ray.errors import ImageError, ManifestError
 from derm_ray.evaluation.calibration import Reliability, reliability
-from derm_ray.evaluation.comparison import RESAMPLES, Interval, bootstrap
+from derm_ray.evaluation.comparison import RESAMPLES, Interval, bootstrap, finite_or_none
 from derm_ray.evaluation.metrics import Labels, class_metrics, confusion_matrix
 from derm_ray.evaluation.tasks import task_metrics, task_scores
 from derm_ray.inference.predictor import Predictor
@@ -92,13 +92,10 @@ class Evaluation:
             "grouping": self.grouping,
             "support": self.support,
             "task_sizes": {name: list(sizes) for name, sizes in self.task_sizes.items()},
-            "majority_class": {name: _number(value) for name, value in self.majority.items()},
+            "majority_class": {name: finite_or_none(value) for name, value in self.majority.items()},
             "predictions": {
                 str(kind): {
-                    "figures": {
-                        name: {key: _number(value) for key, value in asdict(interval).items()}
-                        for name, interval in result.figures.items()
-                    },
+                    "figures": {name: interval.to_json() for name, interval in result.figures.items()},
                     "classes_covered": sum(
                         math.isfinite(i.value) for name, i in result.figures.items() if name.startswith("auroc/")
                     ),
@@ -113,12 +110,8 @@ class Evaluation:
 
 
 def _point_json(point: OperatingPoint) -> dict[str, Any]:
-    reached = {name: _number(value) for name, value in asdict(point).items() if isinstance(value, float)}
+    reached = {name: finite_or_none(value) for name, value in asdict(point).items() if isinstance(value, float)}
     return {"name": point.name, "task": point.task, **reached}
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def evaluate(

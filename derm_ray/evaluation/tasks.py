@@ -18,13 +18,11 @@ class TaskMetrics:
     Attributes:
         auroc: area under the ROC curve.
         sensitivity_at_95_specificity: largest share of positives found while at most 5% of negatives alarm.
-        accuracy: share of pairs on the right side of a risk of 0.5 (the paper's Fig. 4, left).
         positives, negatives: pairs on each side.
     """
 
     auroc: float
     sensitivity_at_95_specificity: float
-    accuracy: float
     positives: int
     negatives: int
 
@@ -59,7 +57,6 @@ def task_metrics(task: Task, class_names: Sequence[str], labels: Labels, probabi
     return TaskMetrics(
         auroc=float(area),
         sensitivity_at_95_specificity=sensitivity_at_specificity(positive, negative),
-        accuracy=float(np.concatenate((positive >= 0.5, negative < 0.5)).mean()) if len(truth) else float("nan"),
         positives=len(positive),
         negatives=len(negative),
     )

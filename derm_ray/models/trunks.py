@@ -32,7 +32,6 @@ class TrunkSpec:
     Attributes:
         make: builds the sequence with fresh weights.
         channels: channels of the tap and of the last map.
-        stride: input pixels per position of the last map.
         taps: tap name -> index just behind it; the first is the default.
         freezes: name -> index just behind the last frozen layer.
         pretrained: torchvision's ImageNet weights; ``None`` for a trunk that is trained from scratch.
@@ -40,7 +39,6 @@ class TrunkSpec:
 
     make: Callable[[], nn.Sequential]
     channels: int
-    stride: int
     taps: Mapping[str, int]
     freezes: Mapping[str, int]
     pretrained: models.WeightsEnum | None
@@ -95,7 +93,6 @@ TRUNKS: Mapping[str, TrunkSpec] = {
     "vgg16": TrunkSpec(
         _vgg16_features,
         512,
-        16,
         {"relu5_2": 28, "relu5_1": 26, "relu5_3": 30},
         {"none": 0, "pool4": 24},
         models.VGG16_Weights.IMAGENET1K_V1,
@@ -103,15 +100,14 @@ TRUNKS: Mapping[str, TrunkSpec] = {
     "googlenet": TrunkSpec(
         _googlenet_features,
         832,
-        16,
         {"inception4e": 14},
         {"none": 0, "maxpool3": 9},
         models.GoogLeNet_Weights.IMAGENET1K_V1,
     ),
     "resnet50": TrunkSpec(
-        _resnet50_features, 2048, 32, {"layer4": 8}, {"none": 0, "layer3": 7}, models.ResNet50_Weights.IMAGENET1K_V1
+        _resnet50_features, 2048, {"layer4": 8}, {"none": 0, "layer3": 7}, models.ResNet50_Weights.IMAGENET1K_V1
     ),
-    "tiny": TrunkSpec(_tiny_features, 48, 4, {"relu3_1": 11}, {"none": 0, "pool2": 8}, None),
+    "tiny": TrunkSpec(_tiny_features, 48, {"relu3_1": 11}, {"none": 0, "pool2": 8}, None),
 }
 """``vgg16`` is the paper's (Simonyan and Zisserman 2014), ``googlenet`` its CAM network's, ``resnet50`` its
 comparison; ``tiny`` is for tests and the demo, trained from scratch."""

@@ -4,12 +4,12 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from derm_ray import RESEARCH_NOTICE
 from derm_ray.evaluation.calibration import Reliability, reliability
-from derm_ray.evaluation.comparison import Interval
+from derm_ray.evaluation.comparison import finite_or_none
 from derm_ray.studies.reproduction.cells import CellOutcome
 from derm_ray.studies.reproduction.claims import Verdict, judge, paper_claims
 from derm_ray.studies.reproduction.figures import Draws, SeedFigures, figures_of, lesion_weights, seed_figures
@@ -78,7 +78,7 @@ class StudyResults:
                     "source": verdict.claim.source,
                     "figure": verdict.claim.figure,
                     "verdict": verdict.verdict,
-                    "difference": _interval(verdict.difference),
+                    "difference": verdict.difference.to_json() if verdict.difference is not None else None,
                     "seeds": list(verdict.seeds),
                     "mcnemar_p": {str(seed): p for seed, p in verdict.mcnemar.items()},
                 }
@@ -106,20 +106,12 @@ def _cell(value: float) -> str:
     return f"{value:.6f}" if math.isfinite(value) else ""
 
 
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _interval(interval: Interval | None) -> dict[str, float | None] | None:
-    return {key: _number(value) for key, value in asdict(interval).items()} if interval is not None else None
-
-
 def _row_json(row: RowResult) -> dict[str, Any]:
     def table(figures: Mapping[tuple[str, PredictionKind], SeedFigures]) -> dict[str, Any]:
         return {
             f"{kind}/{figure}": {
-                "mean": _interval(values.mean),
-                "seeds": {str(seed): _number(value) for seed, value in values.seeds.items()},
+                "mean": values.mean.to_json(),
+                "seeds": {str(seed): finite_or_none(value) for seed, value in values.seeds.items()},
             }
             for (figure, kind), values in figures.items()
         }

@@ -62,4 +62,3 @@ def test_a_study_without_the_network_has_no_gallery(pairs: Manifest, tmp_path: P
     study, _ = results(take(pairs, 4))
     without = StudyResults((), study.verdicts, study.facts)
     assert make_gallery(without, take(pairs, 4), Grid(take(pairs, 4), str(tmp_path), {}, Resources())) is None
-
