@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from derm_ray.errors import ConfigError
+from derm_ray.errors import ConfigError, WorkError
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +74,7 @@ def ray_session(
 
     Raises:
         ConfigError: the cluster cannot be joined.
+        WorkError: no local Ray could be started.
     """
     if ray.is_initialized():
         yield RaySession(started_here=False)
@@ -83,7 +84,14 @@ def ray_session(
     cluster = None if local else address or os.environ.get("RAY_ADDRESS")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if cluster is None:
-        ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **quiet)
+        try:
+            ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **quiet)
+        except Exception as error:  # Ray raises the bare class where its processes do not come up in time
+            ray.shutdown()
+            raise WorkError(
+                f"no Ray could be started on this machine: {(str(error).splitlines() or [type(error).__name__])[0]} "
+                "Another Ray or a heavy load may be in its way: try again when that has ended, or give --address."
+            ) from error
     else:
         try:
             ray.init(address=cluster, **quiet)

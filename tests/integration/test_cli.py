@@ -111,3 +111,9 @@ def test_model_commands(derm_ray: RunCommand, bundle_uri: str) -> None:
     assert "sound, model" in derm_ray("model", "verify", bundle_uri).stdout
     assert json.loads(derm_ray("model", "show", bundle_uri, "--json").stdout)["label_set"] == "paper15"
     assert "not a medical device" in derm_ray("model", "show", bundle_uri).stdout
+
+
+def test_a_ray_that_does_not_start_is_one_message() -> None:
+    code = "from derm_ray.runtime import ray_session\nwith ray_session(num_cpus=-1, local=True): pass"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert "WorkError: no Ray could be started on this machine: Resource quantities" in done.stderr
