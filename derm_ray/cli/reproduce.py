@@ -1,5 +1,6 @@
 """``derm-ray reproduce``."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -47,18 +48,23 @@ def reproduce(
     from derm_ray.studies.reproduction.study import parse_seeds, parse_weights
     from derm_ray.studies.reproduction.study import reproduce as run
 
-    study = run(
-        read_manifest(manifest),
-        out,
-        preset=preset,
-        label_set_name=label_set,
-        seeds=parse_seeds(seeds),
-        only=rows or (),
-        init_weights=parse_weights(init_weights or []),
-        resources=Resources(workers, cpus_per_worker, gpu, cache_limit),
-        images=images,
-        address=address,
-    )
+    try:
+        study = run(
+            read_manifest(manifest),
+            out,
+            preset=preset,
+            label_set_name=label_set,
+            seeds=parse_seeds(seeds),
+            only=rows or (),
+            init_weights=parse_weights(init_weights or []),
+            resources=Resources(workers, cpus_per_worker, gpu, cache_limit),
+            images=images,
+            address=address,
+        )
+    except KeyboardInterrupt:
+        # The cells' threads wait for a Ray that has gone; leaving at once is all that ends them.
+        os.write(2, b"stopped; the same command resumes.\n")
+        os._exit(130)
     table = main_table(study.results)
     width = max((len(title) for title, _ in table), default=0)
     lines = [f"{'cross, test split':<{width}}  accuracy  balanced  cancer AUROC  melanoma AUROC"]
