@@ -100,7 +100,9 @@ class Grid:
         """Return the seeds of all cells that lie in the folder."""
         folder = storage.join(self._out_uri, RUNS)
         names = {uri.removeprefix(folder).strip("/").split("/")[0] for uri in storage.list_files(folder)}
-        return sorted({int(seed) for _, dash, seed in (name.rpartition("-seed") for name in names) if dash})
+        return sorted(
+            {int(seed) for _, dash, seed in (name.rpartition("-seed") for name in names) if dash and seed.isdecimal()}
+        )
 
     def run(self, cells: Sequence[Cell]) -> list[CellOutcome]:
         """Run what is not done yet; a cell that fails leaves the others running.

@@ -184,7 +184,7 @@ def _claim(out_uri: str, facts: Mapping[str, Any], weights: Mapping[str, str]) -
     before: dict[str, Any] = {}
     if storage.exists(marker):
         before = storage.read_json(marker)
-        now = {**facts, "init_weights": {trunk: weights.get(trunk) for trunk in before["init_weights"]}}
+        now = {**facts, "init_weights": {trunk: weights.get(trunk) for trunk in before.get("init_weights", {})}}
         for key, value in now.items():
             if before.get(key) != value:
                 raise OutputExistsError(

@@ -58,6 +58,13 @@ def test_a_lesion_whose_image_is_gone_is_left_out_of_the_gallery(pairs: Manifest
     assert [case.images for case in rest.cases] == [case.images for case in whole.cases[1:]]
 
 
+def test_only_folders_of_cells_have_a_seed(pairs: Manifest, tmp_path: Path) -> None:
+    for name in ("cam-seed7", "cam-seedx", "notes-seed", "logistic-regression"):
+        (tmp_path / "cells" / name).mkdir(parents=True)
+        (tmp_path / "cells" / name / "file").write_text("")
+    assert Grid(take(pairs, 4), str(tmp_path), {}, Resources()).seeds() == [7]
+
+
 def test_a_study_without_the_network_has_no_gallery(pairs: Manifest, tmp_path: Path) -> None:
     study, _ = results(take(pairs, 4))
     without = StudyResults((), study.verdicts, study.facts)
