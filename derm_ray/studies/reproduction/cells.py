@@ -100,9 +100,8 @@ class Grid:
         """Return the seeds of all cells that lie in the folder."""
         folder = storage.join(self._out_uri, RUNS)
         names = {uri.removeprefix(folder).strip("/").split("/")[0] for uri in storage.list_files(folder)}
-        return sorted(
-            {int(seed) for _, dash, seed in (name.rpartition("-seed") for name in names) if dash and seed.isdecimal()}
-        )
+        endings = {name.rpartition("-seed")[2] for name in names if "-seed" in name}
+        return sorted(int(ending) for ending in endings if ending.isdecimal())
 
     def run(self, cells: Sequence[Cell]) -> list[CellOutcome]:
         """Run what is not done yet; a cell that fails leaves the others running.
