@@ -57,7 +57,7 @@ class ManifestError(InputError):
         lines = [f"  - {problem}" for problem in self.problems[: self.shown]]
         if len(self.problems) > self.shown:
             hidden = len(self.problems) - self.shown
-            lines.append(f"  - ... and {hidden} more; `derm-ray data validate` lists all")
+            lines.append(f"  - ... and {hidden} more")
         noun = "problem" if len(self.problems) == 1 else "problems"
         return f"{self.uri}: {len(self.problems)} {noun} in this manifest:\n" + "\n".join(lines)
 
@@ -75,16 +75,26 @@ class OutputExistsError(InputError):
 
 
 class ImageErrorCode(StrEnum):
-    """Why an image could not be used; written to ``error_code`` of the scores."""
+    """Why an image could not be used; written to ``error_code`` of the scores. The list is closed.
+
+    ``missing``, ``forbidden``: storage has no such file, or does not show it. ``storage``, ``timeout``: storage failed
+    or did not answer in time, also when asked again. ``too_large``: more bytes than an image may have. ``bomb``: a
+    packed member that expands far beyond its size. ``empty``, ``not_an_image``, ``too_many_pixels``, ``corrupt``,
+    ``unsupported``: the bytes themselves. ``crash``: the process that worked on it died, more than once.
+    """
 
     MISSING = "missing"
     FORBIDDEN = "forbidden"
     STORAGE = "storage"
+    TIMEOUT = "timeout"
+    TOO_LARGE = "too_large"
+    BOMB = "bomb"
     EMPTY = "empty"
     NOT_AN_IMAGE = "not_an_image"
     TOO_MANY_PIXELS = "too_many_pixels"
     CORRUPT = "corrupt"
     UNSUPPORTED = "unsupported"
+    CRASH = "crash"
 
 
 class ImageError(InputError):

@@ -31,11 +31,13 @@ class Progress:
     """Counts finished items and tells rate and remaining time.
 
     Args:
-        total: items to do.
+        total: items in all.
+        before: of them, finished by an earlier invocation.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, before: int = 0) -> None:
         self.total = total
+        self.before = before
         self.done = 0
         self._started = time.perf_counter()
 
@@ -53,8 +55,52 @@ class Progress:
         """Items per second so far."""
         return self.done / max(self.elapsed_s, 1e-9)
 
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left."""
+        return self.before + self.done >= self.total
+
     def line(self, noun: str = "pairs") -> str:
-        """Return ``done/total noun, rate, ETA`` for a terminal."""
-        left_s = (self.total - self.done) / self.rate if self.done else 0.0
+        """Return ``done/total noun, rate, ETA`` for people."""
+        left_s = (self.total - self.before - self.done) / self.rate if self.done else 0.0
         eta = format_duration(left_s) if self.done else "unknown"
-        return f"{self.done:,}/{self.total:,} {noun}, {self.rate:.1f} {noun}/s, ETA {eta}"
+        return f"{self.before + self.done:,}/{self.total:,} {noun}, {self.rate:.1f} {noun}/s, ETA {eta}"
+
+
+class ProgressLine:
+    """Shows progress: one line that is rewritten on a terminal, a log line now and then elsewhere.
+
+    Args:
+        progress: what to show.
+        every_s: seconds between log lines.
+    """
+
+    def __init__(self, progress: Progress, every_s: float = 10.0) -> None:
+        self._progress = progress
+        self._terminal = sys.stderr.isatty()
+        self._every_s = 0.2 if self._terminal else every_s
+        self._shown_s = 0.0
+
+    def advance(self, count: int, more: str = "") -> int:
+        """Count finished items, show a line if it is time, and return how many are done in this invocation."""
+        progress = self._progress
+        progress.advance(count)
+        if progress.finished or progress.elapsed_s - self._shown_s > self._every_s:
+            self._shown_s = progress.elapsed_s
+            line = ", ".join(filter(None, (progress.line(), more)))
+            if self._terminal:
+                sys.stderr.write(f"\r\x1b[K{line}" + "\n" * progress.finished)
+                sys.stderr.flush()
+            else:
+                logging.getLogger("derm_ray").info("%s", line)
+        return progress.done
+
+    def end(self) -> None:
+        """Leave the line, so that what follows has its own."""
+        if self._terminal and self._shown_s and not self._progress.finished:
+            sys.stderr.write("\n")
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the start."""
+        return self._progress.elapsed_s

@@ -1,15 +1,20 @@
 """Joining a Ray cluster, or starting a local Ray for one command."""
 
+import json
 import logging
+import math
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
+from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
+from ray.exceptions import AuthenticationError, RayError, RayTaskError
 
-from derm_ray.errors import ConfigError, WorkError
+from derm_ray.errors import ConfigError, DermRayError, WorkError
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +25,11 @@ _ENVIRONMENT = {
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
 }
+# How long the autoscaler is waited for: to report at all, and to say that it cannot add what is asked for.
+_AUTOSCALER_S = 20.0
+_MOST_ASKED = 1000
+
+T = TypeVar("T")
 
 
 def machine_cpus() -> int:
@@ -41,23 +51,104 @@ class RaySession:
         """Return the CPUs of one worker: its share of the machine on a Ray of our own, 1 on a cluster."""
         return share_of_machine if self.started_here else 1
 
-    def require(self, *, cpus: int, gpus: int = 0) -> None:
-        """Check that Ray holds these resources; say what is waited for where a cluster may still grow.
+    def require(self, *, cpus: float, gpus: float = 0, worker_cpus: float = 1, worker_gpus: float = 0) -> None:
+        """Check that Ray can hold these resources; say what is waited for where a cluster grows.
+
+        Args:
+            cpus, gpus: of all workers together.
+            worker_cpus, worker_gpus: of the largest worker, which has to fit on one node.
 
         Raises:
-            ConfigError: this machine's own Ray does not have them.
+            ConfigError: this machine's own Ray does not have them, or the cluster can never have them.
         """
         there = ray.cluster_resources()
         wanted = {"CPU": cpus, "GPU": gpus}
-        short = [f"{n} {kind}s, it has {there.get(kind, 0):g}" for kind, n in wanted.items() if there.get(kind, 0) < n]
+        short = [
+            f"{n:g} {kind}s, it has {there.get(kind, 0):g}" for kind, n in wanted.items() if there.get(kind, 0) < n
+        ]
+        worker = {"CPU": worker_cpus, "GPU": max(worker_gpus, min(gpus, 1))}
+        if not short and not _fits_a_node(worker):
+            short = [f"one worker takes {worker['CPU']:g} CPUs and {worker['GPU']:g} GPUs, more than any node has"]
         if not short:
             return
         if self.started_here:
             raise ConfigError(
                 f"this machine is too small: {'; '.join(short)}. "
-                "Use fewer workers or --no-gpu, or a cluster (--address)."
+                "Use fewer workers or replicas, no GPUs, or a cluster (--address)."
+            )
+        on_gpus = math.ceil(max(0, gpus - there.get("GPU", 0)) / (worker["GPU"] or 1))
+        on_cpus = math.ceil(max(0, cpus - there.get("CPU", 0) - on_gpus * worker_cpus) / worker_cpus)
+        if not _can_grow([worker] * on_gpus + [{"CPU": worker_cpus}] * on_cpus or [worker]):
+            raise ConfigError(
+                f"the cluster is too small and does not grow: {'; '.join(short)}. "
+                "Use fewer or smaller workers or replicas, no GPUs, or a larger cluster."
             )
         logger.warning("the cluster is too small for this run (%s); waiting for it to grow.", "; ".join(short))
+
+
+def run_remote(function: Callable[..., T], *args: object, num_cpus: float = 1, num_gpus: float = 0) -> T:
+    """Call a function in one task of the Ray that is joined.
+
+    Args:
+        function: importable on the workers.
+        args: its arguments.
+        num_cpus, num_gpus: of the task.
+
+    Returns:
+        What it returns.
+
+    Raises:
+        DermRayError: as the function raised it.
+        WorkError: the task failed otherwise.
+    """
+    try:
+        result: T = ray.get(
+            ray.remote(function).options(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=0).remote(*args)
+        )
+    except RayTaskError as error:
+        if isinstance(error.cause, DermRayError):
+            raise error.cause from None
+        raise WorkError(f"a task on the cluster failed: {str(error).strip().splitlines()[-1]}") from error
+    except RayError as error:
+        raise WorkError(f"a task on the cluster was lost: {str(error).strip().splitlines()[0]}") from error
+    return result
+
+
+def _fits_a_node(worker: dict[str, float]) -> bool:
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return any(all(node.get(kind, 0) >= n for kind, n in worker.items()) for node in nodes)
+
+
+def _can_grow(workers: list[dict[str, float]]) -> bool:
+    """Ask the cluster's autoscaler whether it can add room for these workers."""
+    client = ray._private.worker.global_worker.gcs_client
+    namespace = ray._raylet.GCS_AUTOSCALER_STATE_NAMESPACE.encode()
+    if client.internal_kv_get(ray._raylet.GCS_AUTOSCALER_V2_ENABLED_KEY.encode(), namespace=namespace) == b"1":
+        return _autoscaler_takes(client, workers)
+    deadline = time.monotonic() + _AUTOSCALER_S
+    while time.monotonic() < deadline:
+        report = json.loads(client.internal_kv_get(b"__autoscaling_status", None) or b"{}")
+        if types := (report.get("autoscaler_report") or {}).get("node_type_mapping"):
+            # Ray's monitor of a cluster without an autoscaler names every node's type after the node itself.
+            return any(kind != f"node_{node}" for node, kind in types.items())
+        time.sleep(0.5)
+    return False
+
+
+def _autoscaler_takes(client: Any, workers: list[dict[str, float]]) -> bool:
+    """Ask the autoscaler, version 2, for these workers; it tells at once what no node it may add can hold."""
+    bundles = [{kind: n for kind, n in worker.items() if n} for worker in workers[:_MOST_ASKED]]
+    group = ray.util.placement_group(bundles)
+    try:
+        deadline = time.monotonic() + _AUTOSCALER_S
+        while time.monotonic() < deadline and not group.wait(1):
+            status = GetClusterStatusReply.FromString(client.get_cluster_status(timeout_s=10))
+            refused = status.autoscaling_state.infeasible_gang_resource_requests
+            if any(request.details.startswith(group.id.hex()) for request in refused):
+                return False
+    finally:
+        ray.util.remove_placement_group(group)
+    return True
 
 
 @contextmanager
@@ -95,6 +186,11 @@ def ray_session(
     else:
         try:
             ray.init(address=cluster, **quiet)
+        except AuthenticationError as error:
+            raise ConfigError(
+                f"cannot join the Ray at {cluster!r}: it asks for a token. Set RAY_AUTH_MODE=token and "
+                "RAY_AUTH_TOKEN_PATH to a file that holds the cluster's."
+            ) from error
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ConfigError(
                 f"cannot join the Ray at {cluster!r}: {str(error).strip().splitlines()[0]} Give --address or "

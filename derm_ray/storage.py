@@ -1,14 +1,18 @@
 """URIs to filesystems, atomic writes and digests. Any fsspec URI works; a bare path is local."""
 
+import errno
 import hashlib
 import json
 import os
 import posixpath
+import re
+import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
-from urllib.parse import urlsplit
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import fsspec
 from fsspec.core import url_to_fs
@@ -16,7 +20,9 @@ from fsspec.core import url_to_fs
 from derm_ray.errors import StorageError
 
 CONNECT_TIMEOUT_S = 5
-READ_TIMEOUT_S = 30
+READ_TIMEOUT_S = 20
+S3FS_ATTEMPTS = 2
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {
         "config_kwargs": {
@@ -31,7 +37,8 @@ _OPTIONS["s3a"] = _OPTIONS["s3"]
 
 def scheme(uri: str) -> str:
     """Return the URI's scheme, or ``""`` for a bare path."""
-    return urlsplit(uri).scheme if "://" in uri else ""
+    match = _SCHEME.match(uri)
+    return match[1].lower() if match else ""
 
 
 def is_local(uri: str) -> bool:
@@ -72,9 +79,14 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         StorageError: the scheme is unknown or its package is not installed.
     """
     try:
-        return url_to_fs(absolute(uri), **_OPTIONS.get(scheme(uri), {}))  # type: ignore[no-any-return]
+        fs, path = url_to_fs(absolute(uri), **_OPTIONS.get(scheme(uri), {}))
     except (ValueError, ImportError) as error:
         raise StorageError(f"{uri}: cannot open this kind of storage: {error}") from error
+    except OSError as error:  # such as a client library that is not there; asking again does not mend it
+        raise StorageError(f"{uri}: cannot open this kind of storage: {error}") from None
+    if scheme(uri) in ("s3", "s3a"):
+        fs.retries = S3FS_ATTEMPTS  # of bodies that break off; botocore repeats the rest
+    return fs, path
 
 
 @contextmanager
@@ -126,6 +138,53 @@ def read_bytes(uri: str) -> bytes:
         return fs.cat_file(path)  # type: ignore[no-any-return]
 
 
+def read_range(uri: str, start: int, stop: int) -> bytes:
+    """Return the bytes ``start <= i < stop`` of a file, fewer where it ends before.
+
+    Raises:
+        StorageError: it is missing, forbidden or unreachable.
+    """
+    if start >= stop:
+        return b""
+    fs, path = filesystem(uri)
+    with explained(uri):
+        if is_local(uri) and not stat.S_ISREG(mode := os.stat(path).st_mode) and not stat.S_ISDIR(mode):
+            raise StorageError(f"{uri}: a pipe or a device, no file.")
+        try:
+            return fs.cat_file(path, start=start, end=stop)  # type: ignore[no-any-return]
+        except OSError as error:
+            # S3 answers 416 where nothing lies at ``start``, also at 0 of an empty object; disks where nothing can lie.
+            if error.errno == errno.EINVAL and (is_local(uri) or "range" in str(error).lower()):
+                return b""
+            raise
+
+
+def size(uri: str) -> int:
+    """Return a file's length in bytes.
+
+    Raises:
+        StorageError: it is missing, forbidden or unreachable.
+    """
+    fs, path = filesystem(uri)
+    with explained(uri):
+        fs.invalidate_cache(path)
+        return int(fs.info(path)["size"])
+
+
+@contextmanager
+def open_read(uri: str) -> Iterator[BinaryIO]:
+    """Open a file for reading, seekable; only what is read is fetched.
+
+    Raises:
+        StorageError: it is missing, forbidden or unreachable.
+    """
+    fs, path = filesystem(uri)
+    with explained(uri):
+        file = fs.open(path, "rb")
+    with file:
+        yield file
+
+
 def write_bytes(uri: str, data: bytes) -> None:
     """Write a whole file atomically: a reader sees the old file or the new one, never a part.
 
@@ -135,26 +194,82 @@ def write_bytes(uri: str, data: bytes) -> None:
     fs, path = filesystem(uri)
     with explained(uri):
         if is_local(uri):
-            _write_local(path, data)
+            with _beside(path) as temporary:
+                _fill(temporary, data)
+                os.replace(temporary, path)
         else:
             fs.pipe_file(path, data)
             fs.invalidate_cache(path)
 
 
-def _write_local(path: str, data: bytes) -> None:
+@contextmanager
+def _beside(path: str) -> Iterator[str]:
+    """Yield a temporary name in a file's folder; what still lies there at the end is removed."""
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
     try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
+        yield temporary
+    finally:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
-        raise
+
+
+def _fill(path: str, data: bytes) -> None:
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def create(uri: str, data: bytes) -> bool:
+    """Write a file that must not be there yet, and tell whether this call made it.
+
+    Exclusive on local disk and where the filesystem has conditional writes (S3: ``If-None-Match``).
+
+    Args:
+        uri: of the file.
+        data: unlike what any other caller writes, such as by holding a random id.
+    """
+    fs, path = filesystem(uri)
+    with explained(uri):
+        try:
+            if is_local(uri):
+                _create_local(path, data)
+            else:
+                fs.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
+        except OSError:
+            # The condition failed, or an answer was lost: what lies there now tells whose it is.
+            if not exists(uri):
+                raise
+            return read_bytes(uri) == data
+    return True
+
+
+def _create_local(path: str, data: bytes) -> None:
+    with _beside(path) as temporary:
+        _fill(temporary, data)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a disk without hard links, such as exFAT
+            _fill(path, data)
+
+
+def upload(local_path: str, uri: str) -> None:
+    """Copy a local file to a URI, atomically."""
+    fs, path = filesystem(uri)
+    with explained(uri):
+        if is_local(uri):
+            with _beside(path) as temporary:
+                shutil.copyfile(local_path, temporary)
+                os.replace(temporary, path)
+        else:
+            fs.put_file(local_path, path)
+            fs.invalidate_cache(path)
 
 
 def read_json(uri: str) -> Any:
@@ -183,6 +298,54 @@ def list_files(uri: str) -> list[str]:
             return []
         found = fs.find(path)
     return sorted(str(name) if is_local(uri) else str(fs.unstrip_protocol(name)) for name in found)
+
+
+def list_folder(uri: str) -> list[str]:
+    """Return the names directly in a folder, sorted, those of folders with a slash; empty where there is none."""
+    fs, path = filesystem(uri)
+    with explained(uri):
+        fs.invalidate_cache()
+        try:
+            entries = fs.ls(path, detail=True)
+        except FileNotFoundError:
+            return []
+    found = {str(entry["name"]).rstrip("/"): entry["type"] for entry in entries}
+    found.pop(path.rstrip("/"), None)  # object stores may hold an empty object that stands for the folder
+    return sorted(name.rpartition("/")[2] + ("/" if kind == "directory" else "") for name, kind in found.items())
+
+
+def fingerprint(uri: str) -> str:
+    """Return a digest of what storage tells without reading: names, sizes and ETags, or times of change.
+
+    Args:
+        uri: a file, or a folder with all that lies below it.
+    """
+    fs, path = filesystem(uri)
+    with explained(uri):
+        fs.invalidate_cache()
+        info = fs.info(path)
+        found = fs.find(path, detail=True) if info["type"] == "directory" else {path: info}
+    stamps = ("ETag", "etag", "mtime", "LastModified", "last_modified")
+    return digest(
+        [
+            [name, entry.get("size"), next((str(entry[key]) for key in stamps if key in entry), "")]
+            for name, entry in sorted(found.items())
+        ]
+    )
+
+
+def remove(uri: str) -> None:
+    """Remove a file; nothing happens where there is none."""
+    fs, path = filesystem(uri)
+    with explained(uri), suppress(FileNotFoundError):
+        fs.rm_file(path)
+
+
+def remove_temporary(uri: str) -> None:
+    """Remove what writers that were killed left in a local folder; object stores keep nothing of a cut write."""
+    if is_local(uri):
+        for path in Path(absolute(uri)).rglob(".*.tmp"):
+            path.unlink(missing_ok=True)
 
 
 def remove_tree(uri: str) -> None:

@@ -295,3 +295,14 @@ class Prediction:
     risks: Mapping[str, float]
     alarms: Mapping[str, bool] = field(default_factory=dict)
     branches: Mapping[PredictionKind, tuple[float, ...]] = field(default_factory=dict)
+
+
+class ImageFlag(StrEnum):
+    """What is worth knowing about an image that was decoded; the list is closed.
+
+    ``animated``: it holds more frames than the first one, which is used. ``burned_in_annotation``: a DICOM file says
+    that text is drawn into its pixels.
+    """
+
+    ANIMATED = "animated"
+    BURNED_IN_ANNOTATION = "burned_in_annotation"

@@ -6,9 +6,10 @@ import sys
 import typer
 
 from derm_ray import RESEARCH_NOTICE, __version__
-from derm_ray.cli import baseline, data, demo, doctor, evaluate, model, reproduce, score, serve, submit, train
+from derm_ray.cli import baseline, data, demo, doctor, evaluate, jobs, model, reproduce, score, serve, submit, train
 from derm_ray.errors import DermRayError
 from derm_ray.observability import configure_logging
+from derm_ray.submission.version import VERSION_VARIABLE, check_version
 
 app = typer.Typer(
     name="derm-ray",
@@ -19,10 +20,12 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(model.app, name="model")
+app.add_typer(jobs.app, name="jobs")
 app.command("demo")(demo.demo)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("score")(score.score)
+app.command("verify")(score.verify)
 app.command("reproduce")(reproduce.reproduce)
 app.command("baseline")(baseline.baseline)
 app.command("serve")(serve.serve)
@@ -48,6 +51,7 @@ def main() -> None:
     # Ray prints notices of dead workers to standard output, where --json promises one line; it reads this at import.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")
     try:
+        check_version(os.environ.get(VERSION_VARIABLE))
         app()
     except DermRayError as error:
         typer.echo(f"error: {error}", err=True)

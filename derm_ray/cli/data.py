@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from derm_ray.cli.options import JsonOption, LabelSetOption, emit
+from derm_ray.cli.options import ClinicalOption, DermoscopyOption, JsonOption, LabelSetOption, emit
 
 if TYPE_CHECKING:
     from derm_ray.data.importers import Importer
@@ -71,6 +71,38 @@ def _import(read: "Importer", source: str, out: str, label_set: str, *, as_json:
         lines += [f"  {count:>5}  {reason}" for reason, count in result.left_out.items()]
     values = {"manifest": out, "imported": len(result.manifest), "found": result.found, "left_out": result.left_out}
     emit(values, "\n".join(lines), as_json=as_json)
+
+
+@app.command()
+def index(
+    source: Annotated[
+        str,
+        typer.Argument(help="A .tar, .zip, .tar.gz, .parquet, or a folder of images, DICOM files or such archives."),
+    ],
+    out: OutOption,
+    clinical: ClinicalOption = None,
+    dermoscopy: DermoscopyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn an archive into a manifest that addresses its images where they lie; nothing is unpacked.
+
+    Without patterns a folder per lesion (LESION/clinical.jpg) or LESION.clinical.jpg is expected; DICOM files are
+    paired by their headers.
+    """
+    from derm_ray.data.archives.index import index_archive, write_index
+    from derm_ray.data.archives.pairing import DEFAULT_RULE, PairingRule
+    from derm_ray.data.archives.writer import require_manifest_name
+
+    require_manifest_name(out)
+    rule = PairingRule(clinical or (), dermoscopy or ()) if clinical or dermoscopy else DEFAULT_RULE
+    result = index_archive(source, rule)
+    write_index(result, out)
+    lines = [f"{result.pairs} pairs indexed to {out}, {result.single} of them with one image only"]
+    if left_out := result.left_out.most_common():
+        lines.append(f"{result.left_out.total()} of {result.found} files left out:")
+        lines += [f"  {count:>5}  {reason}" for reason, count in left_out]
+    values = {"manifest": out, "pairs": result.pairs, "single": result.single, "found": result.found}
+    emit(values | {"left_out": dict(left_out)}, "\n".join(lines), as_json=as_json)
 
 
 @app.command()

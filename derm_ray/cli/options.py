@@ -15,6 +15,20 @@ EngineOption = Annotated[
 ]
 LabelSetOption = Annotated[str, typer.Option("--label-set", help="paper15, milk10k or derm7pt.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one machine-readable line instead of text.")]
+ClinicalOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--clinical",
+        metavar="PATTERN",
+        help="Path of clinical photos inside an archive, such as 'photos/{lesion}_*.jpg' or "
+        "'{patient}/{lesion:path}/c.png'. {lesion}, {pair} and {patient} give the ids, other names further columns; "
+        "* is any text without '/'. Repeatable.",
+    ),
+]
+DermoscopyOption = Annotated[
+    list[str] | None,
+    typer.Option("--dermoscopy", metavar="PATTERN", help="The same, such as 'derm/{lesion}_*.png'."),
+]
 
 
 def emit(values: dict[str, Any], text: str, *, as_json: bool) -> None:

@@ -1,45 +1,103 @@
-"""``derm-ray score``."""
+"""``derm-ray score`` and ``derm-ray verify``."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from derm_ray import RESEARCH_NOTICE
-from derm_ray.cli.options import AddressOption, EngineOption, JsonOption, ModelOption, emit
+from derm_ray.cli.options import (
+    AddressOption,
+    ClinicalOption,
+    DermoscopyOption,
+    EngineOption,
+    JsonOption,
+    ModelOption,
+    emit,
+)
+
+if TYPE_CHECKING:
+    from derm_ray.scoring.reconcile import Reconciliation
 
 
 def score(
     model: ModelOption,
-    source: Annotated[str, typer.Option("--input", help="Manifest (Parquet, CSV or JSONL) at any URI.")],
+    source: Annotated[
+        str, typer.Option("--input", help="Manifest, folder, .tar, .tar.gz, .zip or Parquet with images.")
+    ],
     out: Annotated[str, typer.Option("--out", help="Folder for the scores, at any URI.")],
+    clinical: ClinicalOption = None,
+    dermoscopy: DermoscopyOption = None,
+    output_format: Annotated[str, typer.Option("--format", help="parquet, csv or jsonl.")] = "parquet",
     engine: EngineOption = "auto",
     branches: Annotated[bool, typer.Option("--branches", help="Also write clinical_*, dermoscopy_*, cross_*.")] = False,
-    shard_size: Annotated[int, typer.Option("--shard-size", min=1, help="Pairs per Parquet part.")] = 256,
-    replicas: Annotated[int, typer.Option("--replicas", min=1, help="Actors that score.")] = 1,
-    gpu: Annotated[bool, typer.Option("--gpu/--no-gpu", help="One GPU per replica.")] = False,
+    saliency: Annotated[bool, typer.Option("--saliency", help="Also write overlays of where the model looks.")] = False,
+    shard_size: Annotated[int, typer.Option("--shard-size", min=1, help="Pairs per part.")] = 256,
+    replicas: Annotated[
+        int | None, typer.Option("--replicas", min=1, help="Actors that score; default: what the cluster holds.")
+    ] = None,
+    gpus: Annotated[
+        float, typer.Option("--gpus-per-replica", min=0, help="0 scores on CPUs; 0.5 puts two on one GPU.")
+    ] = 0.0,
+    max_error_rate: Annotated[
+        float,
+        typer.Option("--max-error-rate", min=0, max=1, help="Stop above this share of errors (from 100 pairs on)."),
+    ] = 0.5,
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="Also score parts again that hold errors of storage.")
+    ] = False,
+    allow_prefix: Annotated[
+        list[str] | None, typer.Option("--allow-prefix", help="Folder that images may lie in; then no other may.")
+    ] = None,
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score every pair of a manifest to Parquet; the same command resumes a run that was stopped."""
-    from derm_ray.data.manifest import read_manifest
+    """Score every pair of a manifest or archive; the same command resumes a run that was stopped."""
+    from derm_ray.data.archives.pairing import PairingRule
+    from derm_ray.data.inputs import open_input
+    from derm_ray.scoring.pipeline import ScoringOptions
     from derm_ray.scoring.pipeline import score as run
 
+    rule = PairingRule(clinical or (), dermoscopy or ()) if clinical or dermoscopy else None
     result = run(
         model,
-        read_manifest(source),
+        open_input(source, rule),
         out,
         engine=engine,
         branches=branches,
+        saliency=saliency,
+        output_format=output_format,
         shard_size=shard_size,
-        replicas=replicas,
-        use_gpu=gpu,
-        address=address,
+        options=ScoringOptions(
+            replicas=replicas,
+            gpus_per_replica=gpus,
+            max_error_rate=max_error_rate,
+            retry_errors=retry_errors,
+            allow_prefixes=allow_prefix or (),
+            address=address,
+        ),
     )
-    counts = result.counts
-    lines = [f"{counts.pairs} pairs: {counts.scored} scored, {counts.errors} errors, each exactly once"]
-    lines += [f"  {count:>6}  {code}" for code, count in sorted(counts.error_codes.items())]
+    lines = _lines(result.counts)
     if result.resumed:
-        lines.append(f"{result.resumed} of {len(counts.parts)} parts were already there")
-    lines += [f"scores {result.out_uri}", RESEARCH_NOTICE]
-    values = {"out": result.out_uri, "resumed_parts": result.resumed, "seconds": result.seconds, **counts.to_json()}
-    emit(values, "\n".join(lines), as_json=as_json)
+        lines.append(f"{result.resumed} of {len(result.counts.parts)} parts were already there")
+    lines += [f"scores {result.out_uri}", f"report {result.out_uri}/_report.html", RESEARCH_NOTICE]
+    values = {"out": result.out_uri, "resumed_parts": result.resumed, "seconds": result.seconds}
+    emit({**values, **result.counts.counts()}, "\n".join(lines), as_json=as_json)
+
+
+def verify(
+    out: Annotated[str, typer.Argument(help="Folder of a finished scoring run, at any URI.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Check a scored output again: every pair once, nothing changed since the run ended."""
+    from derm_ray.scoring.reconcile import verify as check
+
+    counts = check(out)
+    lines = [*_lines(counts), f"{out}: sound, {len(counts.parts)} parts"]
+    emit({"out": out, "valid": True, **counts.counts()}, "\n".join(lines), as_json=as_json)
+
+
+def _lines(counts: "Reconciliation") -> list[str]:
+    return [
+        f"{counts.pairs:,} pairs: {counts.scored:,} scored, {counts.errors:,} errors, each exactly once",
+        *(f"  {count:>8,}  {code}" for code, count in sorted(counts.error_codes.items())),
+    ]

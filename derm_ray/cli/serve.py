@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from derm_ray import RESEARCH_NOTICE
-from derm_ray.cli.options import EngineOption, ModelOption
+from derm_ray.cli.options import AddressOption, EngineOption, ModelOption
 
 
 def serve(
@@ -17,11 +17,12 @@ def serve(
     replicas: Annotated[int, typer.Option("--replicas", min=1, help="Of the model.")] = 1,
     gpu: Annotated[bool, typer.Option("--gpu/--no-gpu", help="One GPU per replica.")] = False,
     engine: EngineOption = "auto",
+    address: AddressOption = None,
 ) -> None:
-    """Serve a model on this machine until Ctrl-C."""
+    """Serve a model until Ctrl-C, on this machine or on the head node of a cluster."""
     from derm_ray.serving.deployment import endpoint
 
-    with endpoint(model, engine=engine, host=host, port=port, replicas=replicas, use_gpu=gpu) as url:
+    with endpoint(model, engine=engine, host=host, port=port, replicas=replicas, use_gpu=gpu, address=address) as url:
         typer.echo(f"listening on {url}\n  curl -F clinical=@clinical.jpg -F dermoscopy=@dermoscopy.jpg {url}/v1/score")
         typer.echo(f"{RESEARCH_NOTICE} Ctrl-C ends it.")
         ended = threading.Event()

@@ -1,34 +1,111 @@
 """``derm-ray submit``."""
 
-import time
-from typing import Annotated
+import logging
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
 
+from derm_ray.cli.jobs import JobsAddressOption, watch
 from derm_ray.cli.options import JsonOption, emit
+
+logger = logging.getLogger(__name__)
+
+# What a command line is refused with: Typer exports only this class's children.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+# Options whose values are places; those of the other options are the same everywhere.
+_PLACES = frozenset(
+    {"--manifest", "--input", "--model", "--out", "--init-weights", "--cam", "--cache", "--allow-prefix"}
+)
 
 
 def submit(
     context: typer.Context,
-    command: Annotated[str, typer.Argument(help="train, evaluate, score or reproduce; its arguments follow.")],
-    address: Annotated[str, typer.Option("--address", help="The cluster's jobs URL.")] = "http://127.0.0.1:8265",
+    command: Annotated[str, typer.Argument(help="train, evaluate, score or reproduce; its arguments follow `--`.")],
+    address: JobsAddressOption = None,
     job_id: Annotated[
-        str | None, typer.Option("--id", help="Name of the job; submitting it again is no new job.")
+        str | None, typer.Option("--id", help="Name of the job; default derived from the command and its arguments.")
+    ] = None,
+    package: Annotated[
+        str | None,
+        typer.Option(
+            "--package", metavar="WHEEL", help="Wheel of derm_ray the job runs; default what the cluster's image holds."
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--env", metavar="NAME=VALUE", help="Setting of the job, nothing secret; repeatable."),
     ] = None,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Wait for its end and print its log; exit code 1 unless it succeeded.")
+        bool, typer.Option("--wait", help="Print the job's log until its end; the exit code is the command's.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a command on a cluster as a Ray Job: derm-ray submit score --address URL -- --model ... --input ..."""
-    from derm_ray.submission import follow
-    from derm_ray.submission import submit as send
+    """Run a command on a cluster as a Ray Job: derm-ray submit score --address URL -- --model ... --input ...
 
-    job = send(address, command, context.args, job_id)
-    status, log = follow(address, job)
-    while wait and status in ("PENDING", "RUNNING"):
-        time.sleep(1)
-        status, log = follow(address, job)
-    emit({"job": job, "status": status}, f"{log}job {job}: {status}", as_json=as_json)
-    if wait and status != "SUCCEEDED":
-        raise typer.Exit(1)
+    The same command again follows the job while it waits or runs, reports it once it has succeeded, and starts a new
+    attempt where it failed or was stopped; that resumes the work.
+    """
+    from derm_ray.submission.package import read_package
+    from derm_ray.submission.request import JobRequest, parse_settings
+
+    arguments = list(context.args)
+    request = JobRequest(
+        command,
+        tuple(arguments),
+        read_package(package) if package else None,
+        parse_settings(settings or []),
+        job_id,
+    )
+    check_arguments(context.find_root().command, command, arguments)
+
+    from derm_ray.submission.cluster import Cluster
+
+    cluster = Cluster(address)
+    job, new = cluster.submit(request)
+    if wait and not job.over:
+        job = watch(cluster, job.id, as_json=as_json)
+    text = f"job {job.id}: {job.status}"
+    if not new and job.status == "SUCCEEDED" and not wait:
+        text += "; this very command has run already and is not run again"
+    elif not job.over:
+        text += f"\n  derm-ray jobs logs {job.id} --follow --address {cluster.address}"
+    emit({"job": job.id, "status": job.status, "exit_code": job.exit_code, "new": new}, text, as_json=as_json)
+    if wait and job.status != "SUCCEEDED":
+        raise typer.Exit(2 if job.exit_code == 2 else 1)
+
+
+def check_arguments(root: Any, command: str, arguments: Sequence[str]) -> None:
+    """Check a job's arguments as its command will, and that the places they name can exist on a cluster.
+
+    Args:
+        root: the ``derm-ray`` command.
+        command: name of the one that is submitted.
+        arguments: of it.
+
+    Raises:
+        ConfigError: the command would refuse them, or a place is relative.
+    """
+    from derm_ray.errors import ConfigError
+    from derm_ray.submission.request import check_place
+
+    target = root.commands[command]
+    try:
+        params = target.make_context(f"derm-ray {command}", list(arguments)).params
+    except _UsageError as error:
+        raise ConfigError(f"derm-ray {command}: {error.format_message()}") from error  # type: ignore[attr-defined]
+    if params.get("address") is not None:
+        raise ConfigError("--address belongs before `--`: a job joins the cluster it runs on.")
+    local: list[str] = []
+    for param in target.params:
+        option = next((name for name in param.opts if name in _PLACES), None)
+        values = params.get(str(param.name))
+        if option is None or values is None:
+            continue
+        for value in values if isinstance(values, (list, tuple)) else [values]:
+            head, separator, tail = str(value).partition("=")
+            place = tail if separator and "/" not in head else str(value)
+            if check_place(option, place):
+                local.append(place)
+    if local:
+        logger.warning("%s: a path on each node of the cluster, not on this machine.", ", ".join(dict.fromkeys(local)))

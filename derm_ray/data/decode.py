@@ -1,43 +1,108 @@
-"""Image bytes to upright RGB pixels."""
+"""Image bytes to upright RGB pixels, the same way in training, bulk scoring and online."""
 
+import ctypes
 import io
-import warnings
+import logging
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, TiffImagePlugin, UnidentifiedImageError, _imaging
 
-from derm_ray import storage
-from derm_ray.errors import ImageError, ImageErrorCode, StorageError
+from derm_ray.data.dicom import DicomFrame, decode_dicom, ignore_warnings_of, is_dicom
+from derm_ray.errors import ImageError, ImageErrorCode
+from derm_ray.vocabulary import ImageFlag
 
 MAX_PIXELS = 50_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000")
-"""What is accepted; untrusted bytes reach no other decoder."""
+"""What Pillow is given besides DICOM; untrusted bytes reach no other decoder."""
+MAX_PROFILE_BYTES = 4_000_000
+SRGB_TOLERANCE = 3
+"""A colour profile that moves no channel by more than this many levels of 255 counts as sRGB."""
+
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
-def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def _silence_libtiff() -> None:
+    """Keep libtiff from printing errors; they reach Pillow as well, which turns off its warnings only."""
+    with suppress(OSError, AttributeError):
+        set_handler = ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler
+        set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+        set_handler(None)
+
+
+_silence_libtiff()
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A decoded image.
+
+    Attributes:
+        image: upright, mode RGB, sRGB, 8 bits a channel (0..255).
+        flags: values of :class:`derm_ray.vocabulary.ImageFlag`, in its order.
+    """
+
+    image: Image.Image
+    flags: tuple[str, ...] = ()
+
+
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Decoded:
     """Decode an image.
 
-    The pixel count is read from the header and checked before any pixel is decoded; EXIF orientation is
-    applied; other modes are converted.
+    The pixel count is read from the header and checked before any pixel is decoded. EXIF orientation and colour
+    profile are applied (a profile that is broken or for other pixels is ignored), transparency is laid on white,
+    16 bits become the upper 8, CMYK and all other modes RGB.
 
     Args:
-        data: an encoded image of one of :data:`FORMATS`; of an animation the first frame counts.
+        data: an image of one of :data:`FORMATS`, or a DICOM file; its first frame counts.
         max_pixels: largest width x height accepted.
-
-    Returns:
-        An upright image of mode RGB (8 bits a channel, 0..255).
 
     Raises:
         ImageError: with the code ``empty``, ``not_an_image``, ``too_many_pixels``, ``unsupported`` or ``corrupt``.
     """
     if not data:
         raise ImageError(ImageErrorCode.EMPTY, "the file is empty")
+    if is_dicom(data):
+        return _from_dicom(decode_dicom(data, max_pixels), max_pixels)
+    image = _open(data, max_pixels)
+    # The further pictures of an MPO, as phones write them, are previews and depth maps of the same photo.
     try:
-        with warnings.catch_warnings():
-            # Pillow's own limits only warn below twice their size; ours is the one that counts.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        animated = image.format != "MPO" and bool(getattr(image, "is_animated", False))
+    except Exception as error:
+        raise _damaged(error) from error
+    _load(image)
+    return Decoded(_to_rgb(image), (ImageFlag.ANIMATED,) if animated else ())
+
+
+def _from_dicom(frame: DicomFrame, max_pixels: int) -> Decoded:
+    """Decode the frame that a DICOM file encapsulates, and finish it."""
+    if isinstance(frame.pixels, Image.Image):
+        image = frame.pixels
+    else:
+        image = _open(frame.pixels, max_pixels)
+        if image.size != frame.size:
+            raise ImageError(ImageErrorCode.CORRUPT, f"the frame is {image.size}, its DICOM header says {frame.size}")
+        marked = "adobe" in image.info or "jfif" in image.info
+        if image.format == "JPEG" and frame.photometric == "RGB" and image.mode == "RGB" and not marked:
+            image.draft("YCbCr", None)  # keeps libjpeg from converting what is RGB already
+        _load(image)
+        image = frame.interpreted(image)
+    if frame.profile is not None:
+        image.info["icc_profile"] = frame.profile
+    return Decoded(_to_rgb(image), frame.flags)
+
+
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    """Read the header and check the pixel count."""
+    ignore_warnings_of("PIL")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
+        accepts = [Image.OPEN[name][1] for name in FORMATS]
+        if any(accept is not None and accept(data[:16]) for accept in accepts):
+            raise ImageError(ImageErrorCode.CORRUPT, "its header is damaged, or of a kind unknown here") from error
         raise ImageError(ImageErrorCode.NOT_AN_IMAGE, "not an image of a known format") from error
     except Image.DecompressionBombError as error:
         raise ImageError(ImageErrorCode.TOO_MANY_PIXELS, f"{error}") from error
@@ -49,38 +114,95 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
             ImageErrorCode.TOO_MANY_PIXELS,
             f"{width} x {height} = {width * height / 1e6:.1f} megapixels, at most {max_pixels / 1e6:g} are accepted",
         )
+    return image
+
+
+def _load(image: Image.Image) -> None:
+    """Decode the pixels in place, and turn them upright."""
     try:
         # Decoders raise anything from OSError to SyntaxError and struct.error on damaged files.
         image.load()
-        upright = ImageOps.exif_transpose(image)
     except Exception as error:
-        raise ImageError(ImageErrorCode.CORRUPT, f"damaged or truncated: {error}") from error
-    if upright.mode.startswith("I;16"):
-        upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-    elif upright.mode in ("I", "F"):
-        raise ImageError(ImageErrorCode.UNSUPPORTED, f"32-bit pixels (mode {upright.mode}) have no known range")
-    return upright.convert("RGB")
+        raise _damaged(error) from error
+    with suppress(Exception):  # damaged EXIF tells no orientation
+        ImageOps.exif_transpose(image, in_place=True)
 
 
-def read_image(uri: str, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read and decode the image at a URI.
+def _damaged(error: Exception) -> ImageError:
+    return ImageError(ImageErrorCode.CORRUPT, f"damaged or truncated: {error}")
 
-    Raises:
-        ImageError: it cannot be read or decoded; the message names the URI.
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Return decoded pixels of any mode as RGB in sRGB."""
+    profile = image.info.get("icc_profile")
+    if image.mode in ("I", "F", "LAB"):
+        raise ImageError(ImageErrorCode.UNSUPPORTED, f"pixels of mode {image.mode} are not supported (32 bits, or Lab)")
+    try:
+        if image.mode.startswith("I;16"):
+            image = _eight_bits(image)
+        image = _on_white(image)
+        if image.mode not in ("L", "RGB", "CMYK"):
+            image = image.convert("L" if image.mode == "1" else "RGB")
+        if isinstance(profile, bytes) and len(profile) <= MAX_PROFILE_BYTES:
+            transform = _to_srgb(profile, image.mode)
+            if transform is not None:
+                image = transform.apply(image)
+        return image if image.mode == "RGB" else image.convert("RGB")
+    except Exception as error:
+        raise _damaged(error) from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Return the upper 8 of 16 grey bits (of 12, where a TIFF holds 12)."""
+    bits, inverted = 16, False
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0]
+        # Pillow leaves 16-bit WhiteIsZero as it is.
+        inverted = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
+    values = np.asarray(image)
+    pixels = (values >> (bits - 8)).astype(np.uint8)
+    if inverted:
+        pixels = 255 - pixels
+    if isinstance(transparent := image.info.get("transparency"), int):
+        pixels[values == transparent] = 255
+    return Image.fromarray(pixels)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Lay an image with transparency on white; others are returned as they are."""
+    if not image.has_transparency_data:
+        return image
+    grey = image.mode in ("1", "L", "LA", "La")
+    layer = image.convert("LA" if grey else "RGBA")
+    canvas = Image.new("L" if grey else "RGB", image.size, "white")
+    canvas.paste(layer, mask=layer)
+    return canvas
+
+
+@lru_cache(maxsize=16)
+def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """Return what brings pixels of a colour profile to sRGB.
+
+    ``None`` where there is nothing to do: the profile is broken, is for pixels of another kind, or is sRGB.
     """
     try:
-        data = storage.read_bytes(uri)
-    except StorageError as error:
-        raise ImageError(_storage_code(error), str(error)) from error
-    try:
-        return decode(data, max_pixels=max_pixels)
-    except ImageError as error:
-        raise ImageError(error.code, f"{uri}: {error.message}") from error
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if source.profile.xcolor_space.strip() != {"L": "GRAY"}.get(mode, mode):
+            return None
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+        if mode == "CMYK":
+            return transform
+        probe = _probe(mode)
+        moved = np.asarray(transform.apply(probe), np.int16) - np.asarray(probe.convert("RGB"), np.int16)
+        return transform if np.abs(moved).max() > SRGB_TOLERANCE else None
+    except Exception:
+        # lcms and Pillow raise several kinds on damaged profiles.
+        return None
 
 
-def _storage_code(error: StorageError) -> ImageErrorCode:
-    if isinstance(error.__cause__, FileNotFoundError):
-        return ImageErrorCode.MISSING
-    if isinstance(error.__cause__, PermissionError):
-        return ImageErrorCode.FORBIDDEN
-    return ImageErrorCode.STORAGE
+def _probe(mode: str) -> Image.Image:
+    """Return an image of all greys, or of 9 x 9 x 9 colours."""
+    if mode == "L":
+        return Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
+    steps = np.linspace(0, 255, 9).astype(np.uint8)
+    return Image.fromarray(np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(27, 27, 3))

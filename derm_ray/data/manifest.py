@@ -2,17 +2,20 @@
 
 import json
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
+from itertools import islice
+from typing import BinaryIO
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from derm_ray import storage
-from derm_ray.data.parquet import parse_parquet
 from derm_ray.errors import ConfigError, ManifestError
 from derm_ray.vocabulary import LabelSet, LesionPair, Modality, Split
 
@@ -37,6 +40,8 @@ fitzpatrick (1 light .. 6 dark) or monk (1 light .. 10 dark). Further columns ar
 
 URI_COLUMNS = ("clinical_uri", "dermoscopy_uri")
 _SUFFIXES = (".parquet", ".csv", ".jsonl")
+BATCH_ROWS = 65_536
+_UNPARSABLE = (ValueError, OverflowError, RecursionError, pa.ArrowException, pd.errors.ParserWarning)
 
 
 @dataclass(frozen=True)
@@ -89,8 +94,8 @@ class Manifest:
             *(self.column(name) for name in names), strict=True
         ):
             yield LesionPair(
-                pair_id=str(pair_id),
-                lesion_id=str(lesion_id),
+                pair_id=pair_id or "",
+                lesion_id=lesion_id or "",
                 clinical_uri=storage.resolve(clinical, base) if clinical else None,
                 dermoscopy_uri=storage.resolve(dermoscopy, base) if dermoscopy else None,
                 diagnosis=diagnosis,
@@ -155,6 +160,8 @@ def conform(table: pa.Table, uri: str) -> Manifest:
     """
     if not {"pair_id", "lesion_id"} & set(table.column_names):
         raise ManifestError(uri, ["no column 'lesion_id' or 'pair_id'; add one of them"])
+    if twice := [name for name, count in Counter(table.column_names).items() if count > 1]:
+        raise ManifestError(uri, [f"column {name!r} stands more than once; keep one" for name in twice])
     problems: list[str] = []
     arrays: list[pa.Array] = []
     for field in SCHEMA:
@@ -186,13 +193,16 @@ def conform(table: pa.Table, uri: str) -> Manifest:
 def _blank_to_null(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if not pa.types.is_string(column.type):
         return column
-    return pa.chunked_array(
-        [pa.array([v if v is None or v.strip() else None for v in column.to_pylist()], type=pa.string())]
-    )
+    blank = pc.equal(pc.utf8_trim_whitespace(column), "")
+    return pc.if_else(blank, pa.scalar(None, column.type), column)
 
 
-def read_manifest(uri: str) -> Manifest:
-    """Read a manifest; its rules are checked by :func:`derm_ray.data.validation.validate`.
+def scan_manifest(uri: str, rows: int = BATCH_ROWS) -> Iterator[Manifest]:
+    """Read a manifest piece by piece, so that memory does not grow with its length.
+
+    Args:
+        uri: of a Parquet, CSV or JSON Lines file.
+        rows: most rows in one piece.
 
     Raises:
         ConfigError: the name ends in no known suffix.
@@ -200,21 +210,41 @@ def read_manifest(uri: str) -> Manifest:
         ManifestError: its content cannot be parsed or a column has the wrong type.
     """
     suffix = _suffix(uri)
-    data = storage.read_bytes(uri)
-    try:
-        if suffix == ".parquet":
-            table = parse_parquet(data)
-        elif suffix == ".csv":
-            table = parse_csv(data)
-        else:
-            table = _parse_jsonl(data)
-    except (ValueError, pa.ArrowException, pd.errors.ParserWarning) as error:
-        raise ManifestError(uri, [f"cannot be parsed as {suffix[1:]}: {error}"]) from error
-    return conform(table, storage.absolute(uri))
+    parse = {".parquet": _parquet_tables, ".csv": csv_tables, ".jsonl": _jsonl_tables}[suffix]
+    with storage.open_read(uri) as file:
+        tables = parse(file, rows)
+        while True:
+            try:
+                with storage.explained(uri):
+                    table = next(tables, None)
+            except _UNPARSABLE as error:
+                raise ManifestError(uri, [f"cannot be parsed as {suffix[1:]}: {error}"]) from error
+            if table is None:
+                return
+            yield conform(table, storage.absolute(uri))
 
 
-def parse_csv(data: bytes) -> pa.Table:
-    """Return a CSV as a table of text columns, empty cells null; :func:`conform` gives the known ones their types.
+def read_manifest(uri: str) -> Manifest:
+    """Read a whole manifest; its rules are checked by :func:`derm_ray.data.validation.validate`.
+
+    Raises:
+        ConfigError, StorageError, ManifestError: see :func:`scan_manifest`.
+    """
+    tables = [piece.table for piece in scan_manifest(uri)]
+    return Manifest(pa.concat_tables(tables, promote_options="permissive"), storage.absolute(uri))
+
+
+def _parquet_tables(file: BinaryIO, rows: int) -> Iterator[pa.Table]:
+    """Yield at least one table, also of a file without rows."""
+    parquet = pq.ParquetFile(file)
+    if parquet.metadata.num_rows == 0:
+        yield parquet.schema_arrow.empty_table()
+    for batch in parquet.iter_batches(rows, use_threads=False):
+        yield pa.Table.from_batches([batch])
+
+
+def csv_tables(file: BinaryIO, rows: int = BATCH_ROWS) -> Iterator[pa.Table]:
+    """Yield a CSV as tables of text columns, empty cells null; :func:`conform` gives the known ones their types.
 
     Raises:
         ValueError: it is no CSV.
@@ -222,17 +252,19 @@ def parse_csv(data: bytes) -> pa.Table:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)
-        frame = pd.read_csv(BytesIO(data), dtype=str, index_col=False, keep_default_na=False, na_values=[""])
-    return pa.Table.from_pandas(frame, preserve_index=False)
+        frames = pd.read_csv(file, dtype=str, index_col=False, keep_default_na=False, na_values=[""], chunksize=rows)
+        for frame in frames:
+            yield pa.Table.from_pandas(frame, preserve_index=False)
 
 
-def _parse_jsonl(data: bytes) -> pa.Table:
-    """Return JSON Lines as a table; a key that a row lacks is null there."""
-    rows = [json.loads(line) for line in data.splitlines() if line.strip()]
-    if not all(isinstance(row, dict) for row in rows):
-        raise ValueError("every line must be a JSON object")
-    names = dict.fromkeys(name for row in rows for name in row)
-    return pa.table({name: [row.get(name) for row in rows] for name in names})
+def _jsonl_tables(file: BinaryIO, rows: int) -> Iterator[pa.Table]:
+    """Yield JSON Lines as tables; a key that a row lacks is null there."""
+    lines = (line for line in file if line.strip())
+    while chunk := [json.loads(line) for line in islice(lines, rows)]:
+        if not all(isinstance(row, dict) for row in chunk):
+            raise ValueError("every line must be a JSON object")
+        names = dict.fromkeys(name for row in chunk for name in row)
+        yield pa.table({name: [row.get(name) for row in chunk] for name in names})
 
 
 def write_manifest(manifest: Manifest, uri: str) -> None:

@@ -1,15 +1,18 @@
 """From upright RGB pixels to the square uint8 arrays that every model takes."""
 
 from collections.abc import Mapping
-from concurrent.futures import Executor
+from concurrent.futures import Executor, wait
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from derm_ray.data.decode import MAX_PIXELS, decode, read_image
+from derm_ray.data.archives.reader import ImageReader
+from derm_ray.data.decode import MAX_PIXELS, decode
 from derm_ray.errors import BundleError, ImageError
 from derm_ray.vocabulary import LesionPair, Modality
 
@@ -52,11 +55,36 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
+class LoadedImage:
+    """One preprocessed image.
+
+    Attributes:
+        pixels: see :data:`Pixels`.
+        flags: values of :class:`derm_ray.vocabulary.ImageFlag`.
+        read_s, decode_s: seconds spent on reading the bytes, and on decoding and resizing them.
+    """
+
+    pixels: Pixels
+    flags: tuple[str, ...] = ()
+    read_s: float = 0.0
+    decode_s: float = 0.0
+
+
+@dataclass(frozen=True)
 class PairPixels:
-    """The preprocessed images of one pair; ``None`` for the one that is not given."""
+    """The preprocessed images of one pair; ``None`` for the one that is not given.
+
+    Attributes:
+        clinical, dermoscopy: see :data:`Pixels`.
+        flags: modality and :class:`derm_ray.vocabulary.ImageFlag`, such as ``clinical:animated``.
+        read_s, decode_s: seconds spent on both images; they may have been loaded at the same time.
+    """
 
     clinical: Pixels | None
     dermoscopy: Pixels | None
+    flags: tuple[str, ...] = ()
+    read_s: float = 0.0
+    decode_s: float = 0.0
 
     def __post_init__(self) -> None:
         assert self.clinical is not None or self.dermoscopy is not None, "a pair has at least one image"
@@ -69,6 +97,22 @@ class PairPixels:
         return Modality.CLINICAL if self.clinical is not None else Modality.DERMOSCOPY
 
 
+def _pair(images: Mapping[Modality, LoadedImage]) -> PairPixels:
+    clinical, dermoscopy = images.get(Modality.CLINICAL), images.get(Modality.DERMOSCOPY)
+    return PairPixels(
+        clinical.pixels if clinical else None,
+        dermoscopy.pixels if dermoscopy else None,
+        tuple(f"{modality}:{flag}" for modality in Modality if modality in images for flag in images[modality].flags),
+        sum(image.read_s for image in images.values()),
+        sum(image.decode_s for image in images.values()),
+    )
+
+
+def _prepare(data: bytes, spec: Preprocessing, max_pixels: int) -> tuple[Pixels, tuple[str, ...]]:
+    decoded = decode(data, max_pixels=max_pixels)
+    return spec.resize(decoded.image), decoded.flags
+
+
 def pixels_from_bytes(
     clinical: bytes | None, dermoscopy: bytes | None, spec: Preprocessing, *, max_pixels: int = MAX_PIXELS
 ) -> PairPixels:
@@ -77,20 +121,41 @@ def pixels_from_bytes(
     Raises:
         ImageError: an image cannot be decoded; the message names its modality.
     """
+    images: dict[Modality, LoadedImage] = {}
+    for modality, data in ((Modality.CLINICAL, clinical), (Modality.DERMOSCOPY, dermoscopy)):
+        if data is not None:
+            started = perf_counter()
+            try:
+                pixels, flags = _prepare(data, spec, max_pixels)
+            except ImageError as error:
+                raise ImageError(error.code, f"{modality} image: {error.message}") from error
+            images[modality] = LoadedImage(pixels, flags, decode_s=perf_counter() - started)
+    return _pair(images)
 
-    def one(data: bytes | None, modality: Modality) -> Pixels | None:
-        if data is None:
-            return None
-        try:
-            return spec.resize(decode(data, max_pixels=max_pixels))
-        except ImageError as error:
-            raise ImageError(error.code, f"{modality} image: {error.message}") from error
 
-    return PairPixels(one(clinical, Modality.CLINICAL), one(dermoscopy, Modality.DERMOSCOPY))
+def load_image(uri: str, spec: Preprocessing, reader: ImageReader, *, max_pixels: int = MAX_PIXELS) -> LoadedImage:
+    """Read, decode and resize one image.
+
+    Raises:
+        ImageError: it cannot be used; the message names the URI.
+    """
+    started = perf_counter()
+    data = reader.read(uri)
+    read = perf_counter()
+    try:
+        pixels, flags = _prepare(data, spec, max_pixels)
+    except ImageError as error:
+        raise ImageError(error.code, f"{uri}: {error.message}") from error
+    return LoadedImage(pixels, flags, read - started, perf_counter() - read)
 
 
 def load_pairs(
-    pairs: list[LesionPair], spec: Preprocessing, executor: Executor, *, max_pixels: int = MAX_PIXELS
+    pairs: list[LesionPair],
+    spec: Preprocessing,
+    executor: Executor,
+    *,
+    reader: ImageReader | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> list[PairPixels | ImageError]:
     """Read, decode and resize the images of many pairs at once.
 
@@ -98,22 +163,24 @@ def load_pairs(
         pairs: what to load; images without a URI are skipped.
         spec: target size.
         executor: runs one task per image.
+        reader: reads the bytes; ``None`` for one of its own for these pairs.
         max_pixels: see :func:`derm_ray.data.decode.decode`.
 
     Returns:
         One entry per pair, in order: its pixels, or the error of its first image that cannot be used.
     """
-
-    def load(uri: str) -> Pixels:
-        return spec.resize(read_image(uri, max_pixels=max_pixels))
-
-    futures = [{m: executor.submit(load, uri) for m in Modality if (uri := pair.uri(m)) is not None} for pair in pairs]
+    wanted = [{m: uri for m in Modality if (uri := pair.uri(m)) is not None} for pair in pairs]
+    own = ImageReader(uri for uris in wanted for uri in uris.values()) if reader is None else nullcontext(reader)
+    with own as source:
+        futures = [
+            {m: executor.submit(load_image, uri, spec, source, max_pixels=max_pixels) for m, uri in uris.items()}
+            for uris in wanted
+        ]
+        wait([future for loading in futures for future in loading.values()])
     results: list[PairPixels | ImageError] = []
     for loading in futures:
         try:
-            images = {modality: future.result() for modality, future in loading.items()}
+            results.append(_pair({modality: future.result() for modality, future in loading.items()}))
         except ImageError as error:
             results.append(error)
-        else:
-            results.append(PairPixels(images.get(Modality.CLINICAL), images.get(Modality.DERMOSCOPY)))
     return results

@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
 
-from derm_ray.data.manifest import Manifest
+from derm_ray.data.manifest import URI_COLUMNS, Manifest
 from derm_ray.errors import ManifestError, unknown_name
 from derm_ray.vocabulary import LabelSet, Split
 
@@ -32,9 +32,10 @@ def find_problems(
     """Yield every broken rule as a line; see :func:`validate`."""
     if len(manifest) == 0:
         yield "no rows"
-    yield from _identities(manifest)
+    yield from row_problems(manifest)
+    yield from _repetitions(manifest)
     needed = [split in complete for split in manifest.column("split")]
-    yield from _images(manifest, needed)
+    yield from _incomplete(manifest, needed)
     if label_set is not None:
         yield from _diagnoses(manifest, label_set, needed)
     yield from _splits(manifest)
@@ -46,25 +47,38 @@ def _rows(indices: Iterable[int]) -> str:
     return ("row " if len(numbers) == 1 else "rows ") + ", ".join(numbers)
 
 
-def _identities(manifest: Manifest) -> Iterator[str]:
+def row_problems(manifest: Manifest, first_row: int = 0) -> Iterator[str]:
+    """Yield what is wrong with single rows: ids that are empty or hide characters, and no image or one image twice.
+
+    Args:
+        manifest: a whole one, or a piece.
+        first_row: the piece's first row in the whole, counted from 0.
+    """
+    for row, pair in enumerate(manifest.pairs(), first_row):
+        for name, value in (("pair_id", pair.pair_id), ("lesion_id", pair.lesion_id)):
+            if not value:
+                yield f"{_rows([row])}: pair_id and lesion_id must not be empty"
+                break
+            if not value.isprintable():
+                yield f"{_rows([row])}: {name} {value!a} holds characters that cannot be seen"
+        clinical, dermoscopy = pair.clinical_uri, pair.dermoscopy_uri
+        if clinical is None and dermoscopy is None:
+            yield f"{_rows([row])}: neither clinical_uri nor dermoscopy_uri is given"
+        elif clinical == dermoscopy:
+            yield f"{_rows([row])}: clinical_uri and dermoscopy_uri are the same file, {ascii(clinical)[1:-1]}"
+
+
+def _repetitions(manifest: Manifest) -> Iterator[str]:
     ids = manifest.column("pair_id")
-    for row, (pair_id, lesion_id) in enumerate(zip(ids, manifest.column("lesion_id"), strict=True)):
-        if pair_id is None or lesion_id is None:
-            yield f"{_rows([row])}: pair_id and lesion_id must not be empty"
     for pair_id, count in Counter(v for v in ids if v is not None).items():
         if count > 1:
             where = _rows(i for i, v in enumerate(ids) if v == pair_id)
             yield f"{where}: pair_id {pair_id!r} stands {count} times; it must be unique"
 
 
-def _images(manifest: Manifest, needed: list[bool]) -> Iterator[str]:
-    for row, pair in enumerate(manifest.pairs()):
-        clinical, dermoscopy = pair.clinical_uri, pair.dermoscopy_uri
-        if clinical is None and dermoscopy is None:
-            yield f"{_rows([row])}: neither clinical_uri nor dermoscopy_uri is given"
-        elif clinical == dermoscopy:
-            yield f"{_rows([row])}: clinical_uri and dermoscopy_uri are the same file, {clinical}"
-        elif needed[row] and (clinical is None or dermoscopy is None):
+def _incomplete(manifest: Manifest, needed: list[bool]) -> Iterator[str]:
+    for row, (clinical, dermoscopy) in enumerate(zip(*(manifest.column(name) for name in URI_COLUMNS), strict=True)):
+        if needed[row] and (clinical is None) != (dermoscopy is None):
             absent = "clinical_uri" if clinical is None else "dermoscopy_uri"
             yield f"{_rows([row])}: {absent} is empty; training needs both images"
 

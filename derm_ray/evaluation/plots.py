@@ -20,7 +20,7 @@ COLOURS: Mapping[PredictionKind, str] = {
 _OFFSET = 0.24
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
     """Return a figure as an SVG element; the same figure gives the same text."""
     buffer = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "derm_ray"}):
@@ -51,7 +51,7 @@ def interval_plot(
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
-    return _svg(figure)
+    return svg(figure)
 
 
 def reliability_plot(measured: Reliability) -> str:
@@ -67,7 +67,7 @@ def reliability_plot(measured: Reliability) -> str:
     axes.set_xlabel("confidence")
     axes.set_ylabel("share that is right")
     axes.spines[["top", "right"]].set_visible(False)
-    return _svg(figure)
+    return svg(figure)
 
 
 def confusion_plot(evaluation: Evaluation, kind: PredictionKind) -> str:
@@ -87,4 +87,4 @@ def confusion_plot(evaluation: Evaluation, kind: PredictionKind) -> str:
     axes.set_yticks(range(len(titles)), list(titles), fontsize=8)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    return _svg(figure)
+    return svg(figure)

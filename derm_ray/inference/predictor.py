@@ -1,6 +1,7 @@
 """The one predictor: evaluation, bulk scoring and the endpoint all answer through it."""
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,6 +11,8 @@ from derm_ray.data.preprocessing import PairPixels
 from derm_ray.inference.engines import Engine, Images, Probabilities, make_engine
 from derm_ray.vocabulary import Modality, Prediction, PredictionKind
 
+logger = logging.getLogger(__name__)
+
 
 class Predictor:
     """Answers for preprocessed pairs.
@@ -17,7 +20,7 @@ class Predictor:
     Args:
         bundle: the model.
         engine: an engine or the name of one.
-        batch_size: most pairs in one forward pass.
+        batch_size: most pairs in one forward pass; halved where memory does not suffice.
         device: of an engine given by name; ``None`` is the first GPU, or the CPU.
     """
 
@@ -43,8 +46,7 @@ class Predictor:
         """Return one prediction per pair, in order; pairs with one image are answered by its stream alone."""
         predictions: dict[int, Prediction] = {}
         for indices in self._batches(pairs):
-            batch = [pairs[i] for i in indices]
-            raw = self.engine.run(_stack(batch, Modality.CLINICAL), _stack(batch, Modality.DERMOSCOPY))
+            raw = self._run([pairs[i] for i in indices])
             temperatures = self.bundle.calibration.temperatures
             kinds = {kind: temper(p, temperatures.get(kind, 1.0)) for kind, p in raw.items()}
             for row, index in enumerate(indices):
@@ -52,16 +54,31 @@ class Predictor:
                 predictions[index] = self._answer(pairs[index].modality, branches)
         return [predictions[i] for i in range(len(pairs))]
 
+    def _run(self, batch: list[PairPixels]) -> Mapping[PredictionKind, Probabilities]:
+        """Run the engine; where memory does not suffice, halve the batch, for good."""
+        size = min(len(batch), self.batch_size)
+        parts = [batch[start : start + size] for start in range(0, len(batch), size)]
+        try:
+            raw = [self.engine.run(_stack(p, Modality.CLINICAL), _stack(p, Modality.DERMOSCOPY)) for p in parts]
+        except RuntimeError as error:
+            if size == 1 or not _is_out_of_memory(error):
+                raise
+            self.batch_size = size // 2
+            logger.warning("out of memory with %d pairs at once; going on with %d", size, self.batch_size)
+            return self._run(batch)
+        return {kind: np.concatenate([part[kind] for part in raw]) for kind in raw[0]}
+
     def _batches(self, pairs: Sequence[PairPixels]) -> Iterator[list[int]]:
+        size = self.batch_size  # which a batch on the way may halve
         for modality in ("both", *Modality):
             indices = [i for i, pair in enumerate(pairs) if pair.modality == modality]
-            for start in range(0, len(indices), self.batch_size):
-                yield indices[start : start + self.batch_size]
+            for start in range(0, len(indices), size):
+                yield indices[start : start + size]
 
     def _answer(self, modality: str, branches: dict[PredictionKind, tuple[float, ...]]) -> Prediction:
         kind = PredictionKind.CROSS if modality == "both" else PredictionKind(modality)
         probabilities = branches[kind]
-        best = int(np.argmax(probabilities))
+        best = probabilities.index(max(probabilities))
         risks = {name: sum(probabilities[i] for i in group) for name, group in self._groups.items()}
         return Prediction(
             modality=modality,
@@ -72,6 +89,11 @@ class Predictor:
             alarms={point.name: risks[point.task] >= point.threshold for point in self._points[kind]},
             branches=branches,
         )
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell a lack of memory, which the CPU allocator reports as a bare RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 def temper(probabilities: Probabilities, temperature: float) -> Probabilities:

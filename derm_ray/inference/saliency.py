@@ -1,6 +1,6 @@
 """Where a CAM-BP network looks: maps of both images, and overlays for people."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -20,37 +20,44 @@ Map = npt.NDArray[np.float32]
 OPACITY = 0.45
 
 
-def saliency_maps(
-    bundle: Bundle, pairs: Sequence[PairPixels], device: torch.device | None = None
-) -> list[Mapping[Modality, Map]]:
-    """Return the CAM-BP weights (Ge et al. 2017, Eq. 6 left and Fig. 3) of every image given.
+class SaliencyMapper:
+    """Tells the CAM-BP weights (Ge et al. 2017, Eq. 6 left and Fig. 3) of images.
 
     Args:
         bundle: a model with a ``cam_bp`` head.
-        pairs: preprocessed.
         device: ``None`` is the first GPU, or the CPU.
 
     Raises:
         ConfigError: the model has no CAM network.
     """
-    if bundle.network.cam is None:
-        raise ConfigError(f"saliency needs a model with head cam_bp; this one's head is {bundle.network.head}.")
-    device = device or default_device()
-    network = to_device(bundle.build(), device)
-    spec = bundle.preprocessing
 
-    def tensor(image: Pixels | None) -> torch.Tensor | None:
+    def __init__(self, bundle: Bundle, device: torch.device | None = None) -> None:
+        require_cam(bundle)
+        self._spec = bundle.preprocessing
+        self._device = device or default_device()
+        self._network = to_device(bundle.build(), self._device)
+
+    def maps(self, pair: PairPixels) -> Mapping[Modality, Map]:
+        """Return the map of every image given."""
+        with torch.inference_mode():
+            maps = self._network.saliency(self._tensor(pair.clinical), self._tensor(pair.dermoscopy))
+        named = zip(Modality, maps, strict=True)
+        return {modality: one[0].cpu().numpy() for modality, one in named if one is not None}
+
+    def _tensor(self, image: Pixels | None) -> torch.Tensor | None:
         if image is None:
             return None
-        return normalise(torch.from_numpy(image[None].copy()).to(device), spec.mean, spec.std)
+        return normalise(torch.from_numpy(image[None].copy()).to(self._device), self._spec.mean, self._spec.std)
 
-    found: list[Mapping[Modality, Map]] = []
-    with torch.inference_mode():
-        for pair in pairs:
-            maps = network.saliency(tensor(pair.clinical), tensor(pair.dermoscopy))
-            named = zip(Modality, maps, strict=True)
-            found.append({modality: one[0].cpu().numpy() for modality, one in named if one is not None})
-    return found
+
+def require_cam(bundle: Bundle) -> None:
+    """Check that a model has maps.
+
+    Raises:
+        ConfigError: it has no CAM network.
+    """
+    if bundle.network.cam is None:
+        raise ConfigError(f"saliency needs a model with head cam_bp; this one's head is {bundle.network.head}.")
 
 
 def overlay(image: Pixels, weights: Map, opacity: float = OPACITY) -> Pixels:

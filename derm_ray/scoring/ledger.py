@@ -1,48 +1,92 @@
 """What a bulk run is, and which of its shards are done. The parts themselves are the ledger."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from io import BytesIO
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from derm_ray import storage
-from derm_ray.data.manifest import Manifest
-from derm_ray.errors import OutputExistsError
-from derm_ray.scoring.shards import Shard, freeze_manifest, plan_shards
+from derm_ray.data.inputs import Input
+from derm_ray.data.locations import Locations
+from derm_ray.errors import DermRayError, OutputExistsError, ScoringError
+from derm_ray.scoring.formats import PartFormat, part_format
+from derm_ray.scoring.plan import Plan, make_plan, shards_table
+from derm_ray.scoring.shards import Shard
 
 RUN = "_RUN.json"
 SUCCESS = "_SUCCESS.json"
-MANIFEST = "_manifest.parquet"
+FOLDER = "_run"
+MANIFEST = f"{FOLDER}/manifest.parquet"
+SHARDS = f"{FOLDER}/shards.parquet"
+INVOCATIONS = f"{FOLDER}/invocations"
+ATTEMPTS = f"{FOLDER}/attempts"
+SALIENCY = "_saliency"
+
+
+@dataclass(frozen=True)
+class RunDescription:
+    """All that decides the scores; the same on every resume."""
+
+    derm_ray_version: str
+    model_digest: str
+    label_set: str
+    engine: str
+    branches: bool
+    saliency: bool
+    format: str
+    shard_size: int
+
+    @property
+    def part_format(self) -> PartFormat:
+        """Format of the parts."""
+        return part_format(self.format)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A bulk run's identity.
+    """A bulk run.
 
     Attributes:
         out_uri: its folder.
-        description: content of ``_RUN.json``: manifest digest, model digest, engine, options, version.
+        description: what decides the scores.
+        source: URI, fingerprint, digest and files left out of the input.
+        pairs: rows of the input.
         shards: all of them, in order.
     """
 
     out_uri: str
-    description: dict[str, Any]
+    description: RunDescription
+    source: dict[str, Any]
+    pairs: int
     shards: tuple[Shard, ...]
 
     @property
     def manifest_uri(self) -> str:
-        """The run's own copy of the manifest."""
+        """The run's own copy of its input."""
         return storage.join(self.out_uri, MANIFEST)
+
+    def part_uri(self, shard: Shard) -> str:
+        """Where a shard's scores lie."""
+        return storage.join(self.out_uri, part_name(shard, self.description.format))
 
     def missing(self) -> list[Shard]:
         """Return the shards that have no part yet."""
-        there = {uri.rpartition("/")[2] for uri in storage.list_files(self.out_uri)}
-        return [shard for shard in self.shards if shard.part_name not in there]
+        there = set(storage.list_folder(self.out_uri))
+        return [shard for shard in self.shards if part_name(shard, self.description.format) not in there]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of ``_RUN.json``."""
+        return {**asdict(self.description), "pairs": self.pairs, "input": self.source}
 
 
-def _is_foreign(uri: str) -> bool:
-    """Tell whether a file is none that a start cut short may have left."""
-    name = uri.rpartition("/")[2]
-    return name != MANIFEST and not name.endswith(".tmp")
+def part_name(shard: Shard, format_name: str) -> str:
+    """Return the name of the file that holds a shard's scores."""
+    return f"{shard.name}.{format_name}"
 
 
 def recorded_engine(out_uri: str) -> str | None:
@@ -51,34 +95,113 @@ def recorded_engine(out_uri: str) -> str | None:
     return str(storage.read_json(run_uri)["engine"]) if storage.exists(run_uri) else None
 
 
-def open_run(out_uri: str, manifest: Manifest, description: dict[str, Any], shard_size: int) -> Run:
+def check_folder(out_uri: str) -> None:
+    """Check that a folder holds a scoring run, or nothing.
+
+    Raises:
+        OutputExistsError: it holds something else.
+    """
+    names = storage.list_folder(out_uri)
+    if RUN not in names and any(name != f"{FOLDER}/" and not name.endswith(".tmp") for name in names):
+        raise OutputExistsError(f"{out_uri} holds files that are no scoring run. Choose another --out.")
+
+
+def load_run(out_uri: str) -> Run:
+    """Read the run that lies in a folder.
+
+    Raises:
+        StorageError: there is none.
+        ScoringError: its files do not belong together.
+    """
+    out_uri = storage.absolute(out_uri)
+    with sound(storage.join(out_uri, RUN)) as uri:
+        recorded = storage.read_json(uri)
+        source, pairs = recorded.pop("input"), recorded.pop("pairs")
+        description = RunDescription(**recorded)
+    with sound(storage.join(out_uri, SHARDS)) as uri:
+        table = pq.ParquetFile(BytesIO(storage.read_bytes(uri))).read(use_threads=False)
+        shards = tuple(Shard(**row) for row in table.to_pylist())
+    if sum(map(len, shards)) != pairs:
+        raise ScoringError(f"{out_uri}: {SHARDS} is not of the run in {RUN}. Score into another folder.")
+    return Run(out_uri, description, source, pairs, shards)
+
+
+def open_run(out_uri: str, source: Input, description: RunDescription, locations: Locations) -> Run:
     """Begin a run in a folder, or continue the one that lies there.
 
-    ``_RUN.json`` is written before the first part. What decides scores must be the same on every resume.
+    ``_RUN.json`` is written before the first part. An input that storage says is unchanged is not read again.
+
+    Args:
+        out_uri: the folder; the caller holds its lease.
+        source: the pairs.
+        description: what decides the scores.
+        locations: the images' allow-list.
 
     Raises:
         OutputExistsError: the folder holds another run, or something else; the message names the difference.
+        ManifestError: rows that break the rules.
     """
     out_uri = storage.absolute(out_uri)
-    manifest = manifest.absolute()
-    whole = {**description, "manifest_digest": manifest.digest, "pairs": len(manifest), "shard_size": shard_size}
-    run_uri = storage.join(out_uri, RUN)
-    run = Run(out_uri, whole, tuple(plan_shards(manifest, description, shard_size)))
-    if storage.exists(run_uri):
-        before = storage.read_json(run_uri)
-        changes = [
-            f"{key} was {json.dumps(before.get(key))}, now {json.dumps(whole.get(key))}"
-            for key in sorted(before.keys() | whole.keys())
-            if before.get(key) != whole.get(key)
-        ]
-        if changes:
-            raise OutputExistsError(
-                f"{out_uri} holds another scoring run: {'; '.join(changes)}. Give the same arguments to resume it, "
-                "or another --out."
-            )
-    else:
-        if any(_is_foreign(uri) for uri in storage.list_files(out_uri)):
-            raise OutputExistsError(f"{out_uri} holds files that are no scoring run. Choose another --out.")
-        freeze_manifest(manifest, run.manifest_uri, shard_size)
-        storage.write_json(run_uri, whole)
+    check_folder(out_uri)
+    if out_uri.startswith(source.uri.rstrip("/") + "/"):
+        raise OutputExistsError(f"{out_uri} lies inside the input {source.uri}. Choose an --out outside of it.")
+    fingerprint = source.fingerprint()
+    if storage.exists(storage.join(out_uri, RUN)):
+        run = load_run(out_uri)
+        _refuse_changes(out_uri, asdict(run.description), asdict(description))
+        _refuse_changes(out_uri, run.source, {"patterns": source.patterns})
+        if fingerprint != run.source["fingerprint"]:
+            if not source.may_be_rewritten:
+                raise OutputExistsError(
+                    f"{source.uri}: files were added, removed or replaced since the run in {out_uri} began. Score it "
+                    "into another --out, or put the files back."
+                )
+            plan = _plan(source, description, locations, None)
+            _refuse_changes(out_uri, {"input digest": run.source["digest"]}, {"input digest": plan.digest})
+        return run
+    plan = _plan(source, description, locations, storage.join(out_uri, MANIFEST))
+    sink = BytesIO()
+    pq.write_table(shards_table(plan.shards), sink)
+    storage.write_bytes(storage.join(out_uri, SHARDS), sink.getvalue())
+    about = {
+        "uri": source.uri,
+        "patterns": source.patterns,
+        "fingerprint": fingerprint,
+        "digest": plan.digest,
+        "left_out": dict(source.left_out),
+    }
+    run = Run(out_uri, description, about, plan.pairs, plan.shards)
+    storage.write_json(storage.join(out_uri, RUN), run.to_json())
     return run
+
+
+@contextmanager
+def sound(uri: str, mend: str = "Restore it, or score into another folder.") -> Iterator[str]:
+    """Turn what parsers raise on a damaged file of a run into one error that names it.
+
+    Raises:
+        ScoringError: the file is not what was written.
+    """
+    try:
+        yield uri
+    except DermRayError:
+        raise
+    except (ValueError, KeyError, TypeError, OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ScoringError(f"{uri} is damaged, or of another version ({reason}). {mend}") from error
+
+
+def _plan(source: Input, description: RunDescription, locations: Locations, manifest_uri: str | None) -> Plan:
+    csv = description.format == "csv"
+    return make_plan(source, asdict(description), description.shard_size, manifest_uri, locations, csv=csv)
+
+
+def _refuse_changes(out_uri: str, before: dict[str, Any], now: dict[str, Any]) -> None:
+    changes = [
+        f"{key} was {json.dumps(before[key])}, now {json.dumps(now[key])}" for key in now if before[key] != now[key]
+    ]
+    if changes:
+        raise OutputExistsError(
+            f"{out_uri} holds another scoring run: {'; '.join(changes)}. Give the same arguments and input to resume "
+            "it, or another --out."
+        )

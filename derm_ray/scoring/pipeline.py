@@ -2,7 +2,9 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,19 +16,53 @@ import torch
 
 from derm_ray import __version__, runtime, storage
 from derm_ray.bundle import load_bundle
-from derm_ray.data.manifest import Manifest
-from derm_ray.data.validation import validate
+from derm_ray.data.inputs import Input
+from derm_ray.data.locations import Locations
 from derm_ray.errors import DermRayError, ScoringError
-from derm_ray.inference.engines import resolve_engine
-from derm_ray.observability import Progress
-from derm_ray.scoring.ledger import SUCCESS, Run, open_run, recorded_engine
-from derm_ray.scoring.reconcile import Reconciliation, reconcile, seal
+from derm_ray.inference.engines import Engine, resolve_engine
+from derm_ray.inference.saliency import require_cam
+from derm_ray.lease import Lease, hold
+from derm_ray.observability import Progress, ProgressLine
+from derm_ray.scoring.formats import part_format
+from derm_ray.scoring.ledger import (
+    ATTEMPTS,
+    INVOCATIONS,
+    SUCCESS,
+    Run,
+    RunDescription,
+    check_folder,
+    open_run,
+    recorded_engine,
+)
+from derm_ray.scoring.reconcile import Reconciliation, reconcile, with_errors
+from derm_ray.scoring.report import STAGES, seal
 from derm_ray.scoring.scorer import ShardOutcome, ShardScorer
 from derm_ray.scoring.shards import SHARD_SIZE, Shard
 
-logger = logging.getLogger(__name__)
+MAX_ERROR_RATE = 0.5
+JUDGED_PAIRS = 100
 
-SAY_EVERY_S = 10.0
+
+@dataclass(frozen=True)
+class ScoringOptions:
+    """How a run is done; none of it decides a score.
+
+    Attributes:
+        replicas: actors that score; ``None`` is as many as the cluster holds, one on a Ray of our own.
+        gpus_per_replica: 0 scores on CPUs; may be a fraction.
+        max_error_rate: share of error rows, 0..1, above which the run stops: judged over an invocation's rows from 100
+            on, and over all rows at the end.
+        retry_errors: also score again the parts with errors of storage.
+        allow_prefixes: folders that images may lie in; see :class:`derm_ray.data.locations.Locations`.
+        address: Ray cluster; ``None`` is ``RAY_ADDRESS`` or a local Ray.
+    """
+
+    replicas: int | None = None
+    gpus_per_replica: float = 0.0
+    max_error_rate: float = MAX_ERROR_RATE
+    retry_errors: bool = False
+    allow_prefixes: Sequence[str] = ()
+    address: str | None = None
 
 
 @dataclass(frozen=True)
@@ -35,7 +71,7 @@ class ScoringResult:
 
     Attributes:
         out_uri: its folder.
-        counts: rows by status.
+        counts: what its parts hold.
         resumed: shards that were already there.
         seconds: of this invocation.
     """
@@ -48,103 +84,147 @@ class ScoringResult:
 
 def score(
     model_uri: str,
-    manifest: Manifest,
+    source: Input,
     out_uri: str,
     *,
-    engine: str = "auto",
+    engine: str | Engine = "auto",
     branches: bool = False,
+    saliency: bool = False,
+    output_format: str = "parquet",
     shard_size: int = SHARD_SIZE,
-    replicas: int = 1,
-    use_gpu: bool = False,
-    address: str | None = None,
+    options: ScoringOptions | None = None,
 ) -> ScoringResult:
-    """Score every pair of a manifest, resuming where an earlier invocation stopped.
+    """Score every pair of an input, resuming where an earlier invocation stopped.
 
     Args:
         model_uri: a bundle.
-        manifest: pairs with at least one image.
+        source: the pairs; either image alone is scored by its stream.
         out_uri: folder of the output.
-        engine: name; ``auto`` is resolved once per run and recorded.
+        engine: name, or an engine that can be pickled; ``auto`` is resolved once per run and recorded.
         branches: also write the probabilities of every prediction kind.
+        saliency: also write overlays of the CAM network's maps.
+        output_format: ``parquet``, ``csv`` or ``jsonl``.
         shard_size: pairs per part.
-        replicas: actors that score.
-        use_gpu: one GPU per replica.
-        address: Ray cluster; ``None`` is ``RAY_ADDRESS`` or a local Ray.
+        options: how the work is done.
 
     Raises:
-        ManifestError, BundleError, StorageError, OutputExistsError: before any work starts.
+        ManifestError, BundleError, StorageError, ConfigError: before any work starts.
+        OutputExistsError: the output is another run's, or another process is writing it.
         ScoringError: the run stopped or does not reconcile; the same call resumes.
     """
     started = time.perf_counter()
-    model_uri = storage.absolute(model_uri)
+    options = options or ScoringOptions()
+    model_uri, out_uri = storage.absolute(model_uri), storage.absolute(out_uri)
     model = load_bundle(model_uri)
-    validate(manifest)
-    description = {
-        "derm_ray_version": __version__,
-        "model_digest": model.model_digest,
-        "label_set": model.label_set.name,
-        "engine": _engine(engine, out_uri, use_gpu=use_gpu, address=address),
-        "branches": branches,
-    }
-    run = open_run(out_uri, manifest, description, shard_size)
-    missing = run.missing()
-    if missing:
-        cpus = max(1, runtime.machine_cpus() // replicas)
-        with runtime.ray_session(address, num_cpus=replicas * cpus + 1) as session:
-            cpus = session.cpus_each(cpus)
-            session.require(cpus=replicas * cpus, gpus=replicas if use_gpu else 0)
-            scorer = {
-                "model_uri": model_uri,
-                "engine": description["engine"],
-                "manifest_uri": run.manifest_uri,
-                "out_uri": run.out_uri,
-                "branches": branches,
-                "use_gpu": use_gpu,
-            }
-            outcomes = _outcomes(missing, scorer, replicas=replicas, cpus=cpus, use_gpu=use_gpu)
-            _follow(run, outcomes, sum(shard.stop - shard.start for shard in missing))
-    counts = reconcile(run)
-    seconds = time.perf_counter() - started
-    if missing or not storage.exists(storage.join(run.out_uri, SUCCESS)):
-        seal(run, counts, seconds)
-    return ScoringResult(run.out_uri, counts, len(run.shards) - len(missing), seconds)
+    part_format(output_format)
+    if saliency:
+        require_cam(model)
+    check_folder(out_uri)
+    with hold(storage.join(out_uri, INVOCATIONS)) as lease:
+        resolved = _engine(engine, out_uri, options)
+        description = RunDescription(
+            derm_ray_version=__version__,
+            model_digest=model.model_digest,
+            label_set=model.label_set.name,
+            engine=resolved if isinstance(resolved, str) else resolved.name,
+            branches=branches,
+            saliency=saliency,
+            format=output_format,
+            shard_size=shard_size,
+        )
+        run = open_run(out_uri, source, description, Locations(source.uri, options.allow_prefixes))
+        todo = run.missing()
+        if options.retry_errors:
+            todo = sorted([*todo, *with_errors(run)], key=lambda shard: shard.index)
+        if todo:
+            storage.remove(storage.join(out_uri, SUCCESS))
+            _score_shards(run, todo, model_uri, resolved, options, lease)
+        lease.check()
+        storage.remove_temporary(out_uri)
+        storage.remove_tree(storage.join(out_uri, ATTEMPTS))
+        counts = reconcile(run)
+        _judge(run, counts.errors, counts.pairs, options.max_error_rate)
+        lease.check()
+        if todo or not storage.exists(storage.join(out_uri, SUCCESS)):
+            seal(run, counts, lease)
+    return ScoringResult(out_uri, counts, len(run.shards) - len(todo), time.perf_counter() - started)
 
 
-def _engine(name: str, out_uri: str, *, use_gpu: bool, address: str | None) -> str:
+def _engine(engine: str | Engine, out_uri: str, options: ScoringOptions) -> str | Engine:
     """Resolve ``auto`` once per run: a resume takes what was recorded, a GPU is asked where it is."""
-    if name != "auto":
-        return resolve_engine(name)
+    if not isinstance(engine, str):
+        return engine
+    if engine != "auto":
+        return resolve_engine(engine)
     if recorded := recorded_engine(out_uri):
         return recorded
-    if not use_gpu:
-        return resolve_engine(name, torch.device("cpu"))
-    with runtime.ray_session(address) as session:
-        session.require(cpus=1, gpus=1)
-        asked = ray.remote(num_cpus=1, num_gpus=1)(resolve_engine).remote(name, torch.device("cuda"))
-        return str(ray.get(asked))
+    if not options.gpus_per_replica:
+        return resolve_engine(engine, torch.device("cpu"))
+    gpus = options.gpus_per_replica
+    with runtime.ray_session(options.address) as session:
+        session.require(cpus=1, gpus=gpus, worker_gpus=gpus)
+        return runtime.run_remote(resolve_engine, engine, torch.device("cuda"), num_gpus=gpus)
+
+
+def _score_shards(
+    run: Run, todo: list[Shard], model_uri: str, engine: str | Engine, options: ScoringOptions, lease: Lease
+) -> None:
+    machine = runtime.machine_cpus()
+    wanted = options.replicas or 1
+    with runtime.ray_session(options.address, num_cpus=max(machine, wanted) + 1) as session:
+        gpus = options.gpus_per_replica
+        replicas = min(options.replicas or _replicas(session, gpus), len(todo))
+        cpus = session.cpus_each(max(1, machine // replicas))
+        session.require(cpus=replicas * cpus, gpus=replicas * gpus, worker_cpus=cpus, worker_gpus=gpus)
+        scorer = {
+            "model_uri": model_uri,
+            "engine": engine,
+            "manifest_uri": run.manifest_uri,
+            "out_uri": run.out_uri,
+            "description": run.description,
+            "use_gpu": gpus > 0,
+            "lease_uri": lease.uri,
+        }
+        # Ray Data must have stopped before Ray does: its threads would join any other Ray of the machine.
+        with closing(_outcomes(todo, scorer, replicas=replicas, cpus=cpus, gpus=gpus)) as outcomes:
+            _follow(run, todo, outcomes, options, lease)
+
+
+def _replicas(session: runtime.RaySession, gpus_per_replica: float) -> int:
+    """Return how many replicas the cluster holds now: by its GPUs, or one per CPU; one on a Ray of our own."""
+    there = ray.cluster_resources()
+    if gpus_per_replica:
+        return max(1, int(there.get("GPU", 0) / gpus_per_replica))
+    return 1 if session.started_here else max(1, int(there.get("CPU", 1)))
 
 
 class _ScoringActor:
     """A :class:`ShardScorer` as Ray Data calls it: one shard per call."""
 
     def __init__(self, **scorer: Any) -> None:
-        self._scorer = ShardScorer(**scorer)
+        self._scorer: ShardScorer | None = None
+        self._failure = ""
+        try:
+            self._scorer = ShardScorer(**scorer)
+        except DermRayError as error:
+            self._failure = str(error)
 
     def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> dict[str, list[Any]]:
         shard = Shard(
-            **{name: column[0].item() if column.dtype != object else column[0] for name, column in batch.items()}
+            **{name: column[0] if column.dtype == object else column[0].item() for name, column in batch.items()}
         )
-        failure = ""
-        try:
-            outcome = self._scorer.score(shard)
-        except DermRayError as error:
-            outcome, failure = ShardOutcome(shard.index, 0, 0, 0.0), str(error)
+        outcome, failure = ShardOutcome(shard.index), self._failure
+        if self._scorer is not None:
+            try:
+                outcome = self._scorer.score(shard)
+            except DermRayError as error:
+                failure = str(error)
         return {name: [value] for name, value in {**outcome.to_json(), "failure": failure}.items()}
 
 
 def _outcomes(
-    shards: Sequence[Shard], scorer: dict[str, Any], *, replicas: int, cpus: int, use_gpu: bool
-) -> Iterator[dict[str, Any]]:
+    shards: Sequence[Shard], scorer: dict[str, Any], *, replicas: int, cpus: int, gpus: float
+) -> Generator[dict[str, Any]]:
     """Yield one ledger row per shard as they finish."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -154,28 +234,49 @@ def _outcomes(
     scored = dataset.map_batches(
         _ScoringActor,
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(replicas, len(shards))),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=replicas, initial_size=replicas),
         fn_constructor_kwargs=scorer,
         num_cpus=cpus,
-        num_gpus=1 if use_gpu else 0,
+        num_gpus=gpus,
     )
     # No prefetching: a finished shard is reported at once, not together with the next one.
-    for rows in scored.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
-        yield from rows.to_pylist()
+    batches = iter(scored.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"))
+    with closing(batches):
+        for rows in batches:
+            yield from rows.to_pylist()
 
 
-def _follow(run: Run, outcomes: Iterator[dict[str, Any]], pairs: int) -> None:
-    """Log progress, and stop at the first shard that could not be written."""
-    progress, errors, spoken = Progress(pairs), 0, 0.0
+def _follow(
+    run: Run, todo: Sequence[Shard], outcomes: Iterator[dict[str, Any]], options: ScoringOptions, lease: Lease
+) -> None:
+    """Show progress, keep the lease's record, and stop at what cannot go on."""
+    pairs = sum(map(len, todo))
+    progress, errors, stages = ProgressLine(Progress(run.pairs, run.pairs - pairs)), 0, Counter[str]()
+    resumes = f"The same command resumes {run.out_uri}."
     try:
         for row in outcomes:
             if row["failure"]:
-                raise ScoringError(f"shard {row['index']}: {row['failure']} The same command resumes {run.out_uri}.")
-            progress.advance(row["scored"] + row["errors"])
+                raise ScoringError(f"shard {row['index']}: {row['failure']} {resumes}")
             errors += row["errors"]
-            if progress.elapsed_s - spoken > SAY_EVERY_S or progress.done == pairs:
-                spoken = progress.elapsed_s
-                logger.info("%s, %d errors", progress.line(), errors)
+            done = progress.advance(row["scored"] + row["errors"], f"{errors:,} errors")
+            stages.update({name: row[name] for name in STAGES})
+            lease.note(pairs=done, errors=errors, seconds=progress.elapsed_s, stages=dict(stages))
+            lease.check()
+            # What is tried again are errors; the whole run is judged at its end.
+            if done >= JUDGED_PAIRS and not options.retry_errors:
+                _judge(run, errors, done, options.max_error_rate)
     except ray.exceptions.RayError as error:
         last = str(error).strip().splitlines()[-1]
-        raise ScoringError(f"the run stopped: {last} The same command resumes {run.out_uri}.") from error
+        raise ScoringError(f"the run stopped: {last} {resumes}") from error
+    finally:
+        progress.end()
+
+
+def _judge(run: Run, errors: int, pairs: int, max_error_rate: float) -> None:
+    """Stop a run in which too many pairs are errors."""
+    if errors > max_error_rate * pairs:
+        raise ScoringError(
+            f"{errors:,} of {pairs:,} pairs are errors, more than --max-error-rate {max_error_rate:g}. Look at "
+            f"error_code and error_message in {run.out_uri}. After mending, the same command with --retry-errors goes "
+            "on; a larger --max-error-rate accepts them."
+        )

@@ -1,83 +1,196 @@
 """Proof that a bulk run's output holds every pair exactly once."""
 
+import hashlib
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from derm_ray import storage
-from derm_ray.data.parquet import parse_parquet
-from derm_ray.errors import ScoringError
-from derm_ray.scoring.ledger import SUCCESS, Run
+from derm_ray.errors import ImageErrorCode, ScoringError
+from derm_ray.scoring.ledger import MANIFEST, RUN, SALIENCY, SUCCESS, Run, load_run, part_name, sound
+from derm_ray.scoring.schema import score_schema
+from derm_ray.scoring.shards import PairReader, Shard, row_line
+from derm_ray.vocabulary import Modality, label_set
+
+READERS = 8
+BINS = 20
+RETRYABLE = frozenset(
+    {
+        ImageErrorCode.STORAGE,
+        ImageErrorCode.TIMEOUT,
+        ImageErrorCode.FORBIDDEN,
+        ImageErrorCode.MISSING,
+        ImageErrorCode.CRASH,
+    }
+)
+"""Codes that may go away by themselves or by mending storage: what ``--retry-errors`` scores again."""
+
+_READ = ("pair_id", "status", "error_code", "modality", "flags", "diagnosis", "confidence", "model_digest", "scored_at")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Reconciliation:
-    """Counts over all parts of a complete run.
+    """What all parts of a complete run hold.
 
     Attributes:
-        pairs: rows, equal to the manifest's.
+        pairs: rows, equal to the input's.
         scored, errors: rows by status; they add up to ``pairs``.
-        error_codes: code -> rows.
+        error_codes, modalities, diagnoses, flags: value -> rows.
+        confidence: rows per bin of 0..1, :data:`BINS` bins.
         parts: file name -> SHA-256.
+        times: (seconds since 1970, rows) of every part, in order of time.
     """
 
-    pairs: int
-    scored: int
-    errors: int
-    error_codes: dict[str, int]
-    parts: dict[str, str]
+    pairs: int = 0
+    scored: int = 0
+    errors: int = 0
+    error_codes: Counter[str] = field(default_factory=Counter)
+    modalities: Counter[str] = field(default_factory=Counter)
+    diagnoses: Counter[str] = field(default_factory=Counter)
+    flags: Counter[str] = field(default_factory=Counter)
+    confidence: list[int] = field(default_factory=lambda: [0] * BINS)
+    parts: dict[str, str] = field(default_factory=dict)
+    times: list[tuple[float, int]] = field(default_factory=list)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the counts as JSON types."""
-        return asdict(self)
+    def counts(self) -> dict[str, Any]:
+        """Return rows in all, by status, code, modality, flag and diagnosis, as JSON types."""
+        names = ("pairs", "scored", "errors", "error_codes", "modalities", "flags", "diagnoses")
+        return {name: dict(v) if isinstance(v := getattr(self, name), Counter) else v for name in names}
+
+    def add(self, name: str, digest: str, table: pa.Table) -> None:
+        """Count one part."""
+        for column, counter in (
+            ("error_code", self.error_codes),
+            ("modality", self.modalities),
+            ("diagnosis", self.diagnoses),
+        ):
+            counter.update(_count(table[column]))
+        for flags, count in _count(table["flags"]).items():
+            self.flags.update(dict.fromkeys(flags.split(), count))
+        status = _count(table["status"])
+        self.pairs += table.num_rows
+        self.scored += status.get("ok", 0)
+        self.errors += status.get("error", 0)
+        bins = np.minimum(table["confidence"].drop_null().to_numpy() * BINS, BINS - 1).astype(int)
+        self.confidence = (np.bincount(bins, minlength=BINS) + self.confidence).tolist()
+        self.parts[name] = digest
+        self.times.append((pc.max(table["scored_at"]).as_py().timestamp(), table.num_rows))
+
+
+def _count(column: pa.ChunkedArray) -> dict[str, int]:
+    """Return value -> rows, nulls left out."""
+    counts = pc.value_counts(column.drop_null())
+    return dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True))
 
 
 def reconcile(run: Run) -> Reconciliation:
-    """Compare the parts with the run's copy of the manifest.
+    """Compare every part with the rows of its shard; memory holds a few parts.
 
     Raises:
-        ScoringError: a shard has no part, a foreign part lies there, or the pairs are not each there once.
+        ScoringError: a shard has no part, a foreign part lies there, or a part's rows are not its shard's.
     """
     if missing := run.missing():
         raise ScoringError(
             f"{run.out_uri}: {len(missing)} of {len(run.shards)} shards have no part. The same command resumes."
         )
-    expected = {shard.part_name for shard in run.shards}
-    files = {uri.rpartition("/")[2]: uri for uri in storage.list_files(run.out_uri)}
-    if foreign := sorted(name for name in files if name.startswith("part-") and name not in expected):
+    expected = {part_name(shard, run.description.format) for shard in run.shards}
+    names = storage.list_folder(run.out_uri)
+    if foreign := [name for name in names if name not in expected and not name.startswith(("_", "."))]:
         raise ScoringError(f"{run.out_uri}: {foreign[0]} does not belong to this run. Move it away and try again.")
-    statuses: Counter[str] = Counter()
-    codes: Counter[str] = Counter()
-    seen: Counter[str] = Counter()
-    digests: dict[str, str] = {}
-    for name in sorted(expected):
-        data = storage.read_bytes(files[name])
-        table = parse_parquet(data, ["pair_id", "status", "error_code"])
-        seen.update(table["pair_id"].to_pylist())
-        statuses.update(table["status"].to_pylist())
-        codes.update(code for code in table["error_code"].to_pylist() if code)
-        digests[name] = storage.sha256(data)
-    wanted = parse_parquet(storage.read_bytes(run.manifest_uri), ["pair_id"])["pair_id"].to_pylist()
-    if seen != Counter(wanted):
-        twice = [pair_id for pair_id, count in seen.items() if count > 1]
-        lost = set(wanted) - seen.keys()
-        raise ScoringError(
-            f"{run.out_uri}: {len(lost)} pairs are missing and {len(twice)} stand more than once"
-            f"{' (first: ' + min([*lost, *twice]) + ')' if lost or twice else ''}. "
-            "Remove the parts concerned; the same command scores them again."
-        )
-    return Reconciliation(seen.total(), statuses["ok"], statuses["error"], dict(codes), digests)
+    total = Reconciliation()
+    for shard, digest, table in _parts(run):
+        total.add(part_name(shard, run.description.format), digest, table)
+    total.times.sort()
+    return total
 
 
-def seal(run: Run, reconciliation: Reconciliation, seconds: float) -> None:
-    """Write ``_SUCCESS.json``: the last file of a run.
+def _parts(run: Run) -> Iterator[tuple[Shard, str, pa.Table]]:
+    """Yield every part, read and compared with its shard."""
+    labels = label_set(run.description.label_set)
+    schema = score_schema(labels, branches=run.description.branches, saliency=run.description.saliency)
 
-    Args:
-        run: complete.
-        reconciliation: its counts.
-        seconds: of the last invocation, for the throughput.
+    overlays = [f"{modality}_saliency" for modality in Modality] if run.description.saliency else []
+    names = [*_READ, *overlays]
+
+    def read(wanted: tuple[Shard, pa.ChunkedArray]) -> tuple[Shard, str, pa.Table]:
+        shard, ids = wanted
+        uri = run.part_uri(shard)
+        again = "Remove the file; the same command scores its pairs again."
+        with sound(uri, again):
+            data = storage.read_bytes(uri)
+            table = run.description.part_format.decode(data, schema, names)
+        if table["pair_id"].combine_chunks() != ids.combine_chunks():
+            raise ScoringError(f"{uri} does not hold the pairs {shard.start}..{shard.stop} of the input. {again}")
+        if pc.unique(table["model_digest"]).to_pylist() != [run.description.model_digest]:
+            raise ScoringError(f"{uri} holds scores of another model. {again}")
+        if overlays:
+            named = {path for name in overlays for path in table[name].drop_null().to_pylist()}
+            folder = f"{SALIENCY}/{shard.index:06d}"
+            there = {f"{folder}/{name}" for name in storage.list_folder(storage.join(run.out_uri, folder))}
+            if lost := named - there:
+                raise ScoringError(f"{run.out_uri}: {min(lost)} is not there. {again.replace('the file', uri)}")
+        return shard, storage.sha256(data), table
+
+    wanted = PairReader(run.manifest_uri).ids(iter(run.shards))
+    with ThreadPoolExecutor(READERS) as executor:
+        while chunk := list(islice(wanted, 4 * READERS)):
+            yield from executor.map(read, chunk)
+
+
+def with_errors(run: Run) -> list[Shard]:
+    """Return the shards whose parts hold errors that scoring again may mend; see :data:`RETRYABLE`."""
+    there = {shard.index for shard in run.shards} - {shard.index for shard in run.missing()}
+    found = Run(run.out_uri, run.description, run.source, run.pairs, tuple(s for s in run.shards if s.index in there))
+    return [shard for shard, _, table in _parts(found) if RETRYABLE & set(table["error_code"].to_pylist())]
+
+
+def verify(out_uri: str) -> Reconciliation:
+    """Check a finished run again: its input's digest, every part's rows, and the digests in ``_SUCCESS.json``.
+
+    Raises:
+        StorageError: there is no run.
+        ScoringError: the run is not finished, or something changed since.
     """
-    storage.write_json(
-        storage.join(run.out_uri, SUCCESS),
-        {**run.description, **reconciliation.to_json(), "last_invocation_s": round(seconds, 3)},
-    )
+    run = load_run(out_uri)
+    _check_input(run)
+    found = reconcile(run)
+    success_uri = storage.join(run.out_uri, SUCCESS)
+    if not storage.exists(success_uri):
+        raise ScoringError(f"{run.out_uri}: all parts are there, but the run has not ended. The same command ends it.")
+    again = "Remove the file; the same command writes it again."
+    with sound(success_uri, again):
+        sealed = storage.read_json(success_uri)
+        changed = [name for name, digest in found.parts.items() if sealed["parts"].get(name) != digest]
+        other = [key for key, value in {**run.to_json(), **found.counts()}.items() if sealed[key] != value]
+    if changed:
+        raise ScoringError(
+            f"{run.out_uri}: {len(changed)} parts changed after the run ended (first: {changed[0]}). Remove them and "
+            f"{SUCCESS}; the same command scores their pairs again."
+        )
+    if other:
+        raise ScoringError(f"{success_uri}: {', '.join(other)} is not what the parts and {RUN} hold. {again}")
+    return found
+
+
+def _check_input(run: Run) -> None:
+    """Check that the shards are those of the description, and their rows those of the input."""
+    total = hashlib.sha256()
+    run_digest = storage.digest(asdict(run.description)).encode()
+    reader = PairReader(run.manifest_uri)
+    for shard in run.shards:
+        lines = b"".join(row_line(pair) for pair in reader.read(shard))
+        total.update(lines)
+        if hashlib.sha256(run_digest + lines).hexdigest() != shard.digest:
+            raise ScoringError(
+                f"{run.out_uri}: shard {shard.index} is not that of {RUN} and {MANIFEST}. Restore these files, or "
+                "score into another folder."
+            )
+    if total.hexdigest() != run.source["digest"]:
+        raise ScoringError(f"{run.manifest_uri} is not the input in {RUN}. Restore it, or score into another folder.")

@@ -1,6 +1,7 @@
 """The table that bulk scoring writes; every part has the same schema, even one where all rows failed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -11,19 +12,23 @@ from derm_ray.vocabulary import (
     SENSITIVITIES,
     LabelSet,
     LesionPair,
+    Modality,
     Prediction,
     PredictionKind,
     operating_point_name,
 )
 
 
-def score_schema(label_set: LabelSet, *, branches: bool = False) -> pa.Schema:
+def score_schema(label_set: LabelSet, *, branches: bool = False, saliency: bool = False) -> pa.Schema:
     """Return the schema.
 
+    ``flags`` names what is unusual about an image, space-separated, such as ``clinical:animated``.
+
     One ``p_<class>`` column per class, ``p_cancer`` and ``p_melanoma`` where the label set has these tasks, one
-    boolean per task and target sensitivity (null where the model has no such operating point), and with
-    ``branches`` one ``<kind>_<class>`` column per prediction kind and class.
+    boolean per task and target sensitivity (null where the model has no such operating point), with ``branches`` one
+    ``<kind>_<class>`` column per prediction kind and class, and with ``saliency`` the overlays' paths in the output.
     """
+    overlays = [(f"{modality}_saliency", pa.string()) for modality in Modality] if saliency else []
     probabilities = [(f"p_{name}", pa.float32()) for name in label_set.class_names]
     if branches:
         probabilities += [(f"{k}_{name}", pa.float32()) for k in PredictionKind for name in label_set.class_names]
@@ -39,11 +44,13 @@ def score_schema(label_set: LabelSet, *, branches: bool = False) -> pa.Schema:
             ("error_code", pa.string()),
             ("error_message", pa.string()),
             ("modality", pa.string()),
+            ("flags", pa.string()),
             ("diagnosis", pa.string()),
             ("confidence", pa.float32()),
             *probabilities,
             *risks,
             *alarms,
+            *overlays,
             ("model_digest", pa.string()),
             ("engine", pa.string()),
             ("derm_ray_version", pa.string()),
@@ -52,21 +59,36 @@ def score_schema(label_set: LabelSet, *, branches: bool = False) -> pa.Schema:
     )
 
 
+@dataclass(frozen=True)
+class Scored:
+    """The answer for one pair, and what stands beside it in its row.
+
+    Attributes:
+        result: the prediction, or why there is none.
+        flags: what is unusual about the images.
+        overlays: modality -> path of its overlay, relative to the output.
+    """
+
+    result: Prediction | ImageError
+    flags: tuple[str, ...] = ()
+    overlays: Mapping[Modality, str] = field(default_factory=dict)
+
+
 def score_table(
     pairs: Sequence[LesionPair],
-    results: Sequence[Prediction | ImageError],
+    scored: Sequence[Scored],
     label_set: LabelSet,
+    schema: pa.Schema,
     *,
-    branches: bool,
     provenance: dict[str, str],
     scored_at: datetime,
 ) -> pa.Table:
     """Return one row per pair, in order.
 
     Args:
-        pairs, results: what was scored, and the answer or error of each.
+        pairs, scored: what was scored, and the answers.
         label_set: class order.
-        branches: also write the probabilities of every prediction kind.
+        schema: of :func:`score_schema`.
         provenance: ``model_digest``, ``engine``, ``derm_ray_version``.
         scored_at: aware time.
     """
@@ -74,13 +96,15 @@ def score_table(
         {
             "pair_id": pair.pair_id,
             "lesion_id": pair.lesion_id,
-            **(_error(result) if isinstance(result, ImageError) else _answer(result, label_set)),
+            **(_error(one.result) if isinstance(one.result, ImageError) else _answer(one.result, label_set)),
+            "flags": " ".join(one.flags) or None,
+            **{f"{modality}_saliency": path for modality, path in one.overlays.items()},
             **provenance,
             "scored_at": scored_at,
         }
-        for pair, result in zip(pairs, results, strict=True)
+        for pair, one in zip(pairs, scored, strict=True)
     ]
-    return pa.Table.from_pylist(rows, schema=score_schema(label_set, branches=branches))
+    return pa.Table.from_pylist(rows, schema=schema)
 
 
 def _error(error: ImageError) -> dict[str, Any]:

@@ -1,23 +1,27 @@
-"""Fixed slices of a manifest, named by a digest of all that decides their scores."""
+"""Shards: references to rows of the run's own copy of its input."""
 
+import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from io import BytesIO
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from derm_ray import storage
-from derm_ray.data.manifest import SCHEMA, URI_COLUMNS, Manifest, conform
 from derm_ray.errors import StorageError
 from derm_ray.vocabulary import LesionPair
 
 SHARD_SIZE = 256
+COLUMNS = ("pair_id", "lesion_id", "clinical_uri", "dermoscopy_uri")
+PAIR_SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
+SHARD_SCHEMA = pa.schema([("index", pa.int64()), ("start", pa.int64()), ("stop", pa.int64()), ("digest", pa.string())])
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A reference to rows of the run's own copy of the manifest; it never carries the rows.
+    """A reference to rows; it never carries them.
 
     Attributes:
         index: position in the run; also the row group of the copy.
@@ -31,47 +35,60 @@ class Shard:
     digest: str
 
     @property
-    def part_name(self) -> str:
-        """Name of the file that holds its scores."""
-        return f"part-{self.index:06d}-{self.digest[:16]}.parquet"
+    def name(self) -> str:
+        """Stem of the file that holds its scores."""
+        return f"part-{self.index:06d}-{self.digest[:16]}"
+
+    def __len__(self) -> int:
+        return self.stop - self.start
 
     def to_json(self) -> dict[str, Any]:
         """Return the descriptor as JSON types."""
         return asdict(self)
 
 
-def plan_shards(manifest: Manifest, run: dict[str, Any], shard_size: int) -> Iterator[Shard]:
-    """Cut a manifest into shards of ``shard_size`` rows, the last one shorter.
+def row_line(pair: LesionPair) -> bytes:
+    """Return what digests see of a row: its ids and image URIs."""
+    return json.dumps([getattr(pair, name) for name in COLUMNS], ensure_ascii=False).encode() + b"\n"
+
+
+class PairReader:
+    """Reads shards from the run's copy of its input; the file's footer is read once.
 
     Args:
-        manifest: image URIs absolute.
-        run: model, engine and options, as JSON; part of every digest.
-        shard_size: rows per shard.
+        uri: of the copy.
     """
-    run_digest = storage.digest(run)
-    columns = [manifest.column(name) for name in ("pair_id", "lesion_id", *URI_COLUMNS)]
-    for index, start in enumerate(range(0, len(manifest), shard_size)):
-        stop = min(start + shard_size, len(manifest))
-        rows = storage.digest([column[start:stop] for column in columns])
-        yield Shard(index, start, stop, storage.digest([run_digest, rows]))
 
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._metadata: pq.FileMetaData | None = None
 
-def freeze_manifest(manifest: Manifest, uri: str, shard_size: int) -> None:
-    """Write the run's own copy of a manifest, one row group per shard, so that a shard is one read."""
-    sink = BytesIO()
-    pq.write_table(manifest.table.select(SCHEMA.names), sink, row_group_size=shard_size)
-    storage.write_bytes(uri, sink.getvalue())
+    def read(self, shard: Shard) -> list[LesionPair]:
+        """Return a shard's pairs.
 
+        Raises:
+            StorageError: the copy cannot be read.
+        """
+        with self._open() as file:
+            table = file.read_row_group(shard.index, use_threads=False)
+        if table.num_rows != len(shard):
+            raise StorageError(f"{self._uri}: row group {shard.index} is not the shard {shard.start}..{shard.stop}.")
+        return [LesionPair(**row) for row in table.to_pylist()]
 
-def read_shard(uri: str, shard: Shard) -> list[LesionPair]:
-    """Return a shard's pairs from the run's copy of the manifest.
+    def ids(self, shards: Iterator[Shard]) -> Iterator[tuple[Shard, pa.ChunkedArray]]:
+        """Yield the ``pair_id`` column of one shard after the other."""
+        with self._open() as file:
+            for shard in shards:
+                yield shard, file.read_row_group(shard.index, columns=["pair_id"], use_threads=False)["pair_id"]
 
-    Raises:
-        StorageError: the copy cannot be read.
-    """
-    fs, path = storage.filesystem(uri)
-    with storage.explained(uri), fs.open(path, "rb") as file:
-        table = pq.ParquetFile(file).read_row_group(shard.index)
-    if table.num_rows != shard.stop - shard.start:
-        raise StorageError(f"{uri}: row group {shard.index} is not the shard {shard.start}..{shard.stop}.")
-    return conform(table, uri).pairs()
+    @contextmanager
+    def _open(self) -> Iterator[pq.ParquetFile]:
+        try:
+            with storage.open_read(self._uri) as file, storage.explained(self._uri):
+                parquet = pq.ParquetFile(file, metadata=self._metadata)
+                self._metadata = parquet.metadata
+                yield parquet
+        except pa.ArrowException as error:
+            raise StorageError(
+                f"{self._uri} is damaged ({error}). Restore it, or score into another folder."
+            ) from error

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import torch
 from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
@@ -75,8 +77,12 @@ def endpoint(
     port: int = 8000,
     replicas: int = 1,
     use_gpu: bool = False,
+    address: str | None = None,
 ) -> Iterator[str]:
-    """Serve a model on this machine for the length of a block.
+    """Serve a model for the length of a block, on this machine or on a cluster.
+
+    On a cluster the head node listens. A Serve that runs there already keeps its own host and port and its other
+    applications; the model is one more.
 
     Args:
         model_uri: a bundle.
@@ -84,41 +90,53 @@ def endpoint(
         host, port: where to listen.
         replicas: of the model.
         use_gpu: one GPU per replica.
+        address: a cluster's; ``None`` takes ``RAY_ADDRESS``, or starts a Ray on this machine where that is unset.
 
     Yields:
         The endpoint's URL, once it answers.
 
     Raises:
-        BundleError, StorageError, ConfigError: the model cannot be loaded.
-        ServingError: the address is taken, or the replicas do not start.
+        BundleError, StorageError, ConfigError: the model cannot be loaded, or the cluster cannot be joined or is too
+            small.
+        ServingError: host and port are taken, the cluster serves a model already, or the replicas do not start.
     """
+    on_cluster = bool(address or os.environ.get("RAY_ADDRESS"))
     model_uri = storage.absolute(model_uri)
     load_bundle(model_uri)
     engine = resolve_engine(engine, torch.device("cuda" if use_gpu else "cpu"))
-    _check_free(host, port)
-    cpus = max(1, runtime.machine_cpus() // replicas)
+    if not on_cluster:
+        _check_free(host, port)
+    cpus = 1 if on_cluster else max(1, runtime.machine_cpus() // replicas)
     quiet = LoggingConfig(log_level="ERROR", enable_access_log=False)
-    with runtime.ray_session(num_cpus=replicas * cpus + 1, local=True) as session:
-        session.require(cpus=replicas, gpus=replicas if use_gpu else 0)
+    with runtime.ray_session(address, num_cpus=replicas * cpus + 1, local=not on_cluster) as session:
+        session.require(cpus=replicas * cpus, gpus=replicas if use_gpu else 0, worker_cpus=cpus)
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        before = serve.status()
+        if APP in before.applications:
+            raise ServingError("this cluster serves a model already. Stop that `derm-ray serve` first.")
         try:
-            serve.start(
-                proxy_location="HeadOnly",
-                http_options={"host": host, "port": port, "request_timeout_s": REQUEST_TIMEOUT_S},
-                logging_config=quiet,
-            )
-            serve.run(
-                _application(model_uri, engine, replicas=replicas, cpus=cpus, use_gpu=use_gpu),
-                name=APP,
-                route_prefix="/",
-                logging_config=quiet,
-            )
-        except (RuntimeError, RayError) as error:
-            raise ServingError(f"the endpoint did not start: {str(error).strip().splitlines()[-1]}") from error
-        try:
-            yield f"http://{host}:{port}"
+            try:
+                serve.start(
+                    proxy_location="HeadOnly",
+                    http_options={"host": host, "port": port, "request_timeout_s": REQUEST_TIMEOUT_S},
+                    logging_config=quiet,
+                )
+                serve.run(
+                    _application(model_uri, engine, replicas=replicas, cpus=cpus, use_gpu=use_gpu),
+                    name=APP,
+                    route_prefix="/",
+                    logging_config=quiet,
+                )
+            except (RuntimeError, RayError, RayServeException) as error:
+                raise ServingError(f"the endpoint did not start: {str(error).strip().splitlines()[-1]}") from error
+            where = serve.context._get_global_client().http_config
+            yield f"http://{where.host}:{where.port}"
         finally:
-            serve.shutdown()
+            others = set(serve.status().applications) - {APP}
+            if on_cluster and (before.proxies or others):
+                serve.delete(APP)
+            else:
+                serve.shutdown()
 
 
 def _application(model_uri: str, engine: str, *, replicas: int, cpus: int, use_gpu: bool) -> serve.Application:

@@ -25,7 +25,20 @@ def test_help_is_quick_and_lists_the_commands(derm_ray: RunCommand) -> None:
         times["help"].append(between - started)
         times["typer"].append(time.perf_counter() - between)
     assert statistics.median(times["help"]) < max(0.5, 3 * statistics.median(times["typer"]))
-    for command in ("demo", "data", "train", "evaluate", "score", "serve", "model", "reproduce", "submit", "doctor"):
+    for command in (
+        "demo",
+        "data",
+        "train",
+        "evaluate",
+        "score",
+        "serve",
+        "model",
+        "reproduce",
+        "submit",
+        "jobs",
+        "verify",
+        "doctor",
+    ):
         assert command in done.stdout
 
 
@@ -47,6 +60,7 @@ def test_data_commands(derm_ray: RunCommand, tmp_path: Path) -> None:
     assert valid.returncode == 0, valid.stderr
 
 
+SCORE = ("--model", "s3://b/model", "--input", "s3://b/m.parquet", "--out", "s3://b/out")
 TRAIN = ("train", "--manifest", "m.parquet", "--out", "runs", "--name", "r")
 
 
@@ -83,7 +97,14 @@ def test_every_mistake_is_one_message_and_exit_code_2(
         ((*TRAIN, "--preset", "debug", "--address", "http://127.0.0.1:9"), "cannot join the Ray at"),
         ((*TRAIN, "--preset", "debug", "--gpu"), "this machine is too small: 1 GPUs, it has 0"),
         (("demo", "--out", "full"), "holds files that are no demo"),
-        (("submit", "score", "--address", "http://127.0.0.1:9"), "no Ray cluster answers there"),
+        (("submit", "score", "--address", "http://127.0.0.1:9", "--", *SCORE), "no Ray cluster answers there"),
+        (("submit", "score", "--", *SCORE[:4], "--out", "here"), "--out here: relative to this folder"),
+        (("submit", "score", "--", *SCORE, "--replica", "2"), "--replica"),
+        (("jobs", "list", "--address", "http://127.0.0.1:9"), "no Ray cluster answers there"),
+        (("score", "--model", bundle_uri, "--input", "nowhere", "--out", "o"), "nowhere: not found"),
+        (("score", "--model", bundle_uri, "--input", "m.parquet", "--out", "s", "--format", "cvs"), "Did you mean 'csv'?"),
+        (("score", "--model", bundle_uri, "--input", "m.parquet", "--out", "s", "--saliency"), "saliency needs a model"),
+        (("verify", "full"), "_RUN.json: not found"),
     ]  # fmt: skip
     for arguments, message in cases:
         done = derm_ray(*arguments)

@@ -1,5 +1,9 @@
 """The study for real: cells on Ray Train, one that fails, and what is done is not done again."""
 
+import signal
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -7,17 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from derm_ray import __version__, storage
 from derm_ray.bundle import load_bundle
-from derm_ray.data.manifest import Manifest
+from derm_ray.data.manifest import Manifest, write_manifest
 from derm_ray.data.preprocessing import PairPixels, load_pairs
 from derm_ray.errors import ConfigError, ManifestError, OutputExistsError
 from derm_ray.inference.predictor import Predictor
+from derm_ray.lease import hold
 from derm_ray.storage import list_files
 from derm_ray.studies.reproduction.predictions import read_predictions
 from derm_ray.studies.reproduction.study import reproduce
 from derm_ray.training.run.driver import train
 from derm_ray.vocabulary import PredictionKind, Split
-from tests.conftest import take
+from tests.conftest import RunCommand, take
 from tests.integration.test_training import EXACT, small, step_losses
 
 pytestmark = pytest.mark.ray
@@ -105,3 +111,36 @@ def test_what_cannot_be_studied_is_one_message_before_anything_trains(few: Manif
     with pytest.raises(ConfigError, match="unknown row 'tripel'"):
         reproduce(few, out, only=["tripel"])
     assert not Path(out).exists()
+    (tmp_path / "study").mkdir()
+    facts = {"derm_ray_version": __version__, "manifest_digest": few.digest, "label_set": "paper15"}
+    storage.write_json(f"{out}/_STUDY.json", {**facts, "preset": "debug", "init_weights": {}})
+    with hold(f"{out}/invocations"), pytest.raises(OutputExistsError, match="is being written by another run"):
+        reproduce(few, out, preset="debug")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_a_study_that_is_stopped_goes_on_where_it_was(
+    few: Manifest, tmp_path: Path, derm_ray: RunCommand, stop: signal.Signals, code: int
+) -> None:
+    write_manifest(few, str(tmp_path / "m.parquet"))
+    command = ("reproduce", "--manifest", "m.parquet", "--out", "study", "--preset", "debug", "--row", "sole-gap")
+    study = tmp_path / "study"
+    # A shell's background jobs hand down an ignored SIGINT.
+    listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code_text = f"{listening}; from derm_ray.cli import main; main()"
+    program = [sys.executable, "-c", code_text, *command, "--no-images"]
+    with subprocess.Popen(program, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 300
+        while not list(study.rglob("checkpoint_manager_snapshot.json")):
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(stop)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert stop is signal.SIGKILL or said.endswith("stopped; the same command resumes.\n")
+    done = derm_ray(*command, "--no-images")
+    assert done.returncode == 0, done.stderr
+    assert "resuming behind epoch" in done.stderr
+    assert "Sole-Net" in done.stdout

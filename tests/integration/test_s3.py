@@ -6,6 +6,7 @@ import pytest
 from derm_ray import storage
 from derm_ray.bundle import load_bundle
 from derm_ray.data.importers.folder import import_folder
+from derm_ray.data.inputs import MemoryInput
 from derm_ray.data.manifest import Manifest, read_manifest, write_manifest
 from derm_ray.data.splits import split_manifest
 from derm_ray.data.synthetic import synthesize
@@ -13,7 +14,7 @@ from derm_ray.data.validation import validate
 from derm_ray.evaluation.evaluate import evaluate
 from derm_ray.evaluation.report import write_evaluation
 from derm_ray.inference.predictor import Predictor
-from derm_ray.scoring.pipeline import score
+from derm_ray.scoring.pipeline import ScoringOptions, score
 from derm_ray.training.config import make_config
 from derm_ray.training.run.driver import train
 from derm_ray.vocabulary import PAPER15, Split
@@ -46,9 +47,26 @@ def test_train_evaluate_and_score_in_a_bucket(archive: Manifest, s3: str) -> Non
     for uri in write_evaluation(evaluation, f"{s3}/evaluation"):
         assert storage.exists(uri)
 
-    scored = score(result.bundle_uri, archive, f"{s3}/scores", engine="torch", shard_size=64)
+    scored = score(
+        result.bundle_uri,
+        MemoryInput(archive),
+        f"{s3}/scores",
+        engine="torch",
+        shard_size=64,
+        options=ScoringOptions(1),
+    )
     assert scored.counts.scored == 150
     parts = [uri for uri in storage.list_files(scored.out_uri) if uri.endswith(".parquet") and "/part-" in uri]
     assert len(parts) == 3
     assert sum(len(pd.read_parquet(uri)) for uri in parts) == 150
-    assert score(result.bundle_uri, archive, f"{s3}/scores", engine="torch", shard_size=64).resumed == 3
+    assert (
+        score(
+            result.bundle_uri,
+            MemoryInput(archive),
+            f"{s3}/scores",
+            engine="torch",
+            shard_size=64,
+            options=ScoringOptions(1),
+        ).resumed
+        == 3
+    )

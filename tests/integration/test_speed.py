@@ -87,7 +87,7 @@ def test_an_epoch_takes_at_most_a_tenth_longer_than_a_plain_loop(
             plain = plain_epoch(chosen, config)
             ray = ray_epoch(few, config, tmp_path, f"run{number}", real_data.weights)  # type: ignore[attr-defined]
             ratios.append(ray / plain)
-            print(json.dumps({"plain_s": round(plain, 2), "ray_train_s": round(ray, 2), "ratio": round(ratios[-1], 3)}))  # noqa: T201
+            print(json.dumps({"plain_s": round(plain, 2), "ray_train_s": round(ray, 2), "ratio": round(ratios[-1], 3)}))
     assert np.isfinite(ratios).all()
     assert statistics.median(ratios) <= BOUND, ratios
 

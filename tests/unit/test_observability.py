@@ -1,6 +1,10 @@
+import io
+import logging
+import sys
+
 import pytest
 
-from derm_ray.observability import Progress, format_duration
+from derm_ray.observability import Progress, ProgressLine, format_duration
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0s"), (59, "59s"), (187, "3m 07s"), (7500, "2h 05m")])
@@ -14,3 +18,36 @@ def test_progress_knows_no_eta_before_the_first_pair() -> None:
     progress.advance(1000)
     assert progress.line().startswith("1,000/1,000 pairs")
     assert "ETA 0s" in progress.line()
+
+
+def test_what_was_done_before_counts_as_done_but_not_as_speed() -> None:
+    progress = Progress(1000, before=900)
+    assert progress.line().startswith("900/1,000 pairs, 0.0 pairs/s, ETA unknown")
+    progress.advance(100)
+    assert progress.finished
+    assert progress.line().startswith("1,000/1,000 pairs")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_sees_one_line_that_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    line = ProgressLine(Progress(20), every_s=0)
+    assert [line.advance(10, "1 errors"), line.advance(10, "2 errors")] == [10, 20]
+    last = terminal.getvalue().split("\r\x1b[K")[-1]
+    assert last.startswith("20/20 pairs")
+    assert last.endswith(", 2 errors\n")
+
+
+def test_a_log_gets_plain_lines_now_and_then(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("derm_ray"), "propagate", False)
+    monkeypatch.setattr(logging.getLogger("derm_ray"), "handlers", [caplog.handler])
+    line = ProgressLine(Progress(20))
+    with caplog.at_level("INFO", "derm_ray"):
+        for _ in range(20):
+            line.advance(1)
+    assert [record.message.split(",")[0] for record in caplog.records] == ["20/20 pairs"]

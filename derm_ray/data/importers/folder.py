@@ -2,12 +2,14 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from io import BytesIO
 
 import pandas as pd
+import pyarrow as pa
 
 from derm_ray import storage
 from derm_ray.data.importers import ImportResult
-from derm_ray.data.manifest import URI_COLUMNS, conform, parse_csv
+from derm_ray.data.manifest import URI_COLUMNS, conform, csv_tables
 from derm_ray.errors import ManifestError
 from derm_ray.vocabulary import LabelSet
 
@@ -25,7 +27,7 @@ def import_folder(source: str, label_set: LabelSet, out_uri: str) -> ImportResul
     """
     data = storage.read_bytes(source)
     try:
-        table = parse_csv(data)
+        table = pa.concat_tables(csv_tables(BytesIO(data)))
     except (ValueError, pd.errors.ParserWarning) as error:
         raise ManifestError(source, [f"cannot be parsed as CSV: {error}"]) from error
     names = [RENAMED.get(name, name) for name in table.column_names]

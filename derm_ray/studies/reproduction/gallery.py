@@ -12,7 +12,7 @@ from PIL import Image
 from derm_ray.bundle import load_bundle
 from derm_ray.data.manifest import Manifest
 from derm_ray.data.preprocessing import PairPixels, Pixels, load_pairs
-from derm_ray.inference.saliency import overlay, saliency_maps
+from derm_ray.inference.saliency import SaliencyMapper, overlay
 from derm_ray.studies.reproduction.cells import Grid
 from derm_ray.studies.reproduction.predictions import CellPredictions
 from derm_ray.studies.reproduction.results import StudyResults
@@ -80,7 +80,8 @@ def make_gallery(results: StudyResults, manifest: Manifest, grid: Grid) -> Galle
     with ThreadPoolExecutor(4) as executor:
         loaded = load_pairs([by_id[cell.pair_ids[i]] for i in shown], bundle.preprocessing, executor)
     usable = [(i, pair) for i, pair in zip(shown, loaded, strict=True) if isinstance(pair, PairPixels)]
-    maps = saliency_maps(bundle, [pair for _, pair in usable])
+    mapper = SaliencyMapper(bundle)
+    maps = [mapper.maps(pair) for _, pair in usable]
     titles = cell.labels.titles
     cases = []
     for (i, pair), found in zip(usable, maps, strict=True):

@@ -19,6 +19,7 @@ from derm_ray.errors import (
     StorageError,
     unknown_name,
 )
+from derm_ray.lease import hold
 from derm_ray.models.trunks import TRUNKS
 from derm_ray.studies.baseline import run_baseline
 from derm_ray.studies.reproduction.cells import UNAVAILABLE, Grid, Resources
@@ -33,6 +34,7 @@ from derm_ray.vocabulary import LabelSet, PredictionKind, Split, label_set
 logger = logging.getLogger(__name__)
 
 MARKER = "_STUDY.json"
+INVOCATIONS = "invocations"
 JSON_NAME, CSV_NAME, HTML_NAME = "results.json", "results.csv", "report.html"
 LOGISTIC = "logistic-regression"
 MAJORITY = "majority-class"
@@ -84,7 +86,8 @@ def reproduce(
 
     Raises:
         ConfigError, ManifestError, StorageError: the input is not fit.
-        OutputExistsError: the folder holds a study of another manifest or from other weights, or something else.
+        OutputExistsError: the folder holds a study of another manifest or from other weights, or something else, or
+            another process works on it.
     """
     labels = _detailed(label_set_name)
     table = make_rows(preset, label_set_name)
@@ -101,22 +104,23 @@ def reproduce(
         "preset": preset,
     }
     _claim(out_uri, facts, {trunk: storage.sha256(storage.read_bytes(uri)) for trunk, uri in weights.items()})
-    cells = make_cells(rows, seeds)
-    grid = Grid(manifest, out_uri, weights, resources or Resources(), address)
-    outcomes = grid.run(cells)
-    asked = {cell.name for cell in cells}
-    before = [cell for cell in make_cells(table, sorted({*seeds, *grid.seeds()})) if cell.name not in asked]
-    outcomes = sorted([*outcomes, *grid.finished(before)], key=lambda o: (table.index(o.cell.row), o.cell.seed))
-    baselines = {
-        MAJORITY: ("Majority class", _majority(manifest, labels)),
-        LOGISTIC: ("Logistic regression on frozen VGG-16", _logistic(manifest, labels, out_uri, table, weights)),
-    }
-    split = {str(s): len(manifest.select(s)) for s in Split}
-    facts |= {"seeds": sorted({outcome.cell.seed for outcome in outcomes}), "pairs": split}
-    facts["grouping"] = "patient" if any(manifest.column("patient_id")) else "lesion"
-    plain = next(row.config.head for row in table if row.config.head != "cam")
-    results = assemble(outcomes, baselines, facts, plain=plain)
-    return _write(results, out_uri, lambda: make_gallery(results, manifest, grid) if images else None)
+    with hold(storage.join(out_uri, INVOCATIONS)):
+        cells = make_cells(rows, seeds)
+        grid = Grid(manifest, out_uri, weights, resources or Resources(), address)
+        outcomes = grid.run(cells)
+        asked = {cell.name for cell in cells}
+        before = [cell for cell in make_cells(table, sorted({*seeds, *grid.seeds()})) if cell.name not in asked]
+        outcomes = sorted([*outcomes, *grid.finished(before)], key=lambda o: (table.index(o.cell.row), o.cell.seed))
+        baselines = {
+            MAJORITY: ("Majority class", _majority(manifest, labels)),
+            LOGISTIC: ("Logistic regression on frozen VGG-16", _logistic(manifest, labels, out_uri, table, weights)),
+        }
+        split = {str(s): len(manifest.select(s)) for s in Split}
+        facts |= {"seeds": sorted({outcome.cell.seed for outcome in outcomes}), "pairs": split}
+        facts["grouping"] = "patient" if any(manifest.column("patient_id")) else "lesion"
+        plain = next(row.config.head for row in table if row.config.head != "cam")
+        results = assemble(outcomes, baselines, facts, plain=plain)
+        return _write(results, out_uri, lambda: make_gallery(results, manifest, grid) if images else None)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from derm_ray.data.manifest import SCHEMA, Manifest, collapse, conform, read_manifest, write_manifest
@@ -74,3 +75,24 @@ def test_a_task_collapses_the_diagnoses_of_a_manifest(pairs: Manifest) -> None:
     assert len(melanoma) == len(pairs) - left_out
     assert set(melanoma.column("diagnosis")) == {"melanoma", "benign"}
     assert collapse(pairs, PAPER15) is pairs
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.jsonl", b'{"lesion_id": "a", "n": 99999999999999999999}', "cannot be parsed as jsonl"),
+        ("b.jsonl", b'{"lesion_id": ' + b"[" * 5000 + b"]" * 5000 + b"}", "cannot be parsed as jsonl"),
+        ("c.csv", "lesion_id\né".encode("latin-1"), "cannot be parsed as csv"),
+        ("d.parquet", b"PAR1 garbage PAR1", "cannot be parsed as parquet"),
+    ],
+)
+def test_odd_files_are_one_message(tmp_path: Path, name: str, data: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ManifestError, match=message):
+        read_manifest(str(tmp_path / name))
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table([["a"], ["b"], ["c"]], names=["lesion_id", "x", "x"]), tmp_path / "m.parquet")
+    with pytest.raises(ManifestError, match="column 'x' stands more than once"):
+        read_manifest(str(tmp_path / "m.parquet"))

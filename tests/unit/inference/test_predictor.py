@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from derm_ray.bundle import load_bundle
 from derm_ray.data.preprocessing import PairPixels
@@ -126,3 +127,40 @@ def test_thresholds_reach_their_target_on_the_pairs_they_were_chosen_on(bundle_u
         for target in (90, 95):
             alarms = np.array([answer.alarms[f"{task.name}_at_{target}_sensitivity"] for answer in answers])
             assert alarms[positive].mean() >= target / 100
+
+
+class SmallEngine(FixedEngine):
+    """Holds three images at once."""
+
+    def __init__(self, error: RuntimeError) -> None:
+        self.sizes: list[int] = []
+        self._error = error
+
+    def run(self, clinical: Images | None, dermoscopy: Images | None) -> Mapping[PredictionKind, Probabilities]:
+        self.sizes.append(len(clinical if clinical is not None else dermoscopy))  # type: ignore[arg-type]
+        if self.sizes[-1] > 3:
+            raise self._error
+        return super().run(clinical, dermoscopy)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_the_batch_is_halved_where_memory_does_not_suffice(bundle_uri: str, error: RuntimeError) -> None:
+    engine = SmallEngine(error)
+    predictor = Predictor(load_bundle(bundle_uri), engine, batch_size=8)
+    pairs = [PairPixels(pixels(i), pixels(100 + i)) for i in range(11)]
+    assert len(predictor.predict(pairs)) == 11
+    assert engine.sizes == [8, 4, 2, 2, 2, 2, 2, 1]
+    assert predictor.batch_size == 2
+    predictor.predict(pairs[:3])
+    assert engine.sizes[8:] == [2, 1], "it does not try again"
+
+
+def test_other_failures_of_the_engine_are_not_hidden(bundle_uri: str) -> None:
+    with pytest.raises(RuntimeError, match="a bug"):
+        Predictor(load_bundle(bundle_uri), SmallEngine(RuntimeError("a bug")), batch_size=8).predict(mixed() * 4)

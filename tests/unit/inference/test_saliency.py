@@ -5,7 +5,7 @@ import torch
 from derm_ray.bundle import load_bundle, seal_bundle
 from derm_ray.data.preprocessing import PairPixels, Preprocessing
 from derm_ray.errors import ConfigError
-from derm_ray.inference.saliency import overlay, saliency_maps
+from derm_ray.inference.saliency import SaliencyMapper, overlay
 from derm_ray.models.zoo import CamConfig, NetworkConfig, build_network
 from derm_ray.vocabulary import PAPER15, Modality
 
@@ -27,7 +27,8 @@ def pixels() -> PairPixels:
 
 def test_maps_are_weights_of_each_image(tmp_path_factory: pytest.TempPathFactory) -> None:
     bundle = load_bundle(model(str(tmp_path_factory.mktemp("saliency") / "m"), 0))
-    both, alone = saliency_maps(bundle, [pixels(), PairPixels(pixels().clinical, None)])
+    mapper = SaliencyMapper(bundle)
+    both, alone = mapper.maps(pixels()), mapper.maps(PairPixels(pixels().clinical, None))
     assert set(both) == set(Modality)
     assert set(alone) == {Modality.CLINICAL}
     for weights in both.values():
@@ -41,7 +42,7 @@ def test_other_weights_give_another_map(tmp_path_factory: pytest.TempPathFactory
     """The sanity check of Adebayo et al. 2018: a map that ignores the weights explains nothing."""
     folder = tmp_path_factory.mktemp("saliency")
     first, again, other = (
-        saliency_maps(load_bundle(uri), [pixels()])[0][Modality.DERMOSCOPY].ravel()
+        SaliencyMapper(load_bundle(uri)).maps(pixels())[Modality.DERMOSCOPY].ravel()
         for uri in (model(str(folder / "a"), 0), model(str(folder / "b"), 0), model(str(folder / "c"), 1))
     )
     assert np.array_equal(first, again)
@@ -51,7 +52,7 @@ def test_other_weights_give_another_map(tmp_path_factory: pytest.TempPathFactory
 
 def test_a_model_without_a_cam_network_is_refused(bundle_uri: str) -> None:
     with pytest.raises(ConfigError, match="needs a model with head cam_bp"):
-        saliency_maps(load_bundle(bundle_uri), [pixels()])
+        SaliencyMapper(load_bundle(bundle_uri))
 
 
 def test_the_overlay_colours_where_the_weights_are() -> None:

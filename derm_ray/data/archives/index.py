@@ -1,0 +1,237 @@
+"""An archive's pairs as manifest rows whose URIs address its members."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from derm_ray import storage
+from derm_ray.data.archives.address import StreamMember
+from derm_ray.data.archives.names import DICOM_SUFFIXES, IMAGE_SUFFIXES, ArchiveError, is_side_file, shown, suffix
+from derm_ray.data.archives.pairing import DEFAULT_RULE, EXAMPLE, PairingRule
+from derm_ray.data.archives.pairs import REPEATED, Pair, Pairs, id_refusal, unstreamable
+from derm_ray.data.archives.reader import ImageReader
+from derm_ray.data.archives.source import Source, SourceFile
+from derm_ray.data.archives.writer import write_tables
+from derm_ray.data.manifest import BATCH_ROWS, SCHEMA, URI_COLUMNS, conform
+from derm_ray.errors import ConfigError, ImageError, ImageErrorCode, StorageError
+
+SEEN_NAMES = 5
+NO_SUFFIX = "not an image by its suffix"
+
+
+@dataclass(frozen=True)
+class ArchiveIndex:
+    """An archive's pairs.
+
+    Attributes:
+        uri: of the archive or folder.
+        found: files, and rows of Parquet.
+        left_out: reason -> files that are no image of a pair.
+        containers: URIs of the archives read, and of the folder if it holds images itself.
+        pairs, single: how many pairs there are, and how many of them have one image only.
+    """
+
+    uri: str
+    found: int
+    left_out: Counter[str]
+    containers: list[str]
+    pairs: int
+    single: int
+    _rows: list[Pair]
+    _tables: list[pa.Table]
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Yield the pairs in the manifest's columns, then text columns; at most 65,536 rows at a time.
+
+        Pairs of one ``.tar.gz`` follow one another in the order of the stream.
+
+        Raises:
+            ManifestError: a pattern's field does not convert to its column.
+        """
+        names = dict.fromkeys(name for columns in {pair.columns: None for pair in self._rows} for name in columns)
+        names |= dict.fromkeys(name for table in self._tables for name in table.column_names)
+        schema = pa.schema(
+            [entry.with_nullable(True) for entry in SCHEMA]
+            + [pa.field(name, pa.string()) for name in names if name not in SCHEMA.names]
+        )
+        rows = (pair.row() for pair in self._rows)
+        while batch := list(islice(rows, BATCH_ROWS)):
+            columns = {name: _texts(row.get(name) for row in batch) for name in (*names, *URI_COLUMNS)}
+            yield _fit(conform(pa.table(columns), self.uri).table, schema)
+        for table in self._tables:
+            for start in range(0, table.num_rows, BATCH_ROWS):
+                yield _fit(table.slice(start, BATCH_ROWS), schema)
+
+
+def _texts(values: Iterable[object]) -> pa.Array:
+    return pa.array([None if value is None else str(value) for value in values], pa.string())
+
+
+def _fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    return pa.table(
+        {
+            entry.name: table[entry.name].cast(entry.type)
+            if entry.name in table.column_names
+            else pa.nulls(table.num_rows, entry.type)
+            for entry in schema
+        },
+        schema=schema,
+    )
+
+
+def write_index(index: ArchiveIndex, out_uri: str) -> None:
+    """Write an index as a manifest, piece by piece and atomically.
+
+    Raises:
+        ConfigError: the name does not end in a known suffix, or is that of the archive itself.
+        StorageError: it cannot be written.
+    """
+    if storage.absolute(out_uri) in (index.uri, *index.containers):
+        raise ConfigError(f"{out_uri} is what was indexed; it would be overwritten. Choose another --out.")
+    write_tables(index.tables(), out_uri)
+
+
+def index_archive(uri: str, rule: PairingRule = DEFAULT_RULE) -> ArchiveIndex:
+    """Find the pairs of an archive without reading its images.
+
+    Args:
+        uri: a ``.tar``, ``.zip``, ``.tar.gz``, ``.tgz``, a ``.parquet`` with binary columns ``clinical`` and
+            ``dermoscopy``, or a folder that holds images, DICOM files or such archives.
+        rule: which files make a pair. DICOM files that no pattern of the caller's names are paired by their headers.
+
+    Raises:
+        StorageError: the archive cannot be read.
+        ArchiveError: it is broken, hostile, ambiguous, or holds no pair; all problems are listed.
+    """
+    return _Indexer(uri, rule).run()
+
+
+class _Indexer:
+    def __init__(self, uri: str, rule: PairingRule) -> None:
+        self._source = Source(uri)
+        self._own_rule = rule != DEFAULT_RULE
+        self._pairs = Pairs(rule)
+        self._dicom: list[tuple[int, SourceFile]] = []
+        self._bare: dict[str, list[tuple[int, SourceFile]]] = defaultdict(list)
+        self._seen: list[str] = []
+
+    def run(self) -> ArchiveIndex:
+        source = self._source
+        for order, file in enumerate(source.files()):
+            if len(self._seen) < SEEN_NAMES:
+                self._seen.append(file.path)
+            self._sort(order, file)
+        self._refuse_problems()
+        self._sort_bare()
+        self._pair_dicom()
+        tables = [self._with_images(table) for table in source.tables]
+        self._check_ids(tables)
+        rows = self._pairs.ordered()
+        source.problems += unstreamable(place for pair in rows for place in pair.places)
+        self._refuse_problems()
+        pairs = len(rows) + sum(table.num_rows for table in tables)
+        if not pairs:
+            raise ArchiveError(source.uri, [self._nothing()])
+        single = sum(len(pair.places) == 1 for pair in rows)
+        single += sum(table[name].null_count for table in tables for name in URI_COLUMNS)
+        return ArchiveIndex(source.uri, source.found, source.left_out, source.containers, pairs, single, rows, tables)
+
+    def _refuse_problems(self) -> None:
+        if problems := [*self._source.problems, *self._pairs.problems]:
+            raise ArchiveError(self._source.uri, problems)
+
+    def _sort(self, order: int, file: SourceFile) -> None:
+        ending, left_out = suffix(file.path), self._source.left_out
+        image, dicom = ending in IMAGE_SUFFIXES, ending in DICOM_SUFFIXES
+        if is_side_file(file.path):
+            left_out["a side file of macOS"] += 1
+        elif (image or (self._own_rule and (dicom or not ending))) and self._pairs.add(order, file):
+            pass
+        elif dicom:
+            self._dicom.append((order, file))
+        elif image:
+            left_out["matches no pattern"] += 1
+        elif not ending:
+            self._bare[_root(file)].append((order, file))
+        else:
+            left_out[NO_SUFFIX] += 1
+
+    def _sort_bare(self) -> None:
+        """Take files without a suffix as DICOM where others, or the first of them, are."""
+        roots = {_root(file) for _, file in self._dicom}
+        for root, files in self._bare.items():
+            if root in roots or any(file.path.endswith("DICOMDIR") for _, file in files) or _is_dicom(files[0][1]):
+                self._dicom += files
+            else:
+                self._source.left_out[NO_SUFFIX] += len(files)
+
+    def _pair_dicom(self) -> None:
+        if not self._dicom:
+            return
+        from derm_ray.data.archives.dicom_pairs import index_dicom
+
+        orders = {str(file.place): order for order, file in sorted(self._dicom, key=lambda entry: entry[0])}
+        # index_dicom reads in the order of the URIs.
+        places = sorted((file.place for _, file in self._dicom), key=str)
+        self._source.problems += unstreamable(places)
+        self._refuse_problems()
+        with ImageReader(orders) as reader:
+            rows, left_out = index_dicom(list(orders), partial(_read, reader))
+        self._source.left_out.update(left_out)
+        for row in rows:
+            self._pairs.put_row(min(orders[str(row[name])] for name in URI_COLUMNS if row.get(name)), row)
+
+    def _with_images(self, table: pa.Table) -> pa.Table:
+        there = pc.or_(*(pc.is_valid(table[name]) for name in URI_COLUMNS))
+        if without := table.num_rows - pc.sum(there).as_py():
+            self._source.left_out["a row without an image"] += without
+        return table.filter(there)
+
+    def _check_ids(self, tables: list[pa.Table]) -> None:
+        seen: set[str] = set()
+        for table in tables:
+            for pair_id, lesion_id in zip(*(table[name].to_pylist() for name in ("pair_id", "lesion_id")), strict=True):
+                why = id_refusal(pair_id or "") or id_refusal(lesion_id or "") or self._pairs.repeated(pair_id)
+                if not why and pair_id in seen:
+                    why = REPEATED
+                if why:
+                    self._source.problems.append(f"pair_id {shown(pair_id or '')!r} or its lesion_id {why}")
+                seen.add(pair_id)
+
+    def _nothing(self) -> str:
+        names = ", ".join(repr(shown(name)) for name in self._seen)
+        left_out = ", ".join(f"{count} {reason}" for reason, count in self._source.left_out.most_common())
+        return (
+            f"no pair found. First names: {names or 'none'}. Left out: {left_out or 'nothing'}. Say how the files are "
+            f"named: --clinical {EXAMPLE!r} --dermoscopy {EXAMPLE.replace('clinical', 'dermoscopy')!r}"
+        )
+
+
+def _read(reader: ImageReader, uri: str) -> bytes:
+    """Read an image; storage that does not answer ends the work instead of leaving the image out."""
+    try:
+        return reader.read(uri)
+    except ImageError as error:
+        if error.code in (ImageErrorCode.STORAGE, ImageErrorCode.TIMEOUT):
+            raise StorageError(error.message) from error
+        raise
+
+
+def _root(file: SourceFile) -> str:
+    return "" if isinstance(file.place, str) else file.place.container
+
+
+def _is_dicom(file: SourceFile) -> bool:
+    """Look for the mark of DICOM files; a ``.tar.gz`` is not streamed for it."""
+    if isinstance(file.place, StreamMember):
+        return False
+    try:
+        with ImageReader() as reader:
+            return reader.read(str(file.place))[128:132] == b"DICM"
+    except ImageError:
+        return False

@@ -1,0 +1,92 @@
+"""Names of members: which are hostile, and what they say about the content."""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+from derm_ray.data.archives.address import SUFFIXES
+from derm_ray.errors import ImageErrorCode, ManifestError
+
+MAX_NAME = 4096
+IMAGE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".j2k", ".jpx")
+)
+DICOM_SUFFIXES = frozenset((".dcm", ".dicom"))
+_OTHER_ARCHIVES = (".7z", ".rar", ".gz", ".bz2", ".xz", ".zst", ".tbz2", ".txz")
+_VOLUME = re.compile(r"\.(z\d\d|r\d\d|(tar|zip|tgz|gz|7z)\.\d{2,3}|part\d+(\.\w+)?)$")
+_HIDDEN = {"Cc": "a control character", "Cf": "an invisible character", "Cs": "bytes that are not UTF-8"}
+
+
+class Damaged(Exception):  # noqa: N818
+    """An archive that is broken, or made to break its reader."""
+
+    def __init__(self, message: str, code: ImageErrorCode = ImageErrorCode.CORRUPT) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class ArchiveError(ManifestError):
+    """An archive that cannot become a manifest."""
+
+    def __init__(self, uri: str, problems: Sequence[str], mend: str = "") -> None:
+        super().__init__(uri, problems)
+        self.mend = mend
+
+    def __str__(self) -> str:
+        lines = [f"  - {problem}" for problem in self.problems[: self.shown]]
+        if hidden := len(self.problems[self.shown :]):
+            lines.append(f"  - ... and {hidden} more")
+        noun = "problem" if len(self.problems) == 1 else "problems"
+        text = f"{shown(self.uri)}: {len(self.problems)} {noun} in this archive:\n" + "\n".join(lines)
+        return f"{text}\n{self.mend}" if self.mend else text
+
+    def __reduce__(self) -> tuple[type["ArchiveError"], tuple[str, tuple[str, ...], str]]:
+        return type(self), (self.uri, self.problems, self.mend)
+
+
+def shown(name: str, most: int = 200) -> str:
+    """Return a name that is safe to print: what a terminal might act on is escaped."""
+    text = repr(name)[1:-1]
+    return text if len(text) <= most else text[:most] + "..."
+
+
+def refusal(name: str) -> str | None:
+    """Return why a member's name is not accepted, or ``None``."""
+    if len(name) > MAX_NAME:
+        return f"its name has {len(name)} characters, at most {MAX_NAME} are accepted"
+    if not name.isprintable():
+        for character in name:
+            if hidden := _HIDDEN.get(unicodedata.category(character)):
+                return f"its name holds {hidden}"
+    if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name):
+        return "its name is absolute"
+    if ".." in re.split(r"[/\\]", name):
+        return "its name leaves the archive ('..')"
+    return None
+
+
+def normal(name: str) -> str:
+    """Return a member's path without ``.`` and empty segments."""
+    return "/".join(part for part in name.split("/") if part not in ("", "."))
+
+
+def suffix(path: str) -> str:
+    """Return a path's suffix in lower case, ``""`` where it has none; one of digits is part of the name."""
+    found = re.search(r"[^/](\.[A-Za-z][A-Za-z0-9]*)$", path)
+    return found[1].lower() if found else ""
+
+
+def is_archive(path: str) -> bool:
+    """Tell whether a name is an archive's, also of a kind that is not read."""
+    return path.lower().endswith((*SUFFIXES, *_OTHER_ARCHIVES)) or is_volume(path)
+
+
+def is_volume(path: str) -> bool:
+    """Tell whether a name is that of one part of a split archive."""
+    return _VOLUME.search(path.lower()) is not None
+
+
+def is_side_file(path: str) -> bool:
+    """Tell whether macOS put a file beside the real ones."""
+    parts = path.split("/")
+    return "__MACOSX" in parts or parts[-1].startswith("._")

@@ -1,0 +1,112 @@
+"""Which files of an archive make a pair: patterns on their paths."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from derm_ray.data.manifest import URI_COLUMNS
+from derm_ray.errors import ConfigError
+from derm_ray.vocabulary import Modality
+
+COLUMNS = {"lesion": "lesion_id", "pair": "pair_id", "patient": "patient_id"}
+EXAMPLE = "clinical/{lesion}.jpg"
+_TOKEN = re.compile(r"\{([^{}]*)\}|([*{}])|([^*{}]+)")
+_FIELD = re.compile(r"([a-z_][a-z0-9_]*)(:path)?")
+_EXTENSION = re.compile(r"\.[A-Za-z0-9]+\Z")
+
+
+@dataclass(frozen=True)
+class PairingRule:
+    """Patterns of the two images' paths inside an archive.
+
+    ``{field}`` is any text without ``/``, ``{field:path}`` any text, ``*`` any text without ``/`` or none; the rest
+    stands for itself, an extension at the end in any case. ``lesion``, ``pair`` and ``patient`` fill the manifest's
+    columns of these ids, other fields the columns of their names. A pair without ``{pair}`` has its lesion's id.
+
+    Args:
+        clinical: patterns of clinical photos.
+        dermoscopy: patterns of dermoscopy images.
+
+    Raises:
+        ConfigError: a pattern is wrong, or they do not agree on the fields.
+    """
+
+    clinical: Sequence[str]
+    dermoscopy: Sequence[str]
+
+    def __post_init__(self) -> None:
+        for modality in Modality:
+            patterns = getattr(self, modality)
+            object.__setattr__(self, modality, (patterns,) if isinstance(patterns, str) else tuple(patterns))
+        if not self.clinical and not self.dermoscopy:
+            raise ConfigError(f"no pattern is given; give one such as {EXAMPLE!r}.")
+        patterns = (*self.clinical, *self.dermoscopy)
+        fields = {pattern: frozenset(compiled.groupindex) for pattern, compiled in self._compiled}
+        for pattern in patterns:
+            if fields[pattern] != fields[patterns[0]]:
+                raise ConfigError(
+                    f"patterns {patterns[0]!r} and {pattern!r} have different fields; give all of a rule the same."
+                )
+        if not fields[patterns[0]] & {"lesion_id", "pair_id"}:
+            raise ConfigError(f"pattern {patterns[0]!r} has no {{lesion}} or {{pair}}; write it like {EXAMPLE!r}.")
+
+    @cached_property
+    def _compiled(self) -> list[tuple[str, re.Pattern[str]]]:
+        return [(pattern, _compile(pattern)) for pattern in (*self.clinical, *self.dermoscopy)]
+
+    @property
+    def columns(self) -> list[str]:
+        """The manifest columns that the fields fill, in the first pattern's order."""
+        return list(self._compiled[0][1].groupindex)
+
+    def match(self, path: str) -> dict[Modality, dict[str, str]]:
+        """Return what a path is: modality -> column -> value; empty where no pattern matches."""
+        found: dict[Modality, dict[str, str]] = {}
+        for number, (_, pattern) in enumerate(self._compiled):
+            modality = Modality.CLINICAL if number < len(self.clinical) else Modality.DERMOSCOPY
+            if modality not in found and (match := pattern.fullmatch(path)):
+                found[modality] = match.groupdict()
+        return found
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    extension = _EXTENSION.search(pattern)
+    stem = pattern[: extension.start()] if extension else pattern
+    parts: list[str] = []
+    seen: set[str] = set()
+    for field, sign, text in _TOKEN.findall(stem):
+        if sign == "*":
+            parts.append("[^/]*")
+        elif text:
+            parts.append(re.escape(text))
+        else:
+            parts.append(_group(pattern, field, sign, seen))
+    if extension:
+        parts.append(f"(?i:{re.escape(extension[0])})")
+    return re.compile("".join(parts), re.DOTALL)
+
+
+def _group(pattern: str, field: str, sign: str, seen: set[str]) -> str:
+    match = _FIELD.fullmatch(field)
+    if sign or match is None:
+        raise ConfigError(
+            f"pattern {pattern!r}: a field is written {{name}} or {{name:path}}, its name in small letters, "
+            f"such as {EXAMPLE!r}."
+        )
+    name = COLUMNS.get(match[1], match[1])
+    if name in URI_COLUMNS:
+        raise ConfigError(
+            f"pattern {pattern!r}: {{{match[1]}}} is filled from the files themselves; name it otherwise."
+        )
+    if name in seen:
+        return f"(?P={name})"
+    seen.add(name)
+    return f"(?P<{name}>{'.+' if match[2] else '[^/]+'})"
+
+
+DEFAULT_RULE = PairingRule(
+    clinical=("{lesion:path}/clinical.*", "{lesion:path}.clinical.*"),
+    dermoscopy=("{lesion:path}/dermoscopy.*", "{lesion:path}.dermoscopy.*"),
+)
+"""A folder per lesion, and the naming of WebDataset."""

@@ -1,0 +1,133 @@
+"""Rows to be: files brought together by what a rule says of their paths."""
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+
+from derm_ray.data.archives import streams
+from derm_ray.data.archives.address import Address, StreamMember, is_sequential, parse
+from derm_ray.data.archives.names import shown
+from derm_ray.data.archives.pairing import PairingRule
+from derm_ray.data.archives.reader import MAX_BYTES
+from derm_ray.data.archives.source import SourceFile
+from derm_ray.data.manifest import URI_COLUMNS
+from derm_ray.vocabulary import Modality
+
+REPEATED = "stands more than once; ids must differ between all archives of a folder"
+
+
+@dataclass(slots=True)
+class Pair:
+    """A row to be, in little memory; ``order`` is the number of its first file, ``columns`` are all but the images."""
+
+    order: int
+    columns: tuple[str, ...]
+    values: tuple[object, ...]
+    clinical: Address | str | None = None
+    dermoscopy: Address | str | None = None
+
+    @property
+    def places(self) -> list[Address | str]:
+        """The images that are there."""
+        return [place for place in (self.clinical, self.dermoscopy) if place is not None]
+
+    def row(self) -> dict[str, object]:
+        """Return the manifest's row; an absent image is ``None``."""
+        uris = {f"{modality}_uri": getattr(self, modality) for modality in Modality}
+        return dict(zip(self.columns, self.values, strict=True)) | uris
+
+
+class Pairs:
+    """Pairs by id.
+
+    Attributes:
+        problems: what stands against them, one line each.
+    """
+
+    def __init__(self, rule: PairingRule) -> None:
+        self._rule = rule
+        self._columns = tuple(dict.fromkeys(("pair_id", "lesion_id", *rule.columns)))
+        self._pairs: dict[str, Pair] = {}
+        self.problems: list[str] = []
+
+    def ordered(self) -> list[Pair]:
+        """Return the pairs in the order of their first files."""
+        return sorted(self._pairs.values(), key=lambda pair: pair.order)
+
+    def add(self, order: int, file: SourceFile) -> bool:
+        """Take a file as an image of a pair; ``False`` where the rule does not know it."""
+        matches = self._rule.match(file.path)
+        if len(matches) > 1:
+            self.problems.append(f"{shown(file.path)}: a clinical and a dermoscopy pattern match it")
+        elif matches:
+            ((modality, found),) = matches.items()
+            self._put(order, file, modality, found)
+        return bool(matches)
+
+    def _put(self, order: int, file: SourceFile, modality: Modality, found: dict[str, str]) -> None:
+        pair_id = found.get("pair_id") or found["lesion_id"]
+        row = {"pair_id": pair_id, "lesion_id": pair_id, **found}
+        values = tuple(row[name] for name in self._columns)
+        pair = self._pairs.get(pair_id)
+        if pair is None:
+            for name in ("pair_id", "lesion_id"):
+                if why := id_refusal(row[name]):
+                    self.problems.append(f"{shown(file.path)}: its {name} {why}")
+            pair = self._pairs[pair_id] = Pair(order, self._columns, values)
+        if getattr(pair, modality) is not None:
+            self.problems.append(f"{shown(file.path)}: a second {modality} image of pair {shown(pair_id)!r}")
+        elif pair.values != values:
+            self.problems.append(
+                f"{shown(file.path)}: other values than the other image of pair {shown(pair_id)!r} has"
+            )
+        setattr(pair, modality, file.place)
+
+    def put_row(self, order: int, row: dict[str, object]) -> None:
+        """Take a whole row of manifest columns."""
+        pair_id = str(row["pair_id"])
+        if why := id_refusal(pair_id) or self.repeated(pair_id):
+            self.problems.append(f"pair_id {shown(pair_id)!r} {why}")
+        columns = tuple(name for name in row if name not in URI_COLUMNS)
+        clinical, dermoscopy = (str(row[name]) if row.get(name) else None for name in URI_COLUMNS)
+        self._pairs[pair_id] = Pair(order, columns, tuple(row[name] for name in columns), clinical, dermoscopy)
+
+    def repeated(self, pair_id: str) -> str | None:
+        """Return why an id cannot be given once more, or ``None``."""
+        return REPEATED if pair_id in self._pairs else None
+
+
+def id_refusal(value: str) -> str | None:
+    """Return what is wrong with an id, or ``None``."""
+    if not value.strip():
+        return "is empty"
+    return None if value.isprintable() else "holds characters that cannot be seen"
+
+
+def unstreamable(places: Iterable[Address | str]) -> Iterator[str]:
+    """Yield a line for every ``.tar.gz`` that cannot be read in this order within the memory for passed members."""
+    members: dict[str, list[StreamMember]] = defaultdict(list)
+    for place in places:
+        address = parse(place) if isinstance(place, str) and is_sequential(place) else place
+        if isinstance(address, StreamMember) and address.size <= MAX_BYTES:
+            members[address.container].append(address)
+    for uri, wanted in members.items():
+        if (held := _most_held(wanted)) > streams.MAX_HELD_BYTES:
+            yield (
+                f"{shown(uri)}: images wanted together lie so far apart that {held:,} bytes would have to be held "
+                f"while it streams, at most {streams.MAX_HELD_BYTES:,} are; repack it as .tar"
+            )
+
+
+def _most_held(wanted: list[StreamMember]) -> int:
+    """Return the most bytes that wait while members are read in this order from a stream."""
+    stream = sorted(wanted, key=lambda member: member.position)
+    positions = [member.position for member in stream]
+    passed = list(accumulate(member.size for member in stream))
+    reached = most = delivered = 0
+    for member in wanted:
+        reached = max(reached, bisect_right(positions, member.position))
+        most = max(most, passed[reached - 1] - delivered)
+        delivered += member.size
+    return most

@@ -1,0 +1,146 @@
+"""The files of an archive, or of a folder of files and archives."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from derm_ray import storage
+from derm_ray.data.archives import zips
+from derm_ray.data.archives.address import SUFFIXES, Address, ParquetCell, StreamMember, TarMember, ZipMember, kind
+from derm_ray.data.archives.names import ArchiveError, Damaged, is_archive, is_volume, normal, refusal, shown
+from derm_ray.data.archives.parquets import has_images, index_tables
+from derm_ray.data.archives.tars import TarFile
+from derm_ray.errors import ManifestError, StorageError
+
+JOIN = "is one part of a split archive; join the parts first, such as with `cat a.tar.* > a.tar`"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file: its path below the archive's root, and its address, or the URI of an ordinary file."""
+
+    path: str
+    place: Address | str
+
+
+class Source:
+    """What lies at a URI; the attributes are complete once :meth:`files` has ended.
+
+    Attributes:
+        found: files, and rows of Parquet.
+        left_out: reason -> files.
+        containers: URIs of archives, and of the folder if it holds files itself.
+        problems: what is refused.
+        tables: of Parquet files with images, in manifest columns.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = storage.absolute(uri)
+        self.found = 0
+        self.left_out: Counter[str] = Counter()
+        self.containers: list[str] = []
+        self.problems: list[str] = []
+        self.tables: list[pa.Table] = []
+
+    def files(self) -> Iterator[SourceFile]:
+        """Yield the files with accepted names.
+
+        Raises:
+            StorageError: the source is not there, or storage failed.
+            ArchiveError: it is neither a folder nor an archive.
+        """
+        if kind(self.uri) is not None:
+            yield from self._archive(self.uri, alone=True)
+            return
+        names = storage.list_files(self.uri)
+        if not names:
+            raise StorageError(f"{shown(self.uri)}: not found, or an empty folder. Check the path.")
+        root = self._root()
+        if names == [root]:
+            problem = JOIN if is_volume(root) else f"is no folder, and its name is no archive's ({', '.join(SUFFIXES)})"
+            raise ArchiveError(self.uri, [f"it {problem}"], "" if is_volume(root) else "Repack it as .tar or .zip.")
+        for name in names:
+            if not name.endswith("/"):
+                yield from self._listed(name, name.removeprefix(root + "/"))
+
+    def _root(self) -> str:
+        fs, path = storage.filesystem(self.uri)
+        return str(path) if storage.is_local(self.uri) else str(fs.unstrip_protocol(path))
+
+    def _listed(self, uri: str, path: str) -> Iterator[SourceFile]:
+        why = refusal(path) or ("its name holds '::'" if "::" in path else None)
+        if why or is_volume(path):
+            self.found += 1
+            self._refuse("", path, why or f"it {JOIN}")
+        elif kind(uri) is not None:
+            yield from self._archive(uri, alone=False)
+        else:
+            self.found += 1
+            if storage.is_local(uri) and not os.path.isfile(uri):
+                self.left_out["not a regular file"] += 1
+            elif is_archive(path):
+                self.left_out["an archive of a kind that is not read"] += 1
+            else:
+                if self.uri not in self.containers:
+                    self.containers.append(self.uri)
+                yield SourceFile(path, uri)
+
+    def _archive(self, uri: str, *, alone: bool) -> Iterator[SourceFile]:
+        cls = kind(uri)
+        self.containers.append(uri)
+        try:
+            if cls is ZipMember:
+                yield from self._zip(uri)
+            elif cls is ParquetCell:
+                self._parquet(uri, alone=alone)
+            else:
+                yield from self._tar(uri, packed=cls is StreamMember)
+        except Damaged as error:
+            mend = "Copy the archive again or repack it; of a split one, join the parts first."
+            self.problems.append(f"{shown(uri)} cannot be read: {shown(str(error), 500)}. {mend}")
+
+    def _tar(self, uri: str, *, packed: bool) -> Iterator[SourceFile]:
+        for entry in TarFile(uri, packed=packed).entries():
+            self.found += 1
+            place: Address = (
+                StreamMember(uri, entry.name, entry.position, entry.size)
+                if packed
+                else TarMember(uri, entry.name, entry.offset, entry.size)
+            )
+            yield from self._member(uri, entry.name, place, entry.refusal, None)
+
+    def _zip(self, uri: str) -> Iterator[SourceFile]:
+        for entry in zips.entries(uri):
+            self.found += 1
+            yield from self._member(uri, entry.name, entry.address, entry.refusal, entry.left_out)
+
+    def _member(
+        self, uri: str, name: str, place: Address, refused: str | None, left_out: str | None
+    ) -> Iterator[SourceFile]:
+        if why := refusal(name) or refused:
+            self._refuse(uri, name, why)
+        elif left_out:
+            self.left_out[left_out] += 1
+        elif is_archive(name):
+            self.left_out["an archive inside an archive"] += 1
+        else:
+            yield SourceFile(normal(name), place)
+
+    def _parquet(self, uri: str, *, alone: bool) -> None:
+        if not alone and not has_images(uri):
+            self.containers.remove(uri)
+            self.found += 1
+            self.left_out["Parquet without images"] += 1
+            return
+        try:
+            for table in index_tables(uri):
+                self.found += table.num_rows
+                self.tables.append(table)
+        except ManifestError as error:
+            self.problems += [f"{shown(uri)}: {problem}" for problem in error.problems]
+
+    def _refuse(self, uri: str, name: str, why: str) -> None:
+        self.problems.append(f"{shown(name)}: {why}" + (f" (in {shown(uri)})" if uri and uri != self.uri else ""))

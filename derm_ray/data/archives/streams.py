@@ -1,0 +1,99 @@
+"""Members of a ``.tar.gz``, delivered in any order while the stream is read once."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from derm_ray.data.archives.address import StreamMember
+from derm_ray.data.archives.names import Damaged
+from derm_ray.data.archives.refusals import changed, too_large
+from derm_ray.data.archives.retry import image_error
+from derm_ray.data.archives.tars import TarEntry, TarFile
+from derm_ray.errors import ImageError, ImageErrorCode, StorageError
+
+MAX_HELD_BYTES = 512 * 1024 * 1024
+"""Bytes of passed members that wait to be read."""
+
+
+class MemberStream:
+    """One pass over a ``.tar.gz``; thread-safe.
+
+    A wanted member that is passed is kept until it is read as often as it was announced; others are skipped.
+
+    Args:
+        uri: of the archive.
+        wanted: addresses that will be read.
+        max_bytes: most bytes of one member.
+    """
+
+    def __init__(self, uri: str, wanted: Iterable[StreamMember], max_bytes: int) -> None:
+        self._uri = uri
+        self._max_bytes = max_bytes
+        self._wanted = Counter(wanted)
+        self._at = {address.position: address for address in self._wanted}
+        self._held: dict[int, bytes | ImageError] = {}
+        self._held_bytes = 0
+        self._lock = threading.Lock()
+        self._tar = TarFile(uri, packed=True)
+        self._entries: Iterator[TarEntry] = self._tar.entries()
+        self._pending: TarEntry | None = None
+        self._end: ImageError | None = None
+
+    def read(self, address: StreamMember) -> bytes:
+        """Return a wanted member.
+
+        Raises:
+            ImageError: it was not announced, is not there, is too large, or lies after damage.
+        """
+        with self._lock:
+            if self._wanted[address] == 0:
+                raise ImageError(
+                    ImageErrorCode.UNSUPPORTED,
+                    f"{address}: a .tar.gz cannot be read at random; repack it as .tar",
+                )
+            while address.position not in self._held:
+                self._advance(address)
+            return self._deliver(address)
+
+    def _deliver(self, address: StreamMember) -> bytes:
+        found = self._held[address.position]
+        self._wanted[address] -= 1
+        if self._wanted[address] == 0:
+            del self._held[address.position]
+            self._held_bytes -= len(found) if isinstance(found, bytes) else 0
+        if isinstance(found, ImageError):
+            raise found
+        return found
+
+    def _advance(self, address: StreamMember) -> None:
+        """Read the next member, or raise why there is none; what was asked for stays readable."""
+        if self._end is not None:
+            raise ImageError(self._end.code, f"{address}: {self._end.message}")
+        try:
+            entry = self._pending or next(self._entries, None)
+            self._pending = entry
+            if entry is None:
+                raise Damaged("it has no such member; index it again")
+            if wanted := self._at.get(entry.position):
+                self._hold(entry, wanted, address)
+            self._pending = None
+        except Damaged as error:
+            self._end = ImageError(error.code, f"the archive cannot be read further: {error}")
+        except StorageError as error:
+            self._end = image_error(self._uri, error)
+
+    def _hold(self, entry: TarEntry, wanted: StreamMember, asked: StreamMember) -> None:
+        if (entry.name, entry.size) != (wanted.member, wanted.size):
+            self._held[entry.position] = changed(wanted)
+            return
+        if entry.size > self._max_bytes:
+            self._held[entry.position] = too_large(wanted, entry.size, self._max_bytes)
+            return
+        if self._held and self._held_bytes + entry.size > MAX_HELD_BYTES:
+            raise ImageError(
+                ImageErrorCode.TOO_LARGE,
+                f"{asked}: the .tar.gz would have to hold more than {MAX_HELD_BYTES:,} bytes until they are read;"
+                " repack it as .tar",
+            )
+        self._held[entry.position] = self._tar.data(entry)
+        self._held_bytes += entry.size

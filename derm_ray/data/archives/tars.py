@@ -1,0 +1,198 @@
+"""Tar archives, plain and gzipped, read forwards: headers by :mod:`tarfile`, with bounds on what they may ask for."""
+
+import gzip
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO, cast
+
+from derm_ray.data.archives.address import TarMember
+from derm_ray.data.archives.names import Damaged
+from derm_ray.data.archives.ranges import STREAM_BLOCK, open_ranges, read_range
+from derm_ray.data.archives.refusals import changed
+from derm_ray.errors import DermRayError, ImageErrorCode
+
+MAX_HEADER = 64 * 1024
+"""Bytes of an extended (pax, GNU long name) header; :mod:`tarfile` reads it whole."""
+MAX_MEMBERS = 20_000_000
+BOMB_RATIO = 200
+BOMB_FLOOR = 64 * 1024 * 1024
+"""Bytes a gzip may expand to before :data:`BOMB_RATIO` counts."""
+_BLOCK = 512
+_SKIP = 1024 * 1024
+_IGNORED = (tarfile.DIRTYPE, b"V", b"D")  # folders, GNU volume labels, GNU lists of folders
+
+
+@dataclass(frozen=True, slots=True)
+class TarEntry:
+    """One member: ``offset`` is that of its data, ``position`` counts members from 0.
+
+    ``refusal`` says why a member that is no plain file is not accepted.
+    """
+
+    name: str
+    offset: int
+    size: int
+    position: int
+    refusal: str | None
+
+
+class TarFile:
+    """A tar archive, from its begin to its end.
+
+    Args:
+        uri: of the archive.
+        packed: whether it is gzipped.
+    """
+
+    def __init__(self, uri: str, *, packed: bool) -> None:
+        self._file = _Forward(_Gunzip(uri) if packed else open_ranges(uri))
+
+    def entries(self) -> Iterator[TarEntry]:
+        """Yield the members but folders.
+
+        Raises:
+            StorageError: storage failed.
+            Damaged: the archive is broken or a bomb.
+        """
+        position = 0
+        tar: tarfile.TarFile | None = None
+        while True:
+            with _explained():
+                tar, info = _next(tar, self._file)
+            if info is None:
+                if self._file.last != bytes(_BLOCK):
+                    raise Damaged("it ends, or has a broken header, before its end mark")
+                return
+            if info.size < 0:
+                raise Damaged(f"member {position} has a negative size")
+            if info.type not in _IGNORED:
+                yield TarEntry(info.name, info.offset_data, info.size, position, _refusal(info))
+            position += 1
+            if position > MAX_MEMBERS:
+                raise Damaged(f"it has more than {MAX_MEMBERS:,} members")
+
+    def data(self, entry: TarEntry) -> bytes:
+        """Return the content of the member that :meth:`entries` yielded last.
+
+        Raises:
+            StorageError: storage failed.
+            Damaged: the archive ends before, or is a bomb.
+        """
+        with _explained():
+            self._file.seek(entry.offset)
+            data = self._file.take(entry.size)
+        if len(data) < entry.size:
+            raise Damaged("it ends before the member does")
+        return data
+
+
+def _next(tar: tarfile.TarFile | None, file: "_Forward") -> tuple[tarfile.TarFile, tarfile.TarInfo | None]:
+    if tar is None:
+        tar = tarfile.TarFile(fileobj=cast("Any", file), mode="r", encoding="utf-8", errors="surrogateescape")
+    info = tar.next()
+    tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every member it has seen
+    return tar, info
+
+
+class _explained:  # noqa: N801
+    """Turn what tarfile, gzip and zlib raise on broken archives (of any type) into :class:`Damaged`."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, (DermRayError, Damaged)):
+            truncated = isinstance(error, EOFError)
+            raise Damaged("it is truncated" if truncated else f"{type(error).__name__}: {error}") from error
+
+
+def _refusal(info: tarfile.TarInfo) -> str | None:
+    if info.issparse():
+        return "it is a sparse file; repack with plain files"
+    if info.issym() or info.islnk():
+        return "it is a link"
+    if info.ischr() or info.isblk() or info.isfifo():
+        return "it is a device or a pipe"
+    if info.type == b"M":
+        return "it is continued from another volume; join the volumes first"
+    return None if info.isreg() else f"it is of the unknown kind {info.type!r}"
+
+
+class _Forward:
+    """What tarfile sees of an archive: bytes that only come forward, and headers of bounded length."""
+
+    def __init__(self, file: "BinaryIO | _Gunzip") -> None:
+        self._file = file
+        self.last = b""
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seek(self, position: int) -> None:
+        if position < self.tell():
+            raise Damaged("a header points backwards")
+        self._file.seek(position)
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= MAX_HEADER:
+            raise Damaged(f"an extended header of {size:,} bytes; at most {MAX_HEADER:,} are accepted")
+        data = self._file.read(size)
+        if size > _BLOCK and re.search(rb"\d{200}", data):
+            # tarfile's search of a pax header takes quadratic time on digits (CVE-2024-6232).
+            raise Damaged("an extended header full of digits")
+        if size == _BLOCK:
+            self.last = data
+        return data
+
+    def take(self, size: int) -> bytes:
+        return self._file.read(size)
+
+
+class _Gunzip:
+    """A gzipped file's content, forwards; stops where it expands too far."""
+
+    def __init__(self, uri: str) -> None:
+        self._packed = open_ranges(uri, STREAM_BLOCK)
+        self._file = gzip.GzipFile(fileobj=self._packed, mode="rb")
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seek(self, position: int) -> None:
+        while (left := position - self.tell()) > 0:
+            if not self.read(min(left, _SKIP)):
+                return
+
+    def read(self, size: int) -> bytes:
+        parts = []
+        while size and (part := self._file.read(min(size, _SKIP))):
+            parts.append(part)
+            size -= len(part)
+            self._check()
+        return b"".join(parts)
+
+    def _check(self) -> None:
+        unpacked, packed = self._file.tell(), self._packed.tell()
+        if unpacked > BOMB_FLOOR and unpacked > BOMB_RATIO * packed:
+            ratio = unpacked / max(packed, 1)
+            raise Damaged(f"it expands {ratio:.0f} times, at most {BOMB_RATIO} are accepted", ImageErrorCode.BOMB)
+
+
+def read_member(address: TarMember) -> bytes:
+    """Return a member of an uncompressed tar by its address, its header checked against it.
+
+    Raises:
+        StorageError: storage failed.
+        ImageError: another member lies there now.
+    """
+    data = read_range(address.container, address.offset - _BLOCK, address.offset + address.size)
+    try:
+        header = tarfile.TarInfo.frombuf(data[:_BLOCK], "utf-8", "surrogateescape")
+    except tarfile.HeaderError as error:
+        raise changed(address) from error
+    # A long name, or one that is not ASCII, stands in an extended header before this one.
+    named = len(address.member) > 100 or not address.member.isascii() or header.name == address.member
+    if not named or header.size not in (0, address.size) or len(data) < _BLOCK + address.size:
+        raise changed(address)
+    return data[_BLOCK:]

@@ -1,0 +1,323 @@
+"""DICOM files: their headers, and the first frame of photographs and dermoscopy images."""
+
+import io
+import logging
+import re
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pydicom.uid as uids
+from PIL import Image
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import get_frame
+from pydicom.filereader import read_dataset
+from pydicom.pixels.processing import apply_color_lut
+from pydicom.pixels.utils import get_expected_length, pixel_array
+
+from derm_ray.errors import ImageError, ImageErrorCode
+from derm_ray.vocabulary import ImageFlag, Modality
+
+HEAD_BYTES = 4_000_000
+"""Pixels have to begin within these bytes; a header is never read further."""
+MAX_READS = 20_000
+MAX_SEQUENCE_BYTES = 500_000
+"""What parsing a header may take: two or three reads an element, and the top-level sequences of known length, which
+are parsed later."""
+NATIVE = (uids.ImplicitVRLittleEndian, uids.ExplicitVRLittleEndian, uids.ExplicitVRBigEndian)
+ENCAPSULATED = (uids.JPEGBaseline8Bit, uids.JPEGExtended12Bit, uids.JPEG2000Lossless, uids.JPEG2000)
+"""Transfer syntaxes that are read. Deflated files are not: pydicom would inflate them whole."""
+MODALITIES = {
+    "1.2.840.10008.5.1.4.1.1.77.1.7": Modality.DERMOSCOPY,  # Dermoscopic Photography Image Storage
+    "1.2.840.10008.5.1.4.1.1.77.1.4": Modality.CLINICAL,  # VL Photographic Image Storage
+}
+SOP_CLASSES = (
+    *MODALITIES,
+    "1.2.840.10008.5.1.4.1.1.7",  # Secondary Capture Image Storage
+    "1.2.840.10008.5.1.4.1.1.7.4",  # Multi-frame True Color Secondary Capture Image Storage
+)
+_PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
+_YBR = ("YBR_FULL", "YBR_FULL_422")
+_COLOURS = ("RGB", *_YBR, "YBR_ICT", "YBR_RCT")
+_GREYS = ("MONOCHROME1", "MONOCHROME2")
+
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+
+
+def ignore_warnings_of(package: str) -> None:
+    """Keep a library's remarks on damaged files from users.
+
+    Set for the whole process, since ``warnings.catch_warnings`` is not sound in threads.
+    """
+    module = re.compile(rf"{package}\.")
+    if not any(entry[3] == module for entry in warnings.filters):
+        warnings.filterwarnings("ignore", module=module.pattern)
+
+
+def is_dicom(data: bytes) -> bool:
+    """Tell whether bytes begin as a DICOM file does: ``DICM`` behind a preamble of 128 bytes."""
+    return data[128:132] == b"DICM"
+
+
+@dataclass(frozen=True)
+class DicomHeader:
+    """What a DICOM header says about an image; ``None`` for what it does not say.
+
+    Attributes:
+        patient_id: (0010,0020).
+        tracking_id, tracking_uid: of the lesion, (0062,0020) and (0062,0021) at any sequence level.
+        modality: from the SOP class; ``None`` for secondary captures.
+        sop_instance_uid: (0008,0018).
+        burned_in: whether the pixels are said to hold text.
+        age_years: in years.
+        sex: ``male``, ``female`` or ``other``.
+        acquired: sorts images of a lesion by time: date and time, then instance number.
+    """
+
+    patient_id: str | None
+    tracking_id: str | None
+    tracking_uid: str | None
+    modality: Modality | None
+    sop_instance_uid: str | None
+    burned_in: bool
+    age_years: float | None
+    sex: str | None
+    acquired: tuple[str, int]
+
+
+@dataclass(frozen=True)
+class DicomFrame:
+    """The first frame of a DICOM file.
+
+    Attributes:
+        pixels: decoded, or an encoded JPEG or JPEG 2000 image.
+        size: width and height that the header says.
+        photometric: photometric interpretation.
+        profile: ICC profile.
+        flags: values of :class:`derm_ray.vocabulary.ImageFlag`.
+        header: for :meth:`interpreted`.
+    """
+
+    pixels: Image.Image | bytes
+    size: tuple[int, int]
+    photometric: str
+    profile: bytes | None
+    flags: tuple[str, ...]
+    header: Dataset
+
+    def interpreted(self, image: Image.Image) -> Image.Image:
+        """Return a decoded JPEG or JPEG 2000 frame in the colours its header means."""
+        if self.photometric in _GREYS:
+            if image.mode not in ("L", "I;16"):
+                raise ImageError(ImageErrorCode.CORRUPT, f"a frame of mode {image.mode} in a DICOM file of grey ones")
+            spare = (16 if image.mode == "I;16" else 8) - int(self.header.BitsStored)
+            return _grey(np.asarray(image) >> max(spare, 0), self.header)
+        if image.mode == "YCbCr":  # not converted by libjpeg: RGB as it is
+            return Image.merge("RGB", image.split())
+        if image.format == "JPEG2000" and image.mode == "RGB" and self.photometric in _YBR:
+            return Image.merge("YCbCr", image.split())
+        return image
+
+
+def read_header(data_or_head: bytes) -> DicomHeader:
+    """Read the header of a DICOM file.
+
+    Args:
+        data_or_head: the file, or as much of its beginning as holds all before the pixels.
+
+    Raises:
+        ImageError: it is no DICOM file (``not_an_image``), of another SOP class or packing (``unsupported``), or
+            damaged (``corrupt``).
+    """
+    header, _ = _read(data_or_head)
+    try:
+        return _summary(header)
+    except Exception as error:
+        raise _damaged(error) from error
+
+
+def decode_dicom(data: bytes, max_pixels: int) -> DicomFrame:
+    """Return the first frame of a DICOM file.
+
+    Native pixels come decoded; an encapsulated frame comes encoded, for :func:`derm_ray.data.decode.decode` to
+    decode like any other image and to hand to :meth:`DicomFrame.interpreted`.
+
+    Args:
+        data: a DICOM file.
+        max_pixels: most pixels of a frame; checked on the header.
+
+    Raises:
+        ImageError: with the code ``not_an_image``, ``too_many_pixels``, ``unsupported`` or ``corrupt``.
+    """
+    header, offset = _read(data)
+    try:
+        return _frame(header, data, offset, max_pixels)
+    except ImageError:
+        raise
+    except Exception as error:
+        raise _damaged(error) from error
+
+
+def _damaged(error: Exception) -> ImageError:
+    return ImageError(ImageErrorCode.CORRUPT, f"damaged or truncated DICOM: {type(error).__name__}: {error}")
+
+
+class _Head(io.BytesIO):
+    """A header that can be read in a bounded number of steps."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads += 1
+        if self.reads > MAX_READS:
+            raise ValueError("too many elements")
+        return super().read(size)
+
+
+def _read(data: bytes) -> tuple[Dataset, int]:
+    """Return all elements before the pixels, and where these begin."""
+    if not is_dicom(data):
+        raise ImageError(ImageErrorCode.NOT_AN_IMAGE, "not a DICOM file")
+    ignore_warnings_of("pydicom")
+    in_sequences = 0
+
+    def at_pixels(tag: int, vr: str | None, length: int) -> bool:
+        nonlocal in_sequences
+        if length != 0xFFFFFFFF and "SQ" in (vr, dictionary_VR(tag) if dictionary_has_tag(tag) else vr):
+            in_sequences += length
+        if in_sequences > MAX_SEQUENCE_BYTES:
+            raise ValueError(f"sequences of more than {MAX_SEQUENCE_BYTES} bytes")
+        return tag in _PIXEL_TAGS
+
+    head = _Head(data[:HEAD_BYTES])
+    head.seek(132)
+    try:
+        meta = read_dataset(head, False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2)
+        syntax = uids.UID(meta.TransferSyntaxUID)
+        if syntax not in NATIVE + ENCAPSULATED:
+            raise ImageError(ImageErrorCode.UNSUPPORTED, f"DICOM transfer syntax {_named(syntax)} is not supported")
+        header = read_dataset(head, syntax.is_implicit_VR, syntax.is_little_endian, stop_when=at_pixels)
+        sop_class = uids.UID(header.get("SOPClassUID", ""))
+    except ImageError:
+        raise
+    except Exception as error:
+        raise _damaged(error) from error
+    if sop_class not in SOP_CLASSES:
+        raise ImageError(ImageErrorCode.UNSUPPORTED, f"DICOM of SOP class {_named(sop_class)}: no skin photograph")
+    header.file_meta = FileMetaDataset()
+    header.file_meta.TransferSyntaxUID = syntax
+    return header, head.tell()
+
+
+def _named(uid: uids.UID) -> str:
+    if not uid:
+        return "(none)"
+    return uid if uid.name == uid else f"{uid.name} ({uid})"
+
+
+def _frame(header: Dataset, data: bytes, offset: int, max_pixels: int) -> DicomFrame:
+    height, width, samples = int(header.Rows), int(header.Columns), int(header.get("SamplesPerPixel", 1))
+    frames = int(header.get("NumberOfFrames", None) or 1)
+    photometric = str(header.PhotometricInterpretation)
+    if width * height > max_pixels:
+        raise ImageError(
+            ImageErrorCode.TOO_MANY_PIXELS,
+            f"{width} x {height} = {width * height / 1e6:.1f} megapixels, at most {max_pixels / 1e6:g} are accepted",
+        )
+    if samples != (3 if photometric in _COLOURS else 1) or photometric not in (*_COLOURS, *_GREYS, "PALETTE COLOR"):
+        raise ImageError(ImageErrorCode.UNSUPPORTED, f"DICOM pixels {photometric} of {samples} samples")
+    if int(header.BitsAllocated) not in (1, 8, 16) or not 1 <= int(header.BitsStored) <= int(header.BitsAllocated):
+        raise ImageError(
+            ImageErrorCode.UNSUPPORTED, f"DICOM pixels of {header.BitsStored} in {header.BitsAllocated} bits"
+        )
+    flags = []
+    if frames > 1:
+        flags.append(ImageFlag.ANIMATED)
+    if str(header.get("BurnedInAnnotation", "")).upper() == "YES":
+        flags.append(ImageFlag.BURNED_IN_ANNOTATION)
+    header.NumberOfFrames = 1
+    syntax = header.file_meta.TransferSyntaxUID
+    at_value = 8 if syntax.is_implicit_VR else 12
+    pixels: Image.Image | bytes
+    if syntax in ENCAPSULATED:
+        pixels = get_frame(data[offset + at_value :], 0, number_of_frames=frames)
+    else:
+        length = get_expected_length(header, unit="bytes")
+        header.PixelData = data[offset + at_value : offset + at_value + length]
+        if len(header.PixelData) < length:
+            raise ImageError(ImageErrorCode.CORRUPT, f"DICOM pixels of {len(header.PixelData)} bytes, not {length}")
+        pixels = _native(header, photometric)
+    profile = header.get("ICCProfile", None)
+    return DicomFrame(pixels, (width, height), photometric, profile, tuple(flags), header)
+
+
+def _native(header: Dataset, photometric: str) -> Image.Image:
+    """Return native pixels as an image of mode L or RGB."""
+    values = pixel_array(header)
+    if photometric in _GREYS:
+        return _grey(values, header)
+    bits = int(header.BitsStored)
+    if photometric == "PALETTE COLOR":
+        values = apply_color_lut(values, header)
+        bits = int(header.RedPaletteColorLookupTableDescriptor[2])
+    return Image.fromarray((values >> (bits - 8)).astype(np.uint8))
+
+
+def _grey(values: npt.NDArray[Any], header: Dataset) -> Image.Image:
+    """Return grey values of any depth as 0..255: through the window where there is one, else over all stored bits."""
+    bits, signed = int(header.BitsStored), int(header.get("PixelRepresentation", 0)) == 1
+    low, span = (-(2.0 ** (bits - 1)) if signed else 0.0), 2.0**bits - 1
+    scale = 1.0
+    if "WindowCenter" in header and "WindowWidth" in header:
+        # PS3.3 C.11.2.1.2.1, on values rescaled by slope and intercept.
+        scale, shift = float(header.get("RescaleSlope", 1)), float(header.get("RescaleIntercept", 0))
+        center, span = _first(header.WindowCenter), max(_first(header.WindowWidth) - 1, 1e-3)
+        low = center - 0.5 - span / 2 - shift
+    levels = values.astype(np.float32)
+    levels *= scale * 255 / span
+    levels -= low * 255 / span
+    np.rint(np.clip(levels, 0, 255, out=levels), out=levels)
+    shown = levels.astype(np.uint8)
+    return Image.fromarray(255 - shown if header.PhotometricInterpretation == "MONOCHROME1" else shown)
+
+
+def _first(value: Any) -> float:
+    """Return a number, or the first of several."""
+    return float(value if isinstance(value, (int, float, str)) else value[0])
+
+
+def _summary(header: Dataset) -> DicomHeader:
+    found: dict[str, str] = {}
+    for element in header.iterall():
+        if element.keyword in ("TrackingID", "TrackingUID") and element.value:
+            found.setdefault(element.keyword, str(element.value))
+    time = header.get("AcquisitionDateTime") or (
+        f"{header.get('AcquisitionDate') or header.get('ContentDate') or ''}"
+        f"{header.get('AcquisitionTime') or header.get('ContentTime') or ''}"
+    )
+    return DicomHeader(
+        patient_id=_text(header, "PatientID"),
+        tracking_id=found.get("TrackingID"),
+        tracking_uid=found.get("TrackingUID"),
+        modality=MODALITIES.get(str(header.SOPClassUID)),
+        sop_instance_uid=_text(header, "SOPInstanceUID"),
+        burned_in=str(header.get("BurnedInAnnotation", "")).upper() == "YES",
+        age_years=_age(str(header.get("PatientAge") or "")),
+        sex={"M": "male", "F": "female", "O": "other"}.get(str(header.get("PatientSex") or "")),
+        acquired=(str(time), int(header.get("InstanceNumber") or 0)),
+    )
+
+
+def _text(header: Dataset, keyword: str) -> str | None:
+    return str(header.get(keyword) or "").strip() or None
+
+
+def _age(text: str) -> float | None:
+    """Return the years of an age string such as 045Y, 006M or 003W."""
+    match = re.fullmatch(r"(\d{3})([DWMY])", text)
+    if match is None:
+        return None
+    return round(int(match[1]) / {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}[match[2]], 2)

@@ -1,0 +1,64 @@
+"""Which image locations an input may name: a manifest is data, and data must not choose what the service opens."""
+
+import ipaddress
+from collections.abc import Sequence
+from urllib.parse import unquote, urlsplit
+
+from derm_ray import storage
+
+OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci", "hdfs", "memory"})
+"""Schemes that every input may name; their credentials say what can be read."""
+
+
+class Locations:
+    """The allow-list of one input.
+
+    By default images may lie in object stores, and on local disk where the input itself does. Other schemes
+    (``http``, ``sftp``, chained URIs ...) are refused. Prefixes allow more, and then nothing but them and the
+    input's own folder.
+
+    Args:
+        base_uri: of the input.
+        prefixes: URIs of folders.
+    """
+
+    def __init__(self, base_uri: str, prefixes: Sequence[str] = ()) -> None:
+        self._local = storage.is_local(base_uri)
+        self._prefixes = tuple(map(storage.absolute, prefixes))
+        self._own = storage.parent(base_uri)
+        self._archive = storage.absolute(base_uri)
+
+    def refusal(self, uri: str) -> str | None:
+        """Return why an image may not be opened, or ``None``."""
+        place = storage.absolute(uri)
+        scheme = storage.scheme(uri)
+        if "::" in uri:
+            return "chained URIs are not allowed"
+        if scheme and _is_link_local(uri):
+            return "link-local addresses are not allowed"
+        if place.partition("#")[0] == self._archive:
+            return None
+        within = any(_lies_in(place, prefix) for prefix in (*self._prefixes, self._own))
+        if self._prefixes:
+            return None if within else "it lies outside the allowed prefixes (--allow-prefix)"
+        if storage.is_local(uri):
+            return None if self._local else "a local path from an input that is not local (--allow-prefix allows it)"
+        if scheme in OBJECT_STORES or within:
+            return None
+        return f"scheme {scheme!r} is not allowed (--allow-prefix allows a folder)"
+
+
+def _lies_in(place: str, folder: str) -> bool:
+    # HTTP clients decode and resolve dots that are written as %2e.
+    return place.startswith(folder.rstrip("/") + "/") and ".." not in unquote(place).split("/")
+
+
+def _is_link_local(uri: str) -> bool:
+    try:
+        host = urlsplit(uri).hostname or ""
+    except ValueError:
+        return True  # no address at all
+    try:
+        return ipaddress.ip_address(host).is_link_local
+    except ValueError:
+        return host == "metadata.google.internal"

@@ -1,0 +1,104 @@
+"""The file formats of parts."""
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from derm_ray.errors import ConfigError, unknown_name
+
+
+@dataclass(frozen=True)
+class PartFormat:
+    """How a table becomes bytes and back.
+
+    Attributes:
+        name: also the suffix of the files.
+        encode: table -> bytes.
+        decode: (bytes, schema, names) -> table with the named columns; raises ``ValueError`` on anything else.
+    """
+
+    name: str
+    encode: Callable[[pa.Table], bytes]
+    decode: Callable[[bytes, pa.Schema, Sequence[str]], pa.Table]
+
+
+def part_format(name: str) -> PartFormat:
+    """Return a format by name.
+
+    Raises:
+        ConfigError: the name is unknown.
+    """
+    if name not in FORMATS:
+        raise ConfigError(unknown_name("format", name, tuple(FORMATS)))
+    return FORMATS[name]
+
+
+def _to_parquet(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    return sink.getvalue()
+
+
+def _from_parquet(data: bytes, schema: pa.Schema, names: Sequence[str]) -> pa.Table:
+    file = pq.ParquetFile(pa.BufferReader(data))
+    if not file.schema_arrow.equals(schema):
+        raise ValueError("its columns are not those of this run")
+    return file.read(list(names), use_threads=False)
+
+
+def _to_csv(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pacsv.write_csv(table, sink)
+    return sink.getvalue()
+
+
+def _from_csv(data: bytes, schema: pa.Schema, names: Sequence[str]) -> pa.Table:
+    convert = pacsv.ConvertOptions(
+        column_types=schema,
+        include_columns=list(names),
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=False,
+        null_values=[""],
+    )
+    table = pacsv.read_csv(
+        io.BytesIO(data),
+        pacsv.ReadOptions(use_threads=False),
+        pacsv.ParseOptions(newlines_in_values=True),
+        convert,
+    )
+    header = data.partition(b"\n")[0].decode().replace('"', "").strip().split(",")
+    if header != schema.names:
+        raise ValueError("its columns are not those of this run")
+    return table
+
+
+def _to_jsonl(table: pa.Table) -> bytes:
+    def text(value: object) -> str:
+        assert isinstance(value, datetime)
+        return value.isoformat()
+
+    return b"".join(json.dumps(row, ensure_ascii=False, default=text).encode() + b"\n" for row in table.to_pylist())
+
+
+def _from_jsonl(data: bytes, schema: pa.Schema, names: Sequence[str]) -> pa.Table:
+    rows: list[dict[str, Any]] = [json.loads(line) for line in data.splitlines()]
+    if any(not isinstance(row, dict) or list(row) != schema.names for row in rows):
+        raise ValueError("its columns are not those of this run")
+    times = [field.name for field in schema if pa.types.is_timestamp(field.type) and field.name in names]
+    for row in rows:
+        row |= {name: datetime.fromisoformat(row[name]) for name in times}
+    return pa.Table.from_pylist(rows, schema=pa.schema([schema.field(name) for name in names]))
+
+
+FORMATS = {
+    "parquet": PartFormat("parquet", _to_parquet, _from_parquet),
+    "csv": PartFormat("csv", _to_csv, _from_csv),
+    "jsonl": PartFormat("jsonl", _to_jsonl, _from_jsonl),
+}

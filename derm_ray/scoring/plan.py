@@ -1,0 +1,171 @@
+"""Cutting an input into shards, piece by piece: the run's own copy of its rows, and what identifies them."""
+
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from derm_ray import storage
+from derm_ray.data.archives.address import container, is_sequential
+from derm_ray.data.inputs import Input
+from derm_ray.data.locations import Locations
+from derm_ray.data.manifest import Manifest
+from derm_ray.data.validation import row_problems
+from derm_ray.errors import ManifestError
+from derm_ray.scoring.shards import COLUMNS, PAIR_SCHEMA, SHARD_SCHEMA, Shard, row_line
+from derm_ray.vocabulary import LesionPair
+
+MAX_PROBLEMS = 1000
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An input, cut.
+
+    Attributes:
+        pairs: rows.
+        digest: SHA-256 of all rows' ids and image URIs, in order.
+        shards: in order.
+    """
+
+    pairs: int
+    digest: str
+    shards: tuple[Shard, ...]
+
+
+def make_plan(
+    source: Input,
+    run: dict[str, Any],
+    shard_size: int,
+    manifest_uri: str | None,
+    locations: Locations,
+    *,
+    csv: bool = False,
+) -> Plan:
+    """Check every row, cut the input and write the run's own copy of it, one Parquet row group per shard.
+
+    Memory holds one piece of the input, one shard and a 16-byte hash per row (about 60 bytes where they are sorted).
+
+    Args:
+        source: the pairs.
+        run: model, engine and options, as JSON; part of every shard's digest.
+        shard_size: rows per shard, the last one shorter; all pairs of one ``.tar.gz`` are one shard, whatever their
+            number, since its stream is read once.
+        manifest_uri: of the copy; ``None`` writes none.
+        locations: what images may be named.
+        csv: the scores will be opened as CSV: ids must not begin a formula.
+
+    Raises:
+        ManifestError: rows that break the rules; up to 1,000 are listed, and nothing is written.
+    """
+    problems: list[str] = []
+    ids = _Ids()
+    total = hashlib.sha256()
+    run_digest = storage.digest(run).encode()
+    shards: list[Shard] = []
+    with tempfile.NamedTemporaryFile(suffix=".parquet") as copy:
+        with pq.ParquetWriter(copy.name, PAIR_SCHEMA) as writer:
+            start = 0
+            for rows in _cut(_checked(source, locations, ids, problems, csv=csv), shard_size, problems):
+                lines = b"".join(row_line(row) for row in rows)
+                total.update(lines)
+                digest = hashlib.sha256(run_digest + lines).hexdigest()
+                shards.append(Shard(len(shards), start, start + len(rows), digest))
+                start += len(rows)
+                columns = {name: [getattr(row, name) for row in rows] for name in COLUMNS}
+                writer.write_table(pa.table(columns, schema=PAIR_SCHEMA), row_group_size=len(rows))
+        problems += ids.repetitions()
+        if not shards and not problems:
+            problems.append("no rows")
+        if problems:
+            raise ManifestError(source.uri, problems[:MAX_PROBLEMS])
+        if manifest_uri is not None:
+            storage.upload(copy.name, manifest_uri)
+    return Plan(start, total.hexdigest(), tuple(shards))
+
+
+def shards_table(shards: tuple[Shard, ...]) -> pa.Table:
+    """Return the shards as rows."""
+    return pa.Table.from_pylist([shard.to_json() for shard in shards], schema=SHARD_SCHEMA)
+
+
+def _checked(
+    source: Input, locations: Locations, ids: "_Ids", problems: list[str], *, csv: bool
+) -> Iterator[LesionPair]:
+    """Yield all pairs, noting what is wrong with them."""
+    first = 0
+    for piece in source.pieces():
+        pairs = piece.pairs()
+        found = _piece_problems(piece, pairs, first, locations, csv=csv)
+        problems += islice(found, MAX_PROBLEMS - len(problems))
+        ids.add(pair.pair_id for pair in pairs)
+        first += len(pairs)
+        yield from pairs
+
+
+def _piece_problems(
+    piece: Manifest, pairs: list[LesionPair], first: int, locations: Locations, *, csv: bool
+) -> Iterator[str]:
+    yield from row_problems(piece, first)
+    for row, pair in enumerate(pairs, first + 1):
+        for name, uri in (("clinical_uri", pair.clinical_uri), ("dermoscopy_uri", pair.dermoscopy_uri)):
+            if uri is not None and (refusal := locations.refusal(uri)):
+                yield f"row {row}: {name} {ascii(uri)[1:-1]}: {refusal}"
+        for name, value in (("pair_id", pair.pair_id), ("lesion_id", pair.lesion_id)):
+            if csv and value.startswith(FORMULA_STARTS):
+                yield f"row {row}: {name} {value!a} would be a formula in a CSV; choose --format parquet or jsonl"
+
+
+def _cut(pairs: Iterator[LesionPair], shard_size: int, problems: list[str]) -> Iterator[list[LesionPair]]:
+    """Yield the rows of one shard after the other; a stream that would be read twice is a problem."""
+    rows: list[LesionPair] = []
+    streams: frozenset[str] = frozenset()
+    ended: set[str] = set()
+    for number, pair in enumerate(pairs, 1):
+        of = _streams(pair)
+        if rows and (of != streams or (not of and len(rows) == shard_size)):
+            yield rows
+            rows = []
+            ended |= streams
+            if (again := of & ended) and len(problems) < MAX_PROBLEMS:
+                problems.append(
+                    f"row {number}: {ascii(min(again))[1:-1]} is read in order, once, but its pairs are not "
+                    "consecutive rows; sort the manifest by archive, or repack as .tar"
+                )
+        streams = of
+        rows.append(pair)
+    if rows:
+        yield rows
+
+
+def _streams(pair: LesionPair) -> frozenset[str]:
+    """Return the ``.tar.gz`` archives that a pair's images are streamed from."""
+    uris = (pair.clinical_uri, pair.dermoscopy_uri)
+    return frozenset(container(uri) for uri in uris if uri is not None and is_sequential(uri))
+
+
+class _Ids:
+    """Finds repeated ids among millions: 16 bytes of hash each."""
+
+    def __init__(self) -> None:
+        self._hashes = bytearray()
+
+    def add(self, ids: Iterator[str]) -> None:
+        for value in ids:
+            self._hashes += hashlib.blake2b(value.encode(), digest_size=16).digest()
+
+    def repetitions(self) -> Iterator[str]:
+        """Yield one line per row whose id stood in an earlier row."""
+        halves = np.frombuffer(bytes(self._hashes), np.uint64).reshape(-1, 2)
+        order = np.lexsort(halves.T)
+        ordered = halves[order]
+        same = np.flatnonzero((ordered[1:] == ordered[:-1]).all(1))
+        for index in islice(same, MAX_PROBLEMS):
+            yield f"rows {order[index] + 1} and {order[index + 1] + 1}: the same pair_id; it must be unique"

@@ -1,0 +1,132 @@
+"""The end of a run: its report as JSON and HTML, and ``_SUCCESS.json``."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from derm_ray import RESEARCH_NOTICE, storage
+from derm_ray.evaluation.plots import svg
+from derm_ray.lease import Lease, records
+from derm_ray.scoring.ledger import INVOCATIONS, SUCCESS, Run
+from derm_ray.scoring.reconcile import BINS, Reconciliation
+
+JSON_NAME = "_report.json"
+HTML_NAME = "_report.html"
+STAGES = ("read_s", "decode_s", "infer_s", "write_s")
+TIME_BINS = 60
+
+
+def seal(run: Run, counts: Reconciliation, lease: Lease) -> None:
+    """Write the report, and then ``_SUCCESS.json``: the last file of a run.
+
+    Args:
+        run: complete.
+        counts: what its parts hold.
+        lease: this invocation's, whose record is not written yet.
+    """
+    report = describe(run, counts, [*records(storage.join(run.out_uri, INVOCATIONS))[:-1], lease.record])
+    storage.write_json(storage.join(run.out_uri, JSON_NAME), report)
+    storage.write_bytes(storage.join(run.out_uri, HTML_NAME), render_html(report).encode())
+    sums = {name: sum(one[name] for one in report["invocations"]) for name in ("pairs", "seconds")}
+    success = {
+        **run.to_json(),
+        **counts.counts(),
+        "pairs_per_second": round(sums["pairs"] / sums["seconds"], 3) if sums["seconds"] else None,
+        "parts": counts.parts,
+    }
+    storage.write_json(storage.join(run.out_uri, SUCCESS), success)
+
+
+def describe(run: Run, counts: Reconciliation, invocations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the report as JSON types.
+
+    Args:
+        run: complete.
+        counts: what its parts hold.
+        invocations: the records of all leases; one that did no work tells no pairs.
+    """
+    return {
+        "run": asdict(run.description),
+        "input": run.source,
+        **counts.counts(),
+        "confidence": {"bins": BINS, "pairs": counts.confidence},
+        "throughput": _throughput(counts.times),
+        "invocations": [
+            {
+                "began_at": one["began_at"],
+                "host": one["host"],
+                "pairs": one.get("pairs", 0),
+                "errors": one.get("errors", 0),
+                "seconds": round(one.get("seconds", 0.0), 3),
+                "stages": {stage: round(one.get("stages", {}).get(stage, 0.0), 3) for stage in STAGES},
+            }
+            for one in invocations
+        ],
+    }
+
+
+def _throughput(times: Sequence[tuple[float, int]]) -> list[dict[str, float]]:
+    """Return pairs per second in equal spans between the first and the last part."""
+    ends, pairs = np.array([end for end, _ in times]), np.array([count for _, count in times])
+    if len(ends) < 2 or ends[0] == ends[-1]:
+        return []
+    # The first part's pairs were scored before its time, which is where the spans begin.
+    counts, edges = np.histogram(ends[1:], min(TIME_BINS, len(ends) - 1), weights=pairs[1:])
+    width = edges[1] - edges[0]
+    return [
+        {"second": round(float(edge - edges[0]), 3), "pairs_per_second": round(float(count / width), 3)}
+        for edge, count in zip(edges[:-1], counts, strict=True)
+    ]
+
+
+def render_html(report: Mapping[str, Any]) -> str:
+    """Return the page; it loads nothing from elsewhere."""
+    environment = Environment(
+        loader=PackageLoader("derm_ray.scoring"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    spans = report["throughput"]
+    plots = {
+        "throughput": Markup(_throughput_plot(spans)) if spans else None,
+        "diagnoses": Markup(_diagnoses_plot(report["diagnoses"])) if report["diagnoses"] else None,
+        "confidence": Markup(_confidence_plot(report["confidence"]["pairs"])),
+    }
+    template = environment.get_template("report.html.j2")
+    return template.render(notice=RESEARCH_NOTICE, report=report, plots=plots, stages=STAGES)
+
+
+def _throughput_plot(spans: Sequence[Mapping[str, float]]) -> str:
+    figure = Figure(figsize=(8, 2.6))
+    axes = figure.add_subplot()
+    axes.step([s["second"] for s in spans], [s["pairs_per_second"] for s in spans], where="post", color="#3b7ea1")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("seconds after the first part")
+    axes.set_ylabel("pairs/s")
+    axes.spines[["top", "right"]].set_visible(False)
+    return svg(figure)
+
+
+def _diagnoses_plot(diagnoses: Mapping[str, int]) -> str:
+    names = sorted(diagnoses, key=diagnoses.__getitem__)
+    figure = Figure(figsize=(8, 0.8 + 0.32 * len(names)))
+    axes = figure.add_subplot()
+    bars = axes.barh(names, [diagnoses[name] for name in names], color="#3b7ea1")
+    axes.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=8)
+    axes.set_xlabel("pairs")
+    axes.spines[["top", "right"]].set_visible(False)
+    return svg(figure)
+
+
+def _confidence_plot(counts: Sequence[int]) -> str:
+    figure = Figure(figsize=(8, 2.6))
+    axes = figure.add_subplot()
+    axes.bar(np.arange(BINS) / BINS, counts, 1 / BINS, align="edge", color="#3b7ea1", edgecolor="white")
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("probability of the most probable class")
+    axes.set_ylabel("pairs")
+    axes.spines[["top", "right"]].set_visible(False)
+    return svg(figure)

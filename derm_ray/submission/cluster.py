@@ -1,0 +1,273 @@
+"""The jobs of a cluster, through its jobs server."""
+
+import asyncio
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobSubmissionClient
+
+from derm_ray.errors import ConfigError, SubmissionError
+from derm_ray.submission.request import JobRequest
+
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
+STOP_TIMEOUT_S = 60.0
+_POLL_S = 0.5
+# They tell of every upload and of every connection that ends.
+_TALKATIVE = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+_OVER = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as its cluster tells it.
+
+    Attributes:
+        id: what it was submitted as.
+        status: ``PENDING``, ``RUNNING``, ``SUCCEEDED``, ``FAILED`` or ``STOPPED``.
+        command: what it runs.
+        started, ended: seconds since 1970, where known.
+        exit_code: of the command, once it ended by itself.
+        message: what the cluster says about its end.
+        metadata: what was submitted with it.
+    """
+
+    id: str
+    status: str
+    command: str
+    started: float | None
+    ended: float | None
+    exit_code: int | None
+    message: str
+    metadata: dict[str, str]
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return self.status in _OVER
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it ran, or has run so far."""
+        return None if self.started is None else (self.ended or time.time()) - self.started
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the job as a JSON value."""
+        names = ("id", "status", "command", "started", "ended", "exit_code")
+        return {name: getattr(self, name) for name in names} | {"seconds": self.seconds}
+
+
+class Cluster:
+    """A cluster's jobs server.
+
+    Args:
+        address: its URL; ``None`` takes ``RAY_API_SERVER_ADDRESS``, or this machine's.
+
+    Raises:
+        ConfigError: no cluster answers there, or it refuses the token.
+        SubmissionError: it answers, but not as a jobs server does.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        self.address = address or os.environ.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS
+        if not self.address.startswith(("http://", "https://")):
+            raise ConfigError(f"--address {self.address}: give the jobs URL, usually http://HEAD:8265.")
+        for module in _TALKATIVE:
+            logging.getLogger(module).setLevel(logging.ERROR)
+        with _explained(self.address), _only_address(self.address):
+            self._client = JobSubmissionClient(self.address)
+
+    def jobs(self) -> list[Job]:
+        """Return all jobs that were submitted, the latest first."""
+        with _explained(self.address):
+            found = [_job(details) for details in self._client.list_jobs() if details.submission_id]
+        return sorted(found, key=lambda job: job.started or 0, reverse=True)
+
+    def job(self, job_id: str) -> Job:
+        """Return one job.
+
+        Raises:
+            ConfigError: the cluster does not know it.
+        """
+        with _explained(self.address, job_id):
+            return _job(self._client.get_job_info(job_id))
+
+    def log(self, job_id: str) -> str:
+        """Return all that a job has printed so far.
+
+        Raises:
+            ConfigError: the cluster does not know it.
+        """
+        with _explained(self.address, job_id):
+            return str(self._client.get_job_logs(job_id))
+
+    def follow(self, job_id: str) -> Iterator[str]:
+        """Yield what a job prints, from its first line on, until it ends.
+
+        Raises:
+            ConfigError: the cluster does not know it.
+            SubmissionError: the cluster does not answer any more.
+        """
+        shown = 0
+        while not self.job(job_id).over:
+            seen = 0
+            for chunk in self._tail(job_id):
+                seen += len(chunk)
+                if seen > shown:
+                    yield chunk[shown - seen :]
+                    shown = seen
+            time.sleep(_POLL_S)
+        if rest := self.log(job_id)[shown:]:
+            yield rest
+
+    def _tail(self, job_id: str) -> Iterator[str]:
+        """Yield a job's log from its begin until the connection ends, with the job or before."""
+        with asyncio.Runner() as runner:
+            chunks = self._client.tail_job_logs(job_id)
+
+            async def following() -> str | None:
+                chunk: str | None = await anext(chunks, None)
+                return chunk
+
+            try:
+                while (chunk := runner.run(following())) is not None:
+                    yield chunk
+            except (aiohttp.ClientError, RuntimeError, OSError):
+                return  # whether the cluster still answers shows when the job's status is asked for
+            finally:
+                runner.run(_close(chunks))
+
+    def stop(self, job_id: str) -> Job:
+        """Stop a job and wait for its end.
+
+        Raises:
+            ConfigError: the cluster does not know it.
+            SubmissionError: it does not end.
+        """
+        with _explained(self.address, job_id):
+            self._client.stop_job(job_id)
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while not (job := self.job(job_id)).over:
+            if time.monotonic() > deadline:
+                raise SubmissionError(f"job {job_id}: has not stopped within {STOP_TIMEOUT_S:g} s. Ask for its status.")
+            time.sleep(_POLL_S)
+        return job
+
+    def submit(self, request: JobRequest) -> tuple[Job, bool]:
+        """Submit a request unless it waits, runs or has succeeded already.
+
+        Where its last attempt failed or was stopped this is a new one; the command resumes its own work.
+
+        Returns:
+            The job, and whether this call made it.
+
+        Raises:
+            ConfigError: the id belongs to another request.
+            SubmissionError: the cluster did not take it.
+        """
+        while True:
+            there = {job.id: job for job in self.jobs()}
+            number = 1
+            while (job := there.get(request.attempt(number))) is not None:
+                if job.metadata.get("derm_ray_digest") != request.digest:
+                    raise ConfigError(
+                        f"job {job.id}: is there already and is another one ({job.command}). Choose another --id."
+                    )
+                if job.status not in ("FAILED", "STOPPED"):
+                    return job, False
+                number += 1
+            job_id = request.attempt(number)
+            try:
+                self._send(request, job_id)
+            except SubmissionError as error:
+                if "already exists" in str(error):
+                    continue  # another process was quicker
+                raise
+            return self.job(job_id), True
+
+    def _send(self, request: JobRequest, job_id: str) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            environment: dict[str, Any] = {"env_vars": request.variables}
+            if request.package is not None:
+                request.package.unpack(folder)
+                environment["working_dir"] = folder
+            with _explained(self.address):
+                self._client.submit_job(
+                    entrypoint=request.entrypoint,
+                    submission_id=job_id,
+                    runtime_env=environment,
+                    metadata=request.metadata,
+                )
+
+
+async def _close(chunks: Any) -> None:
+    async with aclosing(chunks):
+        pass
+
+
+def _job(details: Any) -> Job:
+    return Job(
+        id=str(details.submission_id),
+        status=str(details.status.value),
+        command=str(details.entrypoint),
+        started=details.start_time / 1000 if details.start_time else None,
+        ended=details.end_time / 1000 if details.end_time else None,
+        exit_code=details.driver_exit_code,
+        message=str(details.message or ""),
+        metadata=dict(details.metadata or {}),
+    )
+
+
+@contextmanager
+def _only_address(address: str) -> Iterator[None]:
+    """Keep Ray from taking ``RAY_ADDRESS`` instead of the address it is given."""
+    before = os.environ.get(ADDRESS_VARIABLE)
+    os.environ[ADDRESS_VARIABLE] = address
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[ADDRESS_VARIABLE]
+        else:
+            os.environ[ADDRESS_VARIABLE] = before
+
+
+@contextmanager
+def _explained(address: str, job_id: str | None = None) -> Iterator[None]:
+    """Turn what Ray's client raises into one message."""
+    try:
+        yield
+    except AuthenticationError as error:
+        wrong = "Invalid" in error.message
+        raise ConfigError(
+            f"{address}: {'the cluster refuses this token' if wrong else 'the cluster asks for a token'}. "
+            "Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a file that holds the cluster's."
+        ) from error
+    except OSError as error:  # also all that requests raises
+        raise ConfigError(
+            f"{address}: no Ray cluster answers there ({_last_line(error)}). "
+            "Give the jobs URL, usually http://HEAD:8265."
+        ) from error
+    except RuntimeError as error:
+        if job_id is not None and "status code 404" in str(error):
+            raise ConfigError(
+                f"job {job_id}: not on the cluster at {address}. `derm-ray jobs list` shows those that are."
+            ) from error
+        raise SubmissionError(f"{address}: the cluster did not take the request: {_last_line(error)}") from error
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip(" .")]
+    return lines[-1].strip() if lines else type(error).__name__

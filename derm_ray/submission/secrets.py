@@ -1,0 +1,57 @@
+"""Recognising secrets: everyone who reaches a cluster can read its jobs' commands and settings."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from derm_ray.errors import ConfigError
+
+_MEND = (
+    "The command and settings of a job can be read by everyone who reaches the cluster. Let the nodes have the "
+    "credentials instead: an IAM role, AWS_PROFILE, or a secret file mounted on them (AWS_SHARED_CREDENTIALS_FILE)."
+)
+_NAME = re.compile(
+    r"SECRET|TOKEN|PASSW|PASSPHRASE|CREDENTIAL|SIGNATURE|KEY$|(^|[_-])(KEY|SAS|PWD)([_-]|$)", re.IGNORECASE
+)
+_FILE_NAMES = re.compile(r"(_FILE|_PATH)$|^GOOGLE_APPLICATION_CREDENTIALS$", re.IGNORECASE)
+_VALUES = (
+    (re.compile(r"://[^/\s@:]*:[^/\s@]*@"), "a password in a URI"),
+    (re.compile(r"https?://[^/\s@]+@"), "a credential in a URI"),
+    (re.compile(r"[?&](sig(nature)?|token|x-(amz|goog)-[a-z-]+|[a-z_-]*(secret|password|key))=", re.I), "a signed URI"),
+    (re.compile(r"\b(AKIA|ASIA)[0-9A-Z]{16}\b"), "an AWS access key"),
+    (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY"), "a private key"),
+)  # fmt: skip
+
+
+def refuse_secrets(arguments: Sequence[str], settings: Mapping[str, str]) -> None:
+    """Check that nothing which becomes readable on the cluster looks like a secret.
+
+    Args:
+        arguments: of the command.
+        settings: environment variables of the job.
+
+    Raises:
+        ConfigError: something does; the message names where it stands, never the value.
+    """
+    for number, argument in enumerate(arguments, 1):
+        name, separator, value = argument.partition("=")
+        option = arguments[number - 2] if number > 1 and arguments[number - 2].startswith("--") else ""
+        where = f"argument {number}" + (f" (of {option})" if option else "")
+        if separator and value and "/" not in name and _names_a_secret(name.lstrip("-"), value):
+            raise ConfigError(f"{where}: {name!r} looks like the name of a secret. {_MEND}")
+        _refuse_value(where, argument)
+    for name, value in settings.items():
+        if _names_a_secret(name, value):
+            raise ConfigError(f"--env {name}: looks like a secret. {_MEND}")
+        _refuse_value(f"--env {name}", value)
+
+
+def _names_a_secret(name: str, value: str) -> bool:
+    if _FILE_NAMES.search(name) and value.startswith("/"):
+        return False
+    return _NAME.search(name) is not None
+
+
+def _refuse_value(where: str, text: str) -> None:
+    for pattern, kind in _VALUES:
+        if pattern.search(text):
+            raise ConfigError(f"{where}: holds {kind}. {_MEND}")

@@ -1,0 +1,326 @@
+import io
+import warnings
+from collections import Counter
+
+import numpy as np
+import pydicom.uid as uids
+import pytest
+from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.pixels.processing import convert_color_space
+
+from derm_ray.data.archives.dicom_pairs import index_dicom
+from derm_ray.data.decode import decode
+from derm_ray.data.dicom import is_dicom, read_header
+from derm_ray.data.manifest import SCHEMA
+from derm_ray.errors import ImageError, ImageErrorCode
+from derm_ray.vocabulary import Modality
+
+DERMOSCOPY = "1.2.840.10008.5.1.4.1.1.77.1.7"
+CLINICAL = "1.2.840.10008.5.1.4.1.1.77.1.4"
+SECONDARY = "1.2.840.10008.5.1.4.1.1.7"
+PICTURE = np.zeros((16, 24, 3), np.uint8) + np.array([200, 120, 90], np.uint8)
+PICTURE[4:12, 6:18] = (60, 40, 30)
+RAMP = np.tile(np.arange(24, dtype=np.uint16) * 170, (16, 1))
+
+
+def encoded(kind: str, image: Image.Image | None = None, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    (image or Image.fromarray(PICTURE)).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def jpeg_without_marks(bands: Image.Image) -> bytes:
+    """A JPEG of three bands stored as they are, without a JFIF or Adobe marker."""
+    data = encoded("JPEG", bands, quality=95, subsampling=0, keep_rgb=True)
+    mark = data[2:4]
+    assert mark in (b"\xff\xe0", b"\xff\xee")
+    data = data[:2] + data[(20 if mark == b"\xff\xe0" else 18) :]
+    frame = data.index(b"\xff\xc0")
+    for band, place in enumerate((frame + 10, frame + 13, frame + 16), 1):
+        data = data[:place] + bytes([band]) + data[place + 1 :]
+    scan = data.index(b"\xff\xda")
+    for band, place in enumerate((scan + 5, scan + 7, scan + 9), 1):
+        data = data[:place] + bytes([band]) + data[place + 1 :]
+    return data
+
+
+def dicom(
+    pixels: bytes, syntax: str = uids.ExplicitVRLittleEndian, sop_class: str = DERMOSCOPY, **values: object
+) -> bytes:
+    """A DICOM file of RGB pixels of 16 x 24, with elements replaced."""
+    data = Dataset()
+    data.file_meta = FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = uids.UID(syntax)
+    data.SOPClassUID, data.SOPInstanceUID = sop_class, uids.generate_uid(entropy_srcs=[repr(values), sop_class])
+    data.Rows, data.Columns, data.SamplesPerPixel, data.PlanarConfiguration = 16, 24, 3, 0
+    data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 8, 8, 7, 0
+    data.PhotometricInterpretation = "RGB"
+    for name, value in values.items():
+        setattr(data, name, value)
+    data.PixelData = pixels
+    data["PixelData"].VR = "OW" if data.BitsAllocated > 8 else "OB"
+    buffer = io.BytesIO()
+    little = syntax != uids.ExplicitVRBigEndian
+    data.save_as(
+        buffer, implicit_vr=syntax == uids.ImplicitVRLittleEndian, little_endian=little, enforce_file_format=True
+    )
+    return buffer.getvalue()
+
+
+def grey(values: np.ndarray, bits: int, **more: object) -> bytes:
+    allocated = values.dtype.itemsize * 8
+    elements = {"BitsAllocated": allocated, "BitsStored": bits, "HighBit": bits - 1, "SamplesPerPixel": 1}
+    return dicom(values.tobytes(), **(elements | {"PhotometricInterpretation": "MONOCHROME2"} | more))
+
+
+def shown(data: bytes) -> np.ndarray:
+    assert is_dicom(data)
+    image = decode(data).image
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def refused(data: bytes) -> ImageError:
+    with pytest.raises(ImageError) as caught:
+        decode(data)
+    return caught.value
+
+
+@pytest.mark.parametrize("syntax", [uids.ImplicitVRLittleEndian, uids.ExplicitVRLittleEndian, uids.ExplicitVRBigEndian])
+@pytest.mark.parametrize("sop_class", [DERMOSCOPY, CLINICAL, SECONDARY, "1.2.840.10008.5.1.4.1.1.7.4"])
+def test_native_pixels_are_shown_as_they_are(syntax: str, sop_class: str) -> None:
+    assert np.array_equal(shown(dicom(PICTURE.tobytes(), syntax, sop_class)), PICTURE)
+
+
+def test_native_planes_and_other_colour_spaces_become_rgb() -> None:
+    planes = np.moveaxis(PICTURE, 2, 0)
+    assert np.array_equal(shown(dicom(planes.tobytes(), PlanarConfiguration=1)), PICTURE)
+    ybr = convert_color_space(PICTURE, "RGB", "YBR_FULL")
+    full = shown(dicom(ybr.tobytes(), PhotometricInterpretation="YBR_FULL"))
+    assert np.abs(full.astype(int) - PICTURE).max() <= 2
+    halved = np.stack([ybr[:, ::2, 0], ybr[:, 1::2, 0], ybr[:, ::2, 1], ybr[:, ::2, 2]], -1)
+    subsampled = shown(dicom(halved.tobytes(), PhotometricInterpretation="YBR_FULL_422"))
+    assert np.abs(subsampled.astype(int) - PICTURE).max() <= 2
+    deep = dicom((PICTURE.astype(np.uint16) << 4).tobytes(), BitsAllocated=16, BitsStored=12, HighBit=11)
+    assert np.array_equal(shown(deep), PICTURE)
+
+
+@pytest.mark.parametrize(("bits", "entries"), [(8, np.uint8), (16, np.uint16)])
+def test_palette_colours_become_rgb(bits: int, entries: type) -> None:
+    top = 2**bits - 1
+    tables = {
+        f"{name}PaletteColorLookupTable{part}": value
+        for name, levels in (("Red", [0, top]), ("Green", [0, 0]), ("Blue", [top, 0]))
+        for part, value in (("Descriptor", [2, 0, bits]), ("Data", np.array(levels, entries).tobytes()))
+    }
+    index = (PICTURE[..., :1] > 100).astype(np.uint8)
+    data = dicom(index.tobytes(), SamplesPerPixel=1, PhotometricInterpretation="PALETTE COLOR", **tables)
+    assert shown(data)[0, 0].tolist() == [255, 0, 0]
+    assert shown(data)[8, 12].tolist() == [0, 0, 255]
+
+
+def test_greys_keep_their_brightness_and_polarity() -> None:
+    expected = np.rint(RAMP / 4095 * 255)
+    assert np.array_equal(shown(grey(RAMP, 12))[..., 0], expected)
+    assert np.array_equal(shown(grey(RAMP, 12, PhotometricInterpretation="MONOCHROME1"))[..., 0], 255 - expected)
+    signed = (RAMP.astype(np.int16) - 2048) & np.int16(0x0FFF)
+    assert np.array_equal(shown(grey(signed, 12, PixelRepresentation=1))[..., 0], expected)
+    eight = (RAMP >> 4).astype(np.uint8)
+    assert np.array_equal(shown(grey(eight, 8))[..., 1], eight)
+
+
+def test_a_window_stretches_what_it_shows() -> None:
+    window = {"WindowCenter": 1000, "WindowWidth": 1000}
+    middle = shown(grey(RAMP, 12, **window))[0, :, 0]
+    assert middle[0] == 0
+    assert middle[-1] == 255
+    assert abs(int(middle[6]) - round((1020 - 500) / 999 * 255)) <= 1
+    rescaled = grey(RAMP, 12, WindowCenter=[900, 5], WindowWidth=[1000, 5], RescaleSlope=1, RescaleIntercept=-100)
+    assert np.array_equal(shown(rescaled)[0, :, 0], middle)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "photometric", "frame"),
+    [
+        (uids.JPEGBaseline8Bit, "YBR_FULL_422", encoded("JPEG", quality=95)),
+        (uids.JPEGBaseline8Bit, "RGB", encoded("JPEG", quality=95)),  # the header is wrong, JFIF is right
+        (uids.JPEGBaseline8Bit, "RGB", encoded("JPEG", quality=95, keep_rgb=True)),
+        (uids.JPEGBaseline8Bit, "RGB", jpeg_without_marks(Image.fromarray(PICTURE))),
+        (uids.JPEGBaseline8Bit, "YBR_FULL", jpeg_without_marks(Image.fromarray(PICTURE).convert("YCbCr"))),
+        (uids.JPEG2000, "YBR_ICT", encoded("JPEG2000", no_jp2=True, irreversible=True)),
+        (uids.JPEG2000Lossless, "YBR_RCT", encoded("JPEG2000", no_jp2=True)),
+        (uids.JPEG2000Lossless, "RGB", encoded("JPEG2000", no_jp2=True, mct=0)),
+    ],
+)
+def test_encapsulated_frames_show_the_same_picture(syntax: str, photometric: str, frame: bytes) -> None:
+    data = dicom(encapsulate([frame]), syntax, PhotometricInterpretation=photometric)
+    assert np.abs(shown(data).astype(int) - PICTURE).mean() < 3
+    in_pieces = dicom(encapsulate([frame], fragments_per_frame=3), syntax, PhotometricInterpretation=photometric)
+    assert np.array_equal(shown(in_pieces), shown(data))
+
+
+def test_encapsulated_colours_that_were_not_converted_are_converted() -> None:
+    bands = Image.merge("RGB", Image.fromarray(PICTURE).convert("YCbCr").split())
+    frame = encapsulate([encoded("JPEG2000", bands, no_jp2=True, mct=0)])
+    data = dicom(frame, uids.JPEG2000Lossless, PhotometricInterpretation="YBR_FULL")
+    assert np.abs(shown(data).astype(int) - PICTURE).max() <= 3
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_encapsulated_greys_keep_their_brightness(photometric: str) -> None:
+    frame = encapsulate([encoded("JPEG2000", Image.fromarray(RAMP << 4), no_jp2=True)])
+    elements = {"BitsAllocated": 16, "BitsStored": 16, "HighBit": 15, "SamplesPerPixel": 1}
+    data = dicom(frame, uids.JPEG2000Lossless, PhotometricInterpretation=photometric, **elements)
+    expected = np.rint((RAMP << 4) / 65535 * 255)
+    assert np.array_equal(shown(data)[..., 0], 255 - expected if photometric == "MONOCHROME1" else expected)
+
+
+def test_a_profile_of_the_data_set_is_honoured() -> None:
+    from tests.unit.data.test_decode import WIDE_GAMUT
+
+    plain = dicom(PICTURE.tobytes())
+    profiled = dicom(PICTURE.tobytes(), ICCProfile=WIDE_GAMUT)
+    frame = encapsulate([encoded("JPEG", quality=95)])
+    assert (shown(profiled)[0, 0].astype(int) - shown(plain)[0, 0])[0] > 20
+    assert shown(dicom(frame, uids.JPEGBaseline8Bit, ICCProfile=WIDE_GAMUT))[0, 0, 0] > 220
+    assert np.array_equal(shown(dicom(PICTURE.tobytes(), ICCProfile=b"garbage!")), PICTURE)
+
+
+def test_the_first_of_several_frames_is_taken_and_flagged() -> None:
+    two = PICTURE.tobytes() + bytes(PICTURE.nbytes)
+    decoded = decode(dicom(two, NumberOfFrames=2))
+    assert decoded.flags == ("animated",)
+    assert np.array_equal(np.asarray(decoded.image), PICTURE)
+    frames = encapsulate([encoded("JPEG", quality=95), encoded("JPEG", Image.new("RGB", (24, 16)))])
+    packed = decode(dicom(frames, uids.JPEGBaseline8Bit, NumberOfFrames=2, BurnedInAnnotation="YES"))
+    assert packed.flags == ("animated", "burned_in_annotation")
+    assert np.abs(np.asarray(packed.image).astype(int) - PICTURE).mean() < 3
+    assert decode(dicom(PICTURE.tobytes(), BurnedInAnnotation="NO")).flags == ()
+
+
+def test_what_is_not_supported_is_named() -> None:
+    error = refused(dicom(PICTURE.tobytes(), sop_class=uids.CTImageStorage))
+    assert error.code is ImageErrorCode.UNSUPPORTED
+    assert "CT Image Storage (1.2.840.10008.5.1.4.1.1.2)" in error.message
+    for syntax in (uids.RLELossless, uids.JPEGLSLossless, uids.DeflatedExplicitVRLittleEndian):
+        pixels = encapsulate([bytes(64)]) if syntax.is_encapsulated else PICTURE.tobytes()
+        error = refused(dicom(pixels, syntax))
+        assert error.code is ImageErrorCode.UNSUPPORTED
+        assert syntax.name in error.message
+    assert refused(dicom(PICTURE.tobytes(), PhotometricInterpretation="HSV")).code is ImageErrorCode.UNSUPPORTED
+
+
+def test_the_pixel_cap_holds() -> None:
+    with pytest.raises(ImageError, match="at most") as caught:
+        decode(dicom(PICTURE.tobytes()), max_pixels=100)
+    assert caught.value.code is ImageErrorCode.TOO_MANY_PIXELS
+
+
+def test_a_header_tells_patient_lesion_and_kind() -> None:
+    item = Dataset()
+    item.TrackingID, item.TrackingUID = "left arm 1", "1.2.3.4"
+    values = {"PatientID": "P7", "PatientAge": "018M", "PatientSex": "F", "BurnedInAnnotation": "YES"}
+    data = dicom(PICTURE.tobytes(), AcquisitionDateTime="20240102", ReferencedImageSequence=[item], **values)
+    for part in (data, data[: -PICTURE.nbytes]):
+        header = read_header(part)
+        assert (header.patient_id, header.tracking_id, header.tracking_uid) == ("P7", "left arm 1", "1.2.3.4")
+        assert (header.modality, header.burned_in) == (Modality.DERMOSCOPY, True)
+        assert (header.age_years, header.sex) == (1.5, "female")
+    bare = read_header(dicom(PICTURE.tobytes(), sop_class=SECONDARY))
+    assert (bare.patient_id, bare.tracking_id, bare.modality, bare.age_years, bare.sex) == (None,) * 5
+
+
+def test_odd_values_are_read_in_silence(capfd: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        data = dicom(PICTURE.tobytes(), PatientAge="very old", StudyDate="yesterday", PatientID="x" * 100)
+    assert read_header(data).age_years is None
+    assert np.array_equal(shown(data), PICTURE)
+    assert capfd.readouterr() == ("", "")
+
+
+class Files(dict[str, bytes]):
+    """DICOM files by URI."""
+
+    def add(self, uri: str, sop_class: str, patient: str, lesion: str | None, time: str = "", **values: object) -> None:
+        tracking = {"TrackingID": "a lesion", "TrackingUID": lesion} if lesion else {}
+        more = {"PatientID": patient, "AcquisitionDateTime": time} | tracking | values
+        self[uri] = dicom(PICTURE.tobytes(), sop_class=sop_class, ContentLabel=uri.upper(), **more)
+
+    def index(self) -> tuple[list[dict[str, object]], Counter[str]]:
+        forth, back = index_dicom(list(self), self.__getitem__), index_dicom(list(self)[::-1], self.__getitem__)
+        assert forth == back, "the order of the files does not matter"
+        for row in forth[0]:
+            assert row.keys() <= set(SCHEMA.names)
+        assert len({row["pair_id"] for row in forth[0]}) == len(forth[0])
+        return forth
+
+    def pairs(self) -> list[tuple[object, object]]:
+        return [(row["clinical_uri"], row["dermoscopy_uri"]) for row in self.index()[0]]
+
+
+def test_images_of_a_lesion_are_paired() -> None:
+    files = Files()
+    files.add("a", CLINICAL, "P1", "1.1", PatientAge="045Y")
+    files.add("b", DERMOSCOPY, "P1", "1.1", PatientSex="M")
+    files.add("c", CLINICAL, "P1", "1.2")
+    files.add("d", DERMOSCOPY, "P2", "1.1")
+    files.add("e", DERMOSCOPY, "P3", None)
+    rows, left_out = files.index()
+    assert not left_out
+    assert set(files.pairs()) == {(None, "d"), (None, "e"), ("a", "b"), ("c", None)}
+    (pair,) = (row for row in rows if row["clinical_uri"] == "a")
+    assert pair["pair_id"] == pair["lesion_id"] == "P1/1.1"
+    assert (pair["patient_id"], pair["age_years"], pair["sex"]) == ("P1", 45.0, "male")
+
+
+def test_a_tracking_id_counts_within_its_patient_only() -> None:
+    files = Files()
+    for uri, sop_class, patient in (
+        ("a", CLINICAL, "P1"),
+        ("b", DERMOSCOPY, "P1"),
+        ("c", CLINICAL, ""),
+        ("d", DERMOSCOPY, ""),
+    ):
+        files.add(uri, sop_class, patient, None, TrackingID="mole 1")
+    assert set(files.pairs()) == {(None, "d"), ("a", "b"), ("c", None)}
+
+
+def test_several_visits_are_paired_in_order_and_nothing_is_lost() -> None:
+    files = Files()
+    files.add("c2", CLINICAL, "P1", "1.1", "20240202")
+    files.add("c1", CLINICAL, "P1", "1.1", "20240101")
+    files.add("d1", DERMOSCOPY, "P1", "1.1", "20240102", InstanceNumber=9)
+    files.add("d2", DERMOSCOPY, "P1", "1.1", "20240203", InstanceNumber=1)
+    assert files.pairs() == [("c1", "d1"), ("c2", "d2")]
+    assert [row["pair_id"] for row in files.index()[0]] == ["P1/1.1#1", "P1/1.1#2"]
+    files.add("d3", DERMOSCOPY, "P1", "1.1", "20240303")
+    assert set(files.pairs()) == {(None, "d1"), (None, "d2"), (None, "d3"), ("c1", None), ("c2", None)}
+    assert {row["lesion_id"] for row in files.index()[0]} == {"P1/1.1"}
+
+
+def test_what_is_left_out_is_counted_by_reason() -> None:
+    files = Files()
+    files.add("a", CLINICAL, "P1", "1.1")
+    files.add("ct", uids.CTImageStorage, "P1", "1.1")
+    files.add("sc", SECONDARY, "P1", "1.1")
+    files |= {"again": files["a"], "text": b"hello", "cut": files["a"][:200]}
+    rows, left_out = files.index()
+    assert [row["clinical_uri"] for row in rows] == ["a"]
+    assert left_out == {
+        "DICOM of another SOP class or packing": 1,
+        "a secondary capture, of no known modality": 1,
+        "a DICOM image that is there twice": 1,
+        "not a DICOM file": 1,
+        "a damaged DICOM file": 1,
+    }
+
+
+def test_an_outage_leaves_no_file_out() -> None:
+    def read(uri: str) -> bytes:
+        raise ImageError(ImageErrorCode.TIMEOUT, f"{uri}: no answer")
+
+    with pytest.raises(ImageError, match="no answer"):
+        index_dicom(["a"], read)

@@ -1,0 +1,132 @@
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from derm_ray import storage
+from derm_ray.data.inputs import open_input
+from derm_ray.data.locations import Locations
+from derm_ray.data.manifest import Manifest
+from derm_ray.errors import ImageError, ImageErrorCode, OutputExistsError, StorageError
+from derm_ray.scoring.ledger import Run, RunDescription, open_run
+from derm_ray.scoring.schema import score_schema
+from derm_ray.scoring.scorer import ShardScorer
+from derm_ray.vocabulary import LABEL_SETS, PAPER15, LabelSet
+from tests.unit.scoring.conftest import Opened, remove_part, score_all
+
+
+@pytest.mark.parametrize("labels", LABEL_SETS.values(), ids=LABEL_SETS)
+def test_column_names_are_unique_and_hold_the_risks(labels: LabelSet) -> None:
+    names = score_schema(labels, branches=True, saliency=True).names
+    assert len(names) == len(set(names))
+    assert {*(f"p_{task.name}" for task in labels.tasks()), "cross_" + labels.class_names[0]} <= set(names)
+
+
+def test_every_part_has_the_same_schema(run: Run, bundle_uri: str) -> None:
+    score_all(run, bundle_uri)
+    for shard in run.shards:
+        assert pq.read_schema(run.part_uri(shard)).equals(score_schema(PAPER15))
+    rows = pq.read_table(run.out_uri).to_pylist()
+    bad = next(row for row in rows if row["error_code"] == "missing")
+    assert "/nowhere.jpg" in bad["error_message"]
+    assert bad["p_melanoma"] is None
+
+
+def test_resume_does_only_what_is_missing(run: Run, opened: Opened, bundle_uri: str) -> None:
+    score_all(run, bundle_uri)
+    remove_part(run, 1)
+    again = opened()
+    assert again == run
+    assert again.missing() == [run.shards[1]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"engine": "torch-bf16"}, 'engine was "torch", now "torch-bf16"'),
+        ({"model_digest": "0" * 64}, "model_digest was"),
+        ({"branches": True}, "branches was false, now true"),
+        ({"format": "csv"}, 'format was "parquet", now "csv"'),
+        ({"shard_size": 5}, "shard_size was 10, now 5"),
+    ],
+)
+def test_another_run_never_mixes_in(run: Run, opened: Opened, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(OutputExistsError, match=message):
+        opened(**changes)
+
+
+def test_a_changed_row_is_refused(run: Run, opened: Opened, few: Manifest) -> None:
+    uris = few.column("dermoscopy_uri")
+    with pytest.raises(OutputExistsError, match="input digest was"):
+        opened(few.with_column("dermoscopy_uri", [*uris[:7], None, *uris[8:]]))
+
+
+def test_a_folder_of_something_else_is_refused(opened: Opened, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "holiday.jpg").write_bytes(b"x")
+    with pytest.raises(OutputExistsError, match="holds files that are no scoring run"):
+        opened(out=str(tmp_path / "full"))
+
+
+def test_an_archive_whose_files_were_replaced_is_refused(bundle_uri: str, tmp_path: Path) -> None:
+    for name in ("clinical", "dermoscopy"):
+        storage.write_bytes(str(tmp_path / "tree" / "L1" / f"{name}.jpg"), b"x")
+    source = open_input(str(tmp_path / "tree"))
+    description = RunDescription("1", "m", "paper15", "torch", False, False, "parquet", 10)
+    locations = Locations(source.uri)
+    open_run(str(tmp_path / "out"), source, description, locations)
+    open_run(str(tmp_path / "out"), source, description, locations)
+    storage.write_bytes(str(tmp_path / "tree" / "L1" / "clinical.jpg"), b"other")
+    with pytest.raises(OutputExistsError, match="files were added, removed or replaced since"):
+        open_run(str(tmp_path / "out"), source, description, locations)
+    with pytest.raises(OutputExistsError, match="lies inside the input"):
+        open_run(str(tmp_path / "tree" / "out"), source, description, locations)
+
+
+def test_a_start_cut_short_can_be_repeated(run: Run, opened: Opened) -> None:
+    (Path(run.out_uri) / "_RUN.json").unlink()
+    (Path(run.out_uri) / "._RUN.json.0123.tmp").write_bytes(b"{")
+    assert opened().missing()
+
+
+def test_an_outage_leaves_no_part(run: Run, bundle_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Storage that does not answer is no property of the images: nothing is written, the shard stays to be done."""
+
+    def unreachable(reader: object, uri: str) -> bytes:
+        raise ImageError(ImageErrorCode.STORAGE, f"{uri}: storage unreachable")
+
+    scorer = ShardScorer(bundle_uri, "torch", run.manifest_uri, run.out_uri, run.description)
+    monkeypatch.setattr("derm_ray.data.archives.reader.ImageReader.read", unreachable)
+    with pytest.raises(StorageError, match=r"no image of 10 pairs in a row could be read: .*storage unreachable"):
+        scorer.score(run.shards[0])
+    assert run.missing() == list(run.shards)
+
+
+def test_a_part_of_one_image_that_storage_does_not_give_is_a_row(
+    run: Run, bundle_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from derm_ray.data.archives.reader import ImageReader
+
+    read = ImageReader.read
+
+    def partly(reader: ImageReader, uri: str) -> bytes:
+        if "000002" in uri:
+            raise ImageError(ImageErrorCode.TIMEOUT, f"{uri}: no answer")
+        return read(reader, uri)
+
+    monkeypatch.setattr(ImageReader, "read", partly)
+    score_all(run, bundle_uri)
+    rows = {row["pair_id"]: row for row in pq.read_table(run.out_uri).to_pylist()}
+    assert rows["SYN_000002"]["error_code"] == "timeout"
+    assert rows["SYN_000001"]["status"] == "ok"
+
+
+def test_a_model_that_changes_under_way_is_refused(run: Run, bundle_uri: str, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from derm_ray.errors import BundleError
+
+    other = replace(run.description, model_digest="0" * 64)
+    with pytest.raises(BundleError, match="changed while the run was under way"):
+        ShardScorer(bundle_uri, "torch", run.manifest_uri, run.out_uri, other)
+    assert storage.list_folder(run.out_uri) == ["_RUN.json", "_run/"]
