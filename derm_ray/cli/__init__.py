@@ -46,6 +46,11 @@ def _root(
     configure_logging()
 
 
+def _printable(message: str) -> str:
+    """Escape what a terminal might act on: a message may quote names of somebody's archive."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message)
+
+
 def main() -> None:
     """Run the command; errors derm_ray raises on purpose become one message and their exit code."""
     # Ray prints notices of dead workers to standard output, where --json promises one line; it reads this at import.
@@ -54,5 +59,5 @@ def main() -> None:
         check_version(os.environ.get(VERSION_VARIABLE))
         app()
     except DermRayError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {_printable(str(error))}", err=True)
         sys.exit(error.exit_code)
