@@ -3,7 +3,6 @@
 ``python -m tests.scale ROWS FOLDER`` prints one JSON line; the same command resumes.
 """
 
-import io
 import json
 import resource
 import sys
@@ -43,10 +42,11 @@ def prepare(folder: Path, rows: int) -> tuple[str, str]:
     for number in range(8):
         pixels = np.random.default_rng(number).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.jpg")
-    text = io.StringIO()
-    text.write("lesion_id,clinical_uri,dermoscopy_uri\n")
-    text.writelines(f"L{i:08d},{i % 4}.jpg,{4 + i % 4}.jpg\n" for i in range(rows))
-    (folder / f"{rows}.csv").write_text(text.getvalue())
+    manifest = folder / f"{rows}.csv"
+    if not manifest.exists():
+        with manifest.open("w") as file:
+            file.write("lesion_id,clinical_uri,dermoscopy_uri\n")
+            file.writelines(f"L{i:08d},{i % 4}.jpg,{4 + i % 4}.jpg\n" for i in range(rows))
     if not (folder / "model").exists():
         config = NetworkConfig(trunk="tiny")
         seal_bundle(
@@ -57,7 +57,7 @@ def prepare(folder: Path, rows: int) -> tuple[str, str]:
             weights=build_network(config).state_dict(),
             provenance={},
         )
-    return str(folder / "model"), str(folder / f"{rows}.csv")
+    return str(folder / "model"), str(manifest)
 
 
 def run(rows: int, folder: Path) -> dict[str, float]:

@@ -103,9 +103,9 @@ class Manifest:
 
     def absolute(self) -> "Manifest":
         """Return a copy whose image URIs no longer depend on where the manifest lies."""
-        moved = self
+        moved, pairs = self, self.pairs()
         for modality in Modality:
-            moved = moved.with_column(f"{modality}_uri", [pair.uri(modality) for pair in self.pairs()])
+            moved = moved.with_column(f"{modality}_uri", [pair.uri(modality) for pair in pairs])
         return moved
 
 

@@ -8,7 +8,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import ray
 import ray.data
 import ray.exceptions
@@ -18,11 +17,12 @@ from derm_ray import __version__, runtime, storage
 from derm_ray.bundle import load_bundle
 from derm_ray.data.inputs import Input
 from derm_ray.data.locations import Locations
-from derm_ray.errors import DermRayError, ScoringError
+from derm_ray.errors import ScoringError
 from derm_ray.inference.engines import Engine, resolve_engine
 from derm_ray.inference.saliency import require_cam
 from derm_ray.lease import Lease, hold
 from derm_ray.observability import Progress, ProgressLine
+from derm_ray.scoring.actor import ScoringActor
 from derm_ray.scoring.formats import part_format
 from derm_ray.scoring.ledger import (
     ATTEMPTS,
@@ -36,7 +36,6 @@ from derm_ray.scoring.ledger import (
 )
 from derm_ray.scoring.reconcile import Reconciliation, reconcile, with_errors
 from derm_ray.scoring.report import STAGES, seal
-from derm_ray.scoring.scorer import ShardOutcome, ShardScorer
 from derm_ray.scoring.shards import SHARD_SIZE, Shard
 
 MAX_ERROR_RATE = 0.5
@@ -198,30 +197,6 @@ def _replicas(session: runtime.RaySession, gpus_per_replica: float) -> int:
     return 1 if session.started_here else max(1, int(there.get("CPU", 1)))
 
 
-class _ScoringActor:
-    """A :class:`ShardScorer` as Ray Data calls it: one shard per call."""
-
-    def __init__(self, **scorer: Any) -> None:
-        self._scorer: ShardScorer | None = None
-        self._failure = ""
-        try:
-            self._scorer = ShardScorer(**scorer)
-        except DermRayError as error:
-            self._failure = str(error)
-
-    def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> dict[str, list[Any]]:
-        shard = Shard(
-            **{name: column[0] if column.dtype == object else column[0].item() for name, column in batch.items()}
-        )
-        outcome, failure = ShardOutcome(shard.index), self._failure
-        if self._scorer is not None:
-            try:
-                outcome = self._scorer.score(shard)
-            except DermRayError as error:
-                failure = str(error)
-        return {name: [value] for name, value in {**outcome.to_json(), "failure": failure}.items()}
-
-
 def _outcomes(
     shards: Sequence[Shard], scorer: dict[str, Any], *, replicas: int, cpus: int, gpus: float
 ) -> Generator[dict[str, Any]]:
@@ -232,7 +207,7 @@ def _outcomes(
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     dataset = ray.data.from_items([shard.to_json() for shard in shards], override_num_blocks=len(shards))
     scored = dataset.map_batches(
-        _ScoringActor,
+        ScoringActor,
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=replicas, initial_size=replicas),
         fn_constructor_kwargs=scorer,

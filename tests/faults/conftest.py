@@ -85,7 +85,7 @@ class Scoring:
         found = []
         for child in psutil.Process(self.process.pid).children(recursive=True):
             try:
-                if any("_ScoringActor" in word for word in child.cmdline()):
+                if any("ScoringActor" in word for word in child.cmdline()):
                     found.append(child)
             except psutil.NoSuchProcess:
                 continue
