@@ -20,8 +20,8 @@ from fsspec.core import url_to_fs
 from derm_ray.errors import StorageError
 
 CONNECT_TIMEOUT_S = 5
-READ_TIMEOUT_S = 20
-S3FS_ATTEMPTS = 2
+READ_TIMEOUT_S = 15
+S3FS_ATTEMPTS = 4
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {

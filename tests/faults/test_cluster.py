@@ -37,7 +37,7 @@ def test_images_larger_than_the_object_store_do_not_spill(bundle_uri: str, tmp_p
     lines, size = ["lesion_id,clinical_uri,dermoscopy_uri"], 0
     for number in range(200):
         for name in ("c", "d"):
-            noise = np.random.default_rng(number).integers(0, 256, (900, 900, 3), np.uint8)
+            noise = np.random.default_rng(number).integers(0, 256, (1000, 1000, 3), np.uint8)
             Image.fromarray(noise).save(tmp_path / f"{number}{name}.jpg", quality=85)
             size += (tmp_path / f"{number}{name}.jpg").stat().st_size
         lines.append(f"L{number},{number}c.jpg,{number}d.jpg")

@@ -16,7 +16,7 @@ T = TypeVar("T")
 class Backoff:
     """How often storage is asked, and how long between: doubling from ``first_s`` to ``most_s``, with jitter."""
 
-    attempts: int = 4
+    attempts: int = 3
     first_s: float = 0.2
     most_s: float = 5.0
 
