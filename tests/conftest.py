@@ -16,6 +16,12 @@ from derm_ray.data.synthetic import synthesize
 from derm_ray.vocabulary import PAPER15
 
 BUCKET = "derm-ray-tests"
+INTERRUPTIBLE = [
+    sys.executable,
+    "-c",
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from derm_ray.cli import main; main()",
+]
+"""The command as a terminal starts it: a shell's background jobs hand down an ignored SIGINT."""
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import signal
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -23,7 +22,7 @@ from derm_ray.studies.reproduction.predictions import read_predictions
 from derm_ray.studies.reproduction.study import reproduce
 from derm_ray.training.run.driver import train
 from derm_ray.vocabulary import PredictionKind, Split
-from tests.conftest import RunCommand, take
+from tests.conftest import INTERRUPTIBLE, RunCommand, take
 from tests.integration.test_training import EXACT, small, step_losses
 
 pytestmark = pytest.mark.ray
@@ -126,10 +125,7 @@ def test_a_study_that_is_stopped_goes_on_where_it_was(
     write_manifest(few, str(tmp_path / "m.parquet"))
     command = ("reproduce", "--manifest", "m.parquet", "--out", "study", "--preset", "debug", "--row", "sole-gap")
     study = tmp_path / "study"
-    # A shell's background jobs hand down an ignored SIGINT.
-    listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    code_text = f"{listening}; from derm_ray.cli import main; main()"
-    program = [sys.executable, "-c", code_text, *command, "--no-images"]
+    program = [*INTERRUPTIBLE, *command, "--no-images"]
     with subprocess.Popen(program, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 300
         while not list(study.rglob("checkpoint_manager_snapshot.json")):

@@ -20,7 +20,7 @@ import pytest
 
 from derm_ray import __version__
 from derm_ray.data.manifest import Manifest, write_manifest
-from tests.conftest import RunCommand, take
+from tests.conftest import INTERRUPTIBLE, RunCommand, take
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -178,7 +178,7 @@ def test_ctrl_c_leaves_the_job_and_a_stopped_one_resumes(
         "--manifest", manifest, "--out", str(tmp_path / "runs"), "--name", "long", "--preset", "debug",
         "--set", "epochs=3000",
     )  # fmt: skip
-    command = [str(BIN / "derm-ray"), "submit", "train", "--id", "long", "--wait", "--address", head.jobs, "--", *long]
+    command = [*INTERRUPTIBLE, "submit", "train", "--id", "long", "--wait", "--address", head.jobs, "--", *long]
     with subprocess.Popen(
         command,
         cwd=tmp_path,
