@@ -92,7 +92,7 @@ def verify(
     from derm_ray.scoring.reconcile import verify as check
 
     counts = check(out)
-    lines = [*_lines(counts), f"{out}: sound, {len(counts.parts)} part{"s" * (len(counts.parts) != 1)}"]
+    lines = [*_lines(counts), f"{out}: sound, {len(counts.parts)} part{'s' * (len(counts.parts) != 1)}"]
     emit({"out": out, "valid": True, **counts.counts()}, "\n".join(lines), as_json=as_json)
 
 
