@@ -6,7 +6,21 @@ import sys
 import typer
 
 from derm_ray import RESEARCH_NOTICE, __version__
-from derm_ray.cli import baseline, data, demo, doctor, evaluate, jobs, model, reproduce, score, serve, submit, train
+from derm_ray.cli import (
+    baseline,
+    data,
+    demo,
+    doctor,
+    evaluate,
+    jobs,
+    model,
+    reproduce,
+    score,
+    score_one,
+    serve,
+    submit,
+    train,
+)
 from derm_ray.errors import DermRayError
 from derm_ray.observability import configure_logging
 from derm_ray.submission.version import VERSION_VARIABLE, check_version
@@ -26,9 +40,11 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("score")(score.score)
 app.command("verify")(score.verify)
+app.command("score-one")(score_one.score_one)
 app.command("reproduce")(reproduce.reproduce)
 app.command("baseline")(baseline.baseline)
 app.command("serve")(serve.serve)
+app.command("token")(serve.token)
 app.command("submit", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(submit.submit)
 app.command("doctor")(doctor.doctor)
 

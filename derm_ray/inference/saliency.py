@@ -1,6 +1,7 @@
 """Where a CAM-BP network looks: maps of both images, and overlays for people."""
 
 from collections.abc import Mapping
+from io import BytesIO
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +49,18 @@ class SaliencyMapper:
         if image is None:
             return None
         return normalise(torch.from_numpy(image[None].copy()).to(self._device), self._spec.mean, self._spec.std)
+
+
+def overlay_files(mapper: SaliencyMapper, pair: PairPixels) -> dict[Modality, bytes]:
+    """Return the overlay of every image given, as PNG files."""
+    files = {}
+    for modality, weights in mapper.maps(pair).items():
+        image = pair.clinical if modality is Modality.CLINICAL else pair.dermoscopy
+        assert image is not None
+        sink = BytesIO()
+        Image.fromarray(overlay(image, weights)).save(sink, "PNG")
+        files[modality] = sink.getvalue()
+    return files
 
 
 def require_cam(bundle: Bundle) -> None:

@@ -6,12 +6,10 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from io import BytesIO
 from typing import Any
 
 import pyarrow as pa
 import torch
-from PIL import Image
 
 from derm_ray import __version__, storage
 from derm_ray.bundle import load_bundle
@@ -21,7 +19,7 @@ from derm_ray.data.preprocessing import PairPixels, load_pairs
 from derm_ray.errors import BundleError, ImageError, ImageErrorCode, StorageError
 from derm_ray.inference.engines import Engine
 from derm_ray.inference.predictor import Predictor
-from derm_ray.inference.saliency import SaliencyMapper, overlay
+from derm_ray.inference.saliency import SaliencyMapper, overlay_files
 from derm_ray.lease import LeaseLostError, is_taken
 from derm_ray.scoring.attempts import Attempts
 from derm_ray.scoring.ledger import ATTEMPTS, SALIENCY, RunDescription, part_name
@@ -198,13 +196,9 @@ class ShardScorer:
         if self._mapper is None:
             return {}
         paths = {}
-        for modality, weights in self._mapper.maps(pixels).items():
-            image = pixels.clinical if modality is Modality.CLINICAL else pixels.dermoscopy
-            assert image is not None
-            sink = BytesIO()
-            Image.fromarray(overlay(image, weights)).save(sink, "PNG")
+        for modality, png in overlay_files(self._mapper, pixels).items():
             paths[modality] = f"{SALIENCY}/{shard.index:06d}/{row:09d}-{modality}.png"
-            storage.write_bytes(storage.join(self._out_uri, paths[modality]), sink.getvalue())
+            storage.write_bytes(storage.join(self._out_uri, paths[modality]), png)
         return paths
 
     def _table(self, pairs: list[LesionPair], scored: list[Scored]) -> pa.Table:

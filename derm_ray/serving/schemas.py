@@ -1,12 +1,21 @@
 """What the endpoint answers, as OpenAPI sees it."""
 
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Base64Encoder, BaseModel, ConfigDict, EncodedBytes, Field
+from pydantic_core import PydanticCustomError
 
 from derm_ray import RESEARCH_NOTICE
-from derm_ray.bundle import Bundle
-from derm_ray.vocabulary import LabelSet, Prediction, PredictionKind
+from derm_ray.vocabulary import LabelSet, Modality, Prediction, PredictionKind
+
+if TYPE_CHECKING:
+    from derm_ray.bundle import Bundle
+
+MAX_PAIR_ID = 256
+MAX_PAIRS = 16
 
 
 class Answer(BaseModel):
@@ -35,7 +44,10 @@ class Model(Answer):
     network: str
     input_size: int = Field(description="Side of the square input in pixels.")
     engine: str
+    saliency: bool = Field(description="Whether overlays can be asked for.")
     operating_points: list[OperatingPoint]
+    metrics: dict[str, Any] = Field(description="Figures of its training run's last validation; empty where unknown.")
+    card: str = Field(description="The model card, Markdown.")
     notice: str = RESEARCH_NOTICE
 
 
@@ -50,6 +62,8 @@ class Score(Answer):
     risks: dict[str, float] = Field(description="Task (cancer, melanoma) to summed probability of its positives.")
     alarms: dict[str, bool] = Field(description="Operating point to whether the risk reaches its threshold.")
     branches: dict[PredictionKind, dict[str, float]]
+    flags: list[str] = Field(description="modality:flag, such as clinical:animated.")
+    saliency: dict[Modality, str] = Field(description="Overlays of the CAM network's maps: base64 of PNG.")
     model_digest: str
     notice: str = RESEARCH_NOTICE
 
@@ -64,7 +78,59 @@ class Problem(Answer):
     code: str
 
 
-def describe_model(bundle: Bundle, engine: str) -> Model:
+class _StrictBase64(Base64Encoder):
+    """Refuses what is no base64; pydantic's own skips such characters."""
+
+    @classmethod
+    def decode(cls, data: bytes) -> bytes:
+        try:
+            return b64decode(data, validate=True)
+        except ValueError as error:
+            raise PydanticCustomError("base64", "this is not base64") from error
+
+
+Encoded = Annotated[bytes, EncodedBytes(encoder=_StrictBase64)]
+
+
+class Pair(BaseModel):
+    """One lesion of a batch: the encoded images as base64, one of them at least."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    pair_id: str | None = Field(None, max_length=MAX_PAIR_ID)
+    clinical: Encoded | None = None
+    dermoscopy: Encoded | None = None
+
+
+class Pairs(BaseModel):
+    """A batch."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    pairs: list[Pair] = Field(min_length=1, max_length=MAX_PAIRS)
+
+
+class PairAnswer(Answer):
+    """What became of one pair of a batch: a score, or the problem it has alone."""
+
+    pair_id: str | None
+    score: Score | None
+    problem: Problem | None
+
+
+class Answers(Answer):
+    """One answer per pair, in order."""
+
+    answers: list[PairAnswer]
+
+
+class State(Answer):
+    """Whether the endpoint is there."""
+
+    status: str
+
+
+def describe_model(bundle: "Bundle", engine: str, card: str) -> Model:
     """Return what clients may know of a model."""
     return Model(
         model_digest=bundle.model_digest,
@@ -73,12 +139,32 @@ def describe_model(bundle: Bundle, engine: str) -> Model:
         network=bundle.network.network,
         input_size=bundle.preprocessing.size,
         engine=engine,
+        saliency=bundle.network.cam is not None,
         operating_points=[OperatingPoint(**asdict(point)) for point in bundle.calibration.operating_points],
+        metrics=dict(bundle.provenance.get("metrics", {})),
+        card=card,
     )
 
 
-def to_score(prediction: Prediction, pair_id: str | None, labels: LabelSet, model_digest: str) -> Score:
-    """Return a prediction as clients see it."""
+def to_score(
+    prediction: Prediction,
+    pair_id: str | None,
+    labels: LabelSet,
+    model_digest: str,
+    *,
+    flags: tuple[str, ...] = (),
+    overlays: Mapping[Modality, bytes] | None = None,
+) -> Score:
+    """Return a prediction as clients see it.
+
+    Args:
+        prediction: the model's answer.
+        pair_id: the caller's.
+        labels: of the model.
+        model_digest: of the model.
+        flags: of the images.
+        overlays: PNG files.
+    """
 
     def named(probabilities: tuple[float, ...]) -> dict[str, float]:
         return dict(zip(labels.class_names, probabilities, strict=True))
@@ -92,5 +178,7 @@ def to_score(prediction: Prediction, pair_id: str | None, labels: LabelSet, mode
         risks=dict(prediction.risks),
         alarms=dict(prediction.alarms),
         branches={kind: named(probabilities) for kind, probabilities in prediction.branches.items()},
+        flags=list(flags),
+        saliency={modality: b64encode(png).decode() for modality, png in (overlays or {}).items()},
         model_digest=model_digest,
     )

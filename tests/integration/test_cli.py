@@ -93,6 +93,12 @@ def test_every_mistake_is_one_message_and_exit_code_2(
         (("serve", "--model", "altered"), "was altered"),
         (("data", "import", "milk10k", ".", "--out", "x.parquet"), "MILK10k_Training_Metadata.csv: not found"),
         (("data", "validate", "m.parquet", "--label-set", "paper5"), "Did you mean 'paper15'?"),
+        (("serve", "--model", bundle_uri, "--host", "0.0.0.0"), "can be reached from other machines"),  # noqa: S104
+        (("serve", "--model", bundle_uri, "--tokens", "m.parquet"), "not a text file"),
+        (("token", "a b"), "letters, digits"),
+        (("score-one", "--clinical", "a.jpg"), "give --url of an endpoint, or --model"),
+        (("score-one", "--model", bundle_uri), "give --clinical"),
+        (("score-one", "--model", bundle_uri, "--clinical", "m.parquet"), "clinical image: not an image"),
         ((*TRAIN, "--preset", "debug", "--name", ".."), "--name '..': use letters"),
         ((*TRAIN, "--preset", "debug", "--address", "http://127.0.0.1:9"), "cannot join the Ray at"),
         ((*TRAIN, "--preset", "debug", "--gpu"), "this machine is too small: 1 GPUs, it has 0"),

@@ -1,20 +1,26 @@
 """The endpoint on a real Ray Serve."""
 
 import concurrent.futures
+import json
 import signal
 import socket
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from pathlib import Path
 
 import httpx
 import pytest
 
+from derm_ray.bundle import load_bundle
 from derm_ray.data.manifest import Manifest
-from derm_ray.errors import ServingError
+from derm_ray.errors import ConfigError, ServingError
+from derm_ray.serving import deployment
 from derm_ray.serving.deployment import endpoint
+from derm_ray.serving.tokens import new_token, parse_tokens
 from derm_ray.storage import read_bytes
+from tests.conftest import RunCommand
 
 pytestmark = pytest.mark.ray
 
@@ -27,13 +33,39 @@ def test_many_at_once_and_one_bad_image_among_them(
         for p in pairs.pairs()[:20]
     ]
     uploads[7]["clinical"] = b"not an image"
-    with endpoint(bundle_uri, engine="torch", port=free_port) as url, concurrent.futures.ThreadPoolExecutor(20) as pool:
-        alone = httpx.post(f"{url}/v1/score", files=uploads[0], timeout=180).json()
-        answers = list(pool.map(lambda files: httpx.post(f"{url}/v1/score", files=files, timeout=180), uploads))
+    secret, line = new_token("clinic")
+    bearer = {"authorization": f"Bearer {secret}"}
+    tokens = parse_tokens(line, "tokens")
+
+    def post(files: dict[str, bytes]) -> httpx.Response:
+        return httpx.post(f"{url}/v1/score", files=files, headers=bearer, timeout=180)
+
+    with (
+        endpoint(bundle_uri, engine="torch", port=free_port, tokens=tokens) as url,
+        concurrent.futures.ThreadPoolExecutor(20) as pool,
+    ):
+        alone = post(uploads[0]).json()
+        answers = list(pool.map(post, uploads))
+        batch = [{name: b64encode(data).decode() for name, data in files.items()} for files in uploads[6:9]]
+        batched = httpx.post(f"{url}/v1/score-batch", json={"pairs": batch}, headers=bearer, timeout=180).json()
         assert httpx.get(f"{url}/healthz").json() == {"status": "ok"}
-        assert httpx.get(f"{url}/v1/model").json()["engine"] == "torch"
+        assert httpx.get(f"{url}/readyz").json() == {"status": "ready"}
+        assert httpx.get(f"{url}/v1/model", headers=bearer).json()["engine"] == "torch"
+        refused = httpx.get(f"{url}/v1/model")
+        large = httpx.post(f"{url}/v1/score", files={"clinical": bytes(51_000_000)}, headers=bearer, timeout=180)
     assert [answer.status_code for answer in answers] == [200] * 7 + [422] + [200] * 12
     assert answers[0].json()["probabilities"] == pytest.approx(alone["probabilities"], abs=1e-5)
+    assert {answer.headers["x-model-digest"] for answer in answers} == {load_bundle(bundle_uri).model_digest}
+    codes = [answer["problem"] and answer["problem"]["code"] for answer in batched["answers"]]
+    assert codes == [None, "not_an_image", None]
+    assert (refused.status_code, refused.json()["code"]) == (401, "unauthorized")
+    assert (large.status_code, large.json()["code"]) == (413, "too_large")
+
+
+def test_nobody_else_can_call_without_a_token_unless_that_is_said(bundle_uri: str) -> None:
+    for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):  # noqa: S104
+        with pytest.raises(ConfigError, match="can be reached from other machines"), endpoint(bundle_uri, host=host):
+            pass
 
 
 def test_an_address_in_use_is_one_message(bundle_uri: str) -> None:
@@ -47,14 +79,59 @@ def test_an_address_in_use_is_one_message(bundle_uri: str) -> None:
             pass
 
 
-def test_the_command_serves_until_it_is_told_to_stop(bundle_uri: str, free_port: int, tmp_path: Path) -> None:
-    command = [str(Path(sys.executable).parent / "derm-ray"), "serve", "--model", bundle_uri, "--port", str(free_port)]
+def test_the_command_serves_until_it_is_told_to_stop(
+    bundle_uri: str, free_port: int, tmp_path: Path, derm_ray: RunCommand, pairs: Manifest
+) -> None:
+    made = derm_ray("token", "clinic")
+    (tmp_path / "tokens").write_text(made.stdout)
+    bearer = {"authorization": "Bearer " + made.stderr.split()[-1]}
+    program = str(Path(sys.executable).parent / "derm-ray")
+    command = [program, "serve", "--model", bundle_uri, "--port", str(free_port), "--tokens", "tokens"]
+    url = f"http://127.0.0.1:{free_port}"
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         line = server.stdout.readline()
-        assert f"listening on http://127.0.0.1:{free_port}" in line
-        assert httpx.get(f"http://127.0.0.1:{free_port}/healthz", timeout=120).status_code == 200
+        assert f"listening on {url}" in line
+        assert httpx.get(f"{url}/healthz", timeout=120).status_code == 200
+        assert httpx.get(f"{url}/v1/model", timeout=120).status_code == 401
+        assert httpx.get(f"{url}/v1/model", timeout=120, headers=bearer).status_code == 200
+        pair = pairs.pairs()[0]
+        one = ("score-one", "--clinical", str(pair.clinical_uri), "--dermoscopy", str(pair.dermoscopy_uri), "--json")
+        asked = derm_ray(*one, "--url", url, DERM_RAY_TOKEN=made.stderr.split()[-1])
+        assert asked.returncode == 0, asked.stderr
+        refused = derm_ray(*one, "--url", url, DERM_RAY_TOKEN="wrong")
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert refused.stderr.endswith("(unauthorized, status 401)\n")
         started = time.perf_counter()
         server.send_signal(signal.SIGTERM)
         assert server.wait(timeout=180) == 0
         assert time.perf_counter() - started < 90
+    here = derm_ray(*one, "--model", bundle_uri)
+    assert json.loads(here.stdout)["probabilities"] == pytest.approx(
+        json.loads(asked.stdout)["probabilities"], abs=2e-2
+    )
+
+
+def test_more_than_can_wait_is_refused_at_once_and_the_rest_is_answered(
+    ray_local: None, bundle_uri: str, pairs: Manifest, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deployment, "MAX_QUEUED", 2)
+    monkeypatch.setattr(deployment, "MAX_BATCH", 1)
+    pair = pairs.pairs()[0]
+    files = {"clinical": read_bytes(str(pair.clinical_uri)), "dermoscopy": read_bytes(str(pair.dermoscopy_uri))}
+
+    def post(_: int) -> httpx.Response:
+        return httpx.post(f"{url}/v1/score", files=files, timeout=60)
+
+    with (
+        endpoint(bundle_uri, engine="torch", port=free_port) as url,
+        concurrent.futures.ThreadPoolExecutor(40) as pool,
+    ):
+        post(0)
+        answers = list(pool.map(post, range(200)))
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert 0 < len(refused) < 200
+    assert {answer.status_code for answer in refused} == {503}
+    assert {answer.headers["retry-after"] for answer in refused} == {"1"}
+    assert "busy" in {answer.json()["code"] for answer in refused if "problem" in answer.headers["content-type"]}
+    assert max(answer.elapsed.total_seconds() for answer in answers) < 10

@@ -1,4 +1,5 @@
-from collections.abc import AsyncIterator
+from base64 import b64decode, b64encode
+from collections.abc import AsyncIterator, Callable
 
 import httpx
 import pytest
@@ -8,9 +9,11 @@ from derm_ray.data.manifest import Manifest
 from derm_ray.data.preprocessing import PairPixels
 from derm_ray.inference.predictor import Predictor
 from derm_ray.serving import api
+from derm_ray.serving.guard import Limits
+from derm_ray.serving.problems import ApiError
 from derm_ray.serving.schemas import describe_model
 from derm_ray.storage import read_bytes
-from derm_ray.vocabulary import Prediction
+from derm_ray.vocabulary import Modality, Prediction
 
 
 class Client:
@@ -29,17 +32,37 @@ class Client:
         return asyncio.run(call())
 
 
+Make = Callable[..., Client]
+
+
 @pytest.fixture(scope="module")
-def client(bundle_uri: str) -> Client:
+def make(bundle_uri: str) -> Make:
+    """Return the application around a real predictor, with a model described as asked for."""
     bundle = load_bundle(bundle_uri)
     predictor = Predictor(bundle, "torch")
 
     async def score(pair: PairPixels) -> Prediction:
         if pair.modality == "dermoscopy":
-            raise RuntimeError("secret path /home/someone")
+            raise ApiError(503, "busy", "All replicas are busy.", {"retry-after": "1"})
         return predictor.predict([pair])[0]
 
-    return Client(api.create_app(score, describe_model(bundle, "torch"), bundle.preprocessing))
+    async def overlays(pair: PairPixels) -> dict[Modality, bytes]:
+        assert pair.modality == "both"
+        return {modality: b"PNG of " + modality.encode() for modality in Modality}
+
+    async def ready() -> None:
+        raise ApiError(503, "not_ready", "The model is being loaded.", {"retry-after": "1"})
+
+    def build(*, limits: Limits | None = None, **described: object) -> Client:
+        model = describe_model(bundle, "torch", "# card").model_copy(update=described)
+        return Client(api.create_app(score, overlays, ready, model, bundle.preprocessing, limits=limits))
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def client(make: Make) -> Client:
+    return make(limits=Limits(api.MAX_BODY_BYTES, burst=10_000))
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +103,51 @@ def test_problems_have_a_stable_code(client: Client, files: dict[str, bytes], mo
     assert client("GET", "/v1/nothing").status_code == 404
 
 
-def test_a_body_that_is_too_large_is_refused_before_it_is_read(
-    client: Client, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(api, "MAX_BODY_BYTES", 2000)
+def test_busy_replicas_are_a_problem_that_says_when_to_come_back(client: Client, files: dict[str, bytes]) -> None:
+    response = client("POST", "/v1/score", files={"dermoscopy": files["dermoscopy"]})
+    assert (response.status_code, response.json()["code"], response.headers["retry-after"]) == (503, "busy", "1")
+    response = client("GET", "/readyz")
+    assert (response.status_code, response.json()["code"], response.headers["retry-after"]) == (503, "not_ready", "1")
+
+
+def test_a_bad_image_of_a_batch_is_its_own_pair_s_problem(client: Client, files: dict[str, bytes]) -> None:
+    good = {name: b64encode(data).decode() for name, data in files.items()}
+    pairs = [{"pair_id": "a", **good}, {"clinical": b64encode(b"text").decode()}, {"pair_id": "c"}, good]
+    response = client("POST", "/v1/score-batch", json={"pairs": pairs})
+    assert response.status_code == 200
+    answers = response.json()["answers"]
+    assert [answer["pair_id"] for answer in answers] == ["a", None, "c", None]
+    assert [answer["problem"] and answer["problem"]["code"] for answer in answers] == [
+        None, "not_an_image", "no_image", None,
+    ]  # fmt: skip
+    alone = client("POST", "/v1/score", files=files).json()
+    assert answers[0]["score"] == alone | {"pair_id": "a"}
+    assert answers[3]["score"] == alone
+    for wrong in (
+        {},
+        {"pairs": []},
+        {"pairs": [good] * 17},
+        {"pairs": [{"clinical": "no base64!"}]},
+        {"pairs": [{"x": 1}]},
+    ):
+        response = client("POST", "/v1/score-batch", json=wrong)
+        assert (response.status_code, response.json().get("code")) == (422, "invalid_request"), response.text
+        assert "base64!" not in response.text
+
+
+def test_overlays_are_sent_where_they_are_asked_for(make: Make, client: Client, files: dict[str, bytes]) -> None:
+    refused = client("POST", "/v1/score", files=files, data={"saliency": "png"})
+    assert (refused.status_code, refused.json()["code"]) == (400, "no_saliency")
+    looking = make(saliency=True)
+    assert looking("POST", "/v1/score", files=files).json()["saliency"] == {}
+    overlays = looking("POST", "/v1/score", files=files, data={"saliency": "png"}).json()["saliency"]
+    assert b64decode(overlays["dermoscopy"]) == b"PNG of dermoscopy"
+    wrong = looking("POST", "/v1/score", files=files, data={"saliency": "gif"})
+    assert (wrong.status_code, wrong.json()["code"]) == (422, "invalid_request")
+
+
+def test_a_body_that_is_too_large_is_refused_before_it_is_read(make: Make, files: dict[str, bytes]) -> None:
+    client = make(limits=Limits(2000))
     declared = client("POST", "/v1/score", files=files)
     assert (declared.status_code, declared.json()["code"]) == (413, "too_large")
 
@@ -93,18 +157,21 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(
             yield b"x" * 100
 
     streamed = client("POST", "/v1/score", content=drip(), headers={"content-type": "multipart/form-data; boundary=x"})
-    assert streamed.status_code == 413
-
-
-def test_an_unexpected_error_tells_nothing_of_the_inside(client: Client, files: dict[str, bytes]) -> None:
-    response = client("POST", "/v1/score", files={"dermoscopy": files["dermoscopy"]})
-    assert response.status_code == 500
-    assert "secret" not in response.text
+    assert (streamed.status_code, streamed.json()["code"]) == (413, "too_large")
 
 
 def test_the_model_and_the_schema_are_told(client: Client, bundle_uri: str) -> None:
-    assert client("GET", "/v1/model").json()["model_digest"] == load_bundle(bundle_uri).model_digest
+    model = client("GET", "/v1/model").json()
+    assert model["model_digest"] == load_bundle(bundle_uri).model_digest
+    assert model["card"] == "# card"
     assert client("GET", "/healthz").json() == {"status": "ok"}
     schema = client("GET", "/openapi.json").json()
     assert schema["openapi"].startswith("3.1")
-    assert "/v1/score" in schema["paths"]
+    for path, verb in (("/v1/score", "post"), ("/v1/score-batch", "post"), ("/v1/model", "get")):
+        answers = schema["paths"][path][verb]["responses"]
+        assert answers["200"]["content"]["application/json"]["schema"]["$ref"].startswith("#/components/schemas/")
+        for status in answers.keys() - {"200"}:
+            assert answers[status]["content"] == {
+                "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
+            }
+    assert "Problem" in schema["components"]["schemas"]

@@ -1,0 +1,92 @@
+"""``derm-ray score-one``."""
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from derm_ray.cli.options import EngineOption, JsonOption, emit
+from derm_ray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from derm_ray.serving.schemas import Score
+
+TOKEN_VARIABLE = "DERM_RAY_TOKEN"  # noqa: S105
+SHOWN = 5
+
+
+def score_one(
+    clinical: Annotated[str | None, typer.Option("--clinical", help="Clinical photo at any URI.")] = None,
+    dermoscopy: Annotated[str | None, typer.Option("--dermoscopy", help="Dermoscopy image at any URI.")] = None,
+    url: Annotated[
+        str | None,
+        typer.Option("--url", help=f"Endpoint; its token is taken from {TOKEN_VARIABLE}."),
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Bundle folder, to score without an endpoint.")] = None,
+    saliency: Annotated[
+        str | None, typer.Option("--saliency", metavar="FOLDER", help="Also write overlays of the CAM network's maps.")
+    ] = None,
+    engine: EngineOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Score one lesion, through an endpoint or with a model here."""
+    from derm_ray import storage
+    from derm_ray.serving.client import overlays
+
+    if (url is None) == (model is None):
+        raise ConfigError("give --url of an endpoint, or --model of a bundle; one of them.")
+    if url is not None and engine != "auto":
+        raise ConfigError("--engine is for --model; an endpoint has its own.")
+    images = tuple(storage.read_bytes(uri) if uri is not None else None for uri in (clinical, dermoscopy))
+    if images == (None, None):
+        raise ConfigError("give --clinical, --dermoscopy, or better both.")
+    score = (
+        _ask(url, *images, saliency=saliency is not None)
+        if url is not None
+        else _here(str(model), engine, *images, saliency=saliency is not None)
+    )
+    written = {}
+    if saliency is not None:
+        for modality, png in overlays(score).items():
+            written[str(modality)] = storage.join(saliency, f"{modality}.png")
+            storage.write_bytes(written[str(modality)], png)
+    values = score.model_dump(mode="json", exclude={"saliency"}) | {"saliency": written}
+    emit(values, _text(score, written), as_json=as_json)
+
+
+def _ask(url: str, clinical: bytes | None, dermoscopy: bytes | None, *, saliency: bool) -> "Score":
+    from derm_ray.serving.client import Client
+
+    with Client(url, os.environ.get(TOKEN_VARIABLE)) as client:
+        return client.score(clinical, dermoscopy, saliency=saliency)
+
+
+def _here(model: str, engine: str, clinical: bytes | None, dermoscopy: bytes | None, *, saliency: bool) -> "Score":
+    from derm_ray.bundle import load_bundle
+    from derm_ray.data.preprocessing import pixels_from_bytes
+    from derm_ray.inference.predictor import Predictor
+    from derm_ray.inference.saliency import SaliencyMapper, overlay_files
+    from derm_ray.serving.schemas import to_score
+
+    bundle = load_bundle(model)
+    mapper = SaliencyMapper(bundle) if saliency else None
+    pixels = pixels_from_bytes(clinical, dermoscopy, bundle.preprocessing)
+    return to_score(
+        Predictor(bundle, engine).predict([pixels])[0],
+        None,
+        bundle.label_set,
+        bundle.model_digest,
+        flags=pixels.flags,
+        overlays=overlay_files(mapper, pixels) if mapper else None,
+    )
+
+
+def _text(score: "Score", written: dict[str, str]) -> str:
+    ranked = sorted(score.probabilities.items(), key=lambda item: -item[1])[:SHOWN]
+    width = max(len(name) for name, _ in ranked)
+    lines = [f"{name:<{width}}  {probability:6.1%}" for name, probability in ranked]
+    lines += ["", *(f"{task} risk {risk:.4f}" for task, risk in score.risks.items())]
+    lines += [f"{name}: {'alarm' if alarm else 'no alarm'}" for name, alarm in score.alarms.items()]
+    lines += [f"from {score.modality}" + (f", {', '.join(score.flags)}" if score.flags else "")]
+    lines += [f"overlay {uri}" for uri in written.values()]
+    return "\n".join([*lines, f"model {score.model_digest[:12]}", score.notice])

@@ -1,0 +1,151 @@
+"""What every request passes before the application sees it: identity, rate, size and pace."""
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from derm_ray.serving.problems import ApiError, respond
+from derm_ray.serving.rates import RateLimit
+from derm_ray.serving.tokens import Tokens
+
+logger = logging.getLogger(__name__)
+access = logging.getLogger("derm_ray.access")
+
+PUBLIC = frozenset({"/healthz", "/readyz"})
+SECURITY_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "cache-control": "no-store",
+}
+
+
+UNEXPECTED = ApiError(500, "internal_error", "The server could not answer. Try again.")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one caller may do.
+
+    Attributes:
+        body_bytes: of one request.
+        body_s: seconds in which a whole body has to arrive.
+        per_s: requests per second, of each token, at one ingress replica.
+        burst: requests at once, of each token.
+    """
+
+    body_bytes: int
+    body_s: float = 30.0
+    per_s: float = 20.0
+    burst: int = 100
+
+
+class Guard:
+    """ASGI middleware that refuses, with a problem document, what must not reach the application.
+
+    Every answer carries ``x-request-id``, ``x-model-digest`` and the security headers; every request makes one line
+    of the access log, as JSON without any text of the caller's but the token's id.
+
+    Args:
+        app: the application.
+        tokens: who may call; ``None`` lets everybody in.
+        limits: what one caller may do.
+        model_digest: of the model that answers.
+    """
+
+    def __init__(self, app: ASGIApp, *, tokens: Tokens | None, limits: Limits, model_digest: str) -> None:
+        self._app = app
+        self._tokens = tokens
+        self._limits = limits
+        self._model_digest = model_digest
+        self._rate = RateLimit(limits.per_s, limits.burst)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Guard one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id, begun = secrets.token_hex(8), time.perf_counter()
+        status: int | None = None
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+                headers["x-request-id"] = request_id
+                headers["x-model-digest"] = self._model_digest
+            await send(message)
+
+        caller = self._tokens.identify(Headers(scope=scope).get("authorization")) if self._tokens else "anyone"
+        try:
+            self._admit(scope, caller)
+            await self._app(scope, self._bounded(receive), answer)
+        except ApiError as error:
+            await respond(error)(scope, receive, answer)
+        except Exception as error:  # noqa: BLE001: callers learn nothing of the inside
+            logger.error("request %s: unexpected %s", request_id, type(error).__name__)
+            if status is None:
+                await respond(UNEXPECTED)(scope, receive, answer)
+        finally:
+            line = {
+                "request_id": request_id,
+                "token": caller,
+                "method": scope["method"],
+                "route": getattr(scope.get("route"), "path", None),
+                "status": status,
+                "ms": round(1000 * (time.perf_counter() - begun), 1),
+                "model_digest": self._model_digest,
+            }
+            access.info("%s", json.dumps(line))
+
+    def _admit(self, scope: Scope, caller: str | None) -> None:
+        """Refuse by what the request's head says."""
+        if scope["path"] in PUBLIC:
+            return
+        if caller is None:
+            raise ApiError(401, "unauthorized", "Send `Authorization: Bearer TOKEN`.", {"www-authenticate": "Bearer"})
+        if wait_s := self._rate.wait_s(caller):
+            raise ApiError(429, "too_many_requests", "Too many requests of this token.", {"retry-after": str(wait_s)})
+        declared = Headers(scope=scope).get("content-length", "0")
+        if not declared.isdecimal():
+            raise ApiError(400, "bad_request", "Content-Length is not a number.")
+        if int(declared) > self._limits.body_bytes:
+            raise self._too_large()
+
+    def _bounded(self, receive: Receive) -> Receive:
+        """Return ``receive``, ending with 413 or 408 when a body gets too long or comes too slowly."""
+        received, ends = 0, time.monotonic() + self._limits.body_s
+        whole = False
+
+        async def bounded() -> Message:
+            nonlocal received, whole
+            if whole:  # what follows is the wait for the caller's end
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), max(0.0, ends - time.monotonic()))
+            except TimeoutError:
+                raise ApiError(408, "request_timeout", "The request's body came too slowly.") from None
+            received += len(message.get("body", b""))
+            if received > self._limits.body_bytes:
+                raise self._too_large()
+            whole = not message.get("more_body", False)
+            return message
+
+        return bounded
+
+    def _too_large(self) -> ApiError:
+        most = self._limits.body_bytes / 1_000_000
+        return ApiError(413, "too_large", f"The request is larger than {most:.0f} MB.")

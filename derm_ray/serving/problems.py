@@ -1,0 +1,53 @@
+"""Refusals as RFC 9457 problem documents with stable codes."""
+
+import http
+from collections.abc import Mapping
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from derm_ray.serving.schemas import Problem
+
+PROBLEM_JSON = "application/problem+json"
+
+
+class ApiError(HTTPException):
+    """A refusal with its status and stable code.
+
+    Args:
+        status: of HTTP.
+        code: for programs; see ``docs/serving.md``.
+        detail: for people.
+        headers: of the answer.
+    """
+
+    def __init__(self, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        self.code = code
+        super().__init__(status, detail, headers)
+
+
+def to_problem(error: HTTPException) -> Problem:
+    """Return what a caller is told of an error."""
+    status = http.HTTPStatus(error.status_code)
+    code = error.code if isinstance(error, ApiError) else status.name.lower()
+    return Problem(title=status.phrase, status=status, detail=str(error.detail), code=code)
+
+
+def respond(error: HTTPException) -> JSONResponse:
+    """Return an error as a response."""
+    return JSONResponse(to_problem(error).model_dump(), error.status_code, error.headers, media_type=PROBLEM_JSON)
+
+
+def add_problem_handlers(app: FastAPI) -> None:
+    """Answer every refusal of an application with a problem document."""
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        fields = "; ".join(f"{e['loc'][-1]}: {e['msg']}" for e in error.errors())
+        return respond(ApiError(422, "invalid_request", fields))
+
+    @app.exception_handler(HTTPException)
+    async def refused(_: Request, error: HTTPException) -> JSONResponse:
+        return respond(error)

@@ -1,0 +1,126 @@
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Iterator
+
+import httpx
+import pytest
+from fastapi import FastAPI, Request
+
+from derm_ray.serving.guard import SECURITY_HEADERS, Guard, Limits
+from derm_ray.serving.problems import add_problem_handlers
+from derm_ray.serving.tokens import Tokens, new_token, parse_tokens
+
+SECRET, LINE = new_token("clinic")
+BEARER = {"authorization": f"Bearer {SECRET}"}
+
+
+def app(limits: Limits | None = None, tokens: Tokens | None = None) -> FastAPI:
+    inner = FastAPI()
+
+    @inner.post("/echo")
+    async def echo(request: Request) -> int:
+        return len(await request.body())
+
+    @inner.post("/broken")
+    async def broken() -> None:
+        raise RuntimeError("secret path /home/someone")
+
+    @inner.get("/healthz")
+    async def healthz() -> str:
+        return "ok"
+
+    add_problem_handlers(inner)
+    inner.add_middleware(Guard, tokens=tokens, limits=limits or Limits(1000), model_digest="d" * 64)
+    return inner
+
+
+def call(application: FastAPI, method: str, path: str, **options: object) -> httpx.Response:
+    async def send() -> httpx.Response:
+        transport = httpx.ASGITransport(application)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.request(method, path, **options)  # type: ignore[arg-type]
+
+    return asyncio.run(send())
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.LogCaptureFixture]:
+    logger = logging.getLogger("derm_ray.access")
+    monkeypatch.setattr(logger, "propagate", False)
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])
+    with caplog.at_level("INFO", "derm_ray.access"):
+        yield caplog
+
+
+def test_only_known_tokens_come_in(lines: pytest.LogCaptureFixture) -> None:
+    guarded = app(tokens=parse_tokens(LINE, "t"))
+    for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Basic {SECRET}"}):
+        refused = call(guarded, "POST", "/echo", headers=headers)
+        assert (refused.status_code, refused.json()["code"]) == (401, "unauthorized")
+        assert refused.headers["www-authenticate"] == "Bearer"
+    assert call(guarded, "POST", "/echo", headers=BEARER, content=b"abc").json() == 3
+    assert call(guarded, "GET", "/healthz").json() == "ok"
+    seen = [json.loads(line) for line in lines.messages]
+    assert [line["token"] for line in seen] == [None] * 3 + ["clinic", None]
+    assert [line["status"] for line in seen] == [401] * 3 + [200, 200]
+    assert SECRET not in lines.text
+
+
+def test_every_answer_names_the_model_and_the_request_and_is_kept_nowhere(lines: pytest.LogCaptureFixture) -> None:
+    for path in ("/echo", "/nowhere", "/broken"):
+        answer = call(app(), "POST", path)
+        assert answer.headers["x-model-digest"] == "d" * 64
+        for name, value in SECURITY_HEADERS.items():
+            assert answer.headers[name] == value
+        assert json.loads(lines.messages[-1])["request_id"] == answer.headers["x-request-id"]
+
+
+def test_the_log_holds_nothing_a_caller_wrote(lines: pytest.LogCaptureFixture) -> None:
+    call(app(), "POST", "/patient-4711?name=secret", headers={"x-request-id": "secret", "user-agent": "secret"})
+    assert "secret" not in lines.messages[0]
+    assert "4711" not in lines.messages[0]
+    assert json.loads(lines.messages[0])["status"] == 404
+
+
+def test_a_caller_that_asks_too_often_is_told_when_to_come_back() -> None:
+    guarded = app(Limits(1000, per_s=0.1, burst=2))
+    answers = [call(guarded, "POST", "/echo") for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert answers[2].headers["retry-after"] == "10"
+    assert answers[2].json()["code"] == "too_many_requests"
+    assert call(guarded, "GET", "/healthz").status_code == 200
+
+
+def test_a_body_that_is_too_large_is_refused_at_its_head_or_on_the_way() -> None:
+    declared = call(app(), "POST", "/echo", content=b"x" * 1001)
+    assert (declared.status_code, declared.json()["code"]) == (413, "too_large")
+    asked = 0
+
+    async def chunks() -> AsyncIterator[bytes]:
+        nonlocal asked
+        for _ in range(100):
+            asked += 1
+            yield b"x" * 100
+
+    streamed = call(app(), "POST", "/echo", content=chunks())
+    assert (streamed.status_code, streamed.json()["code"]) == (413, "too_large")
+    assert asked < 20
+    odd = call(app(), "POST", "/echo", headers={"content-length": "-5"})
+    assert odd.status_code == 400
+
+
+def test_a_body_that_comes_too_slowly_is_given_up() -> None:
+    async def drip() -> AsyncIterator[bytes]:
+        yield b"x"
+        await asyncio.sleep(30)
+        yield b"y"
+
+    slow = call(app(Limits(1000, body_s=0.2)), "POST", "/echo", content=drip())
+    assert (slow.status_code, slow.json()["code"]) == (408, "request_timeout")
+
+
+def test_an_unexpected_error_tells_nothing_of_the_inside(caplog: pytest.LogCaptureFixture) -> None:
+    answer = call(app(), "POST", "/broken")
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+    assert "secret" not in answer.text + caplog.text
