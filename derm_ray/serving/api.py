@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, File, Form, UploadFile
+from fastapi import APIRouter, Depends, FastAPI, File, Form, UploadFile
+from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 
 from derm_ray import RESEARCH_NOTICE, __version__
@@ -106,12 +107,16 @@ def create_app(
         await ready()
         return State(status="ready")
 
-    @app.get("/v1/model", responses={status: problems[status] for status in (401, 429)})
+    # The guard asks for the token; this tells the schema that it does.
+    bearer = HTTPBearer(auto_error=False, description="See `derm-ray token`.")
+    versioned = APIRouter(prefix="/v1", dependencies=[Depends(bearer)] if tokens else [])
+
+    @versioned.get("/model", responses={status: problems[status] for status in (401, 429)})
     async def get_model() -> Model:
         """Tell which model answers, and how good it was."""
         return model
 
-    @app.post("/v1/score", responses=problems)
+    @versioned.post("/score", responses=problems)
     async def score(
         clinical: Upload = None,
         dermoscopy: Upload = None,
@@ -122,7 +127,7 @@ def create_app(
         pair = Pair.model_construct(pair_id=pair_id, clinical=await _read(clinical), dermoscopy=await _read(dermoscopy))
         return await answer(pair, saliency=saliency == "png")
 
-    @app.post("/v1/score-batch", responses=problems)
+    @versioned.post("/score-batch", responses=problems)
     async def score_batch(batch: Pairs) -> Answers:
         """Score several lesions; a bad image is the problem of its own pair only."""
 
@@ -134,6 +139,7 @@ def create_app(
 
         return Answers(answers=await asyncio.gather(*map(one, batch.pairs)))
 
+    app.include_router(versioned)
     add_problem_handlers(app)
     app.add_middleware(Guard, tokens=tokens, limits=limits or Limits(MAX_BODY_BYTES), model_digest=model.model_digest)
     return app

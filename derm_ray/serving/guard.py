@@ -17,7 +17,7 @@ from derm_ray.serving.tokens import Tokens
 logger = logging.getLogger(__name__)
 access = logging.getLogger("derm_ray.access")
 
-PUBLIC = frozenset({"/healthz", "/readyz"})
+PUBLIC = frozenset({"/healthz", "/readyz", "/openapi.json"})
 SECURITY_HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",

@@ -1,0 +1,54 @@
+"""The application keeps what its OpenAPI document promises, whatever is sent to it."""
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from derm_ray.bundle import load_bundle
+from derm_ray.data.preprocessing import PairPixels
+from derm_ray.inference.predictor import Predictor
+from derm_ray.serving import api
+from derm_ray.serving.guard import Limits
+from derm_ray.serving.schemas import describe_model
+from derm_ray.serving.tokens import new_token, parse_tokens
+from derm_ray.vocabulary import Modality, Prediction
+
+SECRET, LINE = new_token("tester")
+
+
+@pytest.fixture(scope="session")
+def contract(bundle_uri: str) -> schemathesis.BaseSchema:
+    bundle = load_bundle(bundle_uri)
+    predictor = Predictor(bundle, "torch")
+
+    async def score(pair: PairPixels) -> Prediction:
+        return predictor.predict([pair])[0]
+
+    async def overlays(pair: PairPixels) -> dict[Modality, bytes]:
+        raise NotImplementedError
+
+    async def ready() -> None:
+        return
+
+    model = describe_model(bundle, "torch", "# card")
+    limits = Limits(api.MAX_BODY_BYTES, per_s=1e6, burst=10**6)
+    tokens = parse_tokens(LINE, "tokens")
+    app = api.create_app(score, overlays, ready, model, bundle.preprocessing, tokens=tokens, limits=limits)
+    return schemathesis.openapi.from_asgi("/openapi.json", app)
+
+
+def test_every_answer_is_one_that_was_promised(contract: schemathesis.BaseSchema) -> None:
+    paths, bearer = set(), {"Authorization": f"Bearer {SECRET}"}
+    for found in contract.get_all_operations():
+        operation = found.ok()
+        paths.add(operation.path)
+
+        @given(case=operation.as_strategy())
+        @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+        def check(case: schemathesis.Case) -> None:
+            # No schema tells what an image is: data that fits it may still be refused.
+            case.call_and_validate(headers=bearer, excluded_checks=[positive_data_acceptance])
+
+        check()
+    assert paths == {"/healthz", "/readyz", "/v1/model", "/v1/score", "/v1/score-batch"}
