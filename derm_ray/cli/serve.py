@@ -15,6 +15,9 @@ def serve(
     host: Annotated[str, typer.Option("--host", help="Others than loopback need --tokens.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
     replicas: Annotated[int, typer.Option("--replicas", min=1, help="Of the model.")] = 1,
+    max_replicas: Annotated[
+        int | None, typer.Option("--max-replicas", min=1, help="As many under load; default --replicas.")
+    ] = None,
     gpu: Annotated[bool, typer.Option("--gpu/--no-gpu", help="One GPU per replica.")] = False,
     tokens: Annotated[
         str | None,
@@ -37,6 +40,7 @@ def serve(
         host=host,
         port=port,
         replicas=replicas,
+        max_replicas=max_replicas,
         use_gpu=gpu,
         address=address,
         tokens=known,

@@ -14,7 +14,7 @@ import torch
 from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayError
-from ray.serve.config import BackpressureConfig
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
@@ -38,6 +38,8 @@ MAX_BATCH = 16
 MAX_QUEUED = 64
 REQUEST_TIMEOUT_S = 30.0
 RETRY_AFTER_S = 1
+UPSCALE_DELAY_S = 10.0
+DOWNSCALE_DELAY_S = 300.0
 
 
 T = TypeVar("T")
@@ -109,6 +111,7 @@ def endpoint(
     host: str = "127.0.0.1",
     port: int = 8000,
     replicas: int = 1,
+    max_replicas: int | None = None,
     use_gpu: bool = False,
     address: str | None = None,
     tokens: Tokens | None = None,
@@ -124,6 +127,7 @@ def endpoint(
         engine: name.
         host, port: where to listen.
         replicas: of the model.
+        max_replicas: how many there may be under load; ``None`` keeps ``replicas``.
         use_gpu: one GPU per replica.
         address: a cluster's; ``None`` takes ``RAY_ADDRESS``, or starts a Ray on this machine where that is unset.
         tokens: who may call; ``None`` lets everybody in who reaches the port.
@@ -138,15 +142,18 @@ def endpoint(
         ServingError: host and port are taken, the cluster serves a model already, or the replicas do not start.
     """
     on_cluster = bool(address or os.environ.get("RAY_ADDRESS"))
+    most = max_replicas or replicas
+    if most < replicas:
+        raise ConfigError(f"--max-replicas {most} is below --replicas {replicas}.")
     model_uri = storage.absolute(model_uri)
     load_bundle(model_uri)
     engine = resolve_engine(engine, torch.device("cuda" if use_gpu else "cpu"))
     if not on_cluster:
         _check_open(host, tokens, insecure=insecure)
         _check_free(host, port)
-    cpus = 1 if on_cluster else max(1, runtime.machine_cpus() // replicas)
+    cpus = 1 if on_cluster else max(1, runtime.machine_cpus() // most)
     quiet = LoggingConfig(log_level="ERROR", enable_access_log=False)
-    with runtime.ray_session(address, num_cpus=replicas * cpus + 1, local=not on_cluster) as session:
+    with runtime.ray_session(address, num_cpus=most * cpus + 1, local=not on_cluster) as session:
         session.require(cpus=replicas * cpus, gpus=replicas if use_gpu else 0, worker_cpus=cpus)
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         before = serve.status()
@@ -162,7 +169,7 @@ def endpoint(
                 where = serve.context._get_global_client().http_config
                 _check_open(where.host, tokens, insecure=insecure)
                 serve.run(
-                    _application(model_uri, engine, tokens, replicas=replicas, cpus=cpus, use_gpu=use_gpu),
+                    _application(model_uri, engine, tokens, replicas=(replicas, most), cpus=cpus, use_gpu=use_gpu),
                     name=APP,
                     route_prefix="/",
                     logging_config=quiet,
@@ -179,18 +186,26 @@ def endpoint(
 
 
 def _application(
-    model_uri: str, engine: str, tokens: Tokens | None, *, replicas: int, cpus: int, use_gpu: bool
+    model_uri: str, engine: str, tokens: Tokens | None, *, replicas: tuple[int, int], cpus: int, use_gpu: bool
 ) -> serve.Application:
-    """Return the deployments with their limits.
+    """Return the deployments with their limits; ``replicas`` are the least and the most of the model.
 
     A model replica takes two batches, one running and one waiting; what waits beyond that is bounded, and what comes
     then is refused at once. The ingress holds more than all of these, so that it is the model that refuses, with a
     problem document; beyond that Serve answers a plain 503.
     """
     busy = BackpressureConfig(retry_after_s=RETRY_AFTER_S)
+    least, most = replicas
+    scaling = AutoscalingConfig(
+        min_replicas=least,
+        max_replicas=most,
+        target_ongoing_requests=MAX_BATCH,
+        upscale_delay_s=UPSCALE_DELAY_S,
+        downscale_delay_s=DOWNSCALE_DELAY_S,
+    )
     model = serve.deployment(
         ModelReplica,
-        num_replicas=replicas,
+        autoscaling_config=scaling,
         max_ongoing_requests=2 * MAX_BATCH,
         max_queued_requests=MAX_QUEUED,
         backpressure_config=busy,
@@ -198,7 +213,7 @@ def _application(
     )
     ingress = serve.deployment(
         serve.ingress()(Ingress),
-        max_ongoing_requests=2 * (MAX_QUEUED + 2 * MAX_BATCH * replicas),
+        max_ongoing_requests=2 * (MAX_QUEUED + 2 * MAX_BATCH * most),
         max_queued_requests=MAX_QUEUED,
         backpressure_config=busy,
         ray_actor_options={"num_cpus": 0},
