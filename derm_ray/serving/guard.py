@@ -53,7 +53,7 @@ class Limits:
 class Guard:
     """ASGI middleware that refuses, with a problem document, what must not reach the application.
 
-    Every answer carries ``x-request-id``, ``x-model-digest`` and the security headers; every request makes one line
+    Every answer carries ``request-id``, ``x-model-digest`` and the security headers; every request makes one line
     of the access log, as JSON without any text of the caller's but the token's id.
 
     Args:
@@ -85,7 +85,7 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
-                headers["x-request-id"] = request_id
+                headers["request-id"] = request_id
                 headers["x-model-digest"] = self._model_digest
             await send(message)
 

@@ -73,7 +73,7 @@ def test_every_answer_names_the_model_and_the_request_and_is_kept_nowhere(lines:
         assert answer.headers["x-model-digest"] == "d" * 64
         for name, value in SECURITY_HEADERS.items():
             assert answer.headers[name] == value
-        assert json.loads(lines.messages[-1])["request_id"] == answer.headers["x-request-id"]
+        assert json.loads(lines.messages[-1])["request_id"] == answer.headers["request-id"]
 
 
 def test_the_log_holds_nothing_a_caller_wrote(lines: pytest.LogCaptureFixture) -> None:
