@@ -24,6 +24,8 @@ _ENVIRONMENT = {
     # How long survivors of a dead worker may hang in a collective before they are stopped.
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # Read by Serve's HTTP proxy, before it listens.
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "derm_ray.serving.proxy.harden",
 }
 # How long the autoscaler is waited for: to report at all, and to say that it cannot add what is asked for.
 _AUTOSCALER_S = 20.0
