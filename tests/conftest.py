@@ -5,15 +5,20 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from derm_ray.data.manifest import Manifest, write_manifest
 from derm_ray.data.splits import split_manifest
 from derm_ray.data.synthetic import synthesize
-from derm_ray.vocabulary import PAPER15
+from derm_ray.vocabulary import PAPER15, Calibration, LabelSet
+
+if TYPE_CHECKING:
+    from derm_ray.models.zoo import NetworkConfig
 
 BUCKET = "derm-ray-tests"
 INTERRUPTIBLE = [
@@ -94,35 +99,74 @@ def trained(ray_local: None, pairs: Manifest, tmp_path_factory: pytest.TempPathF
     return TrainedRun(result.bundle_uri, result.run_uri, pairs)
 
 
-@pytest.fixture(scope="session")
-def bundle_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A sealed, untrained model with the tiny trunk."""
+def seal_untrained(
+    uri: str,
+    config: "NetworkConfig",
+    seed: int = 0,
+    *,
+    label_set: LabelSet = PAPER15,
+    size: int = 48,
+    calibration: Calibration | None = None,
+) -> str:
+    """Seal a model of random weights."""
     import torch
 
     from derm_ray.bundle import seal_bundle
     from derm_ray.data.preprocessing import Preprocessing
-    from derm_ray.models.zoo import NetworkConfig, build_network
+    from derm_ray.models.zoo import build_network
 
-    torch.manual_seed(0)
-    config = NetworkConfig(trunk="tiny")
-    uri = str(tmp_path_factory.mktemp("bundles") / "untrained")
+    torch.manual_seed(seed)
     seal_bundle(
         uri,
         network=config,
-        label_set=PAPER15,
-        preprocessing=Preprocessing(48),
+        label_set=label_set,
+        preprocessing=Preprocessing(size),
         weights=build_network(config).state_dict(),
         provenance={"metrics": {"cross/accuracy": 0.5}},
+        calibration=calibration,
     )
     return uri
+
+
+@pytest.fixture(scope="session")
+def bundle_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A sealed, untrained model with the tiny trunk."""
+    from derm_ray.models.zoo import NetworkConfig
+
+    return seal_untrained(str(tmp_path_factory.mktemp("bundles") / "untrained"), NetworkConfig(trunk="tiny"))
+
+
+@pytest.fixture(scope="session")
+def cam_bundle_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same with maps."""
+    from derm_ray.models.zoo import CamConfig, NetworkConfig
+
+    config = NetworkConfig("triple", "tiny", "cam_bp", 15, cam=CamConfig("tiny", 15))
+    return seal_untrained(str(tmp_path_factory.mktemp("bundles") / "cam"), config)
+
+
+def unused_port() -> int:
+    """Return a TCP port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
 def free_port() -> int:
     """A TCP port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return unused_port()
+
+
+@contextmanager
+def running(*arguments: str, cwd: Path) -> Iterator["subprocess.Popen[str]"]:
+    """The command as a process of its own, ended with the block however that ends."""
+    command = [str(Path(sys.executable).parent / "derm-ray"), *arguments]
+    with subprocess.Popen(command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
 
 
 RunCommand = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -1,17 +1,26 @@
 """``derm-ray serve``."""
 
+import os
+import queue
 import signal
-import threading
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from derm_ray import RESEARCH_NOTICE
-from derm_ray.cli.options import AddressOption, EngineOption, ModelOption
+from derm_ray.cli.options import AddressOption, EngineOption
+from derm_ray.errors import ConfigError, DermRayError
+
+if TYPE_CHECKING:
+    from derm_ray.serving.endpoint import Endpoint
 
 
 def serve(
-    model: ModelOption,
+    context: typer.Context,
+    model: Annotated[str | None, typer.Option("--model", help="Bundle folder at any URI.")] = None,
+    config: Annotated[
+        str | None, typer.Option("--config", help="Serve config file instead of other options; see cluster/serve.")
+    ] = None,
     host: Annotated[str, typer.Option("--host", help="Others than loopback need --tokens.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
     replicas: Annotated[int, typer.Option("--replicas", min=1, help="Of the model.")] = 1,
@@ -29,8 +38,23 @@ def serve(
     engine: EngineOption = "auto",
     address: AddressOption = None,
 ) -> None:
-    """Serve a model until Ctrl-C, on this machine or on the head node of a cluster."""
-    from derm_ray.serving.deployment import endpoint
+    """Serve a model until Ctrl-C, on this machine or on the head node of a cluster.
+
+    SIGHUP rolls out what the model's folder, or the config file, holds by then. With --config on a cluster the command
+    ends when the endpoint answers, and the endpoint stays.
+    """
+    if config is not None:
+        _refuse_others(context, {"config", "address"})
+        from derm_ray.serving.endpoint import configured_endpoint
+
+        with configured_endpoint(config, address) as served:
+            typer.echo(f"listening on {served.url}")
+            if address is None and "RAY_ADDRESS" not in os.environ:
+                _until_stopped(served)
+        return
+    if model is None:
+        raise ConfigError("give --model of a bundle, or --config of a Serve config file.")
+    from derm_ray.serving.endpoint import endpoint
     from derm_ray.serving.tokens import find_tokens
 
     known = find_tokens(tokens)
@@ -45,17 +69,35 @@ def serve(
         address=address,
         tokens=known,
         insecure=insecure,
-    ) as url:
+    ) as served:
         bearer = "-H 'Authorization: Bearer TOKEN' " if known else ""
-        typer.echo(
-            f"listening on {url}\n  curl {bearer}-F clinical=@clinical.jpg -F dermoscopy=@dermoscopy.jpg {url}/v1/score"
-        )
-        typer.echo(f"{RESEARCH_NOTICE} Ctrl-C ends it.")
-        ended = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: ended.set())
-        ended.wait()
-        typer.echo("stopping")
+        images = "-F clinical=@clinical.jpg -F dermoscopy=@dermoscopy.jpg"
+        typer.echo(f"listening on {served.url}\n  curl {bearer}{images} {served.url}/v1/score")
+        _until_stopped(served)
+
+
+def _until_stopped(served: "Endpoint") -> None:
+    """Wait for Ctrl-C or SIGTERM; update at each SIGHUP."""
+    typer.echo(f"{RESEARCH_NOTICE} Ctrl-C ends it.")
+    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: signals.put(number))
+    while signals.get() == signal.SIGHUP:
+        try:
+            served.update()
+        except DermRayError as error:
+            typer.echo(f"not updated, the model before goes on answering: {error}", err=True)
+        else:
+            typer.echo("updated")
+    typer.echo("stopping")
+
+
+def _refuse_others(context: typer.Context, allowed: set[str]) -> None:
+    """Refuse options that a config file holds instead."""
+    sources = {name: context.get_parameter_source(name) for name in context.params.keys() - allowed}
+    given = sorted(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")
+    if others := [f"--{name.replace('_', '-')}" for name in given]:
+        raise ConfigError(f"{', '.join(others)} cannot stand beside --config: write it into the file.")
 
 
 def token(

@@ -5,6 +5,7 @@ import json
 import logging
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -17,7 +18,11 @@ from derm_ray.serving.tokens import Tokens
 logger = logging.getLogger(__name__)
 access = logging.getLogger("derm_ray.access")
 
-PUBLIC = frozenset({"/healthz", "/readyz", "/openapi.json"})
+MODEL_DIGEST = "x-model-digest"
+"""Header of every answer that a model gave."""
+PUBLIC = frozenset({"/", "/healthz", "/readyz", "/openapi.json"})
+"""Paths that need no token, nor does what lies under :data:`STATIC`."""
+STATIC = "/static/"
 SECURITY_HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -30,6 +35,7 @@ SECURITY_HEADERS = {
 }
 
 
+STOPPING = ApiError(503, "stopping", "The endpoint is being stopped.", {"retry-after": "5", "connection": "close"})
 UNEXPECTED = ApiError(500, "internal_error", "The server could not answer. Try again.")
 
 
@@ -50,24 +56,48 @@ class Limits:
     burst: int = 100
 
 
+class Traffic:
+    """The requests under way, and whether more are let in."""
+
+    def __init__(self) -> None:
+        self.open = True
+        self.ongoing = 0
+
+    async def drain(self) -> None:
+        """Let nobody in any more, and wait for those that are."""
+        self.open = False
+        while self.ongoing:
+            await asyncio.sleep(0.05)
+
+
 class Guard:
     """ASGI middleware that refuses, with a problem document, what must not reach the application.
 
-    Every answer carries ``request-id``, ``x-model-digest`` and the security headers; every request makes one line
-    of the access log, as JSON without any text of the caller's but the token's id.
+    Every answer carries ``request-id`` and the security headers; every request makes one line of the access log, as
+    JSON without any text of the caller's but the token's id.
 
     Args:
         app: the application.
         tokens: who may call; ``None`` lets everybody in.
         limits: what one caller may do.
-        model_digest: of the model that answers.
+        traffic: counts requests; what comes after it was closed is refused.
+        observe: is told of every answered request's route, status and seconds.
     """
 
-    def __init__(self, app: ASGIApp, *, tokens: Tokens | None, limits: Limits, model_digest: str) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        tokens: Tokens | None,
+        limits: Limits,
+        traffic: Traffic,
+        observe: Callable[[str | None, int, float], None] | None = None,
+    ) -> None:
         self._app = app
         self._tokens = tokens
         self._limits = limits
-        self._model_digest = model_digest
+        self._traffic = traffic
+        self._observe = observe
         self._rate = RateLimit(limits.per_s, limits.burst)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,43 +107,52 @@ class Guard:
             return
         request_id, begun = secrets.token_hex(8), time.perf_counter()
         status: int | None = None
+        model_digest: str | None = None
 
         async def answer(message: Message) -> None:
-            nonlocal status
+            nonlocal status, model_digest
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
                 headers["request-id"] = request_id
-                headers["x-model-digest"] = self._model_digest
+                model_digest = headers.get(MODEL_DIGEST)
             await send(message)
 
         caller = self._tokens.identify(Headers(scope=scope).get("authorization")) if self._tokens else "anyone"
+        self._traffic.ongoing += 1
         try:
             self._admit(scope, caller)
             await self._app(scope, self._bounded(receive), answer)
         except ApiError as error:
             await respond(error)(scope, receive, answer)
-        except Exception as error:  # noqa: BLE001: callers learn nothing of the inside
+        except Exception as error:  # callers learn nothing of the inside
             logger.error("request %s: unexpected %s", request_id, type(error).__name__)
             if status is None:
                 await respond(UNEXPECTED)(scope, receive, answer)
         finally:
+            self._traffic.ongoing -= 1
+            route, seconds = getattr(scope.get("route"), "path", None), time.perf_counter() - begun
+            if self._observe is not None and status is not None:
+                self._observe(route, status, seconds)
             line = {
                 "request_id": request_id,
                 "token": caller,
                 "method": scope["method"],
-                "route": getattr(scope.get("route"), "path", None),
+                "route": route,
                 "status": status,
-                "ms": round(1000 * (time.perf_counter() - begun), 1),
-                "model_digest": self._model_digest,
+                "ms": round(1000 * seconds, 1),
+                "model_digest": model_digest,
             }
             access.info("%s", json.dumps(line))
 
     def _admit(self, scope: Scope, caller: str | None) -> None:
         """Refuse by what the request's head says."""
-        if scope["path"] in PUBLIC:
+        if not self._traffic.open:
+            raise STOPPING
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if path in PUBLIC or path.startswith(STATIC):
             return
         if caller is None:
             raise ApiError(401, "unauthorized", "Send `Authorization: Bearer TOKEN`.", {"www-authenticate": "Bearer"})

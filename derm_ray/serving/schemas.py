@@ -35,12 +35,22 @@ class OperatingPoint(Answer):
     specificity: float = Field(description="Reached on validation lesions.")
 
 
+class Task(Answer):
+    """A question of yes or no that a risk answers."""
+
+    name: str
+    title: str
+    positive: list[str] = Field(description="Classes that count.")
+
+
 class Model(Answer):
     """The model behind the endpoint."""
 
     model_digest: str
     label_set: str
     classes: list[str]
+    titles: dict[str, str] = Field(description="Class to its name for people.")
+    tasks: list[Task] = Field(description="What the risks of a score mean.")
     network: str
     input_size: int = Field(description="Side of the square input in pixels.")
     engine: str
@@ -132,10 +142,13 @@ class State(Answer):
 
 def describe_model(bundle: "Bundle", engine: str, card: str) -> Model:
     """Return what clients may know of a model."""
+    labels = bundle.label_set
     return Model(
         model_digest=bundle.model_digest,
-        label_set=bundle.label_set.name,
-        classes=list(bundle.label_set.class_names),
+        label_set=labels.name,
+        classes=list(labels.class_names),
+        titles=dict(zip(labels.class_names, labels.titles, strict=True)),
+        tasks=[Task(name=t.name, title=t.title, positive=list(t.positive)) for t in labels.tasks()],
         network=bundle.network.network,
         input_size=bundle.preprocessing.size,
         engine=engine,

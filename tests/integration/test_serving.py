@@ -4,25 +4,27 @@ import concurrent.futures
 import json
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from base64 import b64encode
+from collections import Counter
 from pathlib import Path
 
 import httpx
 import pytest
+import ray
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 from ray import serve
 
 from derm_ray.bundle import load_bundle
 from derm_ray.data.manifest import Manifest
 from derm_ray.errors import ConfigError, ServingError
 from derm_ray.serving import deployment
-from derm_ray.serving.deployment import endpoint
+from derm_ray.serving.endpoint import endpoint
 from derm_ray.serving.tokens import new_token, parse_tokens
 from derm_ray.storage import read_bytes
-from tests.conftest import RunCommand
+from tests.conftest import RunCommand, running
 
 pytestmark = pytest.mark.ray
 
@@ -43,9 +45,10 @@ def test_many_at_once_and_one_bad_image_among_them(
         return httpx.post(f"{url}/v1/score", files=files, headers=bearer, timeout=180)
 
     with (
-        endpoint(bundle_uri, engine="torch", port=free_port, tokens=tokens) as url,
+        endpoint(bundle_uri, engine="torch", port=free_port, tokens=tokens) as served,
         concurrent.futures.ThreadPoolExecutor(20) as pool,
     ):
+        url = served.url
         alone = post(uploads[0]).json()
         answers = list(pool.map(post, uploads))
         batch = [{name: b64encode(data).decode() for name, data in files.items()} for files in uploads[6:9]]
@@ -62,6 +65,53 @@ def test_many_at_once_and_one_bad_image_among_them(
     assert codes == [None, "not_an_image", None]
     assert (refused.status_code, refused.json()["code"]) == (401, "unauthorized")
     assert (large.status_code, large.json()["code"]) == (413, "too_large")
+
+
+def test_ray_exports_what_is_measured(ray_local: None, bundle_uri: str, pairs: Manifest, free_port: int) -> None:
+    pair = pairs.pairs()[0]
+    files = {"clinical": read_bytes(str(pair.clinical_uri)), "dermoscopy": read_bytes(str(pair.dermoscopy_uri))}
+    (node,) = ray.nodes()
+
+    def samples() -> list[Sample]:
+        text = httpx.get(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics").text
+        families = text_string_to_metric_families(text)
+        return [s for family in families for s in family.samples if s.name.startswith("ray_derm_ray_")]
+
+    wanted = {
+        ("requests_total", "route", "/v1/score", "status", "200"): 3,
+        ("requests_total", "route", "/v1/score", "status", "422"): 1,
+        ("requests_total", "route", "none", "status", "404"): 1,
+        ("rejected_total", "status", "422"): 1,
+        ("predictions_total", "modality", "both"): 2,
+        ("predictions_total", "modality", "clinical"): 1,
+        ("image_errors_total", "code", "not_an_image"): 1,
+        ("batch_size_count",): 3,
+        ("confidence_count",): 3,
+        ("stage_seconds_count", "stage", "decode"): 4,
+        ("stage_seconds_count", "stage", "queue"): 3,
+        ("stage_seconds_count", "stage", "infer"): 3,
+        ("stage_seconds_count", "stage", "encode"): 3,
+        ("request_seconds_count", "route", "/v1/score"): 4,
+    }
+    before = {s.labels["replica"] for s in samples()}  # of endpoints that other tests started on this Ray
+    with endpoint(bundle_uri, engine="torch", port=free_port) as served:
+        for upload in (files, files, {"clinical": files["clinical"]}, {"clinical": b"text"}):
+            httpx.post(f"{served.url}/v1/score", files=upload, timeout=60)
+        httpx.get(f"{served.url}/no/such/path/4711")
+        seen: dict[tuple[str, ...], float] = {}
+        deadline = time.monotonic() + 60
+        while seen != wanted and time.monotonic() < deadline:
+            time.sleep(1)
+            ours = [s for s in samples() if s.labels["replica"] not in before]
+            seen = {key: sum(s.value for s in ours if _is(s, *key)) for key in wanted}
+    assert {key: value for key, value in seen.items() if value != wanted[key]} == {}
+    assert "4711" not in str(ours)
+    assert max(Counter(s.name.removesuffix("_bucket") for s in ours).values()) <= 200
+
+
+def _is(sample: Sample, name: str, *labels: str) -> bool:
+    pairs = zip(labels[::2], labels[1::2], strict=True)
+    return sample.name == f"ray_derm_ray_{name}" and all(sample.labels[label] == value for label, value in pairs)
 
 
 def test_nobody_else_can_call_without_a_token_unless_that_is_said(bundle_uri: str) -> None:
@@ -87,10 +137,9 @@ def test_the_command_serves_until_it_is_told_to_stop(
     made = derm_ray("token", "clinic")
     (tmp_path / "tokens").write_text(made.stdout)
     bearer = {"authorization": "Bearer " + made.stderr.split()[-1]}
-    program = str(Path(sys.executable).parent / "derm-ray")
-    command = [program, "serve", "--model", bundle_uri, "--port", str(free_port), "--tokens", "tokens"]
     url = f"http://127.0.0.1:{free_port}"
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as server:
+    arguments = ("serve", "--model", bundle_uri, "--port", str(free_port), "--tokens", "tokens")
+    with running(*arguments, cwd=tmp_path) as server:
         assert server.stdout is not None
         line = server.stdout.readline()
         assert f"listening on {url}" in line
@@ -126,9 +175,10 @@ def test_more_than_can_wait_is_refused_at_once_and_the_rest_is_answered(
         return httpx.post(f"{url}/v1/score", files=files, timeout=60)
 
     with (
-        endpoint(bundle_uri, engine="torch", port=free_port) as url,
+        endpoint(bundle_uri, engine="torch", port=free_port) as served,
         concurrent.futures.ThreadPoolExecutor(40) as pool,
     ):
+        url = served.url
         post(0)
         answers = list(pool.map(post, range(90)))
     refused = [answer for answer in answers if answer.status_code != 200]
@@ -162,7 +212,8 @@ def test_replicas_come_under_load_and_go_after_it(
             assert time.monotonic() < deadline, serve.status()
             time.sleep(0.2)
 
-    with endpoint(bundle_uri, engine="torch", port=free_port, max_replicas=2) as url:
+    with endpoint(bundle_uri, engine="torch", port=free_port, max_replicas=2) as served:
+        url = served.url
         assert replicas() == 1
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             for _ in range(8):

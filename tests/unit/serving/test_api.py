@@ -1,19 +1,22 @@
 from base64 import b64decode, b64encode
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
+from io import BytesIO
 
 import httpx
 import pytest
+from PIL import Image
 
 from derm_ray.bundle import load_bundle
 from derm_ray.data.manifest import Manifest
 from derm_ray.data.preprocessing import PairPixels
-from derm_ray.inference.predictor import Predictor
+from derm_ray.errors import BundleError
 from derm_ray.serving import api
 from derm_ray.serving.guard import Limits
+from derm_ray.serving.model import ServedModel
 from derm_ray.serving.problems import ApiError
-from derm_ray.serving.schemas import describe_model
+from derm_ray.serving.schemas import Model
 from derm_ray.storage import read_bytes
-from derm_ray.vocabulary import Modality, Prediction
+from derm_ray.vocabulary import Prediction
 
 
 class Client:
@@ -32,37 +35,34 @@ class Client:
         return asyncio.run(call())
 
 
-Make = Callable[..., Client]
+class OftenBusy(ServedModel):
+    """A real model that has no room for dermoscopy images, and is being loaded where ``loading`` says so."""
 
+    loading = False
 
-@pytest.fixture(scope="module")
-def make(bundle_uri: str) -> Make:
-    """Return the application around a real predictor, with a model described as asked for."""
-    bundle = load_bundle(bundle_uri)
-    predictor = Predictor(bundle, "torch")
-
-    async def score(pair: PairPixels) -> Prediction:
-        if pair.modality == "dermoscopy":
+    async def predict(self, waiting: tuple[PairPixels, float]) -> Prediction:
+        if waiting[0].modality == "dermoscopy":
             raise ApiError(503, "busy", "All replicas are busy.", {"retry-after": "1"})
-        return predictor.predict([pair])[0]
+        return await super().predict(waiting)
 
-    async def overlays(pair: PairPixels) -> dict[Modality, bytes]:
-        assert pair.modality == "both"
-        return {modality: b"PNG of " + modality.encode() for modality in Modality}
+    async def describe(self) -> Model:
+        if self.loading:
+            raise ApiError(503, "not_ready", "The model is being loaded.", {"retry-after": "1"})
+        return await super().describe()
 
-    async def ready() -> None:
-        raise ApiError(503, "not_ready", "The model is being loaded.", {"retry-after": "1"})
 
-    def build(*, limits: Limits | None = None, **described: object) -> Client:
-        model = describe_model(bundle, "torch", "# card").model_copy(update=described)
-        return Client(api.create_app(score, overlays, ready, model, bundle.preprocessing, limits=limits))
-
-    return build
+def served(uri: str) -> OftenBusy:
+    return OftenBusy(uri, load_bundle(uri).model_digest, "torch", use_gpu=False, threads=2)
 
 
 @pytest.fixture(scope="module")
-def client(make: Make) -> Client:
-    return make(limits=Limits(api.MAX_BODY_BYTES, burst=10_000))
+def model(bundle_uri: str) -> OftenBusy:
+    return served(bundle_uri)
+
+
+@pytest.fixture(scope="module")
+def client(model: OftenBusy) -> Client:
+    return Client(api.create_app(model, limits=Limits(api.MAX_BODY_BYTES, burst=10_000)))
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +103,13 @@ def test_problems_have_a_stable_code(client: Client, files: dict[str, bytes], mo
     assert client("GET", "/v1/nothing").status_code == 404
 
 
-def test_busy_replicas_are_a_problem_that_says_when_to_come_back(client: Client, files: dict[str, bytes]) -> None:
+def test_busy_replicas_are_a_problem_that_says_when_to_come_back(
+    client: Client, model: OftenBusy, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     response = client("POST", "/v1/score", files={"dermoscopy": files["dermoscopy"]})
     assert (response.status_code, response.json()["code"], response.headers["retry-after"]) == (503, "busy", "1")
+    assert client("GET", "/readyz").json() == {"status": "ready"}
+    monkeypatch.setattr(model, "loading", True)
     response = client("GET", "/readyz")
     assert (response.status_code, response.json()["code"], response.headers["retry-after"]) == (503, "not_ready", "1")
 
@@ -135,19 +139,41 @@ def test_a_bad_image_of_a_batch_is_its_own_pair_s_problem(client: Client, files:
         assert "base64!" not in response.text
 
 
-def test_overlays_are_sent_where_they_are_asked_for(make: Make, client: Client, files: dict[str, bytes]) -> None:
+def test_overlays_are_sent_where_they_are_asked_for(
+    cam_bundle_uri: str, client: Client, files: dict[str, bytes]
+) -> None:
     refused = client("POST", "/v1/score", files=files, data={"saliency": "png"})
     assert (refused.status_code, refused.json()["code"]) == (400, "no_saliency")
-    looking = make(saliency=True)
+    looking = Client(api.create_app(served(cam_bundle_uri)))
     assert looking("POST", "/v1/score", files=files).json()["saliency"] == {}
     overlays = looking("POST", "/v1/score", files=files, data={"saliency": "png"}).json()["saliency"]
-    assert b64decode(overlays["dermoscopy"]) == b"PNG of dermoscopy"
+    assert set(overlays) == {"clinical", "dermoscopy"}
+    for png in overlays.values():
+        assert Image.open(BytesIO(b64decode(png))).size == (48, 48)
+    alone = {"clinical": files["clinical"]}
+    assert set(looking("POST", "/v1/score", files=alone, data={"saliency": "png"}).json()["saliency"]) == {"clinical"}
     wrong = looking("POST", "/v1/score", files=files, data={"saliency": "gif"})
     assert (wrong.status_code, wrong.json()["code"]) == (422, "invalid_request")
 
 
-def test_a_body_that_is_too_large_is_refused_before_it_is_read(make: Make, files: dict[str, bytes]) -> None:
-    client = make(limits=Limits(2000))
+def test_answers_name_the_model_that_gave_them(client: Client, bundle_uri: str, files: dict[str, bytes]) -> None:
+    digest = load_bundle(bundle_uri).model_digest
+    for answer in (
+        client("POST", "/v1/score", files=files),
+        client("POST", "/v1/score", files={"clinical": b"text"}),
+        client("GET", "/v1/model"),
+    ):
+        assert answer.headers["x-model-digest"] == digest
+    assert "x-model-digest" not in client("GET", "/v1/nothing").headers
+
+
+def test_a_bundle_that_was_exchanged_is_not_served_as_the_one_before(bundle_uri: str) -> None:
+    with pytest.raises(BundleError, match="has changed while it was being served"):
+        ServedModel(bundle_uri, "0" * 64, "torch", use_gpu=False, threads=1)
+
+
+def test_a_body_that_is_too_large_is_refused_before_it_is_read(model: OftenBusy, files: dict[str, bytes]) -> None:
+    client = Client(api.create_app(model, limits=Limits(2000)))
     declared = client("POST", "/v1/score", files=files)
     assert (declared.status_code, declared.json()["code"]) == (413, "too_large")
 
@@ -163,7 +189,7 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(make: Make, files
 def test_the_model_and_the_schema_are_told(client: Client, bundle_uri: str) -> None:
     model = client("GET", "/v1/model").json()
     assert model["model_digest"] == load_bundle(bundle_uri).model_digest
-    assert model["card"] == "# card"
+    assert model["card"] == read_bytes(f"{bundle_uri}/README.md").decode()
     assert client("GET", "/healthz").json() == {"status": "ok"}
     schema = client("GET", "/openapi.json").json()
     assert schema["openapi"].startswith("3.1")

@@ -6,35 +6,19 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from derm_ray.bundle import load_bundle
-from derm_ray.data.preprocessing import PairPixels
-from derm_ray.inference.predictor import Predictor
 from derm_ray.serving import api
 from derm_ray.serving.guard import Limits
-from derm_ray.serving.schemas import describe_model
+from derm_ray.serving.model import ServedModel
 from derm_ray.serving.tokens import new_token, parse_tokens
-from derm_ray.vocabulary import Modality, Prediction
 
 SECRET, LINE = new_token("tester")
 
 
 @pytest.fixture(scope="session")
 def contract(bundle_uri: str) -> schemathesis.BaseSchema:
-    bundle = load_bundle(bundle_uri)
-    predictor = Predictor(bundle, "torch")
-
-    async def score(pair: PairPixels) -> Prediction:
-        return predictor.predict([pair])[0]
-
-    async def overlays(pair: PairPixels) -> dict[Modality, bytes]:
-        raise NotImplementedError
-
-    async def ready() -> None:
-        return
-
-    model = describe_model(bundle, "torch", "# card")
+    model = ServedModel(bundle_uri, load_bundle(bundle_uri).model_digest, "torch", use_gpu=False, threads=2)
     limits = Limits(api.MAX_BODY_BYTES, per_s=1e6, burst=10**6)
-    tokens = parse_tokens(LINE, "tokens")
-    app = api.create_app(score, overlays, ready, model, bundle.preprocessing, tokens=tokens, limits=limits)
+    app = api.create_app(model, tokens=parse_tokens(LINE, "tokens"), limits=limits)
     return schemathesis.openapi.from_asgi("/openapi.json", app)
 
 

@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import pytest
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 
-from derm_ray.serving.guard import SECURITY_HEADERS, Guard, Limits
+from derm_ray.serving.api import Observe
+from derm_ray.serving.guard import SECURITY_HEADERS, Guard, Limits, Traffic
 from derm_ray.serving.problems import add_problem_handlers
 from derm_ray.serving.tokens import Tokens, new_token, parse_tokens
 
@@ -15,12 +16,21 @@ SECRET, LINE = new_token("clinic")
 BEARER = {"authorization": f"Bearer {SECRET}"}
 
 
-def app(limits: Limits | None = None, tokens: Tokens | None = None) -> FastAPI:
+def app(
+    limits: Limits | None = None,
+    tokens: Tokens | None = None,
+    observe: Observe | None = None,
+    traffic: Traffic | None = None,
+) -> FastAPI:
     inner = FastAPI()
 
     @inner.post("/echo")
     async def echo(request: Request) -> int:
         return len(await request.body())
+
+    @inner.post("/scored")
+    async def scored(response: Response) -> None:
+        response.headers["x-model-digest"] = "d" * 64
 
     @inner.post("/broken")
     async def broken() -> None:
@@ -31,7 +41,9 @@ def app(limits: Limits | None = None, tokens: Tokens | None = None) -> FastAPI:
         return "ok"
 
     add_problem_handlers(inner)
-    inner.add_middleware(Guard, tokens=tokens, limits=limits or Limits(1000), model_digest="d" * 64)
+    inner.add_middleware(
+        Guard, tokens=tokens, limits=limits or Limits(1000), traffic=traffic or Traffic(), observe=observe
+    )
     return inner
 
 
@@ -67,13 +79,27 @@ def test_only_known_tokens_come_in(lines: pytest.LogCaptureFixture) -> None:
     assert SECRET not in lines.text
 
 
-def test_every_answer_names_the_model_and_the_request_and_is_kept_nowhere(lines: pytest.LogCaptureFixture) -> None:
+def test_every_answer_names_the_request_and_is_kept_nowhere(lines: pytest.LogCaptureFixture) -> None:
     for path in ("/echo", "/nowhere", "/broken"):
         answer = call(app(), "POST", path)
-        assert answer.headers["x-model-digest"] == "d" * 64
         for name, value in SECURITY_HEADERS.items():
             assert answer.headers[name] == value
         assert json.loads(lines.messages[-1])["request_id"] == answer.headers["request-id"]
+
+
+def test_the_log_names_the_model_that_answered(lines: pytest.LogCaptureFixture) -> None:
+    for path, digest in {"/scored": "d" * 64, "/echo": None}.items():
+        call(app(), "POST", path)
+        assert json.loads(lines.messages[-1])["model_digest"] == digest
+
+
+def test_every_answer_is_measured() -> None:
+    seen: list[tuple[str | None, int, float]] = []
+    guarded = app(observe=lambda *values: seen.append(values))
+    for path in ("/echo", "/secret-4711", "/broken"):
+        call(guarded, "POST", path)
+    assert [values[:2] for values in seen] == [("/echo", 200), (None, 404), ("/broken", 500)]
+    assert all(0 < seconds < 10 for _, _, seconds in seen)
 
 
 def test_the_log_holds_nothing_a_caller_wrote(lines: pytest.LogCaptureFixture) -> None:
@@ -124,3 +150,30 @@ def test_an_unexpected_error_tells_nothing_of_the_inside(caplog: pytest.LogCaptu
     answer = call(app(), "POST", "/broken")
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
     assert "secret" not in answer.text + caplog.text
+
+
+def test_an_endpoint_that_stops_ends_what_it_has_begun() -> None:
+    traffic = Traffic()
+    guarded = app(traffic=traffic)
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        begun.set()
+        await go_on.wait()
+        yield b"abc"
+
+    async def check() -> tuple[httpx.Response, httpx.Response]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(guarded), base_url="http://test") as client:
+            first = asyncio.create_task(client.post("/echo", content=slowly()))
+            await begun.wait()
+            draining = asyncio.create_task(traffic.drain())
+            await asyncio.sleep(0.1)
+            late = await client.get("/healthz")
+            assert not draining.done()
+            go_on.set()
+            await draining
+            return await first, late
+
+    first, late = asyncio.run(check())
+    assert first.json() == 3
+    assert (late.status_code, late.json()["code"], late.headers["retry-after"]) == (503, "stopping", "5")

@@ -1,0 +1,94 @@
+"""Serve config files: read strictly, where Serve itself passes over what it does not know."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jsonschema
+import jsonschema.exceptions
+import yaml
+from pydantic import ValidationError
+from ray.serve.schema import ServeDeploySchema
+
+from derm_ray import storage
+from derm_ray.errors import ConfigError
+from derm_ray.serving.deployment import ServeArguments, application
+
+IMPORT_PATH = f"{application.__module__}:{application.__name__}"
+
+
+def read_config(uri: str) -> ServeDeploySchema:
+    """Read a Serve config file that has one application of derm_ray, and maybe others.
+
+    Args:
+        uri: YAML as in https://docs.ray.io/en/latest/serve/production-guide/config.html.
+
+    Raises:
+        StorageError: it cannot be read.
+        ConfigError: it is no YAML, or has unknown keys, wrong values or no application of derm_ray; all problems are
+            listed.
+    """
+    try:
+        values = yaml.safe_load(storage.read_bytes(uri))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}:" if mark else ""
+        raise ConfigError(f"{uri}:{where} this is not YAML ({getattr(error, 'problem', error)}).") from None
+    problems = check_config(values)
+    if problems:
+        raise ConfigError("\n  ".join([f"{uri} cannot be served:", *problems]))
+    return ServeDeploySchema.model_validate(values)
+
+
+def check_config(values: object) -> list[str]:
+    """Return what is wrong with the values of a Serve config file, each with its place."""
+    validator = jsonschema.Draft202012Validator(_strict(ServeDeploySchema.model_json_schema()))
+    # Of alternatives that all fail, the one that fits best tells what is wrong.
+    errors = [jsonschema.exceptions.best_match([error]) for error in validator.iter_errors(values)]
+    problems = sorted(f"{_place(error.absolute_path)}: {error.message}" for error in errors)
+    if problems:
+        return problems
+    assert isinstance(values, Mapping)
+    ours = {row: app for row, app in enumerate(values["applications"]) if app["import_path"] == IMPORT_PATH}
+    if len(ours) != 1:
+        return [f"applications: {len(ours)} have `import_path: {IMPORT_PATH}`; one is wanted"]
+    try:
+        ServeDeploySchema.model_validate(values)
+    except ValidationError as error:
+        problems += _told(error, ())
+    for row, app in ours.items():
+        try:
+            ServeArguments.model_validate(app.get("args", {}))
+        except ValidationError as error:
+            problems += _told(error, ("applications", row, "args"))
+        known = ("Ingress", "ModelReplica")
+        names = [deployment["name"] for deployment in app.get("deployments", [])]
+        problems += [
+            f"applications.{row}.deployments: {name!r} is none of {', '.join(known)}"
+            for name in names
+            if name not in known
+        ]
+    return problems
+
+
+def _told(error: ValidationError, before: tuple[object, ...]) -> list[str]:
+    return [f"{_place((*before, *problem['loc']))}: {problem['msg']}" for problem in error.errors()]
+
+
+def _place(path: Iterable[object]) -> str:
+    return ".".join(map(str, path)) or "the file"
+
+
+def _strict(schema: Any) -> Any:
+    """Return a JSON schema that knows no further properties wherever it names some."""
+    if isinstance(schema, list):
+        return [_strict(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    strict = {key: _strict(value) for key, value in schema.items()}
+    if "properties" in schema:
+        strict["additionalProperties"] = False
+    # Beside a described object, an arbitrary one would let everything pass.
+    choices = strict.get("anyOf", [])
+    if any("$ref" in choice for choice in choices):
+        strict["anyOf"] = [choice for choice in choices if choice.get("additionalProperties") is not True]
+    return strict

@@ -1,0 +1,238 @@
+"""Starting, updating and stopping the endpoint, on this machine or on a cluster."""
+
+import ipaddress
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+from ray.serve.schema import ApplicationStatus, LoggingConfig, ServeDeploySchema
+
+from derm_ray import runtime, storage
+from derm_ray.bundle import load_bundle
+from derm_ray.errors import ConfigError, ServingError
+from derm_ray.serving.config import IMPORT_PATH, read_config
+from derm_ray.serving.deployment import REQUEST_TIMEOUT_S, ServeArguments, application, build
+from derm_ray.serving.tokens import Tokens
+
+APP = "derm_ray"
+QUIET = LoggingConfig(log_level="ERROR", enable_access_log=False)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An endpoint that answers.
+
+    Attributes:
+        url: where.
+        update: rolls out what the bundle, or the config file, holds by now; no request fails meanwhile. Where the new
+            one does not start, the old one goes on answering and :class:`DermRayError` says why.
+    """
+
+    url: str
+    update: Callable[[], None]
+
+
+@contextmanager
+def endpoint(
+    model_uri: str,
+    *,
+    engine: str = "auto",
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    replicas: int = 1,
+    max_replicas: int | None = None,
+    use_gpu: bool = False,
+    address: str | None = None,
+    tokens: Tokens | None = None,
+    insecure: bool = False,
+) -> Iterator[Endpoint]:
+    """Serve a model for the length of a block, on this machine or on a cluster.
+
+    On a cluster the head node listens. A Serve that runs there already keeps its own host and port and its other
+    applications; the model is one more.
+
+    Args:
+        model_uri: a bundle.
+        engine: name.
+        host, port: where to listen.
+        replicas: of the model.
+        max_replicas: how many there may be under load; ``None`` keeps ``replicas``.
+        use_gpu: one GPU per replica.
+        address: a cluster's; ``None`` takes ``RAY_ADDRESS``, or starts a Ray on this machine where that is unset.
+        tokens: who may call; ``None`` lets everybody in who reaches the port.
+        insecure: listen beyond this machine without tokens.
+
+    Yields:
+        The endpoint, once it answers.
+
+    Raises:
+        BundleError, StorageError, ConfigError: the model cannot be loaded, or the cluster cannot be joined or is too
+            small; or others could call without a token.
+        ServingError: host and port are taken, the cluster serves a model already, or the replicas do not start.
+    """
+    on_cluster = bool(address or os.environ.get("RAY_ADDRESS"))
+    most = max_replicas or replicas
+    if most < replicas:
+        raise ConfigError(f"--max-replicas {most} is below --replicas {replicas}.")
+    load_bundle(model_uri)
+    args = ServeArguments(
+        model=storage.absolute(model_uri),
+        engine=engine,
+        gpu=use_gpu,
+        cpus=1 if on_cluster else max(1, runtime.machine_cpus() // most),
+        replicas=replicas,
+        max_replicas=most,
+    )
+    if not on_cluster:
+        _check_open(host, tokens, insecure=insecure)
+        _check_free(host, port)
+
+    def deploy() -> None:
+        with _one_message():
+            serve.run(build(args, tokens), name=APP, route_prefix="/", logging_config=QUIET)
+
+    with _session(address, args, on_cluster=on_cluster):
+        before = serve.status()
+        if APP in before.applications:
+            raise ServingError("this cluster serves a model already. Stop that `derm-ray serve` first.")
+        try:
+            _start({"host": host, "port": port, "request_timeout_s": REQUEST_TIMEOUT_S}, "HeadOnly")
+            where = serve.context._get_global_client().http_config
+            _check_open(where.host, tokens, insecure=insecure)
+            deploy()
+            yield Endpoint(f"http://{where.host}:{where.port}", deploy)
+            _drain(APP)
+        finally:
+            serve.delete(APP)
+            if not (on_cluster and (before.proxies or serve.status().applications)):
+                serve.shutdown()
+
+
+@contextmanager
+def configured_endpoint(config_uri: str, address: str | None = None) -> Iterator[Endpoint]:
+    """Serve what a Serve config file says.
+
+    On a cluster it is Serve's from then on: it outlasts the block, and applications that an earlier file deployed and
+    this one lacks are removed. Without a cluster it is served on this machine for the length of the block.
+
+    Args:
+        config_uri: see :func:`derm_ray.serving.config.read_config`.
+        address: a cluster's; ``None`` takes ``RAY_ADDRESS``, or starts a Ray on this machine where that is unset.
+
+    Yields:
+        The endpoint, once it answers.
+
+    Raises:
+        StorageError, ConfigError: the file cannot be served, or the cluster cannot be joined or is too small.
+        BundleError, ServingError: as for :func:`endpoint`.
+    """
+    on_cluster = bool(address or os.environ.get("RAY_ADDRESS"))
+    config = read_config(config_uri)
+    http = config.http_options.model_dump()
+    if http["request_timeout_s"] is None:
+        http["request_timeout_s"] = REQUEST_TIMEOUT_S
+    if not on_cluster:
+        _check_free(http["host"], http["port"])
+
+    def deploy() -> None:
+        asked = read_config(config_uri)
+        asked.logging_config = asked.logging_config or QUIET  # Serve's own default writes callers' paths down
+        if not on_cluster:
+            application(_arguments(asked))  # its failures are clearer here than in Serve's build task
+        with _one_message():
+            serve.context._get_global_client().deploy_apps(asked)
+            for app in asked.applications:
+                _wait_for(app.name)
+
+    with _session(address, _arguments(config), on_cluster=on_cluster):
+        try:
+            _start(http, config.proxy_location)
+            where = serve.context._get_global_client().http_config
+            deploy()
+            ours = next(app for app in config.applications if app.import_path == IMPORT_PATH)
+            yield Endpoint(f"http://{where.host}:{where.port}{(ours.route_prefix or '').rstrip('/')}", deploy)
+            if not on_cluster:
+                _drain(ours.name)
+        finally:
+            if not on_cluster:
+                for name in serve.status().applications:
+                    serve.delete(name)
+                serve.shutdown()
+
+
+def _arguments(config: ServeDeploySchema) -> ServeArguments:
+    return next(
+        ServeArguments.model_validate(app.args) for app in config.applications if app.import_path == IMPORT_PATH
+    )
+
+
+@contextmanager
+def _session(address: str | None, args: ServeArguments, *, on_cluster: bool) -> Iterator[None]:
+    """Join a Ray that holds the replicas; on this machine, one that counts a CPU set more for updates."""
+    with runtime.ray_session(address, num_cpus=(args.most + 1) * args.cpus + 1, local=not on_cluster) as session:
+        gpus = args.replicas if args.gpu else 0
+        session.require(cpus=args.replicas * args.cpus, gpus=gpus, worker_cpus=args.cpus)
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        yield
+
+
+def _start(http_options: dict[str, Any], proxy_location: Any) -> None:
+    with _one_message():
+        serve.start(proxy_location=proxy_location, http_options=http_options, logging_config=QUIET)
+
+
+@contextmanager
+def _one_message() -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, RayError, RayServeException) as error:
+        raise ServingError(f"the endpoint did not start: {str(error).strip().splitlines()[-1]}") from error
+
+
+def _drain(name: str) -> None:
+    """Let an application answer what it has begun: its deployments would be stopped in any order."""
+    with suppress(TimeoutError, RayError, RayServeException):
+        serve.get_app_handle(name).drain.remote().result(timeout_s=REQUEST_TIMEOUT_S)
+
+
+def _wait_for(name: str) -> None:
+    """Wait until an application runs."""
+    while (app := serve.status().applications[name]).status is not ApplicationStatus.RUNNING:
+        if app.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
+            raise RuntimeError(app.message)
+        time.sleep(0.2)
+
+
+def _check_open(host: str, tokens: Tokens | None, *, insecure: bool) -> None:
+    """Refuse to let others than this machine's users call without a token."""
+    if tokens is None and not insecure and not _is_loopback(host):
+        raise ConfigError(
+            f"--host {host} can be reached from other machines, and there are no tokens. Give --tokens FILE "
+            "(`derm-ray token ID` makes one), or say --insecure."
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_free(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ServingError(
+                f"{host}:{port} cannot be listened on ({error.strerror}). Choose another --host or --port."
+            ) from error

@@ -1,0 +1,22 @@
+"""The page at ``/``: the endpoint for a person with a browser."""
+
+from pathlib import Path
+
+from fastapi import FastAPI
+from starlette.responses import FileResponse
+from starlette.staticfiles import StaticFiles
+
+FOLDER = Path(__file__).parent / "static"
+CONTENT_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob: data:; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
+
+
+def add_page(app: FastAPI) -> None:
+    """Give an application the page, and the files it loads under ``/static``."""
+    app.mount("/static", StaticFiles(directory=FOLDER))
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(FOLDER / "index.html", headers={"content-security-policy": CONTENT_POLICY})

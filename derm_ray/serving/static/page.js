@@ -1,0 +1,126 @@
+// The page of the endpoint: asks /v1/model and /v1/score, and shows what they answer. Nothing is kept or sent elsewhere.
+import { showResult } from "./result.js";
+
+const $ = (id) => document.getElementById(id);
+const files = {};
+let model = null;
+let scoring = false;
+
+class Refused extends Error {}
+
+async function ask(path, options = {}) {
+  const token = $("token").value.trim();
+  const headers = token ? { authorization: `Bearer ${token}` } : {};
+  let response;
+  try {
+    response = await fetch(path, { ...options, headers, cache: "no-store" });
+  } catch {
+    throw new Refused("No answer. The endpoint may have stopped, or an image may be larger than the 25 MB it takes.");
+  }
+  const body = await response.json().catch(() => null);
+  if (response.ok) return body;
+  if (response.status === 401) $("token-field").hidden = false;
+  const wait = response.headers.get("retry-after");
+  const detail = response.status === 401
+    ? (token ? "The endpoint does not know this token." : "This endpoint asks for a token.")
+    : (body?.detail ?? "The endpoint is too busy, or took too long.");
+  const code = body?.code ?? `status ${response.status}`;
+  throw new Refused(`${detail}${wait ? ` Try again in ${wait} s.` : ""} (${code})`);
+}
+
+function say(problem) {
+  $("error").replaceChildren();
+  if (!problem) return;
+  const line = document.createElement("p");
+  line.textContent = problem;
+  $("error").append(line);
+}
+
+async function loadModel() {
+  try {
+    model = await ask("v1/model");
+  } catch (error) {
+    if (!(error instanceof Refused)) throw error;
+    model = null;
+    $("card-details").hidden = true;
+    $("model").textContent = error.message;
+    return;
+  }
+  $("model").textContent =
+    `${model.network} network, ${model.classes.length} classes (${model.label_set}), ` +
+    `engine ${model.engine}, digest ${model.model_digest.slice(0, 12)}.`;
+  $("card").textContent = model.card;
+  $("card-details").hidden = false;
+}
+
+function choose(drop, file) {
+  const modality = drop.dataset.modality;
+  const image = drop.querySelector("img");
+  if (image.src) URL.revokeObjectURL(image.src);
+  image.removeAttribute("src");
+  image.hidden = true;
+  drop.querySelector(".name").textContent = file ? file.name : "";
+  drop.querySelector(".remove").hidden = !file;
+  say("");
+  if (!file) {
+    delete files[modality];
+    drop.querySelector("input").value = "";
+    return;
+  }
+  files[modality] = file;
+  image.onload = () => { image.hidden = false; };
+  image.src = URL.createObjectURL(file); // a format the browser cannot show is sent all the same
+}
+
+for (const drop of document.querySelectorAll(".drop")) {
+  const input = drop.querySelector("input");
+  input.addEventListener("change", () => input.files.length && choose(drop, input.files[0]));
+  drop.querySelector(".remove").addEventListener("click", () => { choose(drop, null); input.focus(); });
+  drop.addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });
+  drop.addEventListener("dragleave", () => drop.classList.remove("over"));
+  drop.addEventListener("drop", (event) => {
+    drop.classList.remove("over");
+    const [file] = event.dataTransfer.files;
+    if (file) choose(drop, file);
+  });
+}
+// A photo dropped beside a field must not replace the page.
+for (const name of ["dragover", "drop"]) window.addEventListener(name, (event) => event.preventDefault());
+
+async function score(sent) {
+  if (!sent.clinical && !sent.dermoscopy) throw new Refused("Choose a clinical photo or a dermoscopy image first.");
+  if (!model) await loadModel();
+  const form = new FormData();
+  for (const [modality, file] of Object.entries(sent)) form.append(modality, file, modality);
+  if (model?.saliency) form.append("saliency", "png");
+  const answer = await ask("v1/score", { method: "POST", body: form });
+  if (answer.model_digest !== model?.model_digest) await loadModel(); // another model took over meanwhile
+  if (!model) throw new Refused($("model").textContent);
+  if (answer.model_digest !== model.model_digest) throw new Refused("Another model is taking over. Score again.");
+  return answer;
+}
+
+$("token").addEventListener("change", () => { say(""); loadModel(); });
+$("form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  if (scoring) return;
+  scoring = true;
+  say("");
+  $("send").setAttribute("aria-disabled", "true");
+  $("status").textContent = "Scoring…";
+  try {
+    const sent = { ...files };
+    showResult(await score(sent), model, sent);
+    $("status").textContent = "";
+  } catch (error) {
+    $("result").hidden = true;
+    $("status").textContent = "";
+    say(error instanceof Refused ? error.message : `The page could not show the answer (${error.message}).`);
+    if (!(error instanceof Refused)) throw error;
+  } finally {
+    scoring = false;
+    $("send").removeAttribute("aria-disabled");
+  }
+});
+
+loadModel();

@@ -1,0 +1,157 @@
+// One answer of /v1/score as elements of the page.
+
+const $ = (id) => document.getElementById(id);
+const MODALITIES = { clinical: "clinical photo", dermoscopy: "dermoscopy image" };
+const SHOWN = 5;
+let urls = [];
+
+function element(kind, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(kind), properties);
+  made.append(...children);
+  return made;
+}
+
+const percent = (p) => (p < 0.0005 ? "< 0.1 %" : `${(100 * p).toFixed(1)} %`);
+const ranked = (probabilities) => Object.entries(probabilities).sort((a, b) => b[1] - a[1]);
+
+function bar(share, ticks = []) {
+  const made = element("div", { className: "bar", ariaHidden: "true" });
+  const fill = element("div", { className: "fill" });
+  fill.style.width = `${100 * share}%`;
+  made.append(fill);
+  for (const at of ticks) {
+    const tick = element("div", { className: "tick" });
+    tick.style.left = `${100 * at}%`;
+    made.append(tick);
+  }
+  return made;
+}
+
+function showRanking(answer, titles) {
+  const row = ([name, p]) =>
+    element("li", {}, element("div", { className: "line" }, element("span", { textContent: titles[name] }),
+      element("span", { textContent: percent(p) })), bar(p));
+  const rows = ranked(answer.probabilities).map(row);
+  $("ranking").replaceChildren(...rows);
+  if (rows.length <= SHOWN) return;
+  const rest = rows.slice(SHOWN);
+  for (const hidden of rest) hidden.hidden = true;
+  const more = element("button", { type: "button", textContent: `Show all ${rows.length}` });
+  more.addEventListener("click", () => {
+    for (const hidden of rest) hidden.hidden = false;
+    more.parentElement.remove();
+    rest[0].tabIndex = -1;
+    rest[0].focus();
+  });
+  $("ranking").append(element("li", {}, more));
+}
+
+function showRisks(answer, model) {
+  const kind = answer.modality === "both" ? "cross" : answer.modality;
+  const shown = model.tasks.map((task) => {
+    const risk = answer.risks[task.name];
+    const points = model.operating_points.filter((point) => point.kind === kind && point.task === task.name);
+    const lines = points.map((point) => {
+      const reached = risk >= point.threshold;
+      const verdict = element("span", {
+        className: reached ? "alarm" : "calm",
+        textContent: reached ? "reached" : "not reached",
+      });
+      return element("li", {}, `${Math.round(100 * point.target)} % sensitivity, from ${percent(point.threshold)} on: `,
+        verdict);
+    });
+    const counted = task.positive.map((name) => model.titles[name]).join(", ");
+    return element("div", { className: "risk" },
+      element("div", { className: "line" }, element("strong", { textContent: task.title }),
+        element("span", { textContent: percent(risk) })),
+      bar(risk, points.map((point) => point.threshold)),
+      element("p", { className: "name", textContent: `Counts: ${counted}.` }),
+      lines.length ? element("ul", { ariaLabel: `Operating points: ${task.title}` }, ...lines)
+        : element("p", { textContent: "This model has no operating points for it." }));
+  });
+  $("risks").replaceChildren(...shown);
+  if (!shown.length) $("risks").textContent = "The model's classes tell no risk apart.";
+}
+
+/** Tell which image alone leads to the answer that both together gave. */
+export function driver(answer, titles) {
+  const leads = (kind) => ranked(answer.branches[kind])[0][0] === answer.diagnosis;
+  const alone = (kind) => {
+    const [name, p] = ranked(answer.branches[kind])[0];
+    return `the ${MODALITIES[kind]} alone says ${titles[name]} (${percent(p)})`;
+  };
+  const agreeing = Object.keys(MODALITIES).filter(leads);
+  if (agreeing.length === 2) return `Both images lead to ${titles[answer.diagnosis]}, each alone and together.`;
+  if (agreeing.length === 0) {
+    return `Neither image alone leads to ${titles[answer.diagnosis]}: ${alone("clinical")}, ${alone("dermoscopy")}.`;
+  }
+  const [drove] = agreeing;
+  const other = drove === "clinical" ? "dermoscopy" : "clinical";
+  return `The ${MODALITIES[drove]} drove the answer: alone it leads to ${titles[answer.diagnosis]} as well ` +
+    `(${percent(answer.branches[drove][answer.diagnosis])}); ${alone(other)}.`;
+}
+
+function showBranches(answer, titles) {
+  $("branches").hidden = answer.modality !== "both";
+  if (answer.modality !== "both") return;
+  $("driver").textContent = driver(answer, titles);
+  const kinds = { clinical: "Clinical", dermoscopy: "Dermoscopy", cross: "Both" };
+  const firsts = Object.fromEntries(Object.keys(kinds).map((kind) => [kind, ranked(answer.branches[kind])[0][0]]));
+  const names = ranked(answer.branches.cross).map(([name]) => name);
+  const shown = names.filter((name, place) => place < SHOWN || Object.values(firsts).includes(name));
+  const header = (textContent, scope) => element("th", { textContent, scope });
+  $("table").replaceChildren(
+    element("thead", {}, element("tr", {}, header("Diagnosis", "col"),
+      ...Object.values(kinds).map((title) => header(title, "col")))),
+    element("tbody", {}, ...shown.map((name) => element("tr", {}, header(titles[name], "row"),
+      ...Object.keys(kinds).map((kind) => element("td", {
+        textContent: percent(answer.branches[kind][name]),
+        className: firsts[kind] === name ? "first" : "",
+      }))))));
+}
+
+function showOverlays(answer, model, photos) {
+  for (const url of urls) URL.revokeObjectURL(url);
+  urls = [];
+  $("no-saliency").hidden = model.saliency;
+  $("looking").hidden = !model.saliency;
+  const figures = Object.entries(answer.saliency).map(([modality, png]) => {
+    const url = URL.createObjectURL(photos[modality]);
+    urls.push(url);
+    const photo = element("img", { src: url, alt: `The ${MODALITIES[modality]}` });
+    const overlay = element("img", {
+      src: `data:image/png;base64,${png}`,
+      alt: `Overlay of the ${MODALITIES[modality]}: red where the model looked most`,
+      className: "overlay",
+    });
+    photo.onerror = () => { photo.remove(); overlay.className = "alone"; }; // no format for browsers, such as DICOM
+    return element("figure", {}, element("div", { className: "layers" }, photo, overlay),
+      element("figcaption", { textContent: MODALITIES[modality] }));
+  });
+  $("overlays").replaceChildren(...figures);
+}
+
+$("opacity").addEventListener("input", () => {
+  $("opacity-value").textContent = `${$("opacity").value} %`;
+  $("overlays").style.setProperty("--opacity", $("opacity").value / 100);
+});
+
+/**
+ * Show an answer.
+ * @param answer what /v1/score said
+ * @param model what /v1/model says of the same model
+ * @param photos the files that were sent, by modality
+ */
+export function showResult(answer, model, photos) {
+  const basis = answer.modality === "both" ? "both images" : `the ${MODALITIES[answer.modality]} alone`;
+  $("result-title").textContent = `${model.titles[answer.diagnosis]}, ${percent(answer.confidence)}`;
+  $("basis").textContent = `Rests on ${basis}. ${answer.notice}`;
+  showRanking(answer, model.titles);
+  showRisks(answer, model);
+  showBranches(answer, model.titles);
+  showOverlays(answer, model, photos);
+  const flags = answer.flags.length ? ` Noted: ${answer.flags.join(", ").replaceAll("_", " ")}.` : "";
+  $("provenance").textContent = `Model ${answer.model_digest}.${flags}`;
+  $("result").hidden = false;
+  $("result-title").focus();
+}

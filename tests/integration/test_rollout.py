@@ -1,0 +1,221 @@
+"""Models and replicas come and go under load."""
+
+import os
+import shutil
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from derm_ray.bundle import load_bundle
+from derm_ray.data.manifest import Manifest
+from derm_ray.errors import DermRayError
+from derm_ray.models.zoo import NetworkConfig
+from derm_ray.serving.endpoint import Endpoint, configured_endpoint, endpoint
+from derm_ray.storage import read_bytes
+from derm_ray.vocabulary import MILK10K
+from tests.conftest import RunCommand, running, seal_untrained
+
+pytestmark = pytest.mark.ray
+CALLERS = 4
+
+
+@dataclass
+class Load:
+    """Answers to callers that ask one after the other, without a pause."""
+
+    answers: list[httpx.Response] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def since(self, count: int) -> list[httpx.Response]:
+        return self.answers[count:]
+
+    def wait_for(self, more: int) -> None:
+        wanted, deadline = len(self.answers) + more, time.monotonic() + 60
+        while len(self.answers) < wanted:
+            assert time.monotonic() < deadline, Counter(answer.status_code for answer in self.answers)
+            time.sleep(0.02)
+
+
+@contextmanager
+def load(url: str, pairs: Manifest) -> Iterator[Load]:
+    pair, seen, ended = pairs.pairs()[0], Load(), threading.Event()
+    files = {"clinical": read_bytes(str(pair.clinical_uri)), "dermoscopy": read_bytes(str(pair.dermoscopy_uri))}
+
+    def ask() -> None:
+        with httpx.Client(timeout=60) as client:
+            while not ended.wait(0.3):  # 20 requests a second are what one caller may send
+                try:
+                    seen.answers.append(client.post(f"{url}/v1/score", files=files))
+                except httpx.HTTPError as error:
+                    seen.errors.append(repr(error))
+
+    threads = [threading.Thread(target=ask) for _ in range(CALLERS)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+
+
+def replicas(kind: str) -> list[psutil.Process]:
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if f"ServeReplica:derm_ray:{kind}" in " ".join(process.info["cmdline"] or ())
+        and any(parent.pid == os.getpid() for parent in process.parents())
+    ]
+
+
+def check_swap(served: Endpoint, uri: str, pairs: Manifest) -> None:
+    """Exchange the bundle for one of another input size and other classes, under load."""
+    first = load_bundle(uri)
+    with load(served.url, pairs) as seen:
+        seen.wait_for(8)
+        shutil.rmtree(uri)
+        seal_untrained(uri, NetworkConfig(trunk="tiny", classes=len(MILK10K.class_names)), label_set=MILK10K, size=64)
+        second = load_bundle(uri)
+        served.update()
+        updated = len(seen.answers) + CALLERS  # those under way may still be the first model's
+        seen.wait_for(12)
+    assert seen.errors == []
+    assert {answer.status_code for answer in seen.answers} == {200}
+    classes = {bundle.model_digest: set(bundle.label_set.class_names) for bundle in (first, second)}
+    for answer in seen.answers:
+        assert set(answer.json()["probabilities"]) == classes[answer.headers["x-model-digest"]]
+        assert answer.json()["model_digest"] == answer.headers["x-model-digest"]
+    assert seen.answers[0].headers["x-model-digest"] == first.model_digest
+    assert {answer.headers["x-model-digest"] for answer in seen.since(updated)} == {second.model_digest}
+
+
+def test_a_model_takes_over_without_a_failed_request(
+    ray_local: None, tmp_path: Path, pairs: Manifest, free_port: int
+) -> None:
+    uri = seal_untrained(str(tmp_path / "bundle"), NetworkConfig(trunk="tiny"))
+    with endpoint(uri, engine="torch", port=free_port) as served:
+        check_swap(served, uri, pairs)
+        (tmp_path / "bundle" / "weights.safetensors").write_bytes(b"broken")
+        with load(served.url, pairs) as seen:
+            with pytest.raises(DermRayError, match="weights"):
+                served.update()
+            seen.wait_for(4)
+    assert {answer.status_code for answer in seen.answers} == {200}
+
+
+def test_a_config_file_is_served_and_updated(ray_local: None, tmp_path: Path, pairs: Manifest, free_port: int) -> None:
+    uri = seal_untrained(str(tmp_path / "bundle"), NetworkConfig(trunk="tiny"))
+    config = tmp_path / "serve.yaml"
+    config.write_text(f"""
+http_options: {{host: 127.0.0.1, port: {free_port}}}
+applications:
+  - name: derm_ray
+    route_prefix: /
+    import_path: derm_ray.serving.deployment:application
+    args: {{model: {uri}, engine: torch, insecure: true}}
+    deployments:
+      - name: ModelReplica
+        max_ongoing_requests: 20
+""")
+    with configured_endpoint(str(config)) as served:
+        assert served.url == f"http://127.0.0.1:{free_port}"
+        other = seal_untrained(str(tmp_path / "other"), NetworkConfig(trunk="tiny"), seed=1)
+        with load(served.url, pairs) as seen:
+            seen.wait_for(4)
+            config.write_text(config.read_text().replace(uri, other))
+            served.update()
+            seen.wait_for(8)
+    assert (seen.errors, {answer.status_code for answer in seen.answers}) == ([], {200})
+    assert seen.answers[-1].headers["x-model-digest"] == load_bundle(other).model_digest
+
+
+def test_the_command_rolls_out_at_sighup(tmp_path: Path, pairs: Manifest, free_port: int, derm_ray: RunCommand) -> None:
+    first = seal_untrained(str(tmp_path / "first"), NetworkConfig(trunk="tiny"))
+    second = seal_untrained(str(tmp_path / "second"), NetworkConfig(trunk="tiny"), seed=1)
+    config = tmp_path / "serve.yaml"
+    text = f"""
+http_options: {{host: 127.0.0.1, port: {free_port}}}
+applications:
+  - {{name: lesions, route_prefix: /, import_path: "derm_ray.serving.deployment:application",
+     args: {{model: {first}, engine: torch, insecure: true}}}}
+"""
+    config.write_text(text)
+    refused = derm_ray("serve", "--config", "serve.yaml", "--port", "80", "--insecure")
+    assert (refused.returncode, refused.stderr) == (
+        2, "error: --insecure, --port cannot stand beside --config: write it into the file.\n",
+    )  # fmt: skip
+    with running("serve", "--config", "serve.yaml", cwd=tmp_path) as server:
+        assert server.stdout is not None
+        assert server.stderr is not None
+        assert server.stdout.readline() == f"listening on http://127.0.0.1:{free_port}\n"
+        assert "Ctrl-C" in server.stdout.readline()
+        with load(f"http://127.0.0.1:{free_port}", pairs) as seen:
+            config.write_text(text.replace("model:", "modle:"))
+            server.send_signal(signal.SIGHUP)
+            told = [server.stderr.readline().strip() for _ in range(3)]
+            assert told[0].startswith("not updated, the model before goes on answering: serve.yaml cannot be served")
+            assert told[2] == "applications.0.args.modle: Extra inputs are not permitted"
+            config.write_text(text.replace(first, second))
+            server.send_signal(signal.SIGHUP)
+            assert server.stdout.readline() == "updated\n"
+            seen.wait_for(8)
+        server.send_signal(signal.SIGTERM)
+        out, err = server.communicate(timeout=120)
+    assert (server.returncode, out) == (0, "stopping\n"), err
+    assert (seen.errors, {answer.status_code for answer in seen.answers}) == ([], {200})
+    assert seen.answers[0].headers["x-model-digest"] == load_bundle(first).model_digest
+    assert seen.answers[-1].headers["x-model-digest"] == load_bundle(second).model_digest
+
+
+def test_a_killed_replica_costs_the_requests_it_had(
+    ray_local: None, bundle_uri: str, pairs: Manifest, free_port: int
+) -> None:
+    with endpoint(bundle_uri, engine="torch", port=free_port, replicas=2) as served, load(served.url, pairs) as seen:
+        seen.wait_for(8)
+        before = replicas("ModelReplica")
+        assert len(before) == 2
+        os.kill(before[0].pid, signal.SIGKILL)
+        deadline = time.monotonic() + 120
+        while len(replicas("ModelReplica")) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        seen.wait_for(8)
+    assert seen.errors == []
+    failed = [answer for answer in seen.answers if answer.status_code != 200]
+    assert len(failed) <= CALLERS
+    assert {(answer.status_code, answer.json()["code"]) for answer in failed} <= {(503, "replica_lost")}
+
+
+def test_what_has_begun_is_answered_when_the_endpoint_stops(
+    ray_local: None, bundle_uri: str, pairs: Manifest, free_port: int
+) -> None:
+    pair = pairs.pairs()[0]
+    answers: list[httpx.Response] = []
+
+    def slowly() -> Iterator[bytes]:
+        yield b'--x\r\nContent-Disposition: form-data; name="clinical"; filename="a.jpg"\r\n\r\n'
+        begun.set()
+        time.sleep(3)
+        yield read_bytes(str(pair.clinical_uri)) + b"\r\n--x--\r\n"
+
+    def ask() -> None:
+        multipart = {"content-type": "multipart/form-data; boundary=x"}
+        answers.append(httpx.post(f"{served.url}/v1/score", content=slowly(), headers=multipart, timeout=60))
+
+    begun, asking = threading.Event(), threading.Thread(target=ask)
+    with endpoint(bundle_uri, engine="torch", port=free_port) as served:
+        asking.start()
+        begun.wait()
+        time.sleep(1)
+    asking.join()
+    assert [answer.status_code for answer in answers] == [200]
