@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -137,6 +138,7 @@ class Guard:
             if self._observe is not None and status is not None:
                 self._observe(route, status, seconds)
             line = {
+                "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
                 "request_id": request_id,
                 "token": caller,
                 "method": scope["method"],

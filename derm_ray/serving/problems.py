@@ -2,6 +2,7 @@
 
 import http
 from collections.abc import Mapping
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -11,6 +12,8 @@ from starlette.exceptions import HTTPException
 from derm_ray.serving.schemas import Problem
 
 PROBLEM_JSON = "application/problem+json"
+MOST_TOLD = 10
+"""Invalid fields that a problem document names."""
 
 
 class ApiError(HTTPException):
@@ -45,9 +48,16 @@ def add_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        fields = "; ".join(f"{e['loc'][-1]}: {e['msg']}" for e in error.errors())
-        return respond(ApiError(422, "invalid_request", fields))
+        told = [_told(one) for one in error.errors()]
+        more = f"; and {len(told) - MOST_TOLD} more" if len(told) > MOST_TOLD else ""
+        return respond(ApiError(422, "invalid_request", "; ".join(told[:MOST_TOLD]) + more))
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> JSONResponse:
         return respond(error)
+
+
+def _told(error: Mapping[str, Any]) -> str:
+    """Return what is wrong with a field; the name of one that is not ours would be the caller's own text."""
+    name = "a field" if error["type"] == "extra_forbidden" else error["loc"][-1]
+    return f"{name}: {error['msg']}"

@@ -59,7 +59,6 @@ function choose(drop, file) {
   if (image.src) URL.revokeObjectURL(image.src);
   image.removeAttribute("src");
   image.hidden = true;
-  drop.querySelector(".name").textContent = file ? file.name : "";
   drop.querySelector(".remove").hidden = !file;
   say("");
   if (!file) {
@@ -81,7 +80,11 @@ for (const drop of document.querySelectorAll(".drop")) {
   drop.addEventListener("drop", (event) => {
     drop.classList.remove("over");
     const [file] = event.dataTransfer.files;
-    if (file) choose(drop, file);
+    if (!file) return;
+    const one = new DataTransfer();
+    one.items.add(file);
+    input.files = one.files; // so that the field names it
+    choose(drop, file);
   });
 }
 // A photo dropped beside a field must not replace the page.

@@ -55,17 +55,17 @@ function showRisks(answer, model) {
       const reached = risk >= point.threshold;
       const verdict = element("span", {
         className: reached ? "alarm" : "calm",
-        textContent: reached ? "reached" : "not reached",
+        textContent: reached ? "raised" : "not raised",
       });
-      return element("li", {}, `${Math.round(100 * point.target)} % sensitivity, from ${percent(point.threshold)} on: `,
-        verdict);
+      const reach = `${percent(point.sensitivity)} sensitivity, ${percent(point.specificity)} specificity on validation`;
+      return element("li", {}, `Alarm from ${percent(point.threshold)} (${reach}): `, verdict);
     });
     const counted = task.positive.map((name) => model.titles[name]).join(", ");
     return element("div", { className: "risk" },
       element("div", { className: "line" }, element("strong", { textContent: task.title }),
         element("span", { textContent: percent(risk) })),
       bar(risk, points.map((point) => point.threshold)),
-      element("p", { className: "name", textContent: `Counts: ${counted}.` }),
+      element("p", { className: "counts", textContent: `Counts: ${counted}.` }),
       lines.length ? element("ul", { ariaLabel: `Operating points: ${task.title}` }, ...lines)
         : element("p", { textContent: "This model has no operating points for it." }));
   });

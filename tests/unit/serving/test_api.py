@@ -114,6 +114,14 @@ def test_busy_replicas_are_a_problem_that_says_when_to_come_back(
     assert (response.status_code, response.json()["code"], response.headers["retry-after"]) == (503, "not_ready", "1")
 
 
+def test_few_invalid_fields_are_named_and_none_that_is_not_ours(client: Client) -> None:
+    pair = {"clinical": 1} | {f"unknown-{number}": 1 for number in range(30)}
+    detail = client("POST", "/v1/score-batch", json={"pairs": [pair]}).json()["detail"]
+    assert detail.startswith("clinical: ")
+    assert detail.endswith("; a field: Extra inputs are not permitted; and 21 more")
+    assert "unknown" not in detail
+
+
 def test_a_bad_image_of_a_batch_is_its_own_pair_s_problem(client: Client, files: dict[str, bytes]) -> None:
     good = {name: b64encode(data).decode() for name, data in files.items()}
     pairs = [{"pair_id": "a", **good}, {"clinical": b64encode(b"text").decode()}, {"pair_id": "c"}, good]

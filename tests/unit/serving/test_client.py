@@ -13,7 +13,7 @@ from derm_ray.serving.problems import ApiError, add_problem_handlers
 from derm_ray.serving.schemas import Model
 
 MODEL = Model(
-    model_digest="d", label_set="paper15", classes=["a", "b"], network="triple", input_size=32, engine="torch",
+    model_digest="d", label_set="paper15", classes=["a", "b"], titles={}, tasks=[], network="triple", input_size=32, engine="torch",
     saliency=False, operating_points=[], metrics={}, card="# card",
 )  # fmt: skip
 

@@ -2,6 +2,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
@@ -84,7 +85,9 @@ def test_every_answer_names_the_request_and_is_kept_nowhere(lines: pytest.LogCap
         answer = call(app(), "POST", path)
         for name, value in SECURITY_HEADERS.items():
             assert answer.headers[name] == value
-        assert json.loads(lines.messages[-1])["request_id"] == answer.headers["request-id"]
+        line = json.loads(lines.messages[-1])
+        assert line["request_id"] == answer.headers["request-id"]
+        assert abs(datetime.now(UTC) - datetime.fromisoformat(line["time"])) < timedelta(seconds=60)
 
 
 def test_the_log_names_the_model_that_answered(lines: pytest.LogCaptureFixture) -> None:
