@@ -97,7 +97,8 @@ class PairPixels:
         return Modality.CLINICAL if self.clinical is not None else Modality.DERMOSCOPY
 
 
-def _pair(images: Mapping[Modality, LoadedImage]) -> PairPixels:
+def to_pair(images: Mapping[Modality, LoadedImage]) -> PairPixels:
+    """Return the images of one pair together, one of them at least."""
     clinical, dermoscopy = images.get(Modality.CLINICAL), images.get(Modality.DERMOSCOPY)
     return PairPixels(
         clinical.pixels if clinical else None,
@@ -113,6 +114,22 @@ def _prepare(data: bytes, spec: Preprocessing, max_pixels: int) -> tuple[Pixels,
     return spec.resize(decoded.image), decoded.flags
 
 
+def image_from_bytes(
+    modality: Modality, data: bytes, spec: Preprocessing, *, max_pixels: int = MAX_PIXELS
+) -> LoadedImage:
+    """Decode and resize one image given as encoded bytes.
+
+    Raises:
+        ImageError: it cannot be decoded; the message names its modality.
+    """
+    started = perf_counter()
+    try:
+        pixels, flags = _prepare(data, spec, max_pixels)
+    except ImageError as error:
+        raise ImageError(error.code, f"{modality} image: {error.message}") from error
+    return LoadedImage(pixels, flags, decode_s=perf_counter() - started)
+
+
 def pixels_from_bytes(
     clinical: bytes | None, dermoscopy: bytes | None, spec: Preprocessing, *, max_pixels: int = MAX_PIXELS
 ) -> PairPixels:
@@ -121,16 +138,8 @@ def pixels_from_bytes(
     Raises:
         ImageError: an image cannot be decoded; the message names its modality.
     """
-    images: dict[Modality, LoadedImage] = {}
-    for modality, data in ((Modality.CLINICAL, clinical), (Modality.DERMOSCOPY, dermoscopy)):
-        if data is not None:
-            started = perf_counter()
-            try:
-                pixels, flags = _prepare(data, spec, max_pixels)
-            except ImageError as error:
-                raise ImageError(error.code, f"{modality} image: {error.message}") from error
-            images[modality] = LoadedImage(pixels, flags, decode_s=perf_counter() - started)
-    return _pair(images)
+    given = zip(Modality, (clinical, dermoscopy), strict=True)
+    return to_pair({m: image_from_bytes(m, data, spec, max_pixels=max_pixels) for m, data in given if data is not None})
 
 
 def load_image(uri: str, spec: Preprocessing, reader: ImageReader, *, max_pixels: int = MAX_PIXELS) -> LoadedImage:
@@ -180,7 +189,7 @@ def load_pairs(
     results: list[PairPixels | ImageError] = []
     for loading in futures:
         try:
-            results.append(_pair({modality: future.result() for modality, future in loading.items()}))
+            results.append(to_pair({modality: future.result() for modality, future in loading.items()}))
         except ImageError as error:
             results.append(error)
     return results

@@ -11,6 +11,7 @@ from derm_ray import RESEARCH_NOTICE, __version__
 from derm_ray.serving.guard import MODEL_DIGEST, Guard, Limits, Traffic
 from derm_ray.serving.page import add_page
 from derm_ray.serving.problems import PROBLEM_JSON, ApiError, add_problem_handlers, to_problem
+from derm_ray.serving.room import Room
 from derm_ray.serving.schemas import (
     MAX_PAIR_ID,
     Answers,
@@ -61,6 +62,7 @@ def create_app(
     tokens: Tokens | None = None,
     limits: Limits | None = None,
     traffic: Traffic | None = None,
+    room: Room | None = None,
     observe: Observe | None = None,
 ) -> FastAPI:
     """Return the application.
@@ -70,6 +72,7 @@ def create_app(
         tokens: who may call; ``None`` lets everybody in.
         limits: what one caller may do.
         traffic: counts requests, and lets them drain.
+        room: tells whether a pair would be answered in time; the backend counts pairs there.
         observe: is told of every request's route, status and seconds.
     """
     app = FastAPI(
@@ -155,6 +158,7 @@ def create_app(
         tokens=tokens,
         limits=limits or Limits(MAX_BODY_BYTES),
         traffic=traffic or Traffic(),
+        room=room,
         observe=observe,
     )
     return app

@@ -19,15 +19,18 @@ from derm_ray.errors import ConfigError
 from derm_ray.inference.engines import resolve_engine
 from derm_ray.observability import configure_logging
 from derm_ray.serving.api import create_app
-from derm_ray.serving.guard import Traffic
+from derm_ray.serving.guard import Traffic, busy
 from derm_ray.serving.metrics import RequestMetrics
 from derm_ray.serving.model import MAX_BATCH, Answered, ServedModel
 from derm_ray.serving.problems import ApiError
+from derm_ray.serving.room import Room
 from derm_ray.serving.schemas import Model
 from derm_ray.serving.tokens import Tokens, find_tokens
 from derm_ray.vocabulary import Prediction
 
 MAX_QUEUED = 64
+WAIT_S = 10.0
+"""The longest expected wait with which a pair is let in; :data:`MAX_QUEUED` bounds what comes before that is known."""
 REQUEST_TIMEOUT_S = 30.0
 RETRY_AFTER_S = 1
 UPSCALE_DELAY_S = 10.0
@@ -92,14 +95,17 @@ class Replicas:
 
     Args:
         handle: of their deployment.
+        room: counts the pairs they are asked about.
     """
 
-    def __init__(self, handle: DeploymentHandle) -> None:
+    def __init__(self, handle: DeploymentHandle, room: Room) -> None:
         self._handle = handle
+        self._room = room
 
     async def score(self, clinical: bytes | None, dermoscopy: bytes | None, saliency: bool) -> Answered:
         """See :class:`derm_ray.serving.api.Backend`."""
-        return await _asked(self._handle.score.remote(clinical, dermoscopy, saliency))
+        with self._room.taken():
+            return await _asked(self._handle.score.remote(clinical, dermoscopy, saliency))
 
     async def describe(self) -> Model:
         """See :class:`derm_ray.serving.api.Backend`."""
@@ -108,12 +114,12 @@ class Replicas:
 
 async def _asked(answer: Awaitable[T]) -> T:
     """Wait for a replica; where all are busy, or this one is lost, say so at once."""
-    again = {"retry-after": str(RETRY_AFTER_S)}
     try:
         return await answer
     except BackPressureError:
-        raise ApiError(503, "busy", "All replicas are busy. Try again.", again) from None
+        raise busy(RETRY_AFTER_S) from None
     except RayActorError:
+        again = {"retry-after": str(RETRY_AFTER_S)}
         raise ApiError(503, "replica_lost", "The replica at work on this ended. Try again.", again) from None
 
 
@@ -121,14 +127,21 @@ class Ingress:
     """Speaks HTTP."""
 
     def __init__(self, replicas: DeploymentHandle, tokens: Tokens | None) -> None:
-        self._replicas = Replicas(replicas)
+        self._room = Room(WAIT_S)
+        self._replicas = Replicas(replicas, self._room)
         self._tokens = tokens
         self._traffic = Traffic()
         configure_logging()  # the access log goes to this replica's log file
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Build the application on the replica, when Serve asks for it."""
-        return create_app(self._replicas, tokens=self._tokens, traffic=self._traffic, observe=RequestMetrics().request)
+        return create_app(
+            self._replicas,
+            tokens=self._tokens,
+            traffic=self._traffic,
+            room=self._room,
+            observe=RequestMetrics().request,
+        )
 
     async def drain(self) -> None:
         """Refuse new requests, and wait for those under way."""

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from derm_ray.serving.problems import ApiError, respond
 from derm_ray.serving.rates import RateLimit
+from derm_ray.serving.room import Room
 from derm_ray.serving.tokens import Tokens
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ MODEL_DIGEST = "x-model-digest"
 PUBLIC = frozenset({"/", "/healthz", "/readyz", "/openapi.json"})
 """Paths that need no token, nor does what lies under :data:`STATIC`."""
 STATIC = "/static/"
+SCORING = frozenset({"/v1/score", "/v1/score-batch"})
 SECURITY_HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -34,6 +36,11 @@ SECURITY_HEADERS = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "cache-control": "no-store",
 }
+
+
+def busy(wait_s: int) -> ApiError:
+    """Return the refusal of a request for which there is no room."""
+    return ApiError(503, "busy", "The endpoint has more to do than it can. Try again.", {"retry-after": str(wait_s)})
 
 
 STOPPING = ApiError(503, "stopping", "The endpoint is being stopped.", {"retry-after": "5", "connection": "close"})
@@ -82,6 +89,7 @@ class Guard:
         tokens: who may call; ``None`` lets everybody in.
         limits: what one caller may do.
         traffic: counts requests; what comes after it was closed is refused.
+        room: tells by a request's head whether it would be answered in time; ``None`` lets all in.
         observe: is told of every answered request's route, status and seconds.
     """
 
@@ -92,12 +100,14 @@ class Guard:
         tokens: Tokens | None,
         limits: Limits,
         traffic: Traffic,
+        room: Room | None = None,
         observe: Callable[[str | None, int, float], None] | None = None,
     ) -> None:
         self._app = app
         self._tokens = tokens
         self._limits = limits
         self._traffic = traffic
+        self._room = room
         self._observe = observe
         self._rate = RateLimit(limits.per_s, limits.burst)
 
@@ -160,6 +170,8 @@ class Guard:
             raise ApiError(401, "unauthorized", "Send `Authorization: Bearer TOKEN`.", {"www-authenticate": "Bearer"})
         if wait_s := self._rate.wait_s(caller):
             raise ApiError(429, "too_many_requests", "Too many requests of this token.", {"retry-after": str(wait_s)})
+        if path in SCORING and self._room is not None and (wait_s := self._room.retry_after_s()):
+            raise busy(wait_s)
         declared = Headers(scope=scope).get("content-length", "0")
         if not declared.isdecimal():
             raise ApiError(400, "bad_request", "Content-Length is not a number.")

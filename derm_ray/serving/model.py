@@ -11,14 +11,14 @@ import torch
 
 from derm_ray import storage
 from derm_ray.bundle import CARD, load_bundle
-from derm_ray.data.preprocessing import PairPixels, pixels_from_bytes
+from derm_ray.data.preprocessing import LoadedImage, PairPixels, image_from_bytes, to_pair
 from derm_ray.errors import BundleError, ImageError
 from derm_ray.inference.predictor import Predictor
 from derm_ray.inference.saliency import SaliencyMapper, overlay_files
 from derm_ray.serving.metrics import ModelMetrics
 from derm_ray.serving.problems import ApiError, to_problem
 from derm_ray.serving.schemas import Model, Problem, Score, describe_model, to_score
-from derm_ray.vocabulary import Prediction
+from derm_ray.vocabulary import Modality, Prediction
 
 MAX_BATCH = 16
 
@@ -76,13 +76,14 @@ class ServedModel:
             return Answered(digest, to_problem(no_maps))
         try:
             with self._metrics.stage("decode"):
-                pixels = await self._off(pixels_from_bytes, clinical, dermoscopy, self._bundle.preprocessing)
+                pixels = await self._decode(clinical, dermoscopy)
         except ImageError as error:
             self._metrics.image_error(str(error.code))
             return Answered(digest, to_problem(ApiError(422, str(error.code), error.message)))
         prediction = await self.predict((pixels, perf_counter()))
         with self._metrics.stage("encode"):
-            score = await self._off(self._word, pixels, prediction, saliency)
+            overlays = await self._off(overlay_files, self._mapper, pixels) if saliency else None
+            score = to_score(prediction, None, self._bundle.label_set, digest, flags=pixels.flags, overlays=overlays)
         self._metrics.prediction(prediction)
         return Answered(digest, score)
 
@@ -104,16 +105,17 @@ class ServedModel:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._forward, self._predictor.predict, [pair for pair, _ in waiting])
 
-    def _word(self, pixels: PairPixels, prediction: Prediction, saliency: bool) -> Score:
-        overlays = overlay_files(self._mapper, pixels) if saliency and self._mapper is not None else None
-        return to_score(
-            prediction,
-            None,
-            self._bundle.label_set,
-            self._bundle.model_digest,
-            flags=pixels.flags,
-            overlays=overlays,
-        )
+    async def _decode(self, clinical: bytes | None, dermoscopy: bytes | None) -> PairPixels:
+        """Decode both images at the same time."""
+        given = {m: data for m, data in zip(Modality, (clinical, dermoscopy), strict=True) if data is not None}
+        spec = self._bundle.preprocessing
+        loading = [self._off(image_from_bytes, modality, data, spec) for modality, data in given.items()]
+        loaded: dict[Modality, LoadedImage] = {}
+        for modality, image in zip(given, await asyncio.gather(*loading, return_exceptions=True), strict=True):
+            if isinstance(image, BaseException):
+                raise image
+            loaded[modality] = image
+        return to_pair(loaded)
 
     async def _off(self, function: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)

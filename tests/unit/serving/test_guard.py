@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request, Response
 from derm_ray.serving.api import Observe
 from derm_ray.serving.guard import SECURITY_HEADERS, Guard, Limits, Traffic
 from derm_ray.serving.problems import add_problem_handlers
+from derm_ray.serving.room import Room
 from derm_ray.serving.tokens import Tokens, new_token, parse_tokens
 
 SECRET, LINE = new_token("clinic")
@@ -22,6 +23,7 @@ def app(
     tokens: Tokens | None = None,
     observe: Observe | None = None,
     traffic: Traffic | None = None,
+    room: Room | None = None,
 ) -> FastAPI:
     inner = FastAPI()
 
@@ -37,13 +39,17 @@ def app(
     async def broken() -> None:
         raise RuntimeError("secret path /home/someone")
 
+    @inner.post("/v1/score")
+    async def score() -> str:
+        return "scored"
+
     @inner.get("/healthz")
     async def healthz() -> str:
         return "ok"
 
     add_problem_handlers(inner)
     inner.add_middleware(
-        Guard, tokens=tokens, limits=limits or Limits(1000), traffic=traffic or Traffic(), observe=observe
+        Guard, tokens=tokens, limits=limits or Limits(1000), traffic=traffic or Traffic(), room=room, observe=observe
     )
     return inner
 
@@ -180,3 +186,14 @@ def test_an_endpoint_that_stops_ends_what_it_has_begun() -> None:
     first, late = asyncio.run(check())
     assert first.json() == 3
     assert (late.status_code, late.json()["code"], late.headers["retry-after"]) == (503, "stopping", "5")
+
+
+def test_what_would_wait_too_long_is_refused_by_its_head() -> None:
+    room = Room(10)
+    guarded = app(room=room)
+    assert call(guarded, "POST", "/v1/score").json() == "scored"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(room, "expected_s", lambda: 12.5)
+        refused = call(guarded, "POST", "/v1/score")
+        assert call(guarded, "POST", "/echo", content=b"abc").json() == 3
+    assert (refused.status_code, refused.json()["code"], refused.headers["retry-after"]) == (503, "busy", "3")
