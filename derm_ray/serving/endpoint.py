@@ -177,6 +177,8 @@ def _arguments(config: ServeDeploySchema) -> ServeArguments:
 @contextmanager
 def _session(address: str | None, args: ServeArguments, *, on_cluster: bool) -> Iterator[None]:
     """Join a Ray that holds the replicas; on this machine, one that counts a CPU set more for updates."""
+    # Ray's own 15 puts replicas behind whatever else runs; those who wait for an answer come first.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     with runtime.ray_session(address, num_cpus=(args.most + 1) * args.cpus + 1, local=not on_cluster) as session:
         gpus = args.replicas if args.gpu else 0
         session.require(cpus=args.replicas * args.cpus, gpus=gpus, worker_cpus=args.cpus)
