@@ -35,6 +35,10 @@ def serve(
         ),
     ] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Let anybody call who reaches the port.")] = False,
+    rate: Annotated[
+        float,
+        typer.Option("--rate", min=0.01, help="Requests a second of one token; 5 s of them at once."),
+    ] = 20.0,
     engine: EngineOption = "auto",
     address: AddressOption = None,
 ) -> None:
@@ -48,7 +52,7 @@ def serve(
         from derm_ray.serving.endpoint import configured_endpoint
 
         with configured_endpoint(config, address) as served:
-            typer.echo(f"listening on {served.url}")
+            typer.echo(f"listening on {served.url}: open it in a browser.")
             if address is None and "RAY_ADDRESS" not in os.environ:
                 _until_stopped(served)
         return
@@ -69,10 +73,12 @@ def serve(
         address=address,
         tokens=known,
         insecure=insecure,
+        rate=rate,
     ) as served:
         bearer = "-H 'Authorization: Bearer TOKEN' " if known else ""
         images = "-F clinical=@clinical.jpg -F dermoscopy=@dermoscopy.jpg"
-        typer.echo(f"listening on {served.url}\n  curl {bearer}{images} {served.url}/v1/score")
+        typer.echo(f"listening on {served.url}: open it in a browser, or")
+        typer.echo(f"  curl {bearer}{images} {served.url}/v1/score")
         _until_stopped(served)
 
 

@@ -1,7 +1,8 @@
 """A client of the endpoint."""
 
 import time
-from base64 import b64decode
+from base64 import b64decode, b64encode
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -9,7 +10,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from derm_ray.errors import ConfigError, ServingError
-from derm_ray.serving.schemas import Model, Score
+from derm_ray.serving.schemas import Answers, Model, PairAnswer, Score
 from derm_ray.vocabulary import Modality
 
 MOST_WAIT_S = 30.0
@@ -75,6 +76,21 @@ class Client:
         files = {str(m): data for m, data in zip(Modality, (clinical, dermoscopy), strict=True) if data is not None}
         fields = {"saliency": "png" if saliency else "none"} | ({"pair_id": pair_id} if pair_id is not None else {})
         return self._ask(Score, "POST", "/v1/score", files=files or None, data=fields)
+
+    def score_batch(self, pairs: Sequence[Mapping[Modality, bytes]]) -> list[PairAnswer]:
+        """Score several lesions in one request.
+
+        Args:
+            pairs: at most 16, each one or two encoded images by modality.
+
+        Returns:
+            One answer per pair, in order: a score, or the problem that this pair has.
+
+        Raises:
+            ServingError: no answer, or a refusal of the whole.
+        """
+        encoded = [{str(m): b64encode(data).decode() for m, data in pair.items()} for pair in pairs]
+        return self._ask(Answers, "POST", "/v1/score-batch", json={"pairs": encoded}).answers
 
     def _ask(self, kind: type[T], method: str, path: str, **options: Any) -> T:
         where = f"{self._http.base_url}"

@@ -18,8 +18,8 @@ from derm_ray.data.preprocessing import PairPixels
 from derm_ray.errors import ConfigError
 from derm_ray.inference.engines import resolve_engine
 from derm_ray.observability import configure_logging
-from derm_ray.serving.api import create_app
-from derm_ray.serving.guard import Traffic, busy
+from derm_ray.serving.api import MAX_BODY_BYTES, create_app
+from derm_ray.serving.guard import Limits, Traffic, busy
 from derm_ray.serving.metrics import RequestMetrics
 from derm_ray.serving.model import MAX_BATCH, Answered, ServedModel
 from derm_ray.serving.problems import ApiError
@@ -32,6 +32,8 @@ MAX_QUEUED = 64
 WAIT_S = 10.0
 """The longest expected wait with which a pair is let in; :data:`MAX_QUEUED` bounds what comes before that is known."""
 REQUEST_TIMEOUT_S = 30.0
+BURST_S = 5.0
+"""Seconds of a token's rate that it may use at once."""
 RETRY_AFTER_S = 1
 UPSCALE_DELAY_S = 10.0
 DOWNSCALE_DELAY_S = 300.0
@@ -55,6 +57,7 @@ class ServeArguments(BaseModel):
         max_replicas: how many there may be under load; ``None`` keeps ``replicas``.
         tokens: URI of a token file; ``None`` takes the variable ``DERM_RAY_TOKENS``.
         insecure: let everybody in.
+        rate: requests a second that one token may keep up, at each ingress replica; five times as many at once.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -67,6 +70,7 @@ class ServeArguments(BaseModel):
     max_replicas: int | None = Field(None, ge=1)
     tokens: str | None = None
     insecure: bool = False
+    rate: float = Field(20.0, gt=0)
 
     @model_validator(mode="after")
     def _ordered(self) -> "ServeArguments":
@@ -126,10 +130,11 @@ async def _asked(answer: Awaitable[T]) -> T:
 class Ingress:
     """Speaks HTTP."""
 
-    def __init__(self, replicas: DeploymentHandle, tokens: Tokens | None) -> None:
+    def __init__(self, replicas: DeploymentHandle, tokens: Tokens | None, rate: float) -> None:
         self._room = Room(WAIT_S)
         self._replicas = Replicas(replicas, self._room)
         self._tokens = tokens
+        self._limits = Limits(MAX_BODY_BYTES, per_s=rate, burst=max(1, round(BURST_S * rate)))
         self._traffic = Traffic()
         configure_logging()  # the access log goes to this replica's log file
 
@@ -138,6 +143,7 @@ class Ingress:
         return create_app(
             self._replicas,
             tokens=self._tokens,
+            limits=self._limits,
             traffic=self._traffic,
             room=self._room,
             observe=RequestMetrics().request,
@@ -201,4 +207,4 @@ def build(args: ServeArguments, tokens: Tokens | None) -> serve.Application:
         ray_actor_options={"num_cpus": 0},
         **common,
     )
-    return ingress.bind(model.bind(uri, digest, engine, args.gpu, args.cpus), tokens)
+    return ingress.bind(model.bind(uri, digest, engine, args.gpu, args.cpus), tokens, args.rate)

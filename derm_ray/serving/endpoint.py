@@ -53,6 +53,7 @@ def endpoint(
     address: str | None = None,
     tokens: Tokens | None = None,
     insecure: bool = False,
+    rate: float = 20.0,
 ) -> Iterator[Endpoint]:
     """Serve a model for the length of a block, on this machine or on a cluster.
 
@@ -69,6 +70,7 @@ def endpoint(
         address: a cluster's; ``None`` takes ``RAY_ADDRESS``, or starts a Ray on this machine where that is unset.
         tokens: who may call; ``None`` lets everybody in who reaches the port.
         insecure: listen beyond this machine without tokens.
+        rate: requests a second that one token may keep up.
 
     Yields:
         The endpoint, once it answers.
@@ -90,6 +92,7 @@ def endpoint(
         cpus=1 if on_cluster else max(1, runtime.machine_cpus() // most),
         replicas=replicas,
         max_replicas=most,
+        rate=rate,
     )
     if not on_cluster:
         _check_open(host, tokens, insecure=insecure)

@@ -146,8 +146,8 @@ def test_the_command_rolls_out_at_sighup(tmp_path: Path, pairs: Manifest, free_p
     text = f"""
 http_options: {{host: 127.0.0.1, port: {free_port}}}
 applications:
-  - {{name: lesions, route_prefix: /, import_path: "derm_ray.serving.deployment:application",
-     args: {{model: {first}, engine: torch, insecure: true}}}}
+  - {{name: lesions, route_prefix: /lesions, import_path: "derm_ray.serving.deployment:application",
+     args: {{model: {first}, engine: torch, insecure: true, rate: 50}}}}
 """
     config.write_text(text)
     refused = derm_ray("serve", "--config", "serve.yaml", "--port", "80", "--insecure")
@@ -157,9 +157,14 @@ applications:
     with running("serve", "--config", "serve.yaml", cwd=tmp_path) as server:
         assert server.stdout is not None
         assert server.stderr is not None
-        assert server.stdout.readline() == f"listening on http://127.0.0.1:{free_port}\n"
+        assert server.stdout.readline() == f"listening on http://127.0.0.1:{free_port}/lesions: open it in a browser.\n"
         assert "Ctrl-C" in server.stdout.readline()
-        with load(f"http://127.0.0.1:{free_port}", pairs) as seen:
+        url = f"http://127.0.0.1:{free_port}/lesions"
+        page = httpx.get(url, follow_redirects=True)
+        assert (page.status_code, str(page.url)) == (200, f"{url}/"), "relative addresses of the page start there"
+        for path in ("static/page.js", "healthz", "readyz", "openapi.json", "v1/model"):
+            assert httpx.get(f"{url}/{path}").status_code == 200
+        with load(url, pairs) as seen:
             config.write_text(text.replace("model:", "modle:"))
             server.send_signal(signal.SIGHUP)
             told = [server.stderr.readline().strip() for _ in range(3)]

@@ -6,7 +6,6 @@ import signal
 import socket
 import threading
 import time
-from base64 import b64encode
 from collections import Counter
 from pathlib import Path
 
@@ -21,9 +20,11 @@ from derm_ray.bundle import load_bundle
 from derm_ray.data.manifest import Manifest
 from derm_ray.errors import ConfigError, ServingError
 from derm_ray.serving import deployment
+from derm_ray.serving.client import Client
 from derm_ray.serving.endpoint import endpoint
 from derm_ray.serving.tokens import new_token, parse_tokens
 from derm_ray.storage import read_bytes
+from derm_ray.vocabulary import Modality
 from tests.conftest import RunCommand, running
 
 pytestmark = pytest.mark.ray
@@ -51,8 +52,8 @@ def test_many_at_once_and_one_bad_image_among_them(
         url = served.url
         alone = post(uploads[0]).json()
         answers = list(pool.map(post, uploads))
-        batch = [{name: b64encode(data).decode() for name, data in files.items()} for files in uploads[6:9]]
-        batched = httpx.post(f"{url}/v1/score-batch", json={"pairs": batch}, headers=bearer, timeout=180).json()
+        with Client(url, secret) as client:
+            batched = client.score_batch([{Modality(m): data for m, data in files.items()} for files in uploads[6:9]])
         assert httpx.get(f"{url}/healthz").json() == {"status": "ok"}
         assert httpx.get(f"{url}/readyz").json() == {"status": "ready"}
         assert httpx.get(f"{url}/v1/model", headers=bearer).json()["engine"] == "torch"
@@ -61,8 +62,9 @@ def test_many_at_once_and_one_bad_image_among_them(
     assert [answer.status_code for answer in answers] == [200] * 7 + [422] + [200] * 12
     assert answers[0].json()["probabilities"] == pytest.approx(alone["probabilities"], abs=1e-5)
     assert {answer.headers["x-model-digest"] for answer in answers} == {load_bundle(bundle_uri).model_digest}
-    codes = [answer["problem"] and answer["problem"]["code"] for answer in batched["answers"]]
-    assert codes == [None, "not_an_image", None]
+    assert [answer.problem and answer.problem.code for answer in batched] == [None, "not_an_image", None]
+    assert batched[0].score is not None
+    assert batched[0].score.probabilities == pytest.approx(answers[6].json()["probabilities"], abs=1e-5)
     assert (refused.status_code, refused.json()["code"]) == (401, "unauthorized")
     assert (large.status_code, large.json()["code"]) == (413, "too_large")
 
@@ -142,7 +144,7 @@ def test_the_command_serves_until_it_is_told_to_stop(
     with running(*arguments, cwd=tmp_path) as server:
         assert server.stdout is not None
         line = server.stdout.readline()
-        assert f"listening on {url}" in line
+        assert f"listening on {url}: open it in a browser" in line
         assert httpx.get(f"{url}/healthz", timeout=120).status_code == 200
         assert httpx.get(f"{url}/v1/model", timeout=120).status_code == 401
         assert httpx.get(f"{url}/v1/model", timeout=120, headers=bearer).status_code == 200
