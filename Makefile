@@ -1,10 +1,10 @@
-# make setup | demo | test | check | test-slow
+# make setup | demo | test | check | test-slow | load
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check test-slow
+.PHONY: setup demo test check test-slow load
 
 setup: $(STAMP)
 
@@ -30,3 +30,7 @@ test: check
 
 test-slow: setup
 	$(BIN)/pytest -m slow
+
+# The endpoint under load: half an hour or more; goes on where it was stopped.
+load: setup
+	$(BIN)/python -m tests.load build/load
