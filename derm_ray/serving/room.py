@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-MEMORY = 0.97
-"""Weight of each pair's past against its own: some 30 pairs are remembered."""
+MEMORY = 0.99
+"""Weight of each pair's past against its own: some 100 pairs are remembered, several batches."""
 
 
 class Room:

@@ -37,6 +37,7 @@ from tests.load.arrivals import Outcome, Request, closed_loop, open_loop, poisso
 from tests.load.simulation import simulate
 
 PAIRS, IMAGE_SIDE, TOKENS, BLOCKS, SIZES, REPEATS = 32, 600, 20, 10, (1, 2, 3, 4, 6, 8, 12, 16), 10
+CALLERS = 2 * MAX_BATCH
 Files = dict[str, bytes]
 
 
@@ -102,7 +103,7 @@ class Bench:
         for turn in range(BLOCKS):
             for side in ("direct", "online") if turn % 2 else ("online", "direct"):
                 if side == "online":
-                    outcome = asyncio.run(closed_loop(requests, block, callers=3 * MAX_BATCH))
+                    outcome = asyncio.run(closed_loop(requests, block, callers=CALLERS))
                     assert outcome.statuses == {200: block}, outcome.statuses
                     rates[side].append(outcome.goodput)
                 else:
@@ -217,7 +218,7 @@ def main() -> None:
     tokens = parse_tokens("\n".join(line for _, line in made), "tokens")
     with endpoint(bench.model_uri, engine=bench.engine, port=unused_port(), tokens=tokens) as served:
         requests = _requests(served.url, bench.files, [secret for secret, _ in made])
-        asyncio.run(closed_loop(requests, 3 * MAX_BATCH, callers=MAX_BATCH))
+        asyncio.run(closed_loop(requests, CALLERS, callers=MAX_BATCH))
         for size in SIZES:
             bench.direct(bench.batch(size))
         bench.point("alone", lambda: bench.alone(requests))

@@ -51,7 +51,7 @@ def test_a_new_speed_is_learnt_soon() -> None:
     work(room, clock, 100, 19.5)
     with room.taken():
         assert room.retry_after_s() == 10
-    work(room, clock, 150, 0.1)
+    work(room, clock, 400, 0.1)
     with room.taken():
         assert room.expected_s() < 0.5
 
