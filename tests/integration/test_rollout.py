@@ -25,7 +25,7 @@ from derm_ray.vocabulary import MILK10K
 from tests.conftest import RunCommand, running, seal_untrained
 
 pytestmark = pytest.mark.ray
-CALLERS = 4
+CALLERS, RATE = 4, 1000
 
 
 @dataclass
@@ -52,7 +52,7 @@ def load(url: str, pairs: Manifest) -> Iterator[Load]:
 
     def ask() -> None:
         with httpx.Client(timeout=60) as client:
-            while not ended.wait(0.3):  # 20 requests a second are what one caller may send
+            while not ended.is_set():
                 try:
                     seen.answers.append(client.post(f"{url}/v1/score", files=files))
                 except httpx.HTTPError as error:
@@ -103,7 +103,7 @@ def test_a_model_takes_over_without_a_failed_request(
     ray_local: None, tmp_path: Path, pairs: Manifest, free_port: int
 ) -> None:
     uri = seal_untrained(str(tmp_path / "bundle"), NetworkConfig(trunk="tiny"))
-    with endpoint(uri, engine="torch", port=free_port) as served:
+    with endpoint(uri, engine="torch", port=free_port, rate=RATE) as served:
         check_swap(served, uri, pairs)
         (tmp_path / "bundle" / "weights.safetensors").write_bytes(b"broken")
         with load(served.url, pairs) as seen:
@@ -122,7 +122,7 @@ applications:
   - name: derm_ray
     route_prefix: /
     import_path: derm_ray.serving.deployment:application
-    args: {{model: {uri}, engine: torch, insecure: true}}
+    args: {{model: {uri}, engine: torch, insecure: true, rate: {RATE}}}
     deployments:
       - name: ModelReplica
         max_ongoing_requests: 20
@@ -147,7 +147,7 @@ def test_the_command_rolls_out_at_sighup(tmp_path: Path, pairs: Manifest, free_p
 http_options: {{host: 127.0.0.1, port: {free_port}}}
 applications:
   - {{name: lesions, route_prefix: /lesions, import_path: "derm_ray.serving.deployment:application",
-     args: {{model: {first}, engine: torch, insecure: true, rate: 50}}}}
+     args: {{model: {first}, engine: torch, insecure: true, rate: {RATE}}}}}
 """
     config.write_text(text)
     refused = derm_ray("serve", "--config", "serve.yaml", "--port", "80", "--insecure")
@@ -185,7 +185,10 @@ applications:
 def test_a_killed_replica_costs_the_requests_it_had(
     ray_local: None, bundle_uri: str, pairs: Manifest, free_port: int
 ) -> None:
-    with endpoint(bundle_uri, engine="torch", port=free_port, replicas=2) as served, load(served.url, pairs) as seen:
+    with (
+        endpoint(bundle_uri, engine="torch", port=free_port, replicas=2, rate=RATE) as served,
+        load(served.url, pairs) as seen,
+    ):
         seen.wait_for(8)
         before = replicas("ModelReplica")
         assert len(before) == 2

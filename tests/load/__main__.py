@@ -36,7 +36,8 @@ from tests.conftest import seal_untrained, unused_port
 from tests.load.arrivals import Outcome, Request, closed_loop, open_loop, poisson
 from tests.load.simulation import simulate
 
-PAIRS, IMAGE_SIDE, TOKENS, BLOCKS, SIZES, REPEATS = 32, 600, 20, 10, (1, 2, 3, 4, 6, 8, 12, 16), 10
+PAIRS, IMAGE_SIDE, TOKENS, BLOCKS, TURNS, SEEDS, REPEATS = 32, 600, 20, 10, 5, 20, 3
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16)
 CALLERS = 2 * MAX_BATCH
 Files = dict[str, bytes]
 
@@ -113,21 +114,30 @@ class Bench:
         ratios = [online / direct for online, direct in zip(rates["online"], rates["direct"], strict=True)]
         return {"per_s": median(rates["online"]), "direct_per_s": median(rates["direct"]), "ratio": median(ratios)}
 
-    def services(self) -> dict[str, Any]:
-        """How long the predictor takes for batches of every size."""
-        turns = [(size, turn) for turn in range(REPEATS) for size in SIZES]
-        seconds: dict[str, list[float]] = {str(size): [] for size in SIZES}
-        for size, turn in turns:
-            seconds[str(size)].append(self.direct(self.batch(size, turn)))
+    def services(self) -> dict[int, list[float]]:
+        """Return how many seconds the predictor takes now for batches of every size."""
+        seconds: dict[int, list[float]] = {size: [] for size in SIZES}
+        for turn in range(REPEATS):
+            for size in SIZES:
+                seconds[size].append(self.direct(self.batch(size, turn)))
         return seconds
 
     def below(self, requests: list[Request], share: float) -> dict[str, Any]:
-        """Poisson arrivals at a share of capacity, beside the simulated queue of the same arrivals."""
-        starts = poisson(share * self.figures["saturated"]["per_s"], self.requests, seed=0)
-        outcome = asyncio.run(open_loop(requests, starts))
-        service = {int(size): seconds for size, seconds in self.figures["services"].items()}
-        simulated = [np.percentile(simulate(starts, service, MAX_BATCH, seed), [50, 99]) for seed in range(20)]
-        p50, p99 = np.median(simulated, axis=0)
+        """Poisson arrivals at a share of capacity, beside the simulated queue of the same arrivals.
+
+        Machines get faster and slower: services are measured before and after each block, and its rate follows.
+        """
+        outcome, simulated, after = Outcome(), [[] for _ in range(SEEDS)], self.services()
+        for turn in range(TURNS):
+            before = after
+            rate = share * self.figures["saturated"]["ratio"] * MAX_BATCH / median(before[MAX_BATCH])
+            starts = poisson(rate, self.requests // TURNS, seed=turn)
+            outcome.add(asyncio.run(open_loop(requests, starts)))
+            after = self.services()
+            service = {size: before[size] + after[size] for size in SIZES}
+            for seed, latencies in enumerate(simulated):
+                latencies += simulate(starts, service, MAX_BATCH, seed)
+        p50, p99 = np.median([np.percentile(latencies, [50, 99]) for latencies in simulated], axis=0)
         return _told(outcome) | {
             "simulated_p50_ms": 1000 * float(p50),
             "simulated_p99_ms": 1000 * float(p99),
@@ -135,12 +145,15 @@ class Bench:
         }
 
     def beyond(self, requests: list[Request], share: float) -> dict[str, Any]:
-        """Poisson arrivals beyond capacity; the replicas' memory before and after."""
-        peak = self.figures["saturated"]["per_s"]
-        starts = poisson(share * peak, self.requests, seed=1)
-        before = _replica_bytes()
-        outcome = asyncio.run(open_loop(requests, starts))
-        return _told(outcome) | {"ratio": outcome.goodput / peak, "memory_ratio": _replica_bytes() / before}
+        """Poisson arrivals beyond capacity, in turn with the peak; the replicas' memory before and after."""
+        before, outcome, ratios = _replica_bytes(), Outcome(), []
+        for turn in range(TURNS):
+            peak = asyncio.run(closed_loop(requests, self.requests // BLOCKS, callers=CALLERS)).goodput
+            starts = poisson(share * peak, self.requests // TURNS, seed=turn)
+            block = asyncio.run(open_loop(requests, starts))
+            ratios.append(block.goodput / peak)
+            outcome.add(block)
+        return _told(outcome) | {"ratio": median(ratios), "memory_ratio": _replica_bytes() / before}
 
 
 def _told(outcome: Outcome) -> dict[str, Any]:
@@ -211,6 +224,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--size", type=int, default=224, help="input side of the Triple-Net (VGG-16), pixels")
     parser.add_argument("--requests", type=int, default=2000, help="of each point")
+    parser.add_argument("--only-alone", action="store_true", help="measure one caller and nothing else")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     bench = Bench(options.folder, options.size, options.requests)
@@ -222,15 +236,17 @@ def main() -> None:
         for size in SIZES:
             bench.direct(bench.batch(size))
         bench.point("alone", lambda: bench.alone(requests))
+        if options.only_alone:
+            print(json.dumps(bench.figures["alone"]))
+            return
         bench.point("saturated", lambda: bench.saturated(requests))
-        bench.point("services", bench.services)
         bench.point("at 0.7", lambda: bench.below(requests, 0.7))
         bench.point("at 2", lambda: bench.beyond(requests, 2.0))
     print(
         f"Triple-Net, VGG-16, {options.size} px, {bench.engine}, {machine_cpus()} cores, {options.requests} requests a point"
     )
     print(table(bench.figures))
-    print(json.dumps({name: figures for name, figures in bench.figures.items() if name != "services"}))
+    print(json.dumps(bench.figures))
 
 
 if __name__ == "__main__":

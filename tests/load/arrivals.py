@@ -41,6 +41,14 @@ class Outcome:
     unannounced: int = 0
     seconds: float = 0.0
 
+    def add(self, later: "Outcome") -> None:
+        """Take in what became of further requests."""
+        self.latencies_s += later.latencies_s
+        self.statuses += later.statuses
+        self.refused_s += later.refused_s
+        self.unannounced += later.unannounced
+        self.seconds += later.seconds
+
     def percentile_s(self, share: float) -> float:
         return float(np.percentile(self.latencies_s, share))
 
