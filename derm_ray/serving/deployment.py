@@ -14,7 +14,6 @@ from ray.serve.handle import DeploymentHandle
 
 from derm_ray import storage
 from derm_ray.bundle import load_bundle
-from derm_ray.data.preprocessing import PairPixels
 from derm_ray.errors import ConfigError
 from derm_ray.inference.engines import resolve_engine
 from derm_ray.observability import configure_logging
@@ -24,9 +23,8 @@ from derm_ray.serving.metrics import RequestMetrics
 from derm_ray.serving.model import MAX_BATCH, Answered, ServedModel
 from derm_ray.serving.problems import ApiError
 from derm_ray.serving.room import Room
-from derm_ray.serving.schemas import Model
+from derm_ray.serving.schemas import Model, Score
 from derm_ray.serving.tokens import Tokens, find_tokens
-from derm_ray.vocabulary import Prediction
 
 MAX_QUEUED = 64
 WAIT_S = 10.0
@@ -85,13 +83,7 @@ class ServeArguments(BaseModel):
 
 
 class ModelReplica(ServedModel):
-    """A model whose waiting requests are answered in one forward pass."""
-
-    # No waiting: a batch is what has queued while the last one ran.
-    @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=0.0)  # type: ignore[untyped-decorator]
-    async def predict(self, waiting: list[tuple[PairPixels, float]]) -> list[Prediction]:
-        """Answer for a batch."""
-        return await self.predict_batch(waiting)
+    """A model as one deployment; config files name it so."""
 
 
 class Replicas:
@@ -108,8 +100,12 @@ class Replicas:
 
     async def score(self, clinical: bytes | None, dermoscopy: bytes | None, saliency: bool) -> Answered:
         """See :class:`derm_ray.serving.api.Backend`."""
-        with self._room.taken():
-            return await _asked(self._handle.score.remote(clinical, dermoscopy, saliency))
+        if wait_s := self._room.retry_after_s():  # many heads may have passed before the first was counted
+            raise busy(wait_s)
+        with self._room.taken() as pair:
+            answered: Answered = await _asked(self._handle.score.remote(clinical, dermoscopy, saliency))
+            pair.tells_speed = isinstance(answered.result, Score)
+            return answered
 
     async def describe(self) -> Model:
         """See :class:`derm_ray.serving.api.Backend`."""

@@ -15,6 +15,7 @@ from derm_ray.data.preprocessing import LoadedImage, PairPixels, image_from_byte
 from derm_ray.errors import BundleError, ImageError
 from derm_ray.inference.predictor import Predictor
 from derm_ray.inference.saliency import SaliencyMapper, overlay_files
+from derm_ray.serving.batches import Batches
 from derm_ray.serving.metrics import ModelMetrics
 from derm_ray.serving.problems import ApiError, to_problem
 from derm_ray.serving.schemas import Model, Problem, Score, describe_model, to_score
@@ -60,6 +61,7 @@ class ServedModel:
         self._metrics = ModelMetrics()
         self._threads = ThreadPoolExecutor(threads)
         self._forward = ThreadPoolExecutor(1)
+        self._batches = Batches(self.predict_batch, MAX_BATCH)
         # The first pass is slow; it is over before anybody is told that the model is ready.
         blank = np.zeros((self._bundle.preprocessing.size, self._bundle.preprocessing.size, 3), np.uint8)
         self._predictor.predict([PairPixels(blank, blank)])
@@ -88,12 +90,12 @@ class ServedModel:
         return Answered(digest, score)
 
     async def predict(self, waiting: tuple[PairPixels, float]) -> Prediction:
-        """Answer for one preprocessed pair; a replica answers for several at once.
+        """Answer for one preprocessed pair, together with those that wait by then.
 
         Args:
             waiting: the pair, and since when it waits (:func:`time.perf_counter`).
         """
-        return (await self.predict_batch([waiting]))[0]
+        return await self._batches.ask(waiting)
 
     async def predict_batch(self, waiting: list[tuple[PairPixels, float]]) -> list[Prediction]:
         """Answer for preprocessed pairs in one forward pass, off the event loop."""

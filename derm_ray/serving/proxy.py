@@ -16,9 +16,15 @@ HEAD_S = 20.0
 MAX_HEAD_BYTES = 65_536
 """Of one head, not counting the read in which it begins."""
 CONTROLS = frozenset(
-    {b"x-request-timeout-seconds", b"x-request-disconnect-disabled", b"serve_multiplexed_model_id", b"x-request-id"}
+    {
+        b"x_request_timeout_seconds",
+        b"x_request_disconnect_disabled",
+        b"serve_multiplexed_model_id",
+        b"x_session_id",
+        b"x_request_id",
+    }
 )
-"""Headers by which Serve's proxy lets a caller lift its time limit, and more."""
+"""Headers by which Serve's proxy lets a caller lift its time limit, and more; it takes ``-`` and ``_`` for the same."""
 
 
 def harden() -> list[Middleware]:
@@ -93,5 +99,6 @@ class WithoutControls:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on without them."""
         if "headers" in scope:
-            scope = {**scope, "headers": [header for header in scope["headers"] if header[0] not in CONTROLS]}
+            kept = [header for header in scope["headers"] if header[0].lower().replace(b"-", b"_") not in CONTROLS]
+            scope = {**scope, "headers": kept}
         await self._app(scope, receive, send)

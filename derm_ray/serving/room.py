@@ -4,9 +4,17 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 MEMORY = 0.99
 """Weight of each pair's past against its own: some 100 pairs are remembered, several batches."""
+
+
+@dataclass
+class Taken:
+    """A pair under way; ``tells_speed`` becomes false where it needed no pass of the model."""
+
+    tells_speed: bool = True
 
 
 class Room:
@@ -37,17 +45,23 @@ class Room:
         return math.ceil(max(0.0, self.expected_s() - self._wait_s))
 
     @contextmanager
-    def taken(self) -> Iterator[None]:
+    def taken(self) -> Iterator[Taken]:
         """Count a pair as under way."""
         if self._ongoing == 0:
             self._seen = self._clock()
         self._ongoing += 1
+        pair = Taken()
         try:
-            yield
+            yield pair
         except BaseException:
-            self._ongoing -= 1  # a refusal tells nothing of the speed
+            pair.tells_speed = False
             raise
-        self._ongoing -= 1
+        finally:
+            self._ongoing -= 1
+            if pair.tells_speed:
+                self._answer()
+
+    def _answer(self) -> None:
         now = self._clock()
         self._busy_s = MEMORY * self._busy_s + now - self._seen
         self._answered = MEMORY * self._answered + 1

@@ -195,7 +195,9 @@ def test_refusals_are_told_and_nothing_old_stays(page: Page, tmp_path: Path) -> 
     assert page.find("#error").text == ""
     page.find("#send").click()
     page.see("#result-title", "%")
-    page.score(clinical=str(bad))
+    page.find("#clinical").send_keys(str(bad))
+    assert not page.find("#result").is_displayed(), "it would stand beside another photo"
+    page.find("#send").click()
     page.see("#error", "not_an_image")
     assert not page.find("#result").is_displayed()
     assert page.find("#error").get_attribute("role") == "alert"

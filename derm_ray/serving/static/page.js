@@ -5,6 +5,7 @@ const $ = (id) => document.getElementById(id);
 const files = {};
 let model = null;
 let scoring = false;
+let chosen = 0; // counts the choices, so that no answer is shown beside other photos
 
 class Refused extends Error {}
 
@@ -60,6 +61,8 @@ function choose(drop, file) {
   image.removeAttribute("src");
   image.hidden = true;
   drop.querySelector(".remove").hidden = !file;
+  chosen += 1;
+  $("result").hidden = true;
   say("");
   if (!file) {
     delete files[modality];
@@ -113,8 +116,10 @@ $("form").addEventListener("submit", async (event) => {
   $("status").textContent = "Scoring…";
   try {
     const sent = { ...files };
-    showResult(await score(sent), model, sent);
-    $("status").textContent = "";
+    const choice = chosen;
+    const answer = await score(sent);
+    if (choice === chosen) showResult(answer, model, sent);
+    $("status").textContent = choice === chosen ? "" : "The photos have changed: score again.";
   } catch (error) {
     $("result").hidden = true;
     $("status").textContent = "";

@@ -112,7 +112,9 @@ def test_a_body_may_take_longer_than_a_head(address: tuple[str, int]) -> None:
 
 
 def test_callers_cannot_control_serve(address: tuple[str, int]) -> None:
-    lines = b"".join(name + b": 0\r\n" for name in (*sorted(proxy.CONTROLS), b"X-Request-Timeout-Seconds", b"kept"))
+    spelt = [name.replace(b"_", mark) for name in sorted(proxy.CONTROLS) for mark in (b"_", b"-")]
+    names = (*spelt, b"X-Request-Timeout-Seconds", b"Serve-Multiplexed_Model-Id", b"kept")
+    lines = b"".join(name + b": 0\r\n" for name in names)
     with socket.create_connection(address) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nhost: a\r\n" + lines + b"\r\n")
         assert everything(connection).endswith(b"\r\n\r\nhost,kept")

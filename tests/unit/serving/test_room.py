@@ -56,6 +56,17 @@ def test_a_new_speed_is_learnt_soon() -> None:
         assert room.expected_s() < 0.5
 
 
+def test_pairs_that_need_no_pass_are_not_taken_for_fast_ones() -> None:
+    clock = Clock()
+    room = Room(10, clock)
+    work(room, clock, 100, 1.0)
+    for _ in range(100):
+        with room.taken() as pair:
+            pair.tells_speed = False
+    with room.taken():
+        assert room.expected_s() == pytest.approx(1.0)
+
+
 def test_a_refusal_leaves_no_trace() -> None:
     clock = Clock()
     room = Room(10, clock)
