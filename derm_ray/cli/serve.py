@@ -83,18 +83,31 @@ def serve(
 
 
 def _until_stopped(served: "Endpoint") -> None:
-    """Wait for Ctrl-C or SIGTERM; update at each SIGHUP."""
+    """Wait for Ctrl-C or SIGTERM, also while an update lasts; update at each SIGHUP."""
     typer.echo(f"{RESEARCH_NOTICE} Ctrl-C ends it.")
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+    updating = False
+
+    def heard(number: int, _: object) -> None:
+        if updating and number != signal.SIGHUP:
+            raise KeyboardInterrupt
+        signals.put(number)
+
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: signals.put(number))
-    while signals.get() == signal.SIGHUP:
-        try:
-            served.update()
-        except DermRayError as error:
-            typer.echo(f"not updated, the model before goes on answering: {error}", err=True)
-        else:
-            typer.echo("updated")
+        signal.signal(number, heard)
+    try:
+        while signals.get() == signal.SIGHUP:
+            try:
+                updating = True
+                served.update()
+            except DermRayError as error:
+                typer.echo(f"not updated, the model before goes on answering: {error}", err=True)
+            else:
+                typer.echo("updated")
+            finally:
+                updating = False
+    except KeyboardInterrupt:
+        typer.echo("the update was given up")
     typer.echo("stopping")
 
 

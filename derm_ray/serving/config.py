@@ -11,7 +11,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from derm_ray import storage
 from derm_ray.errors import ConfigError
-from derm_ray.serving.deployment import ServeArguments, application
+from derm_ray.serving.deployment import INGRESS, MODEL, ServeArguments, application
 
 IMPORT_PATH = f"{application.__module__}:{application.__name__}"
 
@@ -60,12 +60,11 @@ def check_config(values: object) -> list[str]:
             ServeArguments.model_validate(app.get("args", {}))
         except ValidationError as error:
             problems += _told(error, ("applications", row, "args"))
-        known = ("Ingress", "ModelReplica")
         names = [deployment["name"] for deployment in app.get("deployments", [])]
         problems += [
-            f"applications.{row}.deployments: {name!r} is none of {', '.join(known)}"
+            f"applications.{row}.deployments: {name!r} is none of {INGRESS}, {MODEL}"
             for name in names
-            if name not in known
+            if name not in (INGRESS, MODEL)
         ]
     return problems
 

@@ -26,6 +26,8 @@ from derm_ray.serving.room import Room
 from derm_ray.serving.schemas import Model, Score
 from derm_ray.serving.tokens import Tokens, find_tokens
 
+INGRESS, MODEL = "Ingress", "ModelReplica"
+"""Names of the deployments, as config files know them."""
 MAX_QUEUED = 64
 WAIT_S = 10.0
 """The longest expected wait with which a pair is let in; :data:`MAX_QUEUED` bounds what comes before that is known."""
@@ -56,6 +58,7 @@ class ServeArguments(BaseModel):
         tokens: URI of a token file; ``None`` takes the variable ``DERM_RAY_TOKENS``.
         insecure: let everybody in.
         rate: requests a second that one token may keep up, at each ingress replica; five times as many at once.
+        revision: another value rolls out what lies at the same URIs; ``derm-ray serve`` fills in :func:`revision`.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -69,6 +72,7 @@ class ServeArguments(BaseModel):
     tokens: str | None = None
     insecure: bool = False
     rate: float = Field(20.0, gt=0)
+    revision: str = ""
 
     @model_validator(mode="after")
     def _ordered(self) -> "ServeArguments":
@@ -80,10 +84,6 @@ class ServeArguments(BaseModel):
     def most(self) -> int:
         """The most replicas there may be."""
         return self.replicas if self.max_replicas is None else self.max_replicas
-
-
-class ModelReplica(ServedModel):
-    """A model as one deployment; config files name it so."""
 
 
 class Replicas:
@@ -150,6 +150,16 @@ class Ingress:
         await self._traffic.drain()
 
 
+def revision(args: ServeArguments) -> str:
+    """Return a digest of the model and the tokens that lie at an application's URIs now.
+
+    Serve compares an application's arguments only, and would keep a revoked token and an exchanged model.
+    """
+    tokens = find_tokens(args.tokens)
+    hashes = {name: known.hex() for name, known in tokens.hashes.items()} if tokens else None
+    return storage.digest({"given": args.revision, "model": load_bundle(args.model).model_digest, "tokens": hashes})
+
+
 def application(args: ServeArguments) -> serve.Application:
     """Build the Serve application; config files name this function in ``import_path``.
 
@@ -191,7 +201,8 @@ def build(args: ServeArguments, tokens: Tokens | None) -> serve.Application:
         downscale_delay_s=DOWNSCALE_DELAY_S,
     )
     model = serve.deployment(
-        ModelReplica,
+        ServedModel,
+        name=MODEL,
         autoscaling_config=scaling,
         max_ongoing_requests=2 * MAX_BATCH,
         ray_actor_options={"num_cpus": args.cpus, "num_gpus": 1 if args.gpu else 0},
@@ -199,6 +210,7 @@ def build(args: ServeArguments, tokens: Tokens | None) -> serve.Application:
     )
     ingress = serve.deployment(
         serve.ingress()(Ingress),
+        name=INGRESS,
         max_ongoing_requests=2 * (MAX_QUEUED + 2 * MAX_BATCH * args.most),
         ray_actor_options={"num_cpus": 0},
         **common,

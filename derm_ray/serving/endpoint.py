@@ -13,13 +13,13 @@ from typing import Any
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
-from ray.serve.schema import ApplicationStatus, LoggingConfig, ServeDeploySchema
+from ray.serve.schema import ApplicationStatus, LoggingConfig, ServeApplicationSchema, ServeDeploySchema
 
 from derm_ray import runtime, storage
 from derm_ray.bundle import load_bundle
 from derm_ray.errors import ConfigError, ServingError
 from derm_ray.serving.config import IMPORT_PATH, read_config
-from derm_ray.serving.deployment import REQUEST_TIMEOUT_S, ServeArguments, application, build
+from derm_ray.serving.deployment import REQUEST_TIMEOUT_S, ServeArguments, application, build, revision
 from derm_ray.serving.tokens import Tokens
 
 APP = "derm_ray"
@@ -111,7 +111,7 @@ def endpoint(
             where = serve.context._get_global_client().http_config
             _check_open(where.host, tokens, insecure=insecure)
             deploy()
-            yield Endpoint(f"http://{where.host}:{where.port}", deploy)
+            yield Endpoint(_url(where.host, where.port), deploy)
             _drain(APP)
         finally:
             serve.delete(APP)
@@ -148,8 +148,10 @@ def configured_endpoint(config_uri: str, address: str | None = None) -> Iterator
     def deploy() -> None:
         asked = read_config(config_uri)
         asked.logging_config = asked.logging_config or QUIET  # Serve's own default writes callers' paths down
+        args = _arguments(asked)
         if not on_cluster:
-            application(_arguments(asked))  # its failures are clearer here than in Serve's build task
+            application(args)  # its failures are clearer here than in Serve's build task
+        _ours(asked).args["revision"] = revision(args)
         with _one_message():
             serve.context._get_global_client().deploy_apps(asked)
             for app in asked.applications:
@@ -160,8 +162,8 @@ def configured_endpoint(config_uri: str, address: str | None = None) -> Iterator
             _start(http, config.proxy_location)
             where = serve.context._get_global_client().http_config
             deploy()
-            ours = next(app for app in config.applications if app.import_path == IMPORT_PATH)
-            yield Endpoint(f"http://{where.host}:{where.port}{(ours.route_prefix or '').rstrip('/')}", deploy)
+            ours = _ours(config)
+            yield Endpoint(_url(where.host, where.port) + (ours.route_prefix or "").rstrip("/"), deploy)
             if not on_cluster:
                 _drain(ours.name)
         finally:
@@ -171,10 +173,12 @@ def configured_endpoint(config_uri: str, address: str | None = None) -> Iterator
                 serve.shutdown()
 
 
+def _ours(config: ServeDeploySchema) -> ServeApplicationSchema:
+    return next(app for app in config.applications if app.import_path == IMPORT_PATH)
+
+
 def _arguments(config: ServeDeploySchema) -> ServeArguments:
-    return next(
-        ServeArguments.model_validate(app.args) for app in config.applications if app.import_path == IMPORT_PATH
-    )
+    return ServeArguments.model_validate(_ours(config).args)
 
 
 @contextmanager
@@ -205,7 +209,7 @@ def _one_message() -> Iterator[None]:
 def _drain(name: str) -> None:
     """Let an application answer what it has begun: its deployments would be stopped in any order."""
     with suppress(TimeoutError, RayError, RayServeException):
-        serve.get_app_handle(name).drain.remote().result(timeout_s=REQUEST_TIMEOUT_S)
+        serve.get_app_handle(name).broadcast("drain").results(timeout_s=REQUEST_TIMEOUT_S)
 
 
 def _wait_for(name: str) -> None:
@@ -233,11 +237,16 @@ def _is_loopback(host: str) -> bool:
 
 
 def _check_free(host: str, port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ServingError(
-                f"{host}:{port} cannot be listened on ({error.strerror}). Choose another --host or --port."
-            ) from error
+    try:
+        family, kind, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(where)
+    except OSError as error:
+        raise ServingError(
+            f"{host}:{port} cannot be listened on ({error.strerror}). Choose another --host or --port."
+        ) from error
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -20,6 +20,7 @@ from derm_ray.data.manifest import Manifest
 from derm_ray.errors import DermRayError
 from derm_ray.models.zoo import NetworkConfig
 from derm_ray.serving.endpoint import Endpoint, configured_endpoint, endpoint
+from derm_ray.serving.tokens import new_token
 from derm_ray.storage import read_bytes
 from derm_ray.vocabulary import MILK10K
 from tests.conftest import RunCommand, running, seal_untrained
@@ -139,6 +140,39 @@ applications:
     assert seen.answers[-1].headers["x-model-digest"] == load_bundle(other).model_digest
 
 
+def test_an_unchanged_config_file_rolls_out_what_lies_there_by_now(
+    ray_local: None, tmp_path: Path, pairs: Manifest, free_port: int
+) -> None:
+    uri, tokens, config = str(tmp_path / "bundle"), tmp_path / "tokens", tmp_path / "serve.yaml"
+    seal_untrained(uri, NetworkConfig(trunk="tiny"))
+    (revoked, first), (secret, second) = new_token("revoked"), new_token("kept")
+    tokens.write_text(f"{first}\n{second}\n")
+    config.write_text(f"""
+http_options: {{host: "::1", port: {free_port}}}
+applications:
+  - name: derm_ray
+    route_prefix: /
+    import_path: derm_ray.serving.deployment:application
+    args: {{model: {uri}, engine: torch, tokens: {tokens}}}
+    deployments: [{{name: Ingress, num_replicas: 2}}]
+""")
+
+    def digests(token: str) -> set[object]:
+        bearer = {"authorization": f"Bearer {token}"}
+        asked = [httpx.get(f"{served.url}/v1/model", headers=bearer) for _ in range(8)]
+        return {answer.json().get("model_digest", answer.status_code) for answer in asked}
+
+    with configured_endpoint(str(config)) as served:
+        assert served.url == f"http://[::1]:{free_port}"
+        before = load_bundle(uri).model_digest
+        assert digests(revoked) == digests(secret) == {before}
+        shutil.rmtree(uri)
+        seal_untrained(uri, NetworkConfig(trunk="tiny"), seed=1)
+        tokens.write_text(f"{second}\n")
+        served.update()
+        assert (digests(revoked), digests(secret)) == ({401}, {load_bundle(uri).model_digest})
+
+
 def test_the_command_rolls_out_at_sighup(tmp_path: Path, pairs: Manifest, free_port: int, derm_ray: RunCommand) -> None:
     first = seal_untrained(str(tmp_path / "first"), NetworkConfig(trunk="tiny"))
     second = seal_untrained(str(tmp_path / "second"), NetworkConfig(trunk="tiny"), seed=1)
@@ -174,9 +208,14 @@ applications:
             server.send_signal(signal.SIGHUP)
             assert server.stdout.readline() == "updated\n"
             seen.wait_for(8)
+            config.write_text(text.replace("rate:", "cpus: 64, rate:"))  # for which there is no room
+            server.send_signal(signal.SIGHUP)
+            seen.wait_for(40)
+        begun = time.monotonic()
         server.send_signal(signal.SIGTERM)
         out, err = server.communicate(timeout=120)
-    assert (server.returncode, out) == (0, "stopping\n"), err
+    assert (server.returncode, out) == (0, "the update was given up\nstopping\n"), err
+    assert time.monotonic() - begun < 60
     assert (seen.errors, {answer.status_code for answer in seen.answers}) == ([], {200})
     assert seen.answers[0].headers["x-model-digest"] == load_bundle(first).model_digest
     assert seen.answers[-1].headers["x-model-digest"] == load_bundle(second).model_digest
