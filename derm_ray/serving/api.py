@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
-from fastapi import APIRouter, Depends, FastAPI, File, Form, Response, UploadFile
+from fastapi import APIRouter, Depends, FastAPI, File, Form, Request, Response, UploadFile
 from fastapi.security import HTTPBearer
 
 from derm_ray import RESEARCH_NOTICE, __version__
-from derm_ray.serving.guard import MODEL_DIGEST, Guard, Limits, Traffic
+from derm_ray.serving.guard import CHARGE, MODEL_DIGEST, Guard, Limits, Traffic
 from derm_ray.serving.page import add_page
 from derm_ray.serving.problems import PROBLEM_JSON, ApiError, add_problem_handlers, to_problem
 from derm_ray.serving.room import Room
@@ -135,20 +135,26 @@ def create_app(
         return result.model_copy(update={"pair_id": pair_id})
 
     @versioned.post("/score-batch", responses=problems)
-    async def score_batch(batch: Pairs) -> Answers:
+    async def score_batch(request: Request, batch: Pairs) -> Answers:
         """Score several lesions; a bad image is the problem of its own pair only."""
+        getattr(request.state, CHARGE)(len(batch.pairs) - 1)
+        refused: list[ApiError] = []
 
         async def one(pair: Pair) -> PairAnswer:
             try:
                 result = (await answer(pair, saliency=False)).result
             except ApiError as error:
+                refused.append(error)
                 result = to_problem(error)
             if isinstance(result, Problem):
                 return PairAnswer(pair_id=pair.pair_id, score=None, problem=result)
             score = result.model_copy(update={"pair_id": pair.pair_id})
             return PairAnswer(pair_id=pair.pair_id, score=score, problem=None)
 
-        return Answers(answers=await asyncio.gather(*map(one, batch.pairs)))
+        answers = await asyncio.gather(*map(one, batch.pairs))
+        if len(refused) == len(answers) and all(error.status_code == 503 for error in refused):
+            raise refused[0]  # with its Retry-After, since none of them was begun
+        return Answers(answers=answers)
 
     app.include_router(versioned)
     add_page(app)

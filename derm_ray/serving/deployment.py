@@ -1,5 +1,7 @@
 """The Serve application: an ingress that speaks HTTP, and model replicas that batch."""
 
+import asyncio
+import time
 from collections.abc import Awaitable
 from typing import TypeVar
 
@@ -9,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
-from ray.serve.exceptions import BackPressureError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from derm_ray import storage
@@ -39,8 +41,17 @@ UPSCALE_DELAY_S = 10.0
 DOWNSCALE_DELAY_S = 300.0
 SURGE_PERCENT = 25
 """Of the replicas, rounded up: how many more run while a new version takes over."""
+DESCRIBED_S = 1.0
+"""How long an answer to what the model is holds."""
+DESCRIBE_S = 5.0
+"""How long it is waited for."""
+CPU_ONGOING = 4
+"""Pairs at each replica above which another one is started. A pass of a CPU over many pairs takes as long as one pass
+for each, so that waiting gains nothing; a GPU is worth filling with :data:`MAX_BATCH`."""
 STARTS = 3
 """How often a replica is started that does not come up, before an update is given up."""
+
+NOT_READY = ApiError(503, "not_ready", "No replica answers. Try again.", {"retry-after": "5"})
 
 T = TypeVar("T")
 
@@ -97,6 +108,9 @@ class Replicas:
     def __init__(self, handle: DeploymentHandle, room: Room) -> None:
         self._handle = handle
         self._room = room
+        self._known: Model | None = None
+        self._asking: asyncio.Task[Model] | None = None
+        self._asked_at = 0.0
 
     async def score(self, clinical: bytes | None, dermoscopy: bytes | None, saliency: bool) -> Answered:
         """See :class:`derm_ray.serving.api.Backend`."""
@@ -105,17 +119,34 @@ class Replicas:
         with self._room.taken() as pair:
             answered: Answered = await _asked(self._handle.score.remote(clinical, dermoscopy, saliency))
             pair.tells_speed = isinstance(answered.result, Score)
+            if self._known is not None and self._known.model_digest != answered.model_digest:
+                self._asking = None  # another model took over
             return answered
 
     async def describe(self) -> Model:
-        """See :class:`derm_ray.serving.api.Backend`."""
-        return await _asked(self._handle.describe.remote())
+        """See :class:`derm_ray.serving.api.Backend`.
+
+        However many ask, a replica is asked once a second; busy ones are as they were.
+        """
+        now = time.monotonic()
+        if self._asking is None or (self._asking.done() and now - self._asked_at > DESCRIBED_S):
+            self._asking, self._asked_at = asyncio.create_task(_asked(self._handle.describe.remote())), now
+        try:
+            self._known = await asyncio.wait_for(asyncio.shield(self._asking), DESCRIBE_S)
+        except TimeoutError:
+            raise NOT_READY from None
+        except ApiError as error:
+            if error.code != "busy" or self._known is None:
+                raise
+        return self._known
 
 
 async def _asked(answer: Awaitable[T]) -> T:
-    """Wait for a replica; where all are busy, or this one is lost, say so at once."""
+    """Wait for a replica; where all are busy, this one is lost, or none comes up, say so at once."""
     try:
         return await answer
+    except DeploymentUnavailableError:
+        raise NOT_READY from None
     except BackPressureError:
         raise busy(RETRY_AFTER_S) from None
     except RayActorError:
@@ -196,7 +227,7 @@ def build(args: ServeArguments, tokens: Tokens | None) -> serve.Application:
     scaling = AutoscalingConfig(
         min_replicas=args.replicas,
         max_replicas=args.most,
-        target_ongoing_requests=MAX_BATCH,
+        target_ongoing_requests=MAX_BATCH if args.gpu else CPU_ONGOING,
         upscale_delay_s=UPSCALE_DELAY_S,
         downscale_delay_s=DOWNSCALE_DELAY_S,
     )

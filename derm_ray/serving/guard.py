@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from derm_ray.serving.body import Body, Held, too_large
 from derm_ray.serving.problems import ApiError, respond
 from derm_ray.serving.rates import RateLimit
 from derm_ray.serving.room import Room
@@ -25,6 +27,8 @@ MODEL_DIGEST = "x-model-digest"
 PUBLIC = frozenset({"/", "/healthz", "/readyz", "/openapi.json"})
 """Paths that need no token, nor does what lies under :data:`STATIC`."""
 STATIC = "/static/"
+CHARGE = "charge"
+"""Name in a request's state of what takes more of its caller's rate, for a request that holds several."""
 SCORING = frozenset({"/v1/score", "/v1/score-batch"})
 SECURITY_HEADERS = {
     "x-content-type-options": "nosniff",
@@ -54,12 +58,14 @@ class Limits:
     Attributes:
         body_bytes: of one request.
         body_s: seconds in which a whole body has to arrive.
+        all_bodies_bytes: of all requests under way.
         per_s: requests per second, of each token, at one ingress replica.
         burst: requests at once, of each token.
     """
 
     body_bytes: int
-    body_s: float = 30.0
+    body_s: float = 20.0
+    all_bodies_bytes: int = 500_000_000
     per_s: float = 20.0
     burst: int = 100
 
@@ -110,6 +116,7 @@ class Guard:
         self._room = room
         self._observe = observe
         self._rate = RateLimit(limits.per_s, limits.burst)
+        self._held = Held()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Guard one request."""
@@ -132,10 +139,13 @@ class Guard:
             await send(message)
 
         caller = self._tokens.identify(Headers(scope=scope).get("authorization")) if self._tokens else "anyone"
+        body = Body(receive, self._limits.body_bytes, self._limits.body_s, self._held, self._limits.all_bodies_bytes)
         self._traffic.ongoing += 1
         try:
             self._admit(scope, caller)
-            await self._app(scope, self._bounded(receive), answer)
+            if caller is not None:
+                scope["state"] = {**scope.get("state", {}), CHARGE: partial(self._rate.charge, caller)}
+            await self._app(scope, body, answer)
         except ApiError as error:
             await respond(error)(scope, receive, answer)
         except Exception as error:  # callers learn nothing of the inside
@@ -144,6 +154,7 @@ class Guard:
                 await respond(UNEXPECTED)(scope, receive, answer)
         finally:
             self._traffic.ongoing -= 1
+            body.release()
             route, seconds = getattr(scope.get("route"), "path", None), time.perf_counter() - begun
             if self._observe is not None and status is not None:
                 self._observe(route, status, seconds)
@@ -176,29 +187,4 @@ class Guard:
         if not declared.isdecimal():
             raise ApiError(400, "bad_request", "Content-Length is not a number.")
         if int(declared) > self._limits.body_bytes:
-            raise self._too_large()
-
-    def _bounded(self, receive: Receive) -> Receive:
-        """Return ``receive``, ending with 413 or 408 when a body gets too long or comes too slowly."""
-        received, ends = 0, time.monotonic() + self._limits.body_s
-        whole = False
-
-        async def bounded() -> Message:
-            nonlocal received, whole
-            if whole:  # what follows is the wait for the caller's end
-                return await receive()
-            try:
-                message = await asyncio.wait_for(receive(), max(0.0, ends - time.monotonic()))
-            except TimeoutError:
-                raise ApiError(408, "request_timeout", "The request's body came too slowly.") from None
-            received += len(message.get("body", b""))
-            if received > self._limits.body_bytes:
-                raise self._too_large()
-            whole = not message.get("more_body", False)
-            return message
-
-        return bounded
-
-    def _too_large(self) -> ApiError:
-        most = self._limits.body_bytes / 1_000_000
-        return ApiError(413, "too_large", f"The request is larger than {most:.0f} MB.")
+            raise too_large(self._limits.body_bytes)

@@ -62,9 +62,15 @@ class ServedModel:
         self._threads = ThreadPoolExecutor(threads)
         self._forward = ThreadPoolExecutor(1)
         self._batches = Batches(self.predict_batch, MAX_BATCH)
-        # The first pass is slow; it is over before anybody is told that the model is ready.
+        self._warm_up(MAX_BATCH if use_gpu else 1)
+
+    def _warm_up(self, batch: int) -> None:
+        """Run the first pass of each kind, which is slow, before anybody is told that the model is ready."""
         blank = np.zeros((self._bundle.preprocessing.size, self._bundle.preprocessing.size, 3), np.uint8)
-        self._predictor.predict([PairPixels(blank, blank)])
+        pair = PairPixels(blank, blank)
+        self._predictor.predict([pair] * batch + [PairPixels(blank, None), PairPixels(None, blank)])
+        if self._mapper is not None:
+            overlay_files(self._mapper, pair)
 
     async def describe(self) -> Model:
         """Tell which model this is."""

@@ -29,8 +29,19 @@ class RateLimit:
         self._clock = clock
         self._buckets: dict[str, _Bucket] = {}
 
-    def wait_s(self, caller: str, cost: float = 1.0) -> int:
-        """Take ``cost`` requests and return 0, or return the whole seconds after which they are there."""
+    def wait_s(self, caller: str) -> int:
+        """Take one request and return 0, or return the whole seconds after which it is there."""
+        bucket = self._filled(caller)
+        if bucket.left < 1:
+            return math.ceil((1 - bucket.left) / self._per_s)
+        bucket.left -= 1
+        return 0
+
+    def charge(self, caller: str, requests: int) -> None:
+        """Take more for a request that was let in and holds several; what is not there is owed."""
+        self._filled(caller).left -= requests
+
+    def _filled(self, caller: str) -> _Bucket:
         now = self._clock()
         bucket = self._buckets.pop(caller, None) or _Bucket(self._burst, now)
         bucket.left = min(self._burst, bucket.left + (now - bucket.at) * self._per_s)
@@ -38,8 +49,4 @@ class RateLimit:
         self._buckets[caller] = bucket  # the one that was used last is at the end
         while len(self._buckets) > self.most_callers:
             del self._buckets[next(iter(self._buckets))]
-        short = cost - bucket.left
-        if short > 0:
-            return math.ceil(short / self._per_s)
-        bucket.left -= cost
-        return 0
+        return bucket

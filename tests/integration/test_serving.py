@@ -194,7 +194,7 @@ def test_more_than_can_wait_is_refused_at_once_and_the_rest_is_answered(
 def test_replicas_come_under_load_and_go_after_it(
     ray_local: None, bundle_uri: str, pairs: Manifest, free_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {"MAX_BATCH": 1, "UPSCALE_DELAY_S": 1.0, "DOWNSCALE_DELAY_S": 1.0}.items():
+    for name, value in {"UPSCALE_DELAY_S": 1.0, "DOWNSCALE_DELAY_S": 1.0}.items():
         monkeypatch.setattr(deployment, name, value)
     pair = pairs.pairs()[0]
     files = {"clinical": read_bytes(str(pair.clinical_uri)), "dermoscopy": read_bytes(str(pair.dermoscopy_uri))}

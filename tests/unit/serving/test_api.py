@@ -114,6 +114,21 @@ def test_busy_replicas_are_a_problem_that_says_when_to_come_back(
     assert (response.status_code, response.json()["code"], response.headers["retry-after"]) == (503, "not_ready", "1")
 
 
+def test_a_batch_counts_as_its_pairs_and_is_refused_whole_where_all_are(
+    model: OftenBusy, files: dict[str, bytes]
+) -> None:
+    client = Client(api.create_app(model, limits=Limits(api.MAX_BODY_BYTES, per_s=0.5, burst=3)))
+    encoded = {name: b64encode(data).decode() for name, data in files.items()}
+    busy = {"dermoscopy": encoded["dermoscopy"]}
+    refused = client("POST", "/v1/score-batch", json={"pairs": [busy, busy]})
+    assert (refused.status_code, refused.json()["code"], refused.headers["retry-after"]) == (503, "busy", "1")
+    mixed = client("POST", "/v1/score-batch", json={"pairs": [busy, encoded, busy, busy]}).json()["answers"]
+    assert [answer["problem"] and answer["problem"]["code"] for answer in mixed] == ["busy", None, "busy", "busy"]
+    late = client("POST", "/v1/score", files=files)
+    assert (late.status_code, late.json()["code"]) == (429, "too_many_requests")
+    assert int(late.headers["retry-after"]) >= 7
+
+
 def test_few_invalid_fields_are_named_and_none_that_is_not_ours(client: Client) -> None:
     pair = {"clinical": 1} | {f"unknown-{number}": 1 for number in range(30)}
     detail = client("POST", "/v1/score-batch", json={"pairs": [pair]}).json()["detail"]

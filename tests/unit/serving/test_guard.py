@@ -197,3 +197,27 @@ def test_what_would_wait_too_long_is_refused_by_its_head() -> None:
         refused = call(guarded, "POST", "/v1/score")
         assert call(guarded, "POST", "/echo", content=b"abc").json() == 3
     assert (refused.status_code, refused.json()["code"], refused.headers["retry-after"]) == (503, "busy", "3")
+
+
+def test_all_bodies_together_are_bounded() -> None:
+    guarded = app(Limits(1000, all_bodies_bytes=1500))
+    half, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b"a" * 900
+        half.set()
+        await go_on.wait()
+        yield b"a"
+
+    async def check() -> list[httpx.Response]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(guarded), base_url="http://test") as client:
+            first = asyncio.create_task(client.post("/echo", content=slowly()))
+            await half.wait()
+            beside = await client.post("/echo", content=b"a" * 900)
+            small = await client.post("/echo", content=b"a" * 500)
+            go_on.set()
+            return [await first, beside, small, await client.post("/echo", content=b"a" * 900)]
+
+    first, beside, small, later = asyncio.run(check())
+    assert [first.json(), small.json(), later.json()] == [901, 500, 900]
+    assert (beside.status_code, beside.json()["code"], beside.headers["retry-after"]) == (503, "busy", "5")

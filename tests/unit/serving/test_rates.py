@@ -29,3 +29,13 @@ def test_callers_are_forgotten_beyond_a_number() -> None:
     assert [limit.wait_s(caller) for caller in ("a", "b", "c")] == [0, 0, 0]
     assert limit.wait_s("a") == 0  # the one that was silent longest
     assert limit.wait_s("c") == 1
+
+
+def test_what_is_charged_is_owed() -> None:
+    clock = Clock()
+    limit = RateLimit(per_s=2, burst=3, clock=clock)
+    assert limit.wait_s("a") == 0
+    limit.charge("a", 15)
+    assert limit.wait_s("a") == 7  # -13 to 1, two a second
+    clock.now += 7
+    assert [limit.wait_s("a"), limit.wait_s("a")] == [0, 1]

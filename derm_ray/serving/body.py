@@ -1,0 +1,65 @@
+"""A request's body as it comes: bounded in bytes, in time, and together with all others under way."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+from starlette.types import Message, Receive
+
+from derm_ray.serving.problems import ApiError
+
+
+@dataclass
+class Held:
+    """How many bytes of bodies are under way, in all."""
+
+    bytes: int = 0
+
+
+class Body:
+    """An ASGI ``receive`` that raises :class:`ApiError` instead of taking too much.
+
+    Args:
+        receive: of the server.
+        most_bytes: of this body.
+        seconds: in which it has to arrive.
+        held: of all bodies; this one's bytes are added as they come.
+        most_held: of those.
+    """
+
+    def __init__(self, receive: Receive, most_bytes: int, seconds: float, held: Held, most_held: int) -> None:
+        self._receive = receive
+        self._most_bytes = most_bytes
+        self._ends = time.monotonic() + seconds
+        self._held = held
+        self._most_held = most_held
+        self._received = 0
+        self._whole = False
+
+    async def __call__(self) -> Message:
+        """Return the next part."""
+        if self._whole:  # what follows is the wait for the caller's end
+            return await self._receive()
+        try:
+            message = await asyncio.wait_for(self._receive(), max(0.0, self._ends - time.monotonic()))
+        except TimeoutError:
+            raise ApiError(408, "request_timeout", "The request's body came too slowly.") from None
+        size = len(message.get("body", b""))
+        self._received += size
+        self._held.bytes += size
+        if self._received > self._most_bytes:
+            raise too_large(self._most_bytes)
+        if self._held.bytes > self._most_held:
+            raise ApiError(503, "busy", "Too many large requests at once. Try again.", {"retry-after": "5"})
+        self._whole = not message.get("more_body", False)
+        return message
+
+    def release(self) -> None:
+        """Count its bytes as gone."""
+        self._held.bytes -= self._received
+        self._received = 0
+
+
+def too_large(most_bytes: int) -> ApiError:
+    """Return the refusal of a body that is, or would be, too long."""
+    return ApiError(413, "too_large", f"The request is larger than {most_bytes / 1_000_000:.0f} MB.")
