@@ -3,6 +3,7 @@
 import os
 import queue
 import signal
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -96,7 +97,7 @@ def _until_stopped(served: "Endpoint") -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, heard)
     try:
-        while signals.get() == signal.SIGHUP:
+        while _next(signals) == signal.SIGHUP:
             try:
                 updating = True
                 served.update()
@@ -109,6 +110,13 @@ def _until_stopped(served: "Endpoint") -> None:
     except KeyboardInterrupt:
         typer.echo("the update was given up")
     typer.echo("stopping")
+
+
+def _next(signals: queue.SimpleQueue[int]) -> int:
+    """Return the next signal; one that comes just before a wait begins would not end it, so waits are short."""
+    while True:
+        with suppress(queue.Empty):
+            return signals.get(timeout=0.5)
 
 
 def _refuse_others(context: typer.Context, allowed: set[str]) -> None:

@@ -173,6 +173,7 @@ applications:
         assert (digests(revoked), digests(secret)) == ({401}, {load_bundle(uri).model_digest})
 
 
+@pytest.mark.timeout(400)
 def test_the_command_rolls_out_at_sighup(tmp_path: Path, pairs: Manifest, free_port: int, derm_ray: RunCommand) -> None:
     first = seal_untrained(str(tmp_path / "first"), NetworkConfig(trunk="tiny"))
     second = seal_untrained(str(tmp_path / "second"), NetworkConfig(trunk="tiny"), seed=1)

@@ -4,6 +4,7 @@ import { showResult } from "./result.js";
 const $ = (id) => document.getElementById(id);
 const files = {};
 let model = null;
+let loads = 0;
 let scoring = false;
 let chosen = 0; // counts the choices, so that no answer is shown beside other photos
 
@@ -38,20 +39,24 @@ function say(problem) {
 }
 
 async function loadModel() {
+  loads += 1;
+  const load = loads;
+  let told = null;
+  let problem = "";
   try {
-    model = await ask("v1/model");
+    told = await ask("v1/model");
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
-    model = null;
-    $("card-details").hidden = true;
-    $("model").textContent = error.message;
-    return;
+    problem = error.message;
   }
-  $("model").textContent =
-    `${model.network} network, ${model.classes.length} classes (${model.label_set}), ` +
-    `engine ${model.engine}, digest ${model.model_digest.slice(0, 12)}.`;
-  $("card").textContent = model.card;
-  $("card-details").hidden = false;
+  if (load !== loads) return; // a later question is on its way
+  model = told;
+  $("card-details").hidden = !model;
+  $("card").textContent = model ? model.card : "";
+  $("model").textContent = model
+    ? `${model.network} network, ${model.classes.length} classes (${model.label_set}), ` +
+      `engine ${model.engine}, digest ${model.model_digest.slice(0, 12)}.`
+    : problem;
 }
 
 function choose(drop, file) {
