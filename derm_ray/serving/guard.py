@@ -30,6 +30,8 @@ STATIC = "/static/"
 CHARGE = "charge"
 """Name in a request's state of what takes more of its caller's rate, for a request that holds several."""
 SCORING = frozenset({"/v1/score", "/v1/score-batch"})
+HUNG_UP = 499
+"""Stands for the status of a request whose caller did not wait for an answer."""
 SECURITY_HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -96,7 +98,7 @@ class Guard:
         limits: what one caller may do.
         traffic: counts requests; what comes after it was closed is refused.
         room: tells by a request's head whether it would be answered in time; ``None`` lets all in.
-        observe: is told of every answered request's route, status and seconds.
+        observe: is told of every request's route, status and seconds.
     """
 
     def __init__(
@@ -156,7 +158,8 @@ class Guard:
             self._traffic.ongoing -= 1
             body.release()
             route, seconds = getattr(scope.get("route"), "path", None), time.perf_counter() - begun
-            if self._observe is not None and status is not None:
+            status = HUNG_UP if status is None else status
+            if self._observe is not None:
                 self._observe(route, status, seconds)
             line = {
                 "time": datetime.now(UTC).isoformat(timespec="milliseconds"),

@@ -9,6 +9,7 @@ from time import perf_counter
 
 from ray.serve.metrics import Counter, Histogram
 
+from derm_ray.serving.guard import HUNG_UP
 from derm_ray.vocabulary import Prediction
 
 LATENCIES_S = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]
@@ -87,15 +88,15 @@ class RequestMetrics:
         )
 
     def request(self, route: str | None, status: int, seconds: float) -> None:
-        """Record one answered request.
+        """Record one request.
 
         Args:
             route: the application's pattern; ``None`` where the request fits none.
-            status: of HTTP.
+            status: of HTTP, or :data:`~derm_ray.serving.guard.HUNG_UP`.
             seconds: it took.
         """
         tags = {"route": route or "none"}
         self._requests.inc(tags=tags | {"status": str(status)})
         self._latency.observe(seconds, tags)
-        if status >= 400:
+        if status >= 400 and status != HUNG_UP:
             self._rejected.inc(tags={"status": str(status)})

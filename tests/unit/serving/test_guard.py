@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 from fastapi import FastAPI, Request, Response
+from starlette.types import Receive, Scope, Send
 
 from derm_ray.serving.api import Observe
 from derm_ray.serving.guard import SECURITY_HEADERS, Guard, Limits, Traffic
@@ -109,6 +110,19 @@ def test_every_answer_is_measured() -> None:
         call(guarded, "POST", path)
     assert [values[:2] for values in seen] == [("/echo", 200), (None, 404), ("/broken", 500)]
     assert all(0 < seconds < 10 for _, _, seconds in seen)
+
+
+def test_a_caller_who_hangs_up_is_measured_too(lines: pytest.LogCaptureFixture) -> None:
+    seen: list[tuple[str | None, int, float]] = []
+
+    async def gone(scope: Scope, receive: Receive, send: Send) -> None:
+        raise asyncio.CancelledError
+
+    guard = Guard(gone, tokens=None, limits=Limits(1000), traffic=Traffic(), observe=lambda *told: seen.append(told))
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(guard({"type": "http", "method": "GET", "path": "/healthz", "headers": []}, None, None))  # type: ignore[arg-type]
+    assert [told[:2] for told in seen] == [(None, 499)]
+    assert json.loads(lines.messages[-1])["status"] == 499
 
 
 def test_the_log_holds_nothing_a_caller_wrote(lines: pytest.LogCaptureFixture) -> None:
