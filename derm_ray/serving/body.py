@@ -25,6 +25,9 @@ class Body:
         seconds: in which it has to arrive.
         held: of all bodies; this one's bytes are added as they come.
         most_held: of those.
+
+    Attributes:
+        cut: the caller hung up before its end.
     """
 
     def __init__(self, receive: Receive, most_bytes: int, seconds: float, held: Held, most_held: int) -> None:
@@ -35,6 +38,7 @@ class Body:
         self._most_held = most_held
         self._received = 0
         self._whole = False
+        self.cut = False
 
     async def __call__(self) -> Message:
         """Return the next part."""
@@ -44,6 +48,7 @@ class Body:
             message = await asyncio.wait_for(self._receive(), max(0.0, self._ends - time.monotonic()))
         except TimeoutError:
             raise ApiError(408, "request_timeout", "The request's body came too slowly.") from None
+        self.cut = message["type"] == "http.disconnect"
         size = len(message.get("body", b""))
         self._received += size
         self._held.bytes += size

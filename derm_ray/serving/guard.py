@@ -158,7 +158,7 @@ class Guard:
             self._traffic.ongoing -= 1
             body.release()
             route, seconds = getattr(scope.get("route"), "path", None), time.perf_counter() - begun
-            status = HUNG_UP if status is None else status
+            status = HUNG_UP if status is None or body.cut else status
             if self._observe is not None:
                 self._observe(route, status, seconds)
             line = {

@@ -3,11 +3,12 @@ import json
 import logging
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Annotated
 
 import httpx
 import pytest
-from fastapi import FastAPI, Request, Response
-from starlette.types import Receive, Scope, Send
+from fastapi import FastAPI, Form, Request, Response
+from starlette.types import Message, Receive, Scope, Send
 
 from derm_ray.serving.api import Observe
 from derm_ray.serving.guard import SECURITY_HEADERS, Guard, Limits, Traffic
@@ -31,6 +32,10 @@ def app(
     @inner.post("/echo")
     async def echo(request: Request) -> int:
         return len(await request.body())
+
+    @inner.post("/form")
+    async def form(text: Annotated[str, Form()]) -> str:
+        return text
 
     @inner.post("/scored")
     async def scored(response: Response) -> None:
@@ -122,6 +127,26 @@ def test_a_caller_who_hangs_up_is_measured_too(lines: pytest.LogCaptureFixture) 
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(guard({"type": "http", "method": "GET", "path": "/healthz", "headers": []}, None, None))  # type: ignore[arg-type]
     assert [told[:2] for told in seen] == [(None, 499)]
+    assert json.loads(lines.messages[-1])["status"] == 499
+
+
+def test_a_body_that_is_cut_off_is_its_caller_s_doing_and_no_refusal(lines: pytest.LogCaptureFixture) -> None:
+    seen: list[tuple[str | None, int, float]] = []
+    parts: list[Message] = [
+        {"type": "http.request", "body": b"--x\r\n", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+
+    async def receive() -> Message:
+        return parts.pop(0)
+
+    async def send(_: Message) -> None:
+        return
+
+    scope = {"type": "http", "method": "POST", "path": "/form", "query_string": b"", "root_path": ""}
+    scope["headers"] = [(b"content-type", b"multipart/form-data; boundary=x")]
+    asyncio.run(app(observe=lambda *told: seen.append(told))(scope, receive, send))
+    assert [told[:2] for told in seen] == [("/form", 499)]
     assert json.loads(lines.messages[-1])["status"] == 499
 
 
