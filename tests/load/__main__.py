@@ -30,7 +30,7 @@ from derm_ray.runtime import machine_cpus
 from derm_ray.serving.endpoint import endpoint
 from derm_ray.serving.model import MAX_BATCH
 from derm_ray.serving.tokens import new_token, parse_tokens
-from derm_ray.storage import read_bytes
+from derm_ray.storage import read_bytes, write_json
 from derm_ray.vocabulary import PAPER15
 from tests.conftest import seal_untrained, unused_port
 from tests.load.arrivals import Outcome, Request, closed_loop, open_loop, poisson
@@ -67,7 +67,7 @@ class Bench:
         if name not in self.figures:
             began = time.perf_counter()
             self.figures[name] = measure()
-            self._kept.write_text(json.dumps(self.figures, indent=1))
+            write_json(str(self._kept), self.figures)
             print(f"{name}: {time.perf_counter() - began:.0f} s {self.figures[name]}", file=sys.stderr, flush=True)
 
     def direct(self, batch: list[Files]) -> float:
