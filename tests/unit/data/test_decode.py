@@ -264,6 +264,57 @@ def test_previews_of_a_phone_photo_are_no_animation() -> None:
     assert decode(photo).image.size == (40, 20)
 
 
+def photo(width: int, height: int) -> Image.Image:
+    """Smooth, as skin is, with an edge."""
+    y, x = np.mgrid[:height, :width]
+    spot = np.hypot(x / width - 0.4, y / height - 0.6) < 0.2
+    pixels = np.stack([200 - 40 * x / width, 140 - 30 * y / height, 110 + 20 * x / width], -1)
+    pixels[spot] *= 0.5
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "size"),
+    [
+        (1600, 1200, (400, 300)),  # a quarter; an eighth would be 150 high
+        (1795, 1801, (225, 226)),  # an eighth, rounded up
+        (448, 900, (224, 450)),
+        (447, 900, (447, 900)),
+        (100, 80, (100, 80)),
+    ],
+)
+def test_a_photo_is_decoded_no_larger_than_needed(width: int, height: int, size: tuple[int, int]) -> None:
+    data = encoded(photo(width, height), quality=92)
+    image = decode(data, side=224).image
+    assert image.size == size
+    squares = [np.asarray(i.resize((224, 224), Image.Resampling.BILINEAR), int) for i in (image, decode(data).image)]
+    difference = np.abs(squares[0] - squares[1])
+    assert difference.mean() < 1
+    assert np.percentile(difference, 99) < 16  # at the edge
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+def test_other_formats_are_decoded_in_full(kind: str) -> None:
+    assert decode(encoded(photo(640, 480), kind), side=32).image.size == (640, 480)
+
+
+def test_scaled_photos_are_turned_and_recoloured_as_full_ones() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(photo(800, 600), quality=92, exif=exif, icc_profile=WIDE_GAMUT)
+    scaled, full = decode(data, side=100).image, decode(data).image
+    assert (scaled.size, full.size) == ((150, 200), (600, 800))
+    difference = np.asarray(scaled, int) - np.asarray(full.resize((150, 200), Image.Resampling.BOX), int)
+    assert np.abs(difference).mean() < 1
+
+
+def test_a_truncated_photo_is_damaged_at_any_scale() -> None:
+    data = encoded(photo(800, 600))
+    with pytest.raises(ImageError) as error:
+        decode(data[: len(data) // 2], side=64)
+    assert error.value.code is ImageErrorCode.CORRUPT
+
+
 def test_the_pixel_cap_is_checked_on_the_header() -> None:
     started = time.process_time()
     with pytest.raises(ImageError) as caught:
