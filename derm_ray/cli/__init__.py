@@ -8,6 +8,7 @@ import typer
 from derm_ray import RESEARCH_NOTICE, __version__
 from derm_ray.cli import (
     baseline,
+    bench,
     data,
     demo,
     doctor,
@@ -43,6 +44,7 @@ app.command("verify")(score.verify)
 app.command("score-one")(score_one.score_one)
 app.command("reproduce")(reproduce.reproduce)
 app.command("baseline")(baseline.baseline)
+app.command("bench")(bench.bench)
 app.command("serve")(serve.serve)
 app.command("token")(serve.token)
 app.command("submit", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(submit.submit)

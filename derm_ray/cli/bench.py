@@ -1,0 +1,31 @@
+"""``derm-ray bench``."""
+
+from typing import Annotated
+
+import typer
+
+from derm_ray.cli.options import JsonOption, emit
+
+
+def bench(
+    model: Annotated[
+        str | None, typer.Option("--model", help="Bundle to measure; default an untrained Triple-Net with CAM-BP.")
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option("--only", metavar="NAME", help="One row; repeatable.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Measure for a fifth of the time.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """How fast this machine's CPUs do the work, beside what they could."""
+    from derm_ray.studies.benchmark.bench import run_benchmark
+
+    result = run_benchmark(model, only=only or (), quick=quick)
+    lines = [", ".join(f"{name} {value}" for name, value in result.machine.items()), ""]
+    lines += [f"{'':<14}{'ours':>10}{'other':>10}  {'':<8}{'ratio':>7}  {'95% interval':<15}{'wanted':<13}"]
+    for row in result.rows:
+        wanted = f"{'at most' if row.at_most else 'at least'} {row.bound:g}"
+        lines.append(
+            f"{row.name:<14}{row.ours:>10.4g}{row.other:>10.4g}  {row.unit:<8}{row.ratio:>7.3f}  "
+            f"{f'{row.low:.3f}..{row.high:.3f}':<15}{wanted:<13}{'' if row.passed else 'DOES NOT HOLD'}".rstrip()
+        )
+    lines += ["", *(f"{row.name:<14}{row.what}" for row in result.rows)]
+    emit(result.to_json(), "\n".join(lines), as_json=as_json)

@@ -1,0 +1,99 @@
+"""Two ways to do the same work, timed in turn on the same cores."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+from scipy.stats import bootstrap
+
+CONFIDENCE = 0.95
+
+Side = Callable[[], float]
+"""Does a stretch of work and returns its figure: a rate, or seconds."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure.
+
+    Attributes:
+        repetitions: of both sides.
+        seconds: that a side works at least, each time.
+    """
+
+    repetitions: int
+    seconds: float
+
+
+FULL, QUICK = Effort(9, 4.0), Effort(5, 1.0)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came of one comparison.
+
+    Attributes:
+        name: to ask for it by.
+        what: the two sides, in words.
+        ours, other: medians of the sides' figures.
+        unit: of these.
+        ratio: median of ours / other over the repetitions.
+        low, high: 95% bootstrap interval of that median.
+        bound: what the ratio has to keep.
+        at_most: it is the largest; else the smallest.
+    """
+
+    name: str
+    what: str
+    ours: float
+    other: float
+    unit: str
+    ratio: float
+    low: float
+    high: float
+    bound: float
+    at_most: bool
+
+    @property
+    def passed(self) -> bool:
+        """Tell whether the whole interval keeps the bound."""
+        return self.high <= self.bound if self.at_most else self.low >= self.bound
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row as JSON types."""
+        figures = {"ratio": self.ratio, "low": self.low, "high": self.high}
+        sides = {"what": self.what, "ours": self.ours, "other": self.other, "unit": self.unit}
+        return {"name": self.name, **figures, "bound": self.bound, "passed": self.passed, **sides}
+
+
+def compare(
+    name: str, what: str, ours: Side, other: Side, effort: Effort, *, unit: str, bound: float, at_most: bool = False
+) -> Row:
+    """Time both sides in turn, A B B A, after one run of each that does not count.
+
+    The ratio is taken within each repetition, so that a machine that gets slower or faster meanwhile does not move it.
+    """
+    ours(), other()
+    figures: list[tuple[float, float]] = []
+    for repetition in range(effort.repetitions):
+        if repetition % 2 == 0:
+            first = ours()
+            figures.append((first, other()))
+        else:
+            second = other()
+            figures.append((ours(), second))
+    ratios = [mine / yours for mine, yours in figures]
+    low, high = _interval(ratios)
+    mine, yours = (median(side) for side in zip(*figures, strict=True))
+    return Row(name, what, mine, yours, unit, median(ratios), low, high, bound, at_most)
+
+
+def _interval(ratios: list[float]) -> tuple[float, float]:
+    if len(set(ratios)) == 1:
+        return ratios[0], ratios[0]
+    interval = bootstrap(
+        (np.array(ratios),), np.median, confidence_level=CONFIDENCE, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    return float(interval.low), float(interval.high)

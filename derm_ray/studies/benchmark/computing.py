@@ -1,0 +1,96 @@
+"""The network's own speed, beside the machine's and beside what a plain program gets."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from time import perf_counter
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from derm_ray.bundle import Bundle
+from derm_ray.inference.engines import Engine, Images, Probabilities, make_engine
+from derm_ray.inference.precision import hardware_has_bf16, normalise
+from derm_ray.studies.benchmark.comparison import Effort, Row, compare
+from derm_ray.vocabulary import PredictionKind
+
+BATCH = 8
+SIDES = (1024, 2048, 4096)
+CPU = torch.device("cpu")
+TYPES = {"torch": torch.float32, "torch-bf16": torch.bfloat16}
+
+Run = Callable[[Images, Images], Mapping[PredictionKind, Probabilities]]
+
+
+def against_matmul(bundle: Bundle, engine: str, effort: Effort) -> Row:
+    """Compare an engine's arithmetic with the best square matrix product of its number format."""
+    operations = _operations(bundle)
+    rate = _pairs_per_s(make_engine(bundle, engine, CPU).run, bundle, effort)
+    dtype = TYPES[engine]
+    matrices = {side: torch.randn(side, side).to(dtype) for side in SIDES}
+    return compare(
+        f"gflops-{'bf16' if dtype is torch.bfloat16 else 'fp32'}",
+        f"engine {engine} / best square matmul of its type",
+        lambda: rate() * operations / 1e9,
+        lambda: max(_gflops(matrix, effort) for matrix in matrices.values()),
+        effort,
+        unit="GFLOP/s",
+        bound=0.85,
+    )
+
+
+def against_eager(bundle: Bundle, engine: Engine, effort: Effort) -> Row:
+    """Compare an engine with PyTorch as it comes: eager, fp32, contiguous."""
+    return compare(
+        "engine",
+        f"engine {engine.name} / PyTorch eager fp32 contiguous, whole pairs",
+        _pairs_per_s(engine.run, bundle, effort),
+        _pairs_per_s(_eager(bundle), bundle, effort),
+        effort,
+        unit="pairs/s",
+        bound=5.0,
+    )
+
+
+def engines_here() -> tuple[str, ...]:
+    """Return the engines that this machine has the hardware for."""
+    return ("torch", "torch-bf16") if hardware_has_bf16(CPU) else ("torch",)
+
+
+def _eager(bundle: Bundle) -> Run:
+    network, spec = bundle.build().to(CPU), bundle.preprocessing
+
+    def run(clinical: Images, dermoscopy: Images) -> Mapping[PredictionKind, Probabilities]:
+        inputs = (normalise(torch.from_numpy(i), spec.mean, spec.std).contiguous() for i in (clinical, dermoscopy))
+        with torch.inference_mode():
+            return {kind: p.numpy() for kind, p in network(*inputs).probabilities().items()}
+
+    return run
+
+
+def _pairs_per_s(run: Run, bundle: Bundle, effort: Effort) -> Callable[[], float]:
+    size = bundle.preprocessing.size
+    generator = np.random.default_rng(0)
+    clinical, dermoscopy = generator.integers(0, 256, (2, BATCH, size, size, 3), np.uint8)
+    return lambda: BATCH * _runs_per_s(partial(run, clinical, dermoscopy), effort)
+
+
+def _gflops(matrix: torch.Tensor, effort: Effort) -> float:
+    return 2 * len(matrix) ** 3 / 1e9 * _runs_per_s(partial(torch.mm, matrix, matrix), effort, len(SIDES))
+
+
+def _runs_per_s(run: Callable[[], object], effort: Effort, share: int = 1) -> float:
+    runs, began = 0, perf_counter()
+    while (elapsed := perf_counter() - began) < effort.seconds / share or not runs:
+        run()
+        runs += 1
+    return runs / elapsed
+
+
+def _operations(bundle: Bundle) -> int:
+    """Return the floating-point operations of one pair's forward pass, two for each multiplication and addition."""
+    size = bundle.preprocessing.size
+    image = torch.zeros(1, 3, size, size)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        bundle.build()(image, image)
+    return int(counter.get_total_flops())

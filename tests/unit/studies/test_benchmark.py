@@ -1,0 +1,82 @@
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from derm_ray.bundle import load_bundle
+from derm_ray.cli import app
+from derm_ray.errors import ConfigError
+from derm_ray.inference.engines import make_engine
+from derm_ray.models.zoo import NetworkConfig
+from derm_ray.studies.benchmark.bench import run_benchmark
+from derm_ray.studies.benchmark.comparison import Effort, Row, compare
+from derm_ray.studies.benchmark.computing import _eager, _operations
+from tests.conftest import seal_untrained
+
+
+def measured(ours: list[float], other: list[float], bound: float = 1.0, *, at_most: bool = False) -> tuple[Row, str]:
+    order, sides = "", {"A": iter([0.0, *ours]), "B": iter([0.0, *other])}
+
+    def side(name: str) -> float:
+        nonlocal order
+        order += name
+        return next(sides[name])
+
+    effort = Effort(len(ours), 0.0)
+    row = compare(
+        "x", "A / B", lambda: side("A"), lambda: side("B"), effort, unit="s", bound=bound, at_most=at_most
+    )  # fmt: skip
+    return row, order
+
+
+def test_sides_take_turns_and_a_drifting_machine_moves_no_ratio() -> None:
+    row, order = measured([2, 4, 8, 16, 32], [1, 2, 4, 8, 16])
+    assert order == "AB" + "AB" + "BA" + "AB" + "BA" + "AB"
+    assert (row.ours, row.other) == (8, 4)
+    assert (row.ratio, row.low, row.high) == (2, 2, 2)
+
+
+def test_the_whole_interval_has_to_keep_the_bound() -> None:
+    scattered = [0.8, 1.0, 1.1, 1.2, 1.4]
+    row, _ = measured(scattered, [1.0] * 5)
+    assert row.low < row.ratio == 1.1 < row.high
+    assert not row.passed
+    assert measured(scattered, [1.0] * 5, bound=0.79)[0].passed
+    assert not measured(scattered, [1.0] * 5, bound=1.3, at_most=True)[0].passed
+    assert measured(scattered, [1.0] * 5, bound=1.41, at_most=True)[0].passed
+
+
+def test_operations_of_a_pair_are_those_of_its_convolutions(tmp_path_factory: pytest.TempPathFactory) -> None:
+    config = NetworkConfig("share", "vgg16", "gap")
+    bundle = load_bundle(seal_untrained(str(tmp_path_factory.mktemp("vgg") / "bundle"), config, size=224))
+    # 15.35 G multiplications an image in the 13 convolutions (Simonyan and Zisserman 2014, configuration D).
+    assert _operations(bundle) == pytest.approx(2 * 2 * 15.35e9, rel=0.01)
+
+
+def test_the_plain_program_answers_as_the_engine_does(cam_bundle_uri: str) -> None:
+    bundle = load_bundle(cam_bundle_uri)
+    size = bundle.preprocessing.size
+    clinical, dermoscopy = torch.randint(0, 256, (2, 3, size, size, 3), dtype=torch.uint8).numpy()
+    plain = _eager(bundle)(clinical, dermoscopy)
+    for kind, probabilities in make_engine(bundle, "torch", torch.device("cpu")).run(clinical, dermoscopy).items():
+        assert probabilities == pytest.approx(plain[kind], abs=1e-5)
+
+
+def test_a_table_for_people_and_one_line_for_machines(bundle_uri: str) -> None:
+    options = ["bench", "--model", bundle_uri, "--quick", "--only", "decoding", "--only", "engine"]
+    line = CliRunner().invoke(app, [*options, "--json"])
+    assert line.exit_code == 0, line.output
+    (text,) = line.stdout.splitlines()
+    told = json.loads(text)
+    assert {"cpu", "cores", "instructions", "torch"} <= told["machine"].keys()
+    assert [row["name"] for row in told["rows"]] == ["decoding", "engine"]
+    for row in told["rows"]:
+        assert 0 < row["low"] <= row["ratio"] <= row["high"]
+        assert row["ratio"] == pytest.approx(row["ours"] / row["other"], rel=0.5)
+    assert told["rows"][0]["ratio"] < 0.6  # a photo in full takes several times as long
+
+
+def test_an_unknown_row_is_refused_before_anything_is_measured(bundle_uri: str) -> None:
+    with pytest.raises(ConfigError, match="decoding"):
+        run_benchmark(bundle_uri, only=["decodings"])
