@@ -35,6 +35,7 @@ class Bundle:
         weights: the network's state dict, fp32 on CPU.
         model_digest: SHA-256 over weights, architecture, classes, preprocessing and calibration.
         provenance: training config, manifest digest, metrics, code version.
+        uri: where it lies.
     """
 
     network: NetworkConfig
@@ -44,6 +45,7 @@ class Bundle:
     weights: Mapping[str, Tensor]
     model_digest: str
     provenance: Mapping[str, Any]
+    uri: str
 
     def build(self) -> PairNetwork:
         """Return the network with its weights, in evaluation mode.
@@ -135,6 +137,7 @@ def load_bundle(uri: str) -> Bundle:
             weights=weights,
             model_digest=index["model_digest"],
             provenance=index["provenance"],
+            uri=storage.absolute(uri),
         )
     except (SafetensorError, KeyError, TypeError, ValueError, InputError) as error:
         raise BundleError(f"{uri}: cannot be read by this version of derm_ray: {error}") from error

@@ -155,6 +155,11 @@ def _autoscaler_takes(client: Any, workers: list[dict[str, float]]) -> bool:
     return True
 
 
+def cluster_address(address: str | None = None) -> str | None:
+    """Return the cluster that a command joins: what is given, or ``RAY_ADDRESS``; ``None`` for a Ray of its own."""
+    return address or os.environ.get("RAY_ADDRESS") or None
+
+
 @contextmanager
 def ray_session(
     address: str | None = None, *, num_cpus: int | None = None, local: bool = False
@@ -176,7 +181,7 @@ def ray_session(
         return
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    cluster = None if local else address or os.environ.get("RAY_ADDRESS")
+    cluster = None if local else cluster_address(address)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if cluster is None:
         try:

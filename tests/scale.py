@@ -17,7 +17,7 @@ from PIL import Image
 from derm_ray.bundle import load_bundle, seal_bundle
 from derm_ray.data.inputs import ManifestInput
 from derm_ray.data.preprocessing import Preprocessing
-from derm_ray.inference.engines import Images, Probabilities
+from derm_ray.inference.engines.engine import Images, Probabilities
 from derm_ray.models.zoo import NetworkConfig, build_network
 from derm_ray.runtime import ray_session
 from derm_ray.scoring.pipeline import ScoringOptions, score

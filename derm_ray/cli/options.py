@@ -11,7 +11,11 @@ AddressOption = Annotated[
     str | None, typer.Option("--address", help="Ray cluster; default RAY_ADDRESS, or a local Ray.")
 ]
 EngineOption = Annotated[
-    str, typer.Option("--engine", help="auto, torch or torch-bf16; auto is bf16 where the hardware has it.")
+    str,
+    typer.Option(
+        "--engine",
+        help="auto, torch, torch-bf16, compiled or openvino-int8 (see model quantize); auto measures which is fastest.",
+    ),
 ]
 LabelSetOption = Annotated[str, typer.Option("--label-set", help="paper15, milk10k or derm7pt.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one machine-readable line instead of text.")]

@@ -2,8 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -12,11 +11,10 @@ import numpy.typing as npt
 
 from derm_ray import RESEARCH_NOTICE, __version__
 from derm_ray.data.manifest import Manifest, collapse, require_split
-from derm_ray.data.preprocessing import PairPixels, load_pairs
 from derm_ray.data.validation import validate
-from derm_ray.errors import ImageError, ManifestError
 from derm_ray.evaluation.calibration import Reliability, reliability
 from derm_ray.evaluation.comparison import RESAMPLES, Interval, bootstrap, finite_or_none
+from derm_ray.evaluation.loading import load_all
 from derm_ray.evaluation.metrics import Labels, class_metrics, confusion_matrix
 from derm_ray.evaluation.tasks import task_metrics, task_scores
 from derm_ray.inference.predictor import Predictor
@@ -29,9 +27,6 @@ from derm_ray.vocabulary import (
     PredictionKind,
     Split,
 )
-
-CHUNK = 256
-THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -228,25 +223,11 @@ def _predict(
     predictor: Predictor, pairs: Sequence[LesionPair], uri: str
 ) -> dict[PredictionKind, npt.NDArray[np.float64]]:
     found: dict[PredictionKind, list[tuple[float, ...]]] = {kind: [] for kind in PredictionKind}
-    problems: list[str] = []
-    with ThreadPoolExecutor(THREADS) as executor:
-        for start in range(0, len(pairs), CHUNK):
-            loaded = load_pairs(list(pairs[start : start + CHUNK]), predictor.bundle.preprocessing, executor)
-            problems += _problems(loaded, pairs[start:])
-            for prediction in predictor.predict([p for p in loaded if isinstance(p, PairPixels)]):
-                for kind, probabilities in prediction.branches.items():
-                    found[kind].append(probabilities)
-    if problems:
-        raise ManifestError(uri, problems)
+    for loaded in load_all(pairs, predictor.bundle.preprocessing, uri):
+        for prediction in predictor.predict(loaded):
+            for kind, probabilities in prediction.branches.items():
+                found[kind].append(probabilities)
     return {kind: np.array(rows) for kind, rows in found.items()}
-
-
-def _problems(loaded: Iterable[PairPixels | ImageError], pairs: Sequence[LesionPair]) -> list[str]:
-    return [
-        f"pair {pair.pair_id}: {result.message}"
-        for result, pair in zip(loaded, pairs, strict=False)
-        if isinstance(result, ImageError)
-    ]
 
 
 def _majority(

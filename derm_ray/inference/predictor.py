@@ -8,7 +8,8 @@ import torch
 
 from derm_ray.bundle import Bundle
 from derm_ray.data.preprocessing import PairPixels
-from derm_ray.inference.engines import Engine, Images, Probabilities, make_engine
+from derm_ray.inference.engines.engine import Engine, Images, Probabilities
+from derm_ray.inference.engines.selection import make_engine
 from derm_ray.vocabulary import Modality, Prediction, PredictionKind
 
 logger = logging.getLogger(__name__)

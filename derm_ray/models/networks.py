@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from derm_ray.models.cam import CamStream
 from derm_ray.models.heads import Head
 from derm_ray.models.trunks import Trunk
-from derm_ray.vocabulary import PredictionKind
+from derm_ray.vocabulary import Modality, PredictionKind
 
 
 class PairLogits(NamedTuple):
@@ -40,6 +40,14 @@ class PairMaps(NamedTuple):
 
     clinical: Tensor | None
     dermoscopy: Tensor | None
+
+
+class ImageEncoding(NamedTuple):
+    """What images give alone: logits (B, classes), the trunk's tap (B, C, H, W), CAM-BP weights (B, H', W') if any."""
+
+    logits: Tensor
+    tap: Tensor
+    map: Tensor | None
 
 
 def _as_one_batch(function: Callable[[Tensor], Tensor], pair: PairMaps) -> PairMaps:
@@ -132,6 +140,26 @@ class PairNetwork(nn.Module, ABC):
         stems = inputs if from_stem else self.stems(inputs)
         return self._classify(stems, self._maps(inputs, stems, from_stem=from_stem))
 
+    def encode(self, images_BCHW: Tensor, modality: Modality) -> ImageEncoding:
+        """Return what images of one modality give; :meth:`forward` is this and the cross sub-network."""
+        given = {name: images_BCHW if name == modality else None for name in PairMaps._fields}
+        inputs = PairMaps(**given)
+        stems = self.stems(inputs)
+        maps = self._maps(inputs, stems, from_stem=False)
+        stem, weights = getattr(stems, modality), getattr(maps, modality)
+        logits, tap = self.stream_of(modality)(stem, weights)
+        return ImageEncoding(logits, tap, weights)
+
+    @abstractmethod
+    def stream_of(self, modality: Modality) -> Stream:
+        """Return the sub-network that classifies a modality's images."""
+
+    @property
+    def encodes_alike(self) -> bool:
+        """Whether an image's encoding does not depend on its modality."""
+        shared_cam = self.cam is None or len(self.cam.streams) == 1
+        return shared_cam and self.stream_of(Modality.CLINICAL) is self.stream_of(Modality.DERMOSCOPY)
+
     def saliency(
         self, clinical_BCHW: Tensor | None, dermoscopy_BCHW: Tensor | None, *, from_stem: bool = False
     ) -> PairMaps:
@@ -165,6 +193,10 @@ class SoleNet(PairNetwork):
         self.clinical = clinical
         self.dermoscopy = dermoscopy
 
+    def stream_of(self, modality: Modality) -> Stream:
+        """See :class:`PairNetwork`."""
+        return self.clinical if modality is Modality.CLINICAL else self.dermoscopy
+
     def stems(self, images: PairMaps) -> PairMaps:
         """See :class:`PairNetwork`."""
         pairs = zip((self.clinical, self.dermoscopy), images, strict=True)
@@ -186,6 +218,11 @@ class ShareNet(PairNetwork):
         super().__init__(cam)
         self.stream = stream
         self.cross = cross
+
+    def stream_of(self, modality: Modality) -> Stream:
+        """See :class:`PairNetwork`."""
+        del modality
+        return self.stream
 
     def stems(self, images: PairMaps) -> PairMaps:
         """See :class:`PairNetwork`."""

@@ -14,11 +14,12 @@ import ray.exceptions
 import torch
 
 from derm_ray import __version__, runtime, storage
-from derm_ray.bundle import load_bundle
+from derm_ray.bundle import Bundle, load_bundle
 from derm_ray.data.inputs import Input
 from derm_ray.data.locations import Locations
 from derm_ray.errors import ScoringError
-from derm_ray.inference.engines import Engine, resolve_engine
+from derm_ray.inference.engines.engine import Engine
+from derm_ray.inference.engines.selection import resolve_engine, resolve_engine_of
 from derm_ray.inference.saliency import require_cam
 from derm_ray.lease import Lease, hold
 from derm_ray.observability import Progress, ProgressLine
@@ -120,7 +121,7 @@ def score(
         require_cam(model)
     check_folder(out_uri)
     with hold(storage.join(out_uri, INVOCATIONS)) as lease:
-        resolved = _engine(engine, out_uri, options)
+        resolved = _engine(engine, model, out_uri, options)
         description = RunDescription(
             derm_ray_version=__version__,
             model_digest=model.model_digest,
@@ -149,20 +150,18 @@ def score(
     return ScoringResult(out_uri, counts, len(run.shards) - len(todo), time.perf_counter() - started)
 
 
-def _engine(engine: str | Engine, out_uri: str, options: ScoringOptions) -> str | Engine:
-    """Resolve ``auto`` once per run: a resume takes what was recorded, a GPU is asked where it is."""
+def _engine(engine: str | Engine, model: Bundle, out_uri: str, options: ScoringOptions) -> str | Engine:
+    """Resolve the engine once per run, where it will run: ``auto`` is what an earlier invocation recorded."""
     if not isinstance(engine, str):
         return engine
-    if engine != "auto":
-        return resolve_engine(engine)
-    if recorded := recorded_engine(out_uri):
-        return recorded
-    if not options.gpus_per_replica:
-        return resolve_engine(engine, torch.device("cpu"))
+    engine = (recorded_engine(out_uri) or engine) if engine == "auto" else engine
     gpus = options.gpus_per_replica
+    if not gpus and not runtime.cluster_address(options.address):
+        return resolve_engine(model, engine, torch.device("cpu"))
+    device = torch.device("cuda" if gpus else "cpu")
     with runtime.ray_session(options.address) as session:
         session.require(cpus=1, gpus=gpus, worker_gpus=gpus)
-        return runtime.run_remote(resolve_engine, engine, torch.device("cuda"), num_gpus=gpus)
+        return runtime.run_remote(resolve_engine_of, model.uri, engine, device, num_gpus=gpus)
 
 
 def _score_shards(

@@ -17,7 +17,7 @@ from derm_ray.data.archives.parquets import ChunkCache
 from derm_ray.data.archives.reader import ImageReader
 from derm_ray.data.preprocessing import PairPixels, load_pairs
 from derm_ray.errors import BundleError, ImageError, ImageErrorCode, StorageError
-from derm_ray.inference.engines import Engine
+from derm_ray.inference.engines.engine import Engine
 from derm_ray.inference.predictor import Predictor
 from derm_ray.inference.saliency import SaliencyMapper, overlay_files
 from derm_ray.lease import LeaseLostError, is_taken

@@ -17,7 +17,7 @@ from ray.serve.handle import DeploymentHandle
 from derm_ray import storage
 from derm_ray.bundle import load_bundle
 from derm_ray.errors import ConfigError
-from derm_ray.inference.engines import resolve_engine
+from derm_ray.inference.engines.selection import resolve_engine
 from derm_ray.observability import configure_logging
 from derm_ray.serving.api import MAX_BODY_BYTES, create_app
 from derm_ray.serving.guard import Limits, Traffic, busy
@@ -215,8 +215,8 @@ def build(args: ServeArguments, tokens: Tokens | None) -> serve.Application:
     and those end what they have begun.
     """
     uri = storage.absolute(args.model)
-    digest = load_bundle(uri).model_digest
-    engine = resolve_engine(args.engine, torch.device("cuda" if args.gpu else "cpu"))
+    bundle = load_bundle(uri)
+    engine = resolve_engine(bundle, args.engine, torch.device("cuda" if args.gpu else "cpu"))
     common = {
         "max_queued_requests": MAX_QUEUED,
         "backpressure_config": BackpressureConfig(retry_after_s=RETRY_AFTER_S),
@@ -246,4 +246,4 @@ def build(args: ServeArguments, tokens: Tokens | None) -> serve.Application:
         ray_actor_options={"num_cpus": 0},
         **common,
     )
-    return ingress.bind(model.bind(uri, digest, engine, args.gpu, args.cpus), tokens, args.rate)
+    return ingress.bind(model.bind(uri, bundle.model_digest, engine, args.gpu, args.cpus), tokens, args.rate)

@@ -23,7 +23,7 @@ from httpx import Request as HttpRequest
 from derm_ray.bundle import load_bundle
 from derm_ray.data.preprocessing import pixels_from_bytes
 from derm_ray.data.synthetic import synthesize
-from derm_ray.inference.engines import resolve_engine
+from derm_ray.inference.engines.selection import resolve_engine
 from derm_ray.inference.predictor import Predictor
 from derm_ray.models.zoo import NetworkConfig
 from derm_ray.runtime import machine_cpus
@@ -57,8 +57,8 @@ class Bench:
             {"clinical": read_bytes(str(p.clinical_uri)), "dermoscopy": read_bytes(str(p.dermoscopy_uri))}
             for p in manifest.pairs()
         ]
-        self.engine = resolve_engine("auto", torch.device("cpu"))
         torch.set_num_threads(machine_cpus())
+        self.engine = resolve_engine(load_bundle(self.model_uri), "auto", torch.device("cpu"))
         self._predictor = Predictor(load_bundle(self.model_uri), self.engine, batch_size=MAX_BATCH)
         self._threads = ThreadPoolExecutor(machine_cpus())
 

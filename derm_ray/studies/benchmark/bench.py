@@ -17,7 +17,7 @@ from derm_ray import storage
 from derm_ray.bundle import Bundle, load_bundle, seal_bundle
 from derm_ray.data.preprocessing import Preprocessing
 from derm_ray.errors import ConfigError, unknown_name
-from derm_ray.inference.engines import make_engine
+from derm_ray.inference.engines.selection import make_engine
 from derm_ray.models.zoo import CamConfig, NetworkConfig, build_network
 from derm_ray.runtime import machine_cpus
 from derm_ray.studies.benchmark.comparison import FULL, QUICK, Effort, Row

@@ -9,7 +9,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from derm_ray.bundle import Bundle
-from derm_ray.inference.engines import Engine, Images, Probabilities, make_engine
+from derm_ray.inference.engines.engine import Engine, Images, Probabilities
+from derm_ray.inference.engines.selection import make_engine
 from derm_ray.inference.precision import hardware_has_bf16, normalise
 from derm_ray.studies.benchmark.comparison import Effort, Row, compare
 from derm_ray.vocabulary import PredictionKind

@@ -7,9 +7,8 @@ import torch
 
 from derm_ray.bundle import load_bundle
 from derm_ray.data.preprocessing import PairPixels
-from derm_ray.errors import ConfigError
 from derm_ray.evaluation.calibration import fit_calibration
-from derm_ray.inference.engines import Images, Probabilities, resolve_engine
+from derm_ray.inference.engines.engine import Images, Probabilities
 from derm_ray.inference.predictor import Predictor
 from derm_ray.vocabulary import Calibration, OperatingPoint, PredictionKind
 
@@ -74,12 +73,6 @@ def test_risks_are_sums_over_the_tasks_classes(bundle_uri: str) -> None:
 
 def test_no_pairs_no_predictions(bundle_uri: str) -> None:
     assert Predictor(load_bundle(bundle_uri), "torch").predict([]) == []
-
-
-def test_engine_names() -> None:
-    assert resolve_engine("auto") in ("torch", "torch-bf16")
-    with pytest.raises(ConfigError, match="Did you mean 'torch'"):
-        resolve_engine("troch")
 
 
 def test_temperatures_and_operating_points_are_applied(bundle_uri: str) -> None:

@@ -9,7 +9,7 @@ from derm_ray.models.networks import PairLogits, PairMaps, PairNetwork
 from derm_ray.models.trunks import Trunk
 from derm_ray.models.weights import load_trunk_weights
 from derm_ray.models.zoo import NETWORKS, CamConfig, NetworkConfig, build_network, count_parameters
-from derm_ray.vocabulary import PredictionKind
+from derm_ray.vocabulary import Modality, PredictionKind
 
 CAM = CamConfig("tiny", 5)
 
@@ -39,6 +39,23 @@ def test_every_network_answers_with_both_or_either_image(name: str, head: str) -
     assert torch.allclose(alone[PredictionKind.CLINICAL], both[PredictionKind.CLINICAL], atol=1e-6)
     alone = model(None, dermoscopy).probabilities()
     assert torch.allclose(alone[PredictionKind.DERMOSCOPY], both[PredictionKind.DERMOSCOPY], atol=1e-6)
+
+
+@pytest.mark.parametrize("head", ["gap", "cam_bp"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_pair_is_its_two_encodings_and_the_cross_of_them(name: str, head: str) -> None:
+    model = network(name, head)
+    for module in model.modules():
+        if isinstance(module, BilinearHead):
+            nn.init.normal_(module.classifier.weight)
+    whole = model(*images())
+    clinical, dermoscopy = (model.encode(image, m) for image, m in zip(images(), Modality, strict=True))
+    assert torch.allclose(clinical.logits, whole.clinical, atol=1e-5)
+    assert torch.allclose(dermoscopy.logits, whole.dermoscopy, atol=1e-5)
+    assert model.encodes_alike == (name != "sole")
+    if name == "triple":
+        triple = model.cross(clinical.tap, dermoscopy.tap, PairMaps(clinical.map, dermoscopy.map))
+        assert torch.allclose(triple, whole.triple, atol=1e-5)
 
 
 def test_cross_is_the_mean_of_the_parts() -> None:

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from derm_ray.bundle import load_bundle
 from derm_ray.cli import app
 from derm_ray.errors import ConfigError
-from derm_ray.inference.engines import make_engine
+from derm_ray.inference.engines.selection import make_engine
 from derm_ray.models.zoo import NetworkConfig
 from derm_ray.studies.benchmark.bench import run_benchmark
 from derm_ray.studies.benchmark.comparison import Effort, Row, compare

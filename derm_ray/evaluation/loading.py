@@ -1,0 +1,40 @@
+"""Images of many pairs, all of which have to be there."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from derm_ray.data.preprocessing import PairPixels, Preprocessing, load_pairs
+from derm_ray.errors import ImageError, ManifestError
+from derm_ray.vocabulary import LesionPair
+
+CHUNK = 256
+THREADS = 8
+
+
+def load_all(
+    pairs: Sequence[LesionPair], spec: Preprocessing, uri: str, *, chunk: int = CHUNK
+) -> Iterator[list[PairPixels]]:
+    """Yield the preprocessed pairs, in order and by the chunk.
+
+    Args:
+        pairs: what to load.
+        spec: target size.
+        uri: the manifest's, for the error.
+        chunk: pairs in memory at once.
+
+    Raises:
+        ManifestError: images cannot be used; raised at the end, all are listed.
+    """
+    problems: list[str] = []
+    with ThreadPoolExecutor(THREADS) as executor:
+        for start in range(0, len(pairs), chunk):
+            some = list(pairs[start : start + chunk])
+            loaded = load_pairs(some, spec, executor)
+            problems += [
+                f"pair {pair.pair_id}: {result.message}"
+                for result, pair in zip(loaded, some, strict=True)
+                if isinstance(result, ImageError)
+            ]
+            yield [result for result in loaded if isinstance(result, PairPixels)]
+    if problems:
+        raise ManifestError(uri, problems)

@@ -1,0 +1,155 @@
+"""How far two ways of computing the same model's answers lie apart."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from derm_ray.bundle import Bundle
+from derm_ray.evaluation.comparison import Interval, bootstrap
+from derm_ray.evaluation.loading import load_all
+from derm_ray.inference.predictor import Predictor
+from derm_ray.vocabulary import LesionPair, PredictionKind, Task
+
+LEAST_AGREEMENT = 0.99
+MOST_DIFFERENCE = 0.01
+UNCALIBRATED_THRESHOLD = 0.5
+
+Probabilities = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class KindParity:
+    """Two predictors' answers of one kind, compared over the same pairs.
+
+    Attributes:
+        agreement: share of pairs with the same most probable class, 0..1.
+        mean_difference: mean of |dp| over pairs and classes, 0..1.
+        largest_difference: its largest value.
+    """
+
+    agreement: float
+    mean_difference: float
+    largest_difference: float
+
+
+@dataclass(frozen=True)
+class Parity:
+    """A comparison with a reference.
+
+    Attributes:
+        pairs: how many were compared.
+        kinds: prediction kind -> figures.
+        task: the label set's first, cancer where it has that.
+        positives: pairs whose diagnosis is one of the task's positives.
+        sensitivity: share of these that alarm at the model's first operating point for the task (at a risk of 0.5
+            where it has none), from both images: reference, then this one.
+        sensitivity_difference: this one's minus the reference's, paired, with its interval over lesions.
+    """
+
+    pairs: int
+    kinds: dict[PredictionKind, KindParity]
+    task: str
+    positives: int
+    sensitivity: tuple[float, float]
+    sensitivity_difference: Interval
+
+    @property
+    def holds(self) -> bool:
+        """Whether the same model answers: every kind agrees on 99% of pairs, with a mean |dp| of at most 0.01."""
+        return all(
+            kind.agreement >= LEAST_AGREEMENT and kind.mean_difference <= MOST_DIFFERENCE
+            for kind in self.kinds.values()
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON types."""
+        return {
+            "pairs": self.pairs,
+            "holds": self.holds,
+            "kinds": {str(kind): asdict(figures) for kind, figures in self.kinds.items()},
+            "sensitivity": {
+                "task": self.task,
+                "positives": self.positives,
+                "reference": self.sensitivity[0] if self.positives else None,
+                "here": self.sensitivity[1] if self.positives else None,
+                "difference": self.sensitivity_difference.to_json(),
+            },
+        }
+
+    def lines(self) -> list[str]:
+        """Return it for people."""
+        told = [
+            f"{kind:<11} agreement {figures.agreement:.4f}, mean |dp| {figures.mean_difference:.5f}, "
+            f"largest {figures.largest_difference:.3f}"
+            for kind, figures in self.kinds.items()
+        ]
+        if self.positives:
+            before, after = self.sensitivity
+            difference = self.sensitivity_difference
+            told.append(
+                f"{self.task} sensitivity {before:.4f} -> {after:.4f}, difference {difference.value:+.4f} "
+                f"({difference.low:+.4f}..{difference.high:+.4f}), {self.positives} pairs"
+            )
+        return told
+
+
+def measure_parity(reference: Predictor, other: Predictor, pairs: Sequence[LesionPair], uri: str) -> Parity:
+    """Let two predictors answer for the same pairs, each with its own preprocessing.
+
+    Args:
+        reference: what counts as right.
+        other: what is compared with it.
+        pairs: with both images.
+        uri: the manifest's, for errors.
+
+    Raises:
+        ManifestError: images cannot be used; all are listed.
+    """
+    specs = [predictor.bundle.preprocessing for predictor in (reference, other)]
+    streams = [load_all(pairs, spec, uri) for spec in (specs if specs[0] != specs[1] else specs[:1])]
+    answers: list[list[Mapping[PredictionKind, tuple[float, ...]]]] = [[], []]
+    for chunks in zip(*streams, strict=True):
+        for predictor, chunk, rows in zip((reference, other), (chunks[0], chunks[-1]), answers, strict=True):
+            rows += [prediction.branches for prediction in predictor.predict(chunk)]
+    before, after = ({kind: np.array([row[kind] for row in rows]) for kind in rows[0]} for rows in answers)
+    task = reference.bundle.label_set.tasks()[0]
+    alarms = [_alarms(reference.bundle, task, kinds[PredictionKind.CROSS]) for kinds in (before, after)]
+    positive = np.array([pair.diagnosis in task.positive for pair in pairs])
+    return Parity(
+        len(pairs),
+        {kind: _compare(before[kind], after[kind]) for kind in before},
+        task.name,
+        int(positive.sum()),
+        (_share(alarms[0][positive]), _share(alarms[1][positive])),
+        _difference(
+            alarms[0][positive], alarms[1][positive], [pairs[int(i)].lesion_id for i in np.flatnonzero(positive)]
+        ),
+    )
+
+
+def _compare(before: Probabilities, after: Probabilities) -> KindParity:
+    difference = np.abs(before - after)
+    return KindParity(
+        float((before.argmax(1) == after.argmax(1)).mean()), float(difference.mean()), float(difference.max())
+    )
+
+
+def _alarms(bundle: Bundle, task: Task, probabilities: Probabilities) -> npt.NDArray[np.bool_]:
+    """Tell for each row whether its risk reaches the model's first threshold for a task."""
+    points = [p for p in bundle.calibration.operating_points if p.kind is PredictionKind.CROSS and p.task == task.name]
+    risks = probabilities[:, [bundle.label_set.class_names.index(name) for name in task.positive]].sum(1)
+    return np.asarray(risks >= (points[0].threshold if points else UNCALIBRATED_THRESHOLD))
+
+
+def _share(alarms: npt.NDArray[np.bool_]) -> float:
+    return float(alarms.mean()) if len(alarms) else float("nan")
+
+
+def _difference(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_], lesion_ids: list[str]) -> Interval:
+    if not lesion_ids:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    change = after.astype(float) - before
+    return bootstrap(lambda rows: {"difference": float(change[rows].mean())}, lesion_ids)["difference"]

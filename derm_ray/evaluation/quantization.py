@@ -1,0 +1,111 @@
+"""Giving a bundle its int8 engine, once it has been shown to answer as the model does."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from derm_ray.bundle import Bundle, load_bundle
+from derm_ray.data.manifest import Manifest, collapse, require_split
+from derm_ray.data.validation import validate
+from derm_ray.errors import ManifestError, OutputExistsError, WorkError
+from derm_ray.evaluation.loading import load_all
+from derm_ray.evaluation.parity import Parity, measure_parity
+from derm_ray.inference.engines import openvino, quantization
+from derm_ray.inference.engines.sealed import SealedEngine, seal_engine, sealed_engines
+from derm_ray.inference.predictor import Predictor
+from derm_ray.vocabulary import LesionPair, Modality, Split
+
+logger = logging.getLogger(__name__)
+
+CALIBRATION_PAIRS = 150
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """An int8 engine in its bundle.
+
+    Attributes:
+        engine: name and digest.
+        calibrated_on: pairs of ``val``.
+        parity: against fp32 over the pairs it was not calibrated on.
+    """
+
+    engine: str
+    calibrated_on: int
+    parity: Parity
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON types."""
+        return {"engine": self.engine, "calibrated_on": self.calibrated_on, "parity": self.parity.to_json()}
+
+
+def quantize_bundle(
+    model_uri: str, manifest: Manifest, *, most_pairs: int | None = None, overwrite: bool = False, seed: int = 0
+) -> Quantized:
+    """Quantise a model on ``val``, compare it with fp32 on the other pairs, and seal it into the bundle.
+
+    Args:
+        model_uri: the bundle.
+        manifest: pairs with both images and a split; diagnoses where they are known.
+        most_pairs: compare at most so many, drawn at random; ``None`` is all.
+        overwrite: replace an engine that is there.
+        seed: of the draws.
+
+    Raises:
+        ConfigError: the extra is not installed, or ``val`` is empty.
+        ManifestError: rules are broken, images cannot be used, or there is nothing to compare on.
+        OutputExistsError: the bundle already has the engine.
+        WorkError: int8 does not answer as fp32 does; nothing is written.
+    """
+    for package in ("openvino", "nncf"):
+        openvino.require(package)
+    bundle = load_bundle(model_uri)
+    if not overwrite and openvino.NAME in sealed_engines(bundle):
+        raise OutputExistsError(
+            f"{bundle.uri} already holds the engine {openvino.NAME}. Give --overwrite to make it anew."
+        )
+    manifest = collapse(manifest, bundle.label_set)
+    validate(manifest, bundle.label_set)
+    generator = np.random.default_rng(seed)
+    calibration = _draw(_complete(require_split(manifest, Split.VAL).pairs()), CALIBRATION_PAIRS, generator)
+    used = {pair.pair_id for pair in calibration}
+    others = _draw([p for p in _complete(manifest.pairs()) if p.pair_id not in used], most_pairs, generator)
+    if not calibration or not others:
+        where = "in val to calibrate on" if not calibration else "outside of val to compare on"
+        raise ManifestError(manifest.uri, [f"there is no pair with both images {where}"])
+    logger.info("quantising on %d pairs of val", len(calibration))
+    files, made_with = quantization.quantize(bundle, _images(bundle, calibration, manifest.uri))
+    logger.info("comparing with fp32 on %d other pairs", len(others))
+    draft = openvino.OpenVinoEngine(SealedEngine(openvino.NAME, "", {}, files))
+    reference = Predictor(bundle, "torch", device=CPU)
+    parity = measure_parity(reference, Predictor(bundle, draft), others, manifest.uri)
+    if not parity.holds:
+        raise WorkError(
+            "int8 does not answer as fp32 does (wanted: agreement of 0.99, mean |dp| of 0.01); nothing was written.\n"
+            + "\n".join(parity.lines())
+        )
+    report = {"calibrated_on": len(calibration), **parity.to_json()}
+    digest = seal_engine(bundle, openvino.NAME, files, report, made_with, overwrite=overwrite)
+    return Quantized(SealedEngine(openvino.NAME, digest, report, files).identity, len(calibration), parity)
+
+
+def _complete(pairs: list[LesionPair]) -> list[LesionPair]:
+    return [pair for pair in pairs if all(pair.uri(modality) is not None for modality in Modality)]
+
+
+def _draw(pairs: list[LesionPair], most: int | None, generator: np.random.Generator) -> list[LesionPair]:
+    if most is None or len(pairs) <= most:
+        return pairs
+    return [pairs[i] for i in sorted(generator.choice(len(pairs), most, replace=False))]
+
+
+def _images(bundle: Bundle, pairs: list[LesionPair], uri: str) -> dict[Modality, Any]:
+    loaded = [pixels for chunk in load_all(pairs, bundle.preprocessing, uri) for pixels in chunk]
+    return {
+        Modality.CLINICAL: np.stack([p.clinical for p in loaded if p.clinical is not None]),
+        Modality.DERMOSCOPY: np.stack([p.dermoscopy for p in loaded if p.dermoscopy is not None]),
+    }

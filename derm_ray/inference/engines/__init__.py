@@ -1,0 +1,1 @@
+"""Engines: how a network's forward pass is executed."""

@@ -1,0 +1,99 @@
+"""int8 on CPUs, by OpenVINO: convolutions in 8 bits, everything behind them in fp32."""
+
+import importlib
+import sys
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from derm_ray.errors import ConfigError
+from derm_ray.inference.engines.engine import Images, Probabilities
+from derm_ray.inference.engines.sealed import SealedEngine
+from derm_ray.models.networks import PairLogits
+from derm_ray.vocabulary import Modality, PredictionKind
+
+Arrays = npt.NDArray[Any]
+
+NAME = "openvino-int8"
+BOTH, CROSS = "both", "cross"
+"""Parts: one encoder for images of ``both`` modalities, or one named after each; then the cross sub-network."""
+
+
+def require(name: str) -> ModuleType:
+    """Import a package of the extra ``openvino``, its telemetry left out.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    # OpenVINO and NNCF tell Intel's server of each use wherever they can import this.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigError(
+            f"engine {NAME} needs the package {name}: pip install 'derm-ray[openvino]' on every machine of the run."
+        ) from error
+
+
+def compile_part(model: Any, threads: int) -> Any:
+    """Compile a part for this CPU; what is not quantised stays fp32, also where bf16 would be faster."""
+    options = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        # Two replicas on one machine would be pinned to the same cores.
+        "ENABLE_CPU_PINNING": False,
+    }
+    return require("openvino").Core().compile_model(model, "CPU", options)
+
+
+def outputs_of(compiled: Any, *inputs: Arrays) -> list[Arrays]:
+    """Run a compiled part and return its outputs in order."""
+    return list(compiled(inputs).to_tuple())
+
+
+def cross_inputs(clinical: list[Arrays], dermoscopy: list[Arrays]) -> list[Arrays]:
+    """Return what the cross sub-network takes of two encodings: both taps, then both maps where there are any."""
+    return [array for pair in zip(clinical[1:], dermoscopy[1:], strict=True) for array in pair]
+
+
+class OpenVinoEngine:
+    """Runs the parts that ``derm-ray model quantize`` made, with as many threads as torch has.
+
+    Raises:
+        ConfigError: OpenVINO is not installed.
+    """
+
+    def __init__(self, sealed: SealedEngine) -> None:
+        self.name = sealed.identity
+        core, threads = require("openvino").Core(), torch.get_num_threads()
+        names = {file.removesuffix(".xml") for file in sealed.files if file.endswith(".xml")}
+        parts = {
+            name: compile_part(core.read_model(sealed.files[f"{name}.xml"], sealed.files[f"{name}.bin"]), threads)
+            for name in names
+        }
+        self._cross = parts.pop(CROSS, None)
+        self._encoders = parts
+
+    def run(self, clinical: Images | None, dermoscopy: Images | None) -> Mapping[PredictionKind, Probabilities]:
+        """See :class:`derm_ray.inference.engines.engine.Engine`."""
+        given = {m: i for m, i in zip(Modality, (clinical, dermoscopy), strict=True) if i is not None}
+        encoded = self._encode(given)
+        logits = {str(modality): torch.from_numpy(outputs[0]) for modality, outputs in encoded.items()}
+        if self._cross is not None and len(encoded) == 2:
+            (triple,) = outputs_of(self._cross, *cross_inputs(*encoded.values()))
+            logits["triple"] = torch.from_numpy(triple)
+        named = {name: logits.get(name) for name in PairLogits._fields}
+        return {kind: p.numpy() for kind, p in PairLogits(**named).probabilities().items()}
+
+    def _encode(self, given: dict[Modality, Images]) -> dict[Modality, list[Any]]:
+        """Return logits, tap and, where there is one, the map of each modality's images."""
+        if BOTH not in self._encoders:
+            return {modality: outputs_of(self._encoders[modality], images) for modality, images in given.items()}
+        outputs = outputs_of(self._encoders[BOTH], np.concatenate(list(given.values())))
+        shares = zip(*(np.split(output, len(given)) for output in outputs), strict=True)
+        return {modality: list(share) for modality, share in zip(given, shares, strict=True)}

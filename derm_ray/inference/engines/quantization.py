@@ -1,0 +1,147 @@
+"""Making the int8 engine: NNCF's quantisation with accuracy control, part by part."""
+
+import logging
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from derm_ray.bundle import Bundle
+from derm_ray.inference.engines.engine import Images
+from derm_ray.inference.engines.openvino import BOTH, CROSS, Arrays, compile_part, cross_inputs, outputs_of, require
+from derm_ray.inference.precision import normalise
+from derm_ray.models.networks import PairMaps, PairNetwork, ShareNet
+from derm_ray.vocabulary import Modality
+
+Sample = tuple[Arrays, ...]
+
+MAX_DISAGREEMENT = 0.01
+"""Largest share of the calibration images whose most probable class may move; layers stay fp32 until it holds."""
+ROUNDED_TYPES = {"Convolution", "Relu", "MaxPool", "AvgPool", "Concat"}
+"""Operations on 8 bits: convolutions and what only passes their values on. All others stay fp32: the Gram matrix, the
+square root, the norms, the classifiers."""
+
+
+class Encoder(nn.Module):
+    """From uint8 images of one modality to logits, tap and, where there is one, map."""
+
+    def __init__(self, bundle: Bundle, network: PairNetwork, modality: Modality) -> None:
+        super().__init__()
+        self.network = network
+        self._modality = modality
+        self._spec = bundle.preprocessing
+
+    def forward(self, images_BHWC: Tensor) -> tuple[Tensor, ...]:
+        """Return (B, classes), (B, C, H, W) and (B, H', W')."""
+        images = normalise(images_BHWC, self._spec.mean, self._spec.std)
+        return tuple(part for part in self.network.encode(images, self._modality) if part is not None)
+
+
+class Cross(nn.Module):
+    """From both taps, and both maps where there are any, to the cross sub-network's logits."""
+
+    def __init__(self, network: ShareNet) -> None:
+        super().__init__()
+        self.cross = network.cross
+
+    def forward(self, clinical: Tensor, dermoscopy: Tensor, *maps: Tensor) -> Tensor:
+        """Return (B, classes)."""
+        assert self.cross is not None
+        return torch.as_tensor(self.cross(clinical, dermoscopy, PairMaps(*maps) if maps else PairMaps(None, None)))
+
+
+def quantize(bundle: Bundle, images: Mapping[Modality, Images]) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Return the files of the int8 engine, and the packages that made it.
+
+    Args:
+        bundle: the model.
+        images: the same pairs' images of both modalities, (N, size, size, 3) each, to calibrate on.
+
+    Raises:
+        ConfigError: OpenVINO or NNCF is not installed.
+    """
+    packages = {name: str(require(name).__version__) for name in ("openvino", "nncf")}
+    network, classes = bundle.build(), len(bundle.label_set.class_names)
+    served = {BOTH: tuple(Modality)} if network.encodes_alike else {str(modality): (modality,) for modality in Modality}
+    files: dict[str, bytes] = {}
+    encoded: dict[Modality, list[Arrays]] = {}
+    with _quietly(), torch.inference_mode():
+        for name, modalities in served.items():
+            samples: list[Sample] = [(image[None],) for modality in modalities for image in images[modality]]
+            encoder = _quantized(Encoder(bundle, network, modalities[0]), samples, classes)
+            files |= _serialised(encoder, name)
+            compiled = compile_part(encoder, torch.get_num_threads())
+            for modality in modalities:
+                outputs = [outputs_of(compiled, image[None]) for image in images[modality]]
+                encoded[modality] = [np.concatenate(column) for column in zip(*outputs, strict=True)]
+        if isinstance(network, ShareNet) and network.cross is not None:
+            arrays = cross_inputs(encoded[Modality.CLINICAL], encoded[Modality.DERMOSCOPY])
+            samples = [tuple(row[None] for row in rows) for rows in zip(*arrays, strict=True)]
+            files |= _serialised(_quantized(Cross(network), samples, classes), CROSS)
+    return files, packages
+
+
+def _quantized(module: nn.Module, samples: list[Sample], classes: int) -> Any:
+    """Convert a part and quantise it; layers stay fp32 until the answers for the samples hold."""
+    openvino, nncf = require("openvino"), require("nncf")
+    threads = torch.get_num_threads()
+    example = tuple(torch.from_numpy(np.concatenate([array, array])) for array in samples[0])
+    model = openvino.convert_model(
+        module,
+        example_input=example if len(example) > 1 else example[0],
+        input=[[-1, *array.shape[1:]] for array in samples[0]],
+    )
+    exact = compile_part(model, threads)
+    truth = [int(outputs_of(exact, *sample)[0].argmax()) for sample in samples]
+
+    def agreement(compiled: Any, data: Iterable[Sample]) -> tuple[float, list[float]]:
+        # The ranking of layers asks for a few of the samples, by their index.
+        same = [float(outputs_of(compiled, *inputs)[0].argmax() == truth[int(index)]) for index, *inputs in data]
+        return sum(same) / len(same), same
+
+    return nncf.quantize_with_accuracy_control(
+        model,
+        nncf.Dataset(samples, list),
+        nncf.Dataset([(np.array(index), *sample) for index, sample in enumerate(samples)]),
+        agreement,
+        max_drop=MAX_DISAGREEMENT,
+        subset_size=len(samples),
+        ignored_scope=nncf.IgnoredScope(
+            names=_classifiers(model, classes),
+            types=sorted({operation.get_type_name() for operation in model.get_ops()} - ROUNDED_TYPES),
+            validate=False,
+        ),
+    )
+
+
+def _serialised(model: Any, name: str) -> dict[str, bytes]:
+    """Return a part as OpenVINO's two files."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{name}.xml"
+        require("openvino").save_model(model, path, compress_to_fp16=False)
+        return {file.name: file.read_bytes() for file in (path, path.with_suffix(".bin"))}
+
+
+def _classifiers(model: Any, classes: int) -> list[str]:
+    """Return the names of the convolutions that map to class scores: a CAM network's activation maps."""
+    return [
+        operation.get_friendly_name()
+        for operation in model.get_ops()
+        if operation.get_type_name() == "Convolution" and operation.get_output_partial_shape(0)[1] == classes
+    ]
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep what tracing and NNCF say off the terminal and out of standard output."""
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), redirect_stdout(sys.stderr):
+        warnings.simplefilter("ignore")
+        yield

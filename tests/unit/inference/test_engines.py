@@ -1,0 +1,86 @@
+import logging
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from derm_ray.bundle import load_bundle
+from derm_ray.errors import BundleError, ConfigError
+from derm_ray.inference.engines import selection
+from derm_ray.inference.engines.pytorch import CompiledEngine, TorchEngine
+from derm_ray.inference.engines.selection import make_engine, resolve_engine
+
+CPU = torch.device("cpu")
+
+
+def images(count: int) -> tuple[np.ndarray, np.ndarray]:
+    clinical, dermoscopy = np.random.default_rng(0).integers(0, 256, (2, count, 48, 48, 3), np.uint8)
+    return clinical, dermoscopy
+
+
+def test_unknown_engines_are_refused(bundle_uri: str) -> None:
+    bundle = load_bundle(bundle_uri)
+    with pytest.raises(ConfigError, match="Did you mean 'torch'"):
+        resolve_engine(bundle, "troch", CPU)
+    with pytest.raises(ConfigError, match="unknown engine 'torch@0123'"):
+        resolve_engine(bundle, "torch@0123", CPU)
+
+
+def test_int8_is_refused_where_it_cannot_run(bundle_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = load_bundle(bundle_uri)
+    with pytest.raises(BundleError, match="derm-ray model quantize"):
+        resolve_engine(bundle, "openvino-int8", CPU)
+    with pytest.raises(ConfigError, match="CPUs only"):
+        resolve_engine(bundle, "openvino-int8", torch.device("cuda"))
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ConfigError, match=r"pip install 'derm-ray\[openvino\]'"):
+        resolve_engine(bundle, "openvino-int8", CPU)
+
+
+def test_auto_is_the_fastest_and_says_so(
+    bundle_uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logging.getLogger("derm_ray"), "propagate", True)
+    monkeypatch.setattr(selection, "hardware_has_bf16", lambda device: True)
+    rates = {"torch": 3.0, "torch-bf16": 5.0}
+    monkeypatch.setattr(selection, "_pairs_per_s", lambda engine, size: rates[engine.name])
+    with caplog.at_level(logging.INFO):
+        assert resolve_engine(load_bundle(bundle_uri), "auto", CPU) == "torch-bf16"
+    assert "engine torch-bf16, the fastest here (pairs/s: torch 3, torch-bf16 5)" in caplog.text
+    rates["torch"] = 8.0
+    assert make_engine(load_bundle(bundle_uri), "auto", CPU).name == "torch"
+
+
+def test_auto_really_measures(bundle_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "hardware_has_bf16", lambda device: True)
+    ran = []
+    run = TorchEngine.run
+
+    def noted(self: TorchEngine, *given: np.ndarray) -> object:
+        ran.append(self.name)
+        return run(self, *given)
+
+    monkeypatch.setattr(TorchEngine, "run", noted)
+    assert resolve_engine(load_bundle(bundle_uri), "auto", CPU) in ("torch", "torch-bf16")
+    assert set(ran) == {"torch", "torch-bf16"}
+
+
+@pytest.mark.slow
+def test_a_compiled_network_answers_as_the_eager_one(cam_bundle_uri: str) -> None:
+    bundle = load_bundle(cam_bundle_uri)
+    eager, compiled = TorchEngine(bundle, "fp32", CPU), make_engine(bundle, "compiled", CPU)
+    assert compiled.name == "compiled"
+    for count in (5, 2):
+        clinical, dermoscopy = images(count)
+        for given in ((clinical, dermoscopy), (clinical, None)):
+            expected, found = eager.run(*given), compiled.run(*given)
+            assert expected.keys() == found.keys()
+            for kind, probabilities in expected.items():
+                assert found[kind] == pytest.approx(probabilities, abs=1e-5)
+
+
+def test_compiling_without_a_compiler_says_what_to_install(bundle_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ConfigError, match=r"apt-get install g\+\+"):
+        CompiledEngine(load_bundle(bundle_uri), CPU)

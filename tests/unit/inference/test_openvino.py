@@ -1,0 +1,120 @@
+import json
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from derm_ray.bundle import Bundle, load_bundle
+from derm_ray.errors import BundleError, OutputExistsError
+from derm_ray.inference.engines.openvino import NAME
+from derm_ray.inference.engines.pytorch import TorchEngine
+from derm_ray.inference.engines.quantization import quantize
+from derm_ray.inference.engines.sealed import load_engine, seal_engine, sealed_engines
+from derm_ray.inference.engines.selection import make_engine, resolve_engine
+from derm_ray.inference.predictor import Predictor
+from derm_ray.models.zoo import CamConfig, NetworkConfig
+from derm_ray.vocabulary import Modality
+from tests.conftest import seal_untrained
+
+CPU = torch.device("cpu")
+NETWORKS = {
+    "triple": NetworkConfig("triple", "tiny", "cam_bp", 15, cam=CamConfig("tiny", 15)),
+    "sole": NetworkConfig("sole", "tiny", "cam_bp", 15, cam=CamConfig("tiny", 15, networks=2)),
+    "share": NetworkConfig("share", "tiny", "gap", 15),
+}
+
+
+def images(count: int, seed: int = 0) -> dict[Modality, np.ndarray]:
+    """Smooth random images: plain noise has no range worth calibrating."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (2, count, 6, 6, 3), np.uint8)
+    return dict(zip(Modality, coarse.repeat(8, axis=2).repeat(8, axis=3), strict=True))
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def quantized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    uri = seal_untrained(str(tmp_path_factory.mktemp("int8") / request.param), NETWORKS[request.param])
+    bundle = load_bundle(uri)
+    files, made_with = quantize(bundle, images(12))
+    seal_engine(bundle, NAME, files, {"holds": True}, made_with)
+    return bundle
+
+
+def test_int8_answers_nearly_as_fp32_for_both_or_either_image(quantized: Bundle) -> None:
+    exact, rounded = TorchEngine(quantized, "fp32", CPU), make_engine(quantized, NAME, CPU)
+    clinical, dermoscopy = images(7, seed=1).values()
+    for given in ((clinical, dermoscopy), (clinical, None), (None, dermoscopy)):
+        expected, found = exact.run(*given), rounded.run(*given)
+        assert expected.keys() == found.keys()
+        for kind, probabilities in expected.items():
+            assert found[kind].shape == probabilities.shape
+            assert np.abs(found[kind] - probabilities).mean() < 0.02
+    both = exact.run(clinical, dermoscopy)
+    largest = max(np.abs(both[kind] - p).max() for kind, p in rounded.run(clinical, dermoscopy).items())
+    assert largest > 0, "nothing was rounded"
+
+
+def test_only_convolutions_are_rounded(quantized: Bundle) -> None:
+    """The Gram matrix, the square root, the norms, the classifiers and a CAM network's class maps stay fp32."""
+    rounded, exact = set(), set()
+    for name, data in load_engine(quantized, NAME).files.items():
+        if not name.endswith(".xml"):
+            continue
+        tree = ElementTree.fromstring(data)  # noqa: S314
+        layers = {layer.get("id"): layer for layer in tree.iter("layer")}
+        sources: dict[str | None, list[str | None]] = {}
+        for edge in tree.iter("edge"):
+            sources.setdefault(edge.get("to-layer"), []).append(edge.get("from-layer"))
+        for number, layer in layers.items():
+            kinds = {layers[source].get("type") for source in sources.get(number, [])}
+            (rounded if "FakeQuantize" in kinds else exact).add(layer.get("type"))
+    assert "Convolution" in rounded
+    assert rounded <= {"Convolution", "MaxPool", "Concat", "Result"}
+    assert "MatMul" in exact
+
+
+def test_an_engine_does_not_change_the_model(quantized: Bundle) -> None:
+    assert load_bundle(quantized.uri).model_digest == quantized.model_digest
+    assert sealed_engines(quantized) == [NAME]
+    name = resolve_engine(quantized, NAME, CPU)
+    assert re.fullmatch(rf"{NAME}@[0-9a-f]{{16}}", name)
+    assert resolve_engine(quantized, name, CPU) == name == Predictor(quantized, name, device=CPU).engine.name
+    with pytest.raises(BundleError, match="this run began with"):
+        resolve_engine(quantized, f"{NAME}@{'0' * 16}", CPU)
+
+
+def test_an_engine_that_is_there_is_kept(quantized: Bundle) -> None:
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        seal_engine(quantized, NAME, {}, {}, {})
+
+
+@pytest.mark.parametrize("what", ["weights", "index", "model"])
+def test_altered_engines_are_refused(tmp_path: Path, what: str) -> None:
+    bundle = load_bundle(seal_untrained(str(tmp_path / "bundle"), NetworkConfig(trunk="tiny")))
+    seal_engine(bundle, NAME, {"both.xml": b"<net/>", "both.bin": b"1234"}, {"holds": True}, {})
+    folder = tmp_path / "bundle" / "engines" / NAME
+    if what == "weights":
+        (folder / "both.bin").write_bytes(b"1235")
+    elif what == "index":
+        index = json.loads((folder / "engine.json").read_text())
+        index["parity"]["holds"] = 1
+        (folder / "engine.json").write_text(json.dumps(index))
+    else:
+        other = load_bundle(seal_untrained(str(tmp_path / "other"), NetworkConfig(trunk="tiny"), seed=1))
+        (tmp_path / "bundle" / "engines").rename(tmp_path / "other" / "engines")
+        bundle = other
+    with pytest.raises(BundleError, match="another model" if what == "model" else "altered after sealing"):
+        load_engine(bundle, NAME)
+
+
+def test_using_it_tells_nobody() -> None:
+    program = (
+        "import sys; from derm_ray.inference.engines.openvino import require; require('openvino'); require('nncf')\n"
+        "from openvino.tools.ovc import telemetry; print(sys.modules.get('openvino_telemetry'), type(telemetry).__module__)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["None", "openvino.tools.ovc.telemetry_stub"]
