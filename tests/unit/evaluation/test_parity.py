@@ -30,6 +30,7 @@ class Sure:
 
     def run(self, clinical: Images | None, dermoscopy: Images | None) -> Mapping[PredictionKind, Probabilities]:
         assert clinical is not None
+        assert dermoscopy is not None
         rows = np.zeros((len(clinical), 15), np.float32)
         for row in rows:
             row[MELANOMA] = self._first.pop(0) if self._first else self._then
