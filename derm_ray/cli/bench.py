@@ -11,7 +11,12 @@ def bench(
     model: Annotated[
         str | None, typer.Option("--model", help="Bundle to measure; default an untrained Triple-Net with CAM-BP.")
     ] = None,
-    only: Annotated[list[str] | None, typer.Option("--only", metavar="NAME", help="One row; repeatable.")] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only", metavar="NAME", help="gflops, int8, engine, decoding, bulk, training or scale; repeatable."
+        ),
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Measure for a fifth of the time.")] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -3,9 +3,12 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+import numpy.typing as npt
+
 from derm_ray.data.preprocessing import PairPixels, Preprocessing, load_pairs
 from derm_ray.errors import ImageError, ManifestError
-from derm_ray.vocabulary import LesionPair
+from derm_ray.vocabulary import LesionPair, Modality
 
 CHUNK = 256
 THREADS = 8
@@ -38,3 +41,12 @@ def load_all(
             yield [result for result in loaded if isinstance(result, PairPixels)]
     if problems:
         raise ManifestError(uri, problems)
+
+
+def pair_images(pairs: Sequence[LesionPair], spec: Preprocessing, uri: str) -> dict[Modality, npt.NDArray[np.uint8]]:
+    """Return the images of pairs that have both, (N, size, size, 3) each, in order; see :func:`load_all`."""
+    loaded = [pixels for chunk in load_all(pairs, spec, uri) for pixels in chunk]
+    return {
+        Modality.CLINICAL: np.stack([pixels.clinical for pixels in loaded if pixels.clinical is not None]),
+        Modality.DERMOSCOPY: np.stack([pixels.dermoscopy for pixels in loaded if pixels.dermoscopy is not None]),
+    }

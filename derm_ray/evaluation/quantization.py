@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from derm_ray.bundle import Bundle, load_bundle
+from derm_ray.bundle import load_bundle
 from derm_ray.data.manifest import Manifest, collapse, require_split
 from derm_ray.data.validation import validate
 from derm_ray.errors import ManifestError, OutputExistsError, WorkError
-from derm_ray.evaluation.loading import load_all
+from derm_ray.evaluation.loading import pair_images
 from derm_ray.evaluation.parity import Parity, measure_parity
 from derm_ray.inference.engines import openvino, quantization
 from derm_ray.inference.engines.sealed import SealedEngine, seal_engine, sealed_engines
@@ -78,7 +78,7 @@ def quantize_bundle(
         where = "in val to calibrate on" if not calibration else "outside of val to compare on"
         raise ManifestError(manifest.uri, [f"there is no pair with both images {where}"])
     logger.info("quantising on %d pairs of val", len(calibration))
-    files, made_with = quantization.quantize(bundle, _images(bundle, calibration, manifest.uri))
+    files, made_with = quantization.quantize(bundle, pair_images(calibration, bundle.preprocessing, manifest.uri))
     logger.info("comparing with fp32 on %d other pairs", len(others))
     draft = openvino.OpenVinoEngine(SealedEngine(openvino.NAME, "", {}, files))
     reference = Predictor(bundle, "torch", device=CPU)
@@ -101,11 +101,3 @@ def _draw(pairs: list[LesionPair], most: int | None, generator: np.random.Genera
     if most is None or len(pairs) <= most:
         return pairs
     return [pairs[i] for i in sorted(generator.choice(len(pairs), most, replace=False))]
-
-
-def _images(bundle: Bundle, pairs: list[LesionPair], uri: str) -> dict[Modality, Any]:
-    loaded = [pixels for chunk in load_all(pairs, bundle.preprocessing, uri) for pixels in chunk]
-    return {
-        Modality.CLINICAL: np.stack([p.clinical for p in loaded if p.clinical is not None]),
-        Modality.DERMOSCOPY: np.stack([p.dermoscopy for p in loaded if p.dermoscopy is not None]),
-    }

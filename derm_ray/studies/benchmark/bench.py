@@ -2,30 +2,36 @@
 
 import logging
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from time import perf_counter
 from typing import Any
 
 import torch
 
-from derm_ray import storage
-from derm_ray.bundle import Bundle, load_bundle, seal_bundle
-from derm_ray.data.preprocessing import Preprocessing
+from derm_ray.bundle import Bundle
 from derm_ray.errors import ConfigError, unknown_name
-from derm_ray.inference.engines.selection import make_engine
-from derm_ray.models.zoo import CamConfig, NetworkConfig, build_network
+from derm_ray.inference.engines.selection import resolve_engine
 from derm_ray.runtime import machine_cpus
 from derm_ray.studies.benchmark.comparison import FULL, QUICK, Effort, Row
-from derm_ray.studies.benchmark.computing import CPU, against_eager, against_matmul, engines_here
+from derm_ray.studies.benchmark.computing import (
+    CPU,
+    against_channels_last,
+    against_eager,
+    against_matmul,
+    torch_engines_here,
+)
 from derm_ray.studies.benchmark.decoding import scaled_decoding
-from derm_ray.vocabulary import PAPER15
+from derm_ray.studies.benchmark.materials import benchmark_bundle
+from derm_ray.studies.benchmark.scoring import against_plain_loop, cost_at_scale
+from derm_ray.studies.benchmark.training import data_parallel
 
 logger = logging.getLogger(__name__)
+
+COMPARISONS = ("gflops", "int8", "engine", "decoding", "bulk", "training", "scale")
+"""Each gives one row or more."""
 
 
 @dataclass(frozen=True)
@@ -44,49 +50,46 @@ def run_benchmark(model_uri: str | None = None, *, only: Sequence[str] = (), qui
     """Measure this machine's CPUs.
 
     Args:
-        model_uri: a bundle; ``None`` for the paper's Triple-Net with CAM-BP at 224 px, untrained.
-        only: names of rows; all where there are none.
+        model_uri: a bundle; ``None`` for the paper's Triple-Net with CAM-BP at 224 px, untrained, with an int8 engine
+            where OpenVINO is installed.
+        only: names of comparisons; all where there are none.
         quick: measure for a fifth of the time.
 
     Raises:
-        ConfigError: a name is unknown.
+        ConfigError: a name is unknown, or the model has no engine to compare.
         BundleError, StorageError: the bundle cannot be loaded.
+        WorkError: a run that was to be timed failed.
     """
+    unknown = [name for name in only if name not in COMPARISONS]
+    if unknown:
+        raise ConfigError(unknown_name("comparison", unknown[0], COMPARISONS))
     torch.set_num_threads(machine_cpus())
-    with _bundle(model_uri) as bundle:
-        rows = _rows(bundle)
-        for name in only:
-            if name not in rows:
-                raise ConfigError(unknown_name("row", name, tuple(rows)))
-        measured = []
-        for name in only or rows:
-            logger.info("measuring %s", name)
-            measured.append(rows[name](QUICK if quick else FULL))
-    return Benchmark(describe_machine(), measured)
+    effort = QUICK if quick else FULL
+    with benchmark_bundle(model_uri, int8=not only or bool({"int8", "engine", "bulk"} & set(only))) as bundle:
+        rows: list[Row] = []
+        for name in only or COMPARISONS:
+            began = perf_counter()
+            rows += _measure(name, bundle, effort)
+            logger.info("%s measured in %.0f s", name, perf_counter() - began)
+    return Benchmark(describe_machine(), rows)
 
 
-def _rows(bundle: Bundle) -> dict[str, Callable[[Effort], Row]]:
-    types = {"torch": "gflops-fp32", "torch-bf16": "gflops-bf16"}
-    return {
-        **{types[name]: partial(against_matmul, bundle, name) for name in engines_here()},
-        "engine": lambda effort: against_eager(bundle, make_engine(bundle, "auto", CPU), effort),
-        "decoding": scaled_decoding,
-    }
-
-
-@contextmanager
-def _bundle(model_uri: str | None) -> Iterator[Bundle]:
-    if model_uri is not None:
-        yield load_bundle(model_uri)
-        return
-    config = NetworkConfig("triple", "vgg16", "cam_bp", len(PAPER15.class_names), cam=CamConfig("googlenet", 15))
-    with TemporaryDirectory() as folder:
-        uri = storage.join(folder, "bundle")
-        weights = build_network(config).state_dict()
-        seal_bundle(
-            uri, network=config, label_set=PAPER15, preprocessing=Preprocessing(), weights=weights, provenance={}
-        )
-        yield load_bundle(uri)
+def _measure(name: str, bundle: Bundle, effort: Effort) -> list[Row]:
+    match name:
+        case "gflops":
+            return [against_matmul(bundle, engine, effort) for engine in torch_engines_here()]
+        case "int8":
+            return [against_channels_last(bundle, effort)]
+        case "engine":
+            return [against_eager(bundle, resolve_engine(bundle, "auto", CPU), effort)]
+        case "decoding":
+            return [scaled_decoding(effort)]
+        case "bulk":
+            return against_plain_loop(bundle, resolve_engine(bundle, "auto", CPU), effort)
+        case "training":
+            return data_parallel(effort)
+        case _:
+            return [cost_at_scale(effort)]
 
 
 def describe_machine() -> dict[str, Any]:
@@ -96,8 +99,15 @@ def describe_machine() -> dict[str, Any]:
         "cores": machine_cpus(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "ray", "pillow")},
+        **{name: _version(name) for name in ("torch", "ray", "pillow", "openvino")},
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _cpu_model() -> str:

@@ -1,15 +1,16 @@
-"""Two ways to do the same work, timed in turn on the same cores."""
+"""Several ways to do the same work, timed in turn on the same cores."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy.stats import bootstrap
 
 CONFIDENCE = 0.95
 
+Figure = TypeVar("Figure")
 Side = Callable[[], float]
 """Does a stretch of work and returns its figure: a rate, or seconds."""
 
@@ -19,15 +20,17 @@ class Effort:
     """How long to measure.
 
     Attributes:
-        repetitions: of both sides.
-        seconds: that a side works at least, each time.
+        repetitions, seconds: of each side, where a stretch of work is as long as one likes.
+        run_repetitions, run_seconds: of each side, where it is a whole run that has to start.
     """
 
     repetitions: int
     seconds: float
+    run_repetitions: int
+    run_seconds: float
 
 
-FULL, QUICK = Effort(9, 4.0), Effort(5, 1.0)
+FULL, QUICK = Effort(9, 4.0, 5, 60.0), Effort(5, 1.0, 5, 10.0)
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Row:
     """What came of one comparison.
 
     Attributes:
-        name: to ask for it by.
+        name: of the row.
         what: the two sides, in words.
         ours, other: medians of the sides' figures.
         unit: of these.
@@ -68,26 +71,50 @@ class Row:
         return {"name": self.name, **figures, "bound": self.bound, "passed": self.passed, **sides}
 
 
-def compare(
-    name: str, what: str, ours: Side, other: Side, effort: Effort, *, unit: str, bound: float, at_most: bool = False
+def turns(sides: Sequence[Callable[[], Figure]], repetitions: int) -> list[tuple[Figure, ...]]:
+    """Run all sides in turn, A B B A, after one run of each that does not count.
+
+    Returns:
+        One tuple of figures per repetition, in the order of ``sides``.
+    """
+    for side in sides:
+        side()
+    figures = []
+    for repetition in range(repetitions):
+        step = 1 if repetition % 2 == 0 else -1
+        figures.append(tuple([side() for side in sides[::step]][::step]))
+    return figures
+
+
+def to_row(
+    name: str,
+    what: str,
+    figures: Sequence[tuple[float, float]],
+    *,
+    unit: str,
+    bound: float,
+    at_most: bool = False,
 ) -> Row:
-    """Time both sides in turn, A B B A, after one run of each that does not count.
+    """Return the row of a comparison.
 
     The ratio is taken within each repetition, so that a machine that gets slower or faster meanwhile does not move it.
+
+    Args:
+        name, what, unit, bound, at_most: see :class:`Row`.
+        figures: ours and the other's, of each repetition.
     """
-    ours(), other()
-    figures: list[tuple[float, float]] = []
-    for repetition in range(effort.repetitions):
-        if repetition % 2 == 0:
-            first = ours()
-            figures.append((first, other()))
-        else:
-            second = other()
-            figures.append((ours(), second))
     ratios = [mine / yours for mine, yours in figures]
     low, high = _interval(ratios)
     mine, yours = (median(side) for side in zip(*figures, strict=True))
     return Row(name, what, mine, yours, unit, median(ratios), low, high, bound, at_most)
+
+
+def compare(
+    name: str, what: str, ours: Side, other: Side, effort: Effort, *, unit: str, bound: float, at_most: bool = False
+) -> Row:
+    """Time two sides in turn; see :func:`turns` and :func:`to_row`."""
+    figures = [(mine, yours) for mine, yours in turns((ours, other), effort.repetitions)]
+    return to_row(name, what, figures, unit=unit, bound=bound, at_most=at_most)
 
 
 def _interval(ratios: list[float]) -> tuple[float, float]:

@@ -9,7 +9,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from derm_ray.bundle import Bundle
-from derm_ray.inference.engines.engine import Engine, Images, Probabilities
+from derm_ray.inference.engines import openvino
+from derm_ray.inference.engines.engine import Images, Probabilities
 from derm_ray.inference.engines.selection import make_engine
 from derm_ray.inference.precision import hardware_has_bf16, normalise
 from derm_ray.studies.benchmark.comparison import Effort, Row, compare
@@ -26,7 +27,7 @@ Run = Callable[[Images, Images], Mapping[PredictionKind, Probabilities]]
 def against_matmul(bundle: Bundle, engine: str, effort: Effort) -> Row:
     """Compare an engine's arithmetic with the best square matrix product of its number format."""
     operations = _operations(bundle)
-    rate = _pairs_per_s(make_engine(bundle, engine, CPU).run, bundle, effort)
+    rate = pairs_per_s(make_engine(bundle, engine, CPU).run, bundle, effort.seconds)
     dtype = TYPES[engine]
     matrices = {side: torch.randn(side, side).to(dtype) for side in SIDES}
     return compare(
@@ -40,22 +41,45 @@ def against_matmul(bundle: Bundle, engine: str, effort: Effort) -> Row:
     )
 
 
-def against_eager(bundle: Bundle, engine: Engine, effort: Effort) -> Row:
+def against_channels_last(bundle: Bundle, effort: Effort) -> Row:
+    """Compare int8 with fp32 in channels-last order."""
+    ours, other = (
+        pairs_per_s(make_engine(bundle, name, CPU).run, bundle, effort.seconds) for name in (openvino.NAME, "torch")
+    )
+    return compare(
+        "int8",
+        f"engine {openvino.NAME} / torch (fp32, channels last), whole pairs",
+        ours,
+        other,
+        effort,
+        unit="pairs/s",
+        bound=3.5,
+    )
+
+
+def against_eager(bundle: Bundle, engine: str, effort: Effort) -> Row:
     """Compare an engine with PyTorch as it comes: eager, fp32, contiguous."""
     return compare(
         "engine",
-        f"engine {engine.name} / PyTorch eager fp32 contiguous, whole pairs",
-        _pairs_per_s(engine.run, bundle, effort),
-        _pairs_per_s(_eager(bundle), bundle, effort),
+        f"engine {engine} / PyTorch eager fp32 contiguous, whole pairs",
+        pairs_per_s(make_engine(bundle, engine, CPU).run, bundle, effort.seconds),
+        pairs_per_s(_eager(bundle), bundle, effort.seconds),
         effort,
         unit="pairs/s",
         bound=5.0,
     )
 
 
-def engines_here() -> tuple[str, ...]:
-    """Return the engines that this machine has the hardware for."""
+def torch_engines_here() -> tuple[str, ...]:
+    """Return the eager engines that this machine has the hardware for."""
     return ("torch", "torch-bf16") if hardware_has_bf16(CPU) else ("torch",)
+
+
+def pairs_per_s(run: Run, bundle: Bundle, seconds: float, batch: int = BATCH) -> Callable[[], float]:
+    """Return what measures how many pairs of decoded images go through in a second."""
+    size = bundle.preprocessing.size
+    clinical, dermoscopy = np.random.default_rng(0).integers(0, 256, (2, batch, size, size, 3), np.uint8)
+    return lambda: batch * _runs_per_s(partial(run, clinical, dermoscopy), seconds)
 
 
 def _eager(bundle: Bundle) -> Run:
@@ -69,20 +93,13 @@ def _eager(bundle: Bundle) -> Run:
     return run
 
 
-def _pairs_per_s(run: Run, bundle: Bundle, effort: Effort) -> Callable[[], float]:
-    size = bundle.preprocessing.size
-    generator = np.random.default_rng(0)
-    clinical, dermoscopy = generator.integers(0, 256, (2, BATCH, size, size, 3), np.uint8)
-    return lambda: BATCH * _runs_per_s(partial(run, clinical, dermoscopy), effort)
-
-
 def _gflops(matrix: torch.Tensor, effort: Effort) -> float:
-    return 2 * len(matrix) ** 3 / 1e9 * _runs_per_s(partial(torch.mm, matrix, matrix), effort, len(SIDES))
+    return 2 * len(matrix) ** 3 / 1e9 * _runs_per_s(partial(torch.mm, matrix, matrix), effort.seconds / len(SIDES))
 
 
-def _runs_per_s(run: Callable[[], object], effort: Effort, share: int = 1) -> float:
+def _runs_per_s(run: Callable[[], object], seconds: float) -> float:
     runs, began = 0, perf_counter()
-    while (elapsed := perf_counter() - began) < effort.seconds / share or not runs:
+    while (elapsed := perf_counter() - began) < seconds or not runs:
         run()
         runs += 1
     return runs / elapsed

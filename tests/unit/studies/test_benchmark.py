@@ -23,7 +23,7 @@ def measured(ours: list[float], other: list[float], bound: float = 1.0, *, at_mo
         order += name
         return next(sides[name])
 
-    effort = Effort(len(ours), 0.0)
+    effort = Effort(len(ours), 0.0, 5, 0.0)
     row = compare(
         "x", "A / B", lambda: side("A"), lambda: side("B"), effort, unit="s", bound=bound, at_most=at_most
     )  # fmt: skip

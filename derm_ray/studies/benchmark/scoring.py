@@ -1,0 +1,150 @@
+"""Bulk scoring, beside a loop written by hand and beside the engine alone."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import partial
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import time
+from typing import NamedTuple
+
+import numpy as np
+
+from derm_ray.bundle import Bundle
+from derm_ray.data.inputs import ManifestInput
+from derm_ray.errors import WorkError
+from derm_ray.inference.engines.engine import Images, Probabilities
+from derm_ray.inference.engines.selection import make_engine
+from derm_ray.models.zoo import NetworkConfig
+from derm_ray.runtime import ray_session
+from derm_ray.scoring.pipeline import ScoringOptions, score
+from derm_ray.studies.benchmark.comparison import Effort, Row, to_row, turns
+from derm_ray.studies.benchmark.computing import CPU, pairs_per_s
+from derm_ray.studies.benchmark.materials import draw_pairs, untrained
+from derm_ray.vocabulary import PredictionKind
+
+SHARD = 32
+LEAST_SHARDS = 4
+PROJECTED_S = 600.0
+FEW, MANY = 1_000, 100_000
+FRAME_SHARD = 100
+FRAME_SIDE = 32
+
+
+class RunTimes(NamedTuple):
+    """What a whole run took.
+
+    Attributes:
+        rate: pairs per second, from the first part to the last.
+        started_s: seconds from the start of its process until work at that rate began.
+    """
+
+    rate: float
+    started_s: float
+
+    def pairs_within(self, seconds: float) -> float:
+        """Return how many pairs a run of that length scores, its start included."""
+        return self.rate * (seconds - self.started_s)
+
+
+def against_plain_loop(bundle: Bundle, engine: str, effort: Effort) -> list[Row]:
+    """Compare ``derm-ray score`` with a loop written by hand and with the engine alone, same bytes, engine, threads."""
+    alone = pairs_per_s(make_engine(bundle, engine, CPU).run, bundle, effort.run_seconds / 3, batch=SHARD)
+    shards = max(LEAST_SHARDS, round(alone() * effort.run_seconds / SHARD) + 1)
+    with TemporaryDirectory() as folder:
+        manifest = draw_pairs(Path(folder), shards * SHARD)
+        numbers = count()
+
+        def ours() -> RunTimes:
+            out = Path(folder) / f"out{next(numbers)}"
+            options = ["--model", bundle.uri, "--input", manifest.uri, "--out", str(out), "--engine", engine]
+            return _timed(["-m", "derm_ray", "score", *options, "--shard-size", str(SHARD)], out)
+
+        def plain() -> RunTimes:
+            out = Path(folder) / f"out{next(numbers)}"
+            arguments = [bundle.uri, manifest.uri, str(out), engine, str(SHARD)]
+            return _timed(["-m", "derm_ray.studies.benchmark.plain_scoring", *arguments], out)
+
+        figures = turns((ours, plain, lambda: RunTimes(alone(), 0.0)), effort.run_repetitions)
+    return [
+        to_row(
+            "bulk",
+            f"derm-ray score / a loop written by hand, engine {engine}, steady state",
+            [(mine.rate, hand.rate) for mine, hand, _ in figures],
+            unit="pairs/s",
+            bound=0.90,
+        ),
+        to_row(
+            "bulk-10min",
+            "the same with start-up, projected to 10 minutes",
+            [(mine.pairs_within(PROJECTED_S), hand.pairs_within(PROJECTED_S)) for mine, hand, _ in figures],
+            unit="pairs",
+            bound=0.80,
+        ),
+        to_row(
+            "bulk-engine",
+            f"derm-ray score / engine {engine} alone on decoded images of 0.36 megapixels",
+            [(mine.rate, engine_alone.rate) for mine, _, engine_alone in figures],
+            unit="pairs/s",
+            bound=0.90,
+        ),
+    ]
+
+
+def _timed(arguments: Sequence[str], out: Path) -> RunTimes:
+    """Run a Python program that writes parts, and read its times off these."""
+    began = time()
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise WorkError(f"{' '.join(arguments[:3])} failed: {done.stderr.strip()}")
+    return _times(out, SHARD, began)
+
+
+def _times(out: Path, shard: int, began: float) -> RunTimes:
+    written = sorted(part.stat().st_mtime for part in out.glob("part-*"))
+    rate = shard * (len(written) - 1) / (written[-1] - written[0])
+    return RunTimes(rate, written[0] - began - shard / rate)
+
+
+class NoEngine:
+    """Answers at once, always the same."""
+
+    name = "none"
+
+    def run(self, clinical: Images | None, dermoscopy: Images | None) -> dict[PredictionKind, Probabilities]:
+        """See :class:`derm_ray.inference.engines.engine.Engine`."""
+        given = next(images for images in (clinical, dermoscopy) if images is not None)
+        return dict.fromkeys(PredictionKind, np.full((len(given), 15), 1 / 15, np.float32))
+
+
+def cost_at_scale(effort: Effort) -> Row:
+    """Compare what a pair costs in a large run and in a small one, where the engine costs nothing."""
+    with TemporaryDirectory() as folder, ray_session(num_cpus=2, local=True):
+        place = Path(folder)
+        model = untrained(str(place / "model"), NetworkConfig(trunk="tiny"), FRAME_SIDE)
+        numbers = count()
+        ours, other = (partial(_ms_per_pair, model, place, pairs, numbers) for pairs in (MANY, FEW))
+        figures = turns((ours, other), effort.run_repetitions)
+    what = f"a pair's cost in a run of {MANY:,} / of {FEW:,}, engine that does nothing, first to last part"
+    return to_row("scale", what, [(mine, yours) for mine, yours in figures], unit="ms", bound=1.1, at_most=True)
+
+
+def _ms_per_pair(model: str, folder: Path, pairs: int, numbers: "count[int]") -> float:
+    source = folder / f"{pairs}"
+    if not source.exists():
+        draw_pairs(source, pairs, FRAME_SIDE)
+    out = folder / f"out{next(numbers)}"
+    began = time()
+    score(
+        model,
+        ManifestInput(str(source / "pairs.parquet")),
+        str(out),
+        engine=NoEngine(),
+        shard_size=FRAME_SHARD,
+        options=ScoringOptions(replicas=1),
+    )
+    return 1000 / _times(out, FRAME_SHARD, began).rate

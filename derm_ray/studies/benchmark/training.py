@@ -1,0 +1,117 @@
+"""Training on Ray Train, beside torchrun and beside fewer workers."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from safetensors.torch import save_file
+
+from derm_ray import storage
+from derm_ray.bundle import seal_bundle
+from derm_ray.data.manifest import write_manifest
+from derm_ray.errors import WorkError
+from derm_ray.models.trunks import Trunk
+from derm_ray.models.weights import load_init_weights
+from derm_ray.models.zoo import NetworkConfig, build_network
+from derm_ray.runtime import ray_session
+from derm_ray.studies.benchmark.comparison import Effort, Row, to_row, turns
+from derm_ray.studies.benchmark.materials import draw_pairs
+from derm_ray.training.config import TrainConfig, cpu
+from derm_ray.training.run.driver import train
+from derm_ray.training.run.worker import METRICS
+from derm_ray.vocabulary import PAPER15
+
+SIZE = 224
+BATCH = 8
+STEPS = 4
+VAL = 2
+
+
+def data_parallel(effort: Effort) -> list[Row]:
+    """Compare Ray Train with torchrun, and two workers with one; one thread each, first step left out.
+
+    The recipe is Triple-Net with CAM-BP at 224 px on VGG-16 frozen through pool4, of random weights.
+    """
+    config = replace(cpu(), head="cam_bp", size=SIZE, epochs=1, global_batch_size=BATCH, precision="fp32")
+    with TemporaryDirectory() as name, ray_session(num_cpus=4, local=True):
+        folder = Path(name)
+        weights, cam = _initial(folder, config)
+        drawn = draw_pairs(folder, STEPS * BATCH + VAL)
+        manifest = drawn.with_column("split", ["train"] * (STEPS * BATCH) + ["val"] * VAL)
+        write_manifest(manifest, manifest.uri)
+        numbers = count()
+
+        def on_ray(workers: int) -> float:
+            run = train(
+                config,
+                manifest,
+                str(folder / "runs"),
+                f"run{next(numbers)}",
+                init_weights=weights,
+                cam=cam,
+                workers=workers,
+                cpus_per_worker=1,
+            )
+            lines = map(json.loads, storage.read_bytes(storage.join(run.run_uri, METRICS)).splitlines())
+            return _pairs_per_s([line["at_s"] for line in lines if "step" in line])
+
+        def on_torchrun() -> float:
+            return _pairs_per_s(_torchrun(config, manifest.uri, weights, cam, folder / "ended.json"))
+
+        figures = turns((lambda: on_ray(2), on_torchrun, lambda: on_ray(1)), effort.run_repetitions)
+    return [
+        to_row(
+            "train-torchrun",
+            "Ray Train / torchrun, 2 workers over gloo, one thread each",
+            [(two, other) for two, other, _ in figures],
+            unit="pairs/s",
+            bound=0.97,
+        ),
+        to_row(
+            "train-workers",
+            "Ray Train, 2 workers / 1 worker, one thread each, same global batch",
+            [(two, one) for two, _, one in figures],
+            unit="pairs/s",
+            bound=1.7,
+        ),
+    ]
+
+
+def _initial(folder: Path, config: TrainConfig) -> tuple[str, str]:
+    """Write initial weights of the trunk, and a CAM network that shares its frozen layers."""
+    weights, cam = folder / "trunk.safetensors", str(folder / "cam")
+    torch.manual_seed(0)
+    state = {key: value.contiguous() for key, value in Trunk("vgg16").state_dict().items()}
+    save_file(state, weights)
+    architecture = NetworkConfig("share", "vgg16", "cam", config.classes)
+    network = build_network(architecture)
+    load_init_weights(network, state, str(weights))
+    seal_bundle(
+        cam,
+        network=architecture,
+        label_set=PAPER15,
+        preprocessing=config.preprocessing,
+        weights=network.state_dict(),
+        provenance={},
+    )
+    return str(weights), cam
+
+
+def _torchrun(config: TrainConfig, manifest: str, weights: str, cam: str, result: Path) -> list[float]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    program = ["-m", "derm_ray.studies.benchmark.plain_training", json.dumps(config.to_json()), manifest, weights, cam]
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, *launcher, *program, str(result)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise WorkError(f"torchrun failed: {done.stderr.strip()}")
+    return [float(value) for value in json.loads(result.read_text())]
+
+
+def _pairs_per_s(ended: list[float]) -> float:
+    return BATCH * (len(ended) - 1) / (ended[-1] - ended[0])
