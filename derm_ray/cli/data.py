@@ -163,6 +163,31 @@ def split(
 
 
 @app.command()
+def prepare(
+    manifest: ManifestArgument,
+    out: Annotated[str, typer.Option("--out", help="Folder for the images and manifest.parquet, at any URI.")],
+    size: Annotated[int, typer.Option("--size", min=32, help="Side of the model's input in pixels.")] = 224,
+    as_json: JsonOption = False,
+) -> None:
+    """Keep a manifest's images at a model's input size, without loss, so that epochs do not decode large photos again.
+
+    Train, evaluate and score take the folder's manifest.parquet in place of the original one and load the same pixels;
+    recipes and models of another size refuse it. A command that was stopped resumes.
+    """
+    from derm_ray.data.manifest import read_manifest
+    from derm_ray.data.prepared import prepare as run
+    from derm_ray.data.preprocessing import Preprocessing
+
+    result = run(read_manifest(manifest), out, Preprocessing(size))
+    pairs = len(result.manifest)
+    text = f"{pairs} pairs at {size} px in {result.tars} tar{'s' * (result.tars != 1)}, {result.manifest.uri}"
+    if result.reused:
+        text += f"\n{result.reused} of the tars were already there"
+    values = {"manifest": result.manifest.uri, "pairs": pairs, "size": size}
+    emit(values | {"tars": result.tars, "reused_tars": result.reused}, text, as_json=as_json)
+
+
+@app.command()
 def describe(manifest: ManifestArgument, as_json: JsonOption = False) -> None:
     """Count what a manifest holds."""
     from derm_ray.data.manifest import read_manifest

@@ -11,6 +11,8 @@ from derm_ray import storage
 from derm_ray.data.archives.index import index_archive
 from derm_ray.data.archives.pairing import DEFAULT_RULE, PairingRule
 from derm_ray.data.manifest import URI_COLUMNS, Manifest, conform, scan_manifest
+from derm_ray.data.prepared import require_size
+from derm_ray.data.preprocessing import Preprocessing
 from derm_ray.errors import ConfigError, ManifestError
 
 MANIFEST_SUFFIXES = (".csv", ".jsonl")
@@ -95,6 +97,36 @@ class ArchiveInput:
     def fingerprint(self) -> str:
         """See :class:`Input`."""
         return storage.fingerprint(self.uri)
+
+
+class SizedInput:
+    """An input whose images, where they were prepared, were prepared for one model.
+
+    Args:
+        source: what is read.
+        spec: the model's.
+    """
+
+    def __init__(self, source: Input, spec: Preprocessing) -> None:
+        self.uri = source.uri
+        self.may_be_rewritten = source.may_be_rewritten
+        self.patterns = source.patterns
+        self.left_out = source.left_out
+        self._source, self._spec = source, spec
+
+    def pieces(self) -> Iterator[Manifest]:
+        """See :class:`Input`.
+
+        Raises:
+            ConfigError: images were prepared at another size.
+        """
+        for piece in self._source.pieces():
+            require_size(piece, self._spec, "the model's size")
+            yield piece
+
+    def fingerprint(self) -> str:
+        """See :class:`Input`."""
+        return self._source.fingerprint()
 
 
 def open_input(uri: str, rule: PairingRule | None = None) -> Input:

@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from derm_ray import RESEARCH_NOTICE, __version__
+from derm_ray.data.loading import load_all
 from derm_ray.data.manifest import Manifest, collapse, require_split
+from derm_ray.data.prepared import require_size
 from derm_ray.data.validation import validate
 from derm_ray.evaluation.calibration import Reliability, reliability
 from derm_ray.evaluation.comparison import RESAMPLES, Interval, bootstrap, finite_or_none
-from derm_ray.evaluation.loading import load_all
 from derm_ray.evaluation.metrics import Labels, class_metrics, confusion_matrix
 from derm_ray.evaluation.tasks import task_metrics, task_scores
 from derm_ray.inference.predictor import Predictor
@@ -130,8 +131,9 @@ def evaluate(
 
     Raises:
         ManifestError: rules are broken or images cannot be used; all are listed.
-        ConfigError: the split is empty.
+        ConfigError: the split is empty, or the images are prepared at another size.
     """
+    require_size(manifest, predictor.bundle.preprocessing, "the model's size")
     label_set = predictor.bundle.label_set
     manifest = collapse(manifest, label_set)
     validate(manifest, label_set, complete=(split,))

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from derm_ray.bundle import Bundle
+from derm_ray.data.loading import load_all
 from derm_ray.evaluation.comparison import Interval, bootstrap
-from derm_ray.evaluation.loading import load_all
 from derm_ray.inference.predictor import Predictor
 from derm_ray.vocabulary import LesionPair, PredictionKind, Task
 

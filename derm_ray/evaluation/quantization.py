@@ -8,10 +8,11 @@ import numpy as np
 import torch
 
 from derm_ray.bundle import load_bundle
+from derm_ray.data.loading import pair_images
 from derm_ray.data.manifest import Manifest, collapse, require_split
+from derm_ray.data.prepared import require_size
 from derm_ray.data.validation import validate
 from derm_ray.errors import ManifestError, OutputExistsError, WorkError
-from derm_ray.evaluation.loading import pair_images
 from derm_ray.evaluation.parity import Parity, measure_parity
 from derm_ray.inference.engines import openvino, quantization
 from derm_ray.inference.engines.sealed import SealedEngine, seal_engine, sealed_engines
@@ -56,7 +57,7 @@ def quantize_bundle(
         seed: of the draws.
 
     Raises:
-        ConfigError: the extra is not installed, or ``val`` is empty.
+        ConfigError: the extra is not installed, ``val`` is empty, or the images are prepared at another size.
         ManifestError: rules are broken, images cannot be used, or there is nothing to compare on.
         OutputExistsError: the bundle already has the engine.
         WorkError: int8 does not answer as fp32 does; nothing is written.
@@ -68,6 +69,7 @@ def quantize_bundle(
         raise OutputExistsError(
             f"{bundle.uri} already holds the engine {openvino.NAME}. Give --overwrite to make it anew."
         )
+    require_size(manifest, bundle.preprocessing, "the model's size")
     manifest = collapse(manifest, bundle.label_set)
     validate(manifest, bundle.label_set)
     generator = np.random.default_rng(seed)

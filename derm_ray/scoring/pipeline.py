@@ -15,7 +15,7 @@ import torch
 
 from derm_ray import __version__, runtime, storage
 from derm_ray.bundle import Bundle, load_bundle
-from derm_ray.data.inputs import Input
+from derm_ray.data.inputs import Input, SizedInput
 from derm_ray.data.locations import Locations
 from derm_ray.errors import ScoringError
 from derm_ray.inference.engines.engine import Engine
@@ -132,7 +132,8 @@ def score(
             format=output_format,
             shard_size=shard_size,
         )
-        run = open_run(out_uri, source, description, Locations(source.uri, options.allow_prefixes))
+        sized = SizedInput(source, model.preprocessing)
+        run = open_run(out_uri, sized, description, Locations(source.uri, options.allow_prefixes))
         todo = run.missing()
         if options.retry_errors:
             todo = sorted([*todo, *with_errors(run)], key=lambda shard: shard.index)

@@ -11,6 +11,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from derm_ray.data.manifest import Manifest, require_split
+from derm_ray.data.prepared import require_size
 from derm_ray.data.preprocessing import PairPixels, Pixels, Preprocessing, load_pairs
 from derm_ray.data.validation import validate
 from derm_ray.errors import ManifestError
@@ -57,6 +58,7 @@ def run_baseline(
     Raises:
         ManifestError, ConfigError, StorageError: the input is not fit.
     """
+    require_size(manifest, Preprocessing(size), "the baseline's size")
     validate(manifest, labels, complete=tuple(Split))
     trunk = Trunk("vgg16")
     load_trunk_weights(trunk, read_init_weights("vgg16", init_weights), init_weights or "torchvision's vgg16")

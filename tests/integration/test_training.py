@@ -16,7 +16,8 @@ import pytest
 import ray
 
 from derm_ray.bundle import load_bundle
-from derm_ray.data.manifest import Manifest, write_manifest
+from derm_ray.data.manifest import Manifest, read_manifest, write_manifest
+from derm_ray.data.prepared import prepare
 from derm_ray.errors import ImageError, InputError, OutputExistsError, TrainingError
 from derm_ray.evaluation.evaluate import evaluate
 from derm_ray.inference.predictor import Predictor
@@ -50,6 +51,16 @@ def test_two_workers_compute_what_one_computes(ray_local: None, pairs: Manifest,
     )
     assert len(one) == 5
     assert two == pytest.approx(one, rel=1e-4)
+
+
+def test_prepared_images_train_as_the_originals_do(ray_local: None, pairs: Manifest, tmp_path: Path) -> None:
+    original = small(pairs)
+    found = read_manifest(prepare(original, str(tmp_path / "data"), EXACT.preprocessing).manifest.uri)
+    runs = [train(EXACT, manifest, str(tmp_path), name) for manifest, name in ((original, "one"), (found, "two"))]
+    one, two = (step_losses(run.run_uri) for run in runs)
+    assert len(one) == 5
+    assert two == one
+    assert runs[1].metrics == runs[0].metrics
 
 
 @pytest.mark.slow

@@ -14,10 +14,10 @@ from PIL import Image
 
 from derm_ray import storage
 from derm_ray.bundle import Bundle, load_bundle, seal_bundle
+from derm_ray.data.loading import pair_images
 from derm_ray.data.manifest import Manifest, write_manifest
 from derm_ray.data.preprocessing import Preprocessing
 from derm_ray.data.synthetic import synthesize
-from derm_ray.evaluation.loading import pair_images
 from derm_ray.inference.engines import openvino
 from derm_ray.inference.engines.quantization import quantize
 from derm_ray.inference.engines.sealed import seal_engine

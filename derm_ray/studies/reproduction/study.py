@@ -10,6 +10,7 @@ import numpy as np
 
 from derm_ray import __version__, storage
 from derm_ray.data.manifest import Manifest, require_split
+from derm_ray.data.prepared import require_size
 from derm_ray.data.validation import validate
 from derm_ray.errors import (
     ConfigError,
@@ -94,6 +95,8 @@ def reproduce(
     rows = _chosen(table, only)
     if len(set(seeds)) != len(seeds):
         raise ConfigError(f"seeds {list(seeds)}: one of them is given twice.")
+    for row in rows:
+        require_size(manifest, row.config.preprocessing, "the preset's size")
     _check(manifest, labels)
     out_uri = storage.absolute(out_uri)
     weights = dict(init_weights or {})

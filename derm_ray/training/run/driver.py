@@ -17,6 +17,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from derm_ray import __version__, bundle, errors, runtime, storage
 from derm_ray.data.manifest import Manifest, collapse, collapsed, require_split
+from derm_ray.data.prepared import require_size
 from derm_ray.data.validation import validate
 from derm_ray.errors import ConfigError, OutputExistsError, TrainingError
 from derm_ray.evaluation.calibration import fit_calibration
@@ -104,6 +105,7 @@ def train(
     run_uri = storage.join(out_uri, name)
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise ConfigError(f"--name {name!r}: use letters, digits, '_', '-' and '.', beginning with a letter or digit.")
+    require_size(manifest, config.preprocessing, "the recipe's size")
     validate(collapse(manifest, labels), labels, complete=(Split.TRAIN, Split.VAL))
     splits = {split: labelled(manifest, split, labels) for split in (Split.TRAIN, Split.VAL)}
     check_batch_size(len(splits[Split.TRAIN]), config.global_batch_size, workers)

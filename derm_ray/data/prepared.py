@@ -1,0 +1,201 @@
+"""A prepared manifest: the same lesion pairs, their images decoded, resized and kept as PNG inside tar files."""
+
+import tarfile
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import pyarrow as pa
+from PIL import Image
+
+from derm_ray import storage
+from derm_ray.data.archives.address import TarMember
+from derm_ray.data.archives.names import Damaged
+from derm_ray.data.archives.tars import TarFile
+from derm_ray.data.loading import THREADS, load_all
+from derm_ray.data.manifest import Manifest, write_manifest
+from derm_ray.data.preprocessing import PairPixels, Pixels, Preprocessing
+from derm_ray.data.validation import validate
+from derm_ray.errors import ConfigError, ManifestError, OutputExistsError
+from derm_ray.observability import Progress, ProgressLine
+from derm_ray.vocabulary import LesionPair, Modality
+
+MANIFEST = "manifest.parquet"
+COLUMN = "prepared_size"
+TAR_BYTES = 128 * 1024 * 1024
+"""Bound on the pixels of one tar; those of two are in memory at once."""
+TAR_PAIRS = 2000
+
+_Uris = Mapping[str, str]
+"""Member name -> address, relative to the folder."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What :func:`prepare` wrote.
+
+    Attributes:
+        manifest: as written.
+        tars: files with images.
+        reused: of them, left by an earlier invocation.
+    """
+
+    manifest: Manifest
+    tars: int
+    reused: int
+
+
+@dataclass(frozen=True)
+class _Block:
+    """The pairs of one tar, named by a digest of their image URIs and the preprocessing."""
+
+    pairs: Sequence[LesionPair]
+    name: str
+
+    @property
+    def members(self) -> list[dict[Modality, str]]:
+        """The name of each pair's images inside the tar."""
+        return [
+            {m: f"{place:04d}/{m}.png" for m in Modality if pair.uri(m) is not None}
+            for place, pair in enumerate(self.pairs)
+        ]
+
+
+def prepare(manifest: Manifest, out_uri: str, spec: Preprocessing, *, tar_bytes: int = TAR_BYTES) -> Prepared:
+    """Write a manifest's images at a model's input size, so that training neither decodes nor resizes large photos.
+
+    The pixels that are loaded from the prepared manifest equal those of the original at the same size, bit by bit.
+    ``manifest.parquet`` is written last: a folder without it is unfinished, and the same call goes on with it. Tars
+    that are there are used again by the URIs of their images, not by these images' content. An image that is
+    not given stays away; flags (such as ``animated``) are not kept.
+
+    Args:
+        manifest: any pairs.
+        out_uri: the folder; the image URIs in its manifest are relative, so that it can be moved whole.
+        spec: target size.
+        tar_bytes: most bytes of pixels in one tar.
+
+    Raises:
+        OutputExistsError: the folder already holds a manifest.
+        ConfigError: the manifest is itself prepared, at another size.
+        ManifestError: rules are broken, or images cannot be used; all are listed.
+        StorageError: storage failed.
+    """
+    out_uri = storage.absolute(out_uri)
+    there = storage.list_folder(out_uri)
+    if MANIFEST in there:
+        raise OutputExistsError(f"{out_uri} already holds a {MANIFEST}. Choose another --out, or remove that folder.")
+    require_size(manifest, spec, "--size")
+    validate(manifest)
+    most = max(1, min(TAR_PAIRS, tar_bytes // (len(Modality) * 3 * spec.size**2)))
+    blocks = _cut(manifest.pairs(), spec, most)
+    written = {block.name: _reusable(block, out_uri) for block in blocks if block.name in there}
+    done = {name: uris for name, uris in written.items() if uris is not None}
+    reused = len(done)
+    todo = [block for block in blocks if block.name not in done]
+    pairs = [pair for block in todo for pair in block.pairs]
+    progress = ProgressLine(Progress(len(manifest), len(manifest) - len(pairs)))
+    with ThreadPoolExecutor(THREADS) as executor:
+        # Only the last block is shorter, so that a chunk is a block.
+        for block, loaded in zip(todo, load_all(pairs, spec, manifest.uri, chunk=most), strict=True):
+            # Where an image cannot be used, load_all raises at its end.
+            if len(loaded) == len(block.pairs):
+                done[block.name] = _write(block, loaded, out_uri, executor)
+            progress.advance(len(block.pairs))
+    result = _moved(manifest, blocks, done, spec.size, storage.join(out_uri, MANIFEST))
+    write_manifest(result, result.uri)
+    return Prepared(result, len(done), reused)
+
+
+def require_size(manifest: Manifest, spec: Preprocessing, whose: str) -> None:
+    """Refuse a prepared manifest whose images are not what a preprocessing makes of the originals.
+
+    Args:
+        manifest: prepared or not.
+        spec: what its images will go through.
+        whose: what asks for that size, such as ``the recipe's size``.
+
+    Raises:
+        ConfigError: the images would be resized twice.
+        ManifestError: ``prepared_size`` holds no numbers.
+    """
+    if COLUMN not in manifest.table.column_names:
+        return
+    try:
+        sizes = set(manifest.table[COLUMN].cast(pa.int64()).unique().to_pylist()) - {None}
+    except pa.ArrowException as error:
+        raise ManifestError(manifest.uri, [f"column {COLUMN!r} is not int64: {error}"]) from error
+    if others := sorted(sizes - {spec.size}):
+        raise ConfigError(
+            f"{manifest.uri}: its images were prepared at {' and '.join(map(str, others))} px ({COLUMN}), {whose} is "
+            f"{spec.size}; they would be resized twice. Give the manifest that they were prepared from, or prepare it "
+            f"with `derm-ray data prepare --size {spec.size}`."
+        )
+    if sizes and not spec.scaled:
+        raise ConfigError(
+            f"{manifest.uri}: its images are prepared, but the model is of an earlier version, which decodes JPEG "
+            "photos at their full size. Give the manifest that they were prepared from."
+        )
+
+
+def _cut(pairs: list[LesionPair], spec: Preprocessing, most: int) -> list[_Block]:
+    blocks = []
+    for start in range(0, len(pairs), most):
+        some = pairs[start : start + most]
+        digest = storage.digest([spec.to_json(), [[pair.uri(m) for m in Modality] for pair in some]])
+        blocks.append(_Block(some, f"images-{digest[:32]}.tar"))
+    return blocks
+
+
+def _reusable(block: _Block, out_uri: str) -> _Uris | None:
+    """Return the addresses in a tar that is there, ``None`` where it is not what was written."""
+    try:
+        uris = _addresses(storage.join(out_uri, block.name), block.name)
+    except Damaged:
+        return None
+    return uris if list(uris) == [name for names in block.members for name in names.values()] else None
+
+
+def _addresses(uri: str, name: str) -> _Uris:
+    entries = TarFile(uri, packed=False).entries()
+    return {entry.name: str(TarMember(name, entry.name, entry.offset, entry.size)) for entry in entries}
+
+
+def _write(block: _Block, loaded: Sequence[PairPixels], out_uri: str, executor: Executor) -> _Uris:
+    given = [
+        (names[modality], pixels)
+        for names, pair in zip(block.members, loaded, strict=True)
+        for modality, pixels in zip(Modality, (pair.clinical, pair.dermoscopy), strict=True)
+        if pixels is not None
+    ]
+    with tempfile.TemporaryDirectory(prefix="derm_ray_") as folder:
+        path = str(Path(folder) / block.name)
+        files = executor.map(_png, (pixels for _, pixels in given))
+        with storage.explained(path), tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for (name, _), data in zip(given, files, strict=True):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, BytesIO(data))
+        uris = _addresses(path, block.name)
+        storage.upload(path, storage.join(out_uri, block.name))
+    return uris
+
+
+def _png(pixels: Pixels) -> bytes:
+    sink = BytesIO()
+    Image.fromarray(pixels).save(sink, "PNG", compress_level=1)
+    return sink.getvalue()
+
+
+def _moved(manifest: Manifest, blocks: Sequence[_Block], done: Mapping[str, _Uris], size: int, uri: str) -> Manifest:
+    """Return the manifest with the addresses of the prepared images."""
+    rows = [(done[block.name], names) for block in blocks for names in block.members]
+    for m in Modality:
+        manifest = manifest.with_column(f"{m}_uri", [uris[names[m]] if m in names else None for uris, names in rows])
+    table = manifest.table
+    if COLUMN in table.column_names:
+        table = table.drop_columns(COLUMN)
+    return Manifest(table.append_column(COLUMN, pa.array([size] * len(rows), pa.int64())), uri)
