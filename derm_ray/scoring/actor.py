@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 
 from derm_ray.errors import DermRayError
-from derm_ray.scoring.scorer import ShardOutcome, ShardScorer
+from derm_ray.scoring.parts import ShardOutcome
+from derm_ray.scoring.scorer import ShardScorer
 from derm_ray.scoring.shards import Shard
 
 
@@ -31,4 +32,4 @@ class ScoringActor:
                 outcome = self._scorer.score(shard)
             except DermRayError as error:
                 failure = str(error)
-        return {name: [value] for name, value in {**outcome.to_json(), "failure": failure}.items()}
+        return {name: [value] for name, value in outcome.to_json(failure).items()}

@@ -61,7 +61,7 @@ class Attempts:
         return True
 
     def end(self) -> None:
-        """Note that all rows are scored: a death from now on is no pair's fault."""
+        """Note that no row is worked on: a death from now on is no pair's fault."""
         if self._record["row"] is not None:
             self._record["row"] = None
             storage.write_json(self._uri, self._record)

@@ -1,0 +1,128 @@
+"""Reading and decoding one shard. It knows nothing of models, so that a process that only decodes stays small."""
+
+import logging
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from derm_ray import storage
+from derm_ray.data.archives.parquets import ChunkCache
+from derm_ray.data.archives.reader import ImageReader
+from derm_ray.data.preprocessing import PairPixels, Preprocessing, load_pairs
+from derm_ray.errors import ImageError, ImageErrorCode, StorageError
+from derm_ray.scoring.attempts import Attempts
+from derm_ray.scoring.ledger import ATTEMPTS
+from derm_ray.scoring.shards import PairReader, Shard
+from derm_ray.vocabulary import LesionPair, Modality
+
+logger = logging.getLogger(__name__)
+
+BATCH_SIZE = 32
+"""Pairs loaded at once, and per forward pass."""
+LOADING_THREADS = 8
+OUTAGE_PAIRS = 32
+LEAST_OUTAGE_PAIRS = 8
+"""Of a shard that is shorter; one that is shorter still gives rows."""
+Loaded = list[PairPixels | ImageError]
+Batch = tuple[list[LesionPair], Loaded]
+"""Pairs in a row, and the pixels or the error of each."""
+
+
+class ShardLoader:
+    """Loads shards, one after the other.
+
+    Args:
+        manifest_uri: the run's copy of its input.
+        out_uri: folder of the run; the attempts are noted in it.
+        spec: of the model.
+        batch_size: pairs loaded at once.
+    """
+
+    def __init__(self, manifest_uri: str, out_uri: str, spec: Preprocessing, batch_size: int = BATCH_SIZE) -> None:
+        self._pairs = PairReader(manifest_uri)
+        self._attempts_uri = storage.join(out_uri, ATTEMPTS)
+        self._spec = spec
+        self._batch_size = batch_size
+        self._chunks = ChunkCache()
+
+    def batches(self, shard: Shard) -> Generator[Batch]:
+        """Yield a shard in micro-batches: single pairs where a process died of it before.
+
+        The next batch is loaded while the caller works on this one; a death until the next one is asked for counts
+        as an attempt.
+
+        Raises:
+            StorageError: storage does not answer, for the images or the input's copy.
+        """
+        with Attempts(self._attempts_uri, shard) as attempts:
+            yield from self._load(shard, attempts)
+
+    def chunks(self, shard: Shard, size: int) -> Generator[Batch]:
+        """Yield a shard in chunks of ``size`` pairs, the last one shorter; the caller's deaths are no pair's fault.
+
+        Raises:
+            StorageError: as :meth:`batches`.
+        """
+        with Attempts(self._attempts_uri, shard) as attempts:
+            pairs: list[LesionPair] = []
+            loaded: Loaded = []
+            left = len(shard)
+            for some, of_some in self._load(shard, attempts):
+                pairs += some
+                loaded += of_some
+                left -= len(some)
+                while len(pairs) >= size or (pairs and not left):
+                    attempts.end()
+                    yield pairs[:size], loaded[:size]
+                    pairs, loaded = pairs[size:], loaded[size:]
+
+    def _load(self, shard: Shard, attempts: Attempts) -> Iterator[Batch]:
+        pairs = self._pairs.read(shard)
+        silent = done = 0
+        for loaded in self._one_by_one(pairs, shard, attempts) if attempts.one_by_one else self._at_once(pairs):
+            silent = _silent(loaded, silent, len(pairs))
+            yield pairs[done : done + len(loaded)], loaded
+            done += len(loaded)
+
+    def _at_once(self, pairs: list[LesionPair]) -> Iterator[Loaded]:
+        """Yield micro-batches; the next one is read and decoded while the caller works on this one."""
+        size = self._batch_size
+        with (
+            ImageReader(_uris(pairs), chunks=self._chunks) as reader,
+            ThreadPoolExecutor(LOADING_THREADS) as images,
+            ThreadPoolExecutor(1) as ahead,
+        ):
+
+            def begin(start: int) -> "Future[Loaded]":
+                return ahead.submit(load_pairs, pairs[start : start + size], self._spec, images, reader=reader)
+
+            following = begin(0)
+            for start in range(size, len(pairs) + size, size):
+                loaded = following.result()
+                following = begin(start)
+                yield loaded
+
+    def _one_by_one(self, pairs: list[LesionPair], shard: Shard, attempts: Attempts) -> Iterator[Loaded]:
+        """Yield single pairs, each noted before it is touched; those that killed their process are errors."""
+        logger.warning("shard %d: the process that worked on it died; its pairs are taken one by one", shard.index)
+        with ImageReader(_uris(pairs), chunks=self._chunks) as reader, ThreadPoolExecutor(1) as images:
+            for row, pair in enumerate(pairs, shard.start):
+                if attempts.begin(row):
+                    yield load_pairs([pair], self._spec, images, reader=reader)
+                else:
+                    yield [ImageError(ImageErrorCode.CRASH, "the process died each time it worked on this pair")]
+
+
+def _silent(loaded: Loaded, before: int, of: int) -> int:
+    """Count pairs in a row that storage did not answer for: enough of them are an outage, not rows."""
+    for result in loaded:
+        if isinstance(result, ImageError) and result.code in (ImageErrorCode.STORAGE, ImageErrorCode.TIMEOUT):
+            before += 1
+            if before >= min(OUTAGE_PAIRS, max(of, LEAST_OUTAGE_PAIRS)):
+                raise StorageError(f"no image of {before} pairs in a row could be read: {result}")
+        else:
+            before = 0
+    return before
+
+
+def _uris(pairs: list[LesionPair]) -> Iterator[str]:
+    return (uri for pair in pairs for modality in Modality if (uri := pair.uri(modality)) is not None)

@@ -1,0 +1,100 @@
+"""Writing the part of a shard, and the row of the ledger that tells of it."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from derm_ray import storage
+from derm_ray.data.preprocessing import PairPixels
+from derm_ray.lease import LeaseLostError, is_taken
+from derm_ray.scoring.ledger import RunDescription, part_name
+from derm_ray.scoring.loader import Loaded
+from derm_ray.scoring.shards import Shard
+
+
+@dataclass(frozen=True)
+class StageTimes:
+    """Seconds that a shard, or a piece of one, took.
+
+    Attributes:
+        read_s, decode_s: summed over the loading threads, which run beside the rest.
+        infer_s, write_s: of the engine (and saliency), and of the part.
+    """
+
+    read_s: float = 0.0
+    decode_s: float = 0.0
+    infer_s: float = 0.0
+    write_s: float = 0.0
+
+    @classmethod
+    def of_loading(cls, loaded: Loaded) -> "StageTimes":
+        """Return what reading and decoding took."""
+        pixels = [p for p in loaded if isinstance(p, PairPixels)]
+        return cls(sum(p.read_s for p in pixels), sum(p.decode_s for p in pixels))
+
+    @classmethod
+    def total(cls, times: Iterable["StageTimes"]) -> "StageTimes":
+        """Return the sum."""
+        given = list(times)
+        return cls(**{name: sum(getattr(one, name) for one in given) for name in asdict(cls())})
+
+
+@dataclass(frozen=True)
+class ShardOutcome:
+    """One row of a run's ledger.
+
+    Attributes:
+        index: the shard's.
+        scored, errors: its rows by status.
+        times: of its stages.
+    """
+
+    index: int
+    scored: int = 0
+    errors: int = 0
+    times: StageTimes = StageTimes()
+
+    def to_json(self, failure: str = "") -> dict[str, Any]:
+        """Return the outcome as JSON types, and why there is none."""
+        own = {"index": self.index, "scored": self.scored, "errors": self.errors}
+        return {**own, **asdict(self.times), "failure": failure}
+
+
+class PartWriter:
+    """Writes parts, each atomically; a repetition overwrites its own part.
+
+    Args:
+        out_uri: folder of the parts.
+        description: the run's identity.
+        lease_uri: the run's record in the folder's lease; nothing is written once another one holds it.
+    """
+
+    def __init__(self, out_uri: str, description: RunDescription, lease_uri: str | None = None) -> None:
+        self._out_uri = out_uri
+        self._format = description.part_format
+        self._lease_uri = lease_uri
+
+    def write(self, shard: Shard, tables: Iterable[pa.Table], times: StageTimes) -> ShardOutcome:
+        """Write a shard's rows and return its row of the ledger.
+
+        Args:
+            shard: all of whose rows are there.
+            tables: its rows, in order.
+            times: what they took so far.
+
+        Raises:
+            LeaseLostError: the folder is another run's by now.
+            StorageError: it cannot be written.
+        """
+        begun = time.perf_counter()
+        table = pa.concat_tables(tables)
+        if self._lease_uri is not None and is_taken(self._lease_uri):
+            raise LeaseLostError(f"{self._out_uri} is written by another run now; this one left it.")
+        uri = storage.join(self._out_uri, part_name(shard, self._format.name))
+        storage.write_bytes(uri, self._format.encode(table))
+        errors = table["error_code"].drop_null().length()
+        times = replace(times, write_s=time.perf_counter() - begun)
+        return ShardOutcome(shard.index, table.num_rows - errors, errors, times)

@@ -1,0 +1,97 @@
+"""From loaded pairs to their rows of a part."""
+
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import torch
+
+from derm_ray import __version__, storage
+from derm_ray.bundle import Bundle, load_bundle
+from derm_ray.data.preprocessing import PairPixels
+from derm_ray.errors import BundleError, ImageError
+from derm_ray.inference.engines.engine import Engine
+from derm_ray.inference.predictor import Predictor
+from derm_ray.inference.saliency import SaliencyMapper, overlay_files
+from derm_ray.scoring.ledger import SALIENCY, RunDescription
+from derm_ray.scoring.loader import BATCH_SIZE, Loaded
+from derm_ray.scoring.schema import Scored, score_schema, score_table
+from derm_ray.scoring.shards import Shard
+from derm_ray.vocabulary import LesionPair, Modality
+
+
+class ShardPredictor:
+    """Predicts the pairs of shards with one model.
+
+    Args:
+        model_uri: a bundle.
+        engine: its resolved name, or an engine.
+        out_uri: folder of the run; overlays are written to it.
+        description: the run's identity.
+        use_gpu: run on the GPU; otherwise on CPU, also where a GPU is visible.
+        batch_size: pairs per forward pass.
+
+    Raises:
+        BundleError: the bundle is no longer the run's model.
+    """
+
+    def __init__(
+        self,
+        model_uri: str,
+        engine: str | Engine,
+        out_uri: str,
+        description: RunDescription,
+        *,
+        use_gpu: bool = False,
+        batch_size: int = BATCH_SIZE,
+    ) -> None:
+        device = torch.device("cuda" if use_gpu else "cpu")
+        bundle = load_bundle(model_uri)
+        if bundle.model_digest != description.model_digest:
+            raise BundleError(f"{model_uri} changed while the run was under way. Put the model back and resume.")
+        self._predictor = Predictor(bundle, engine, batch_size=batch_size, device=device)
+        self._mapper = SaliencyMapper(bundle, device) if description.saliency else None
+        self._out_uri = out_uri
+        self._schema = score_schema(bundle.label_set, branches=description.branches, saliency=description.saliency)
+
+    @property
+    def bundle(self) -> Bundle:
+        """The model."""
+        return self._predictor.bundle
+
+    def table(self, shard: Shard, first: int, pairs: list[LesionPair], loaded: Loaded) -> pa.Table:
+        """Return the rows of pairs that follow each other, and write their overlays.
+
+        Args:
+            shard: theirs.
+            first: row of the first one in the run.
+            pairs, loaded: the pairs, and the pixels or the error of each.
+        """
+        predictions = iter(self._predictor.predict([p for p in loaded if isinstance(p, PairPixels)]))
+        scored = [
+            Scored(p)
+            if isinstance(p, ImageError)
+            else Scored(next(predictions), p.flags, self._overlays(p, shard, row))
+            for row, p in enumerate(loaded, first)
+        ]
+        return score_table(
+            pairs,
+            scored,
+            self.bundle.label_set,
+            self._schema,
+            provenance={
+                "model_digest": self.bundle.model_digest,
+                "engine": self._predictor.engine.name,
+                "derm_ray_version": __version__,
+            },
+            scored_at=datetime.now(UTC),
+        )
+
+    def _overlays(self, pixels: PairPixels, shard: Shard, row: int) -> dict[Modality, str]:
+        """Write the overlays of one pair, named by its row, and return their paths."""
+        if self._mapper is None:
+            return {}
+        paths = {}
+        for modality, png in overlay_files(self._mapper, pixels).items():
+            paths[modality] = f"{SALIENCY}/{shard.index:06d}/{row:09d}-{modality}.png"
+            storage.write_bytes(storage.join(self._out_uri, paths[modality]), png)
+        return paths
