@@ -35,6 +35,9 @@ def score(
     replicas: Annotated[
         int | None, typer.Option("--replicas", min=1, help="Actors that score; default: what the cluster holds.")
     ] = None,
+    decoders: Annotated[
+        int, typer.Option("--decoders", min=0, help="Actors of one CPU each that decode for them, on any node.")
+    ] = 0,
     gpus: Annotated[
         float, typer.Option("--gpus-per-replica", min=0, help="0 scores on CPUs; 0.5 puts two on one GPU.")
     ] = 0.0,
@@ -69,6 +72,7 @@ def score(
         shard_size=shard_size,
         options=ScoringOptions(
             replicas=replicas,
+            decoders=decoders,
             gpus_per_replica=gpus,
             max_error_rate=max_error_rate,
             retry_errors=retry_errors,

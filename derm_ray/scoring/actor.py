@@ -1,11 +1,14 @@
-"""A replica of a bulk run. It imports nothing of the driver's: a run begins when all this is imported."""
+"""Replicas of a bulk run. They import nothing of the driver's: a run begins when all this is imported."""
 
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from derm_ray.errors import DermRayError
+from derm_ray.scoring.chunks import Chunk
 from derm_ray.scoring.parts import ShardOutcome
+from derm_ray.scoring.predicting import ShardPredictor
 from derm_ray.scoring.scorer import ShardScorer
 from derm_ray.scoring.shards import Shard
 
@@ -23,9 +26,7 @@ class ScoringActor:
 
     def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> dict[str, list[Any]]:
         """Score the one shard of a batch and return its ledger row."""
-        shard = Shard(
-            **{name: column[0] if column.dtype == object else column[0].item() for name, column in batch.items()}
-        )
+        shard = Shard.from_batch(batch)
         outcome, failure = ShardOutcome(shard.index), self._failure
         if self._scorer is not None:
             try:
@@ -33,3 +34,26 @@ class ScoringActor:
             except DermRayError as error:
                 failure = str(error)
         return {name: [value] for name, value in outcome.to_json(failure).items()}
+
+
+class PredictingActor:
+    """A :class:`ShardPredictor` as Ray Data calls it; what goes wrong on purpose is told in ``failure``."""
+
+    def __init__(self, **predictor: Any) -> None:
+        self._predictor: ShardPredictor | None = None
+        self._failure = ""
+        try:
+            self._predictor = ShardPredictor(**predictor)
+        except DermRayError as error:
+            self._failure = str(error)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Predict the one chunk of a batch, pixels, and return it with its rows of the part."""
+        chunk = Chunk.from_row(batch)
+        failure = chunk.failure or self._failure
+        if self._predictor is not None and not failure:
+            try:
+                return self._predictor.chunk(chunk).to_row()
+            except DermRayError as error:
+                failure = str(error)
+        return Chunk(chunk.shard, failure=failure).to_row()

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -55,7 +55,7 @@ class ShardOutcome:
     index: int
     scored: int = 0
     errors: int = 0
-    times: StageTimes = StageTimes()
+    times: StageTimes = field(default_factory=StageTimes)
 
     def to_json(self, failure: str = "") -> dict[str, Any]:
         """Return the outcome as JSON types, and why there is none."""

@@ -1,4 +1,4 @@
-"""A bulk scoring run on Ray Data: one row per shard, one actor call per row."""
+"""A bulk scoring run on Ray Data: one row per shard, one actor call per row; with decoders, two stages of actors."""
 
 import logging
 import time
@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import ray
 import ray.data
 import ray.exceptions
@@ -17,13 +18,15 @@ from derm_ray import __version__, runtime, storage
 from derm_ray.bundle import Bundle, load_bundle
 from derm_ray.data.inputs import Input, SizedInput
 from derm_ray.data.locations import Locations
-from derm_ray.errors import ScoringError
+from derm_ray.errors import DermRayError, ScoringError
 from derm_ray.inference.engines.engine import Engine
 from derm_ray.inference.engines.selection import resolve_engine, resolve_engine_of
 from derm_ray.inference.saliency import require_cam
 from derm_ray.lease import Lease, hold
 from derm_ray.observability import Progress, ProgressLine
-from derm_ray.scoring.actor import ScoringActor
+from derm_ray.scoring.actor import PredictingActor, ScoringActor
+from derm_ray.scoring.chunks import CHUNK_BYTES, Assembler, Chunk
+from derm_ray.scoring.decoder import DecodingActor
 from derm_ray.scoring.formats import part_format
 from derm_ray.scoring.ledger import (
     ATTEMPTS,
@@ -35,6 +38,7 @@ from derm_ray.scoring.ledger import (
     open_run,
     recorded_engine,
 )
+from derm_ray.scoring.parts import PartWriter, ShardOutcome
 from derm_ray.scoring.reconcile import Reconciliation, reconcile, with_errors
 from derm_ray.scoring.report import STAGES, seal
 from derm_ray.scoring.shards import SHARD_SIZE, Shard
@@ -49,6 +53,7 @@ class ScoringOptions:
 
     Attributes:
         replicas: actors that score; ``None`` is as many as the cluster holds, one on a Ray of our own.
+        decoders: actors of one CPU each that read and decode, on any node; 0 leaves that to the replicas.
         gpus_per_replica: 0 scores on CPUs; may be a fraction.
         max_error_rate: share of error rows, 0..1, above which the run stops: judged over an invocation's rows from 100
             on, and over all rows at the end.
@@ -63,6 +68,7 @@ class ScoringOptions:
     retry_errors: bool = False
     allow_prefixes: Sequence[str] = ()
     address: str | None = None
+    decoders: int = 0
 
 
 @dataclass(frozen=True)
@@ -139,7 +145,7 @@ def score(
             todo = sorted([*todo, *with_errors(run)], key=lambda shard: shard.index)
         if todo:
             storage.remove(storage.join(out_uri, SUCCESS))
-            _score_shards(run, todo, model_uri, resolved, options, lease)
+            _score_shards(run, todo, model, resolved, options, lease)
         lease.check()
         storage.remove_temporary(out_uri)
         storage.remove_tree(storage.join(out_uri, ATTEMPTS))
@@ -166,59 +172,115 @@ def _engine(engine: str | Engine, model: Bundle, out_uri: str, options: ScoringO
 
 
 def _score_shards(
-    run: Run, todo: list[Shard], model_uri: str, engine: str | Engine, options: ScoringOptions, lease: Lease
+    run: Run, todo: list[Shard], model: Bundle, engine: str | Engine, options: ScoringOptions, lease: Lease
 ) -> None:
-    machine = runtime.machine_cpus()
-    wanted = options.replicas or 1
+    machine, decoders = runtime.machine_cpus(), min(options.decoders, len(todo))
+    wanted = (options.replicas or 1) + decoders
     with runtime.ray_session(options.address, num_cpus=max(machine, wanted) + 1) as session:
         gpus = options.gpus_per_replica
-        replicas = min(options.replicas or _replicas(session, gpus), len(todo))
-        cpus = session.cpus_each(max(1, machine // replicas))
-        session.require(cpus=replicas * cpus, gpus=replicas * gpus, worker_cpus=cpus, worker_gpus=gpus)
-        scorer = {
-            "model_uri": model_uri,
+        replicas = min(options.replicas or _replicas(session, gpus, decoders), len(todo))
+        cpus = session.cpus_each(max(1, (machine - decoders) // replicas))
+        if decoders and gpus:
+            cpus = 0  # or decoders on a GPU's node could keep its replica from ever starting
+        session.require(
+            cpus=replicas * cpus + decoders, gpus=replicas * gpus, worker_cpus=max(1, cpus), worker_gpus=gpus
+        )
+        predictor = {
+            "model_uri": model.uri,
             "engine": engine,
-            "manifest_uri": run.manifest_uri,
             "out_uri": run.out_uri,
             "description": run.description,
             "use_gpu": gpus > 0,
-            "lease_uri": lease.uri,
         }
+        dataset = _dataset(todo)
+        if decoders:
+            loader = {"manifest_uri": run.manifest_uri, "out_uri": run.out_uri, "spec": model.preprocessing}
+            # Any block is larger than a byte, so that each chunk is one: blocks end between rows.
+            dataset.context.target_max_block_size = 1
+            decoded = dataset.map_batches(
+                DecodingActor,
+                batch_size=1,
+                compute=_pool(decoders),
+                fn_constructor_kwargs={**loader, "chunk_bytes": CHUNK_BYTES},
+                num_cpus=1,
+            )
+            predicted = decoded.map_batches(
+                PredictingActor,
+                batch_size=1,
+                batch_format="pyarrow",
+                compute=_pool(replicas),
+                fn_constructor_kwargs=predictor,
+                num_cpus=cpus,
+                num_gpus=gpus,
+            )
+            running = _assembled(_blocks(predicted), todo, PartWriter(run.out_uri, run.description, lease.uri))
+        else:
+            scored = dataset.map_batches(
+                ScoringActor,
+                batch_size=1,
+                compute=_pool(replicas),
+                fn_constructor_kwargs={**predictor, "manifest_uri": run.manifest_uri, "lease_uri": lease.uri},
+                num_cpus=cpus,
+                num_gpus=gpus,
+            )
+            running = _rows(_blocks(scored))
         # Ray Data must have stopped before Ray does: its threads would join any other Ray of the machine.
-        with closing(_outcomes(todo, scorer, replicas=replicas, cpus=cpus, gpus=gpus)) as outcomes:
+        with closing(running) as outcomes:
             _follow(run, todo, outcomes, options, lease)
 
 
-def _replicas(session: runtime.RaySession, gpus_per_replica: float) -> int:
+def _replicas(session: runtime.RaySession, gpus_per_replica: float, decoders: int) -> int:
     """Return how many replicas the cluster holds now: by its GPUs, or one per CPU; one on a Ray of our own."""
     there = ray.cluster_resources()
     if gpus_per_replica:
         return max(1, int(there.get("GPU", 0) / gpus_per_replica))
-    return 1 if session.started_here else max(1, int(there.get("CPU", 1)))
+    return 1 if session.started_here else max(1, int(there.get("CPU", 1)) - decoders)
 
 
-def _outcomes(
-    shards: Sequence[Shard], scorer: dict[str, Any], *, replicas: int, cpus: int, gpus: float
-) -> Generator[dict[str, Any]]:
-    """Yield one ledger row per shard as they finish."""
+def _dataset(shards: Sequence[Shard]) -> ray.data.Dataset:
+    """Return one row per shard."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    dataset = ray.data.from_items([shard.to_json() for shard in shards], override_num_blocks=len(shards))
-    scored = dataset.map_batches(
-        ScoringActor,
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=replicas, initial_size=replicas),
-        fn_constructor_kwargs=scorer,
-        num_cpus=cpus,
-        num_gpus=gpus,
-    )
+    return ray.data.from_items([shard.to_json() for shard in shards], override_num_blocks=len(shards))
+
+
+def _pool(actors: int) -> ray.data.ActorPoolStrategy:
+    return ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors)
+
+
+def _blocks(dataset: ray.data.Dataset) -> Generator[pa.Table]:
+    """Yield what a dataset gives, as it comes."""
     # No prefetching: a finished shard is reported at once, not together with the next one.
-    batches = iter(scored.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"))
+    batches = iter(dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"))
     with closing(batches):
-        for rows in batches:
-            yield from rows.to_pylist()
+        yield from batches
+
+
+def _rows(blocks: Generator[pa.Table]) -> Generator[dict[str, Any]]:
+    """Yield the ledger rows of blocks."""
+    with closing(blocks):
+        for block in blocks:
+            yield from block.to_pylist()
+
+
+def _assembled(blocks: Generator[pa.Table], shards: Sequence[Shard], writer: PartWriter) -> Generator[dict[str, Any]]:
+    """Yield one ledger row per shard, its part being written when its last chunk comes."""
+    assembler = Assembler(writer)
+    with closing(blocks):
+        for block in blocks:
+            for at in range(block.num_rows):
+                chunk = Chunk.from_row(block.slice(at, 1))
+                outcome, failure = None, chunk.failure
+                if not failure:
+                    try:
+                        outcome = assembler.add(chunk)
+                    except DermRayError as error:
+                        failure = str(error)
+                if outcome or failure:
+                    yield (outcome or ShardOutcome(chunk.shard.index)).to_json(failure)
+    assembler.end(shards)
 
 
 def _follow(

@@ -1,5 +1,7 @@
 """From loaded pairs to their rows of a part."""
 
+import time
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -12,6 +14,7 @@ from derm_ray.errors import BundleError, ImageError
 from derm_ray.inference.engines.engine import Engine
 from derm_ray.inference.predictor import Predictor
 from derm_ray.inference.saliency import SaliencyMapper, overlay_files
+from derm_ray.scoring.chunks import Chunk, read_pixels
 from derm_ray.scoring.ledger import SALIENCY, RunDescription
 from derm_ray.scoring.loader import BATCH_SIZE, Loaded
 from derm_ray.scoring.schema import Scored, score_schema, score_table
@@ -85,6 +88,21 @@ class ShardPredictor:
             },
             scored_at=datetime.now(UTC),
         )
+
+    def chunk(self, chunk: Chunk) -> Chunk:
+        """Return a chunk of pixels as the chunk of its rows, predicted in the batches of :meth:`table`'s other callers.
+
+        Args:
+            chunk: pairs with their pixels.
+        """
+        begun = time.perf_counter()
+        pairs, loaded = read_pixels(chunk.table, self.bundle.preprocessing.size)
+        tables = [
+            self.table(chunk.shard, chunk.first + at, pairs[at : at + BATCH_SIZE], loaded[at : at + BATCH_SIZE])
+            for at in range(0, len(pairs), BATCH_SIZE)
+        ]
+        times = replace(chunk.times, infer_s=time.perf_counter() - begun)
+        return replace(chunk, table=pa.concat_tables(tables), times=times)
 
     def _overlays(self, pixels: PairPixels, shard: Shard, row: int) -> dict[Modality, str]:
         """Write the overlays of one pair, named by its row, and return their paths."""

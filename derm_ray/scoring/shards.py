@@ -1,11 +1,12 @@
 """Shards: references to rows of the run's own copy of its input."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -41,6 +42,13 @@ class Shard:
 
     def __len__(self) -> int:
         return self.stop - self.start
+
+    @classmethod
+    def from_batch(cls, batch: Mapping[str, npt.NDArray[Any]]) -> Self:
+        """Read the one descriptor of a batch of Ray Data."""
+        return cls(
+            **{name: column[0] if column.dtype == object else column[0].item() for name, column in batch.items()}
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the descriptor as JSON types."""

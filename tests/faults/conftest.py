@@ -80,12 +80,12 @@ class Scoring:
             assert time.monotonic() < deadline, self.text()
             time.sleep(0.02)
 
-    def actors(self) -> list[psutil.Process]:
-        """The processes that score, below this driver."""
+    def actors(self, kind: str = "ScoringActor") -> list[psutil.Process]:
+        """The processes that score, below this driver; or those of another kind."""
         found = []
         for child in psutil.Process(self.process.pid).children(recursive=True):
             try:
-                if any("ScoringActor" in word for word in child.cmdline()):
+                if any(kind in word for word in child.cmdline()):
                     found.append(child)
             except psutil.NoSuchProcess:
                 continue

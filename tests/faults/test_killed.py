@@ -30,6 +30,17 @@ def test_an_actor_that_is_killed_three_times(score: Score, proxy: Proxy, expecte
     assert puts.total() - PARTS <= 3 * IN_FLIGHT
 
 
+@pytest.mark.parametrize("kind", ["DecodingActor", "PredictingActor"])
+def test_a_stage_that_is_killed(score: Score, expected: pd.DataFrame, kind: str) -> None:
+    scoring = score(None, None, "--decoders", "2")
+    scoring.wait_for_parts(PARTS // 5)
+    actor = scoring.actors(kind)[0]
+    actor.send_signal(signal.SIGKILL)
+    actor.wait()
+    assert scoring.end() == 0, scoring.text()
+    assert_whole(scoring, expected)
+
+
 def test_an_actor_that_is_killed_in_mid_write(score: Score, proxy: Proxy, expected: pd.DataFrame) -> None:
     holding = proxy(Faults(hold="/part-000020-"))
     scoring = score(holding)

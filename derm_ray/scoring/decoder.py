@@ -1,0 +1,45 @@
+"""A decoding actor of a bulk run. It imports neither the driver's modules nor torch: it starts fast and stays small."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from derm_ray.data.preprocessing import Preprocessing
+from derm_ray.errors import DermRayError
+from derm_ray.scoring.chunks import Chunk, chunk_pairs, pixels_table
+from derm_ray.scoring.loader import BATCH_SIZE, ShardLoader
+from derm_ray.scoring.parts import StageTimes
+from derm_ray.scoring.shards import Shard
+
+
+class DecodingActor:
+    """A :class:`ShardLoader` as Ray Data calls it; what goes wrong on purpose is told in ``failure``.
+
+    Args:
+        manifest_uri: the run's copy of its input.
+        out_uri: folder of the run.
+        spec: of the model.
+        chunk_bytes: most pixels of a chunk.
+    """
+
+    def __init__(self, manifest_uri: str, out_uri: str, spec: Preprocessing, chunk_bytes: int) -> None:
+        self._size = chunk_pairs(spec, chunk_bytes)
+        self._loader = ShardLoader(manifest_uri, out_uri, spec, min(BATCH_SIZE, self._size))
+
+    def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> Iterator[pa.Table]:
+        """Yield the chunks of the one shard of a batch, each as one row."""
+        shard = Shard.from_batch(batch)
+        # Known in advance, and the same however the shard is loaded: Ray repeats a call that died half-way, and tells
+        # what it yielded before by its place.
+        of = -(-len(shard) // self._size)
+        try:
+            with closing(self._loader.chunks(shard, self._size)) as chunks:
+                for number, (pairs, loaded) in enumerate(chunks):
+                    table, times = pixels_table((pairs, loaded)), StageTimes.of_loading(loaded)
+                    del pairs, loaded
+                    yield Chunk(shard, number, of, shard.start + number * self._size, table, times).to_row()
+        except DermRayError as error:
+            yield Chunk(shard, failure=str(error)).to_row()
