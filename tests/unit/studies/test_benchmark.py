@@ -1,17 +1,25 @@
 import json
+import os
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from derm_ray.bundle import load_bundle
 from derm_ray.cli import app
+from derm_ray.data.loading import load_all
 from derm_ray.errors import ConfigError
 from derm_ray.inference.engines.selection import make_engine
+from derm_ray.inference.predictor import Predictor
 from derm_ray.models.zoo import NetworkConfig
+from derm_ray.studies.benchmark import plain_scoring, scoring
 from derm_ray.studies.benchmark.bench import run_benchmark
 from derm_ray.studies.benchmark.comparison import Effort, Row, compare
 from derm_ray.studies.benchmark.computing import _eager, _operations
+from derm_ray.studies.benchmark.materials import draw_pairs
 from tests.conftest import seal_untrained
 
 
@@ -78,5 +86,51 @@ def test_a_table_for_people_and_one_line_for_machines(bundle_uri: str) -> None:
 
 
 def test_an_unknown_row_is_refused_before_anything_is_measured(bundle_uri: str) -> None:
-    with pytest.raises(ConfigError, match="decoding"):
+    with pytest.raises(ConfigError, match="Did you mean 'decoding'"):
         run_benchmark(bundle_uri, only=["decodings"])
+
+
+def test_the_loop_written_by_hand_scores_as_the_product_does(
+    cam_bundle_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plain_scoring, "BATCH", 4)
+    pairs = draw_pairs(tmp_path, 10, side=64)
+    plain_scoring.score(cam_bundle_uri, pairs.uri, str(tmp_path / "out"), "torch", 4)
+    parts = [pq.read_table(part) for part in sorted((tmp_path / "out").glob("part-*"))]
+    assert [len(part) for part in parts] == [4, 4, 2]
+    found = pa.concat_tables(parts)
+    bundle = load_bundle(cam_bundle_uri)
+    (loaded,) = load_all(pairs.pairs(), bundle.preprocessing, pairs.uri)
+    expected = Predictor(bundle, "torch").predict(loaded)
+    assert found["pair_id"].to_pylist() == [f"P{row:07d}" for row in range(10)]
+    assert found["diagnosis"].to_pylist() == [prediction.diagnosis for prediction in expected]
+    for number, name in enumerate(bundle.label_set.class_names):
+        assert found[f"p_{name}"].to_pylist() == pytest.approx([p.probabilities[number] for p in expected], abs=1e-6)
+
+
+def test_rates_are_read_off_the_parts(tmp_path: Path) -> None:
+    for number, at in enumerate((1012.0, 1014.0, 1020.0)):
+        part = tmp_path / f"part-{number}.parquet"
+        part.touch()
+        os.utime(part, (at, at))
+    times = scoring._times(tmp_path, 32, began=1000.0)
+    assert times == (8.0, 8.0)  # 64 pairs in 8 s; the first 32 took 4 s of the first 12
+    assert times.pairs_within(600) == 8 * 592
+
+
+def test_beyond_64_pairs_the_same_images_come_again(tmp_path: Path) -> None:
+    pairs = draw_pairs(tmp_path, 70, side=32)
+    assert len(set(pairs.column("pair_id"))) == 70
+    assert pairs.column("clinical_uri")[64] == pairs.column("clinical_uri")[0]
+    assert all(Path(str(uri)).exists() for uri in pairs.column("dermoscopy_uri"))
+
+
+@pytest.mark.slow
+def test_whole_runs_are_compared(bundle_uri: str) -> None:
+    options = ["bench", "--model", bundle_uri, "--quick", "--only", "bulk", "--only", "training", "--json"]
+    line = CliRunner().invoke(app, options)
+    assert line.exit_code == 0, line.output
+    rows = {row["name"]: row for row in json.loads(line.stdout)["rows"]}
+    assert list(rows) == ["bulk", "bulk-10min", "bulk-engine", "train-torchrun", "train-workers"]
+    assert all(0 < row["low"] <= row["ratio"] <= row["high"] for row in rows.values())
+    assert rows["bulk-10min"]["ratio"] < rows["bulk"]["ratio"]  # Ray takes longer to start
