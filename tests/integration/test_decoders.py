@@ -79,13 +79,12 @@ def files(out: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("source", "arguments"),
     [
-        (manifest, {"branches": True}),
-        (manifest, {"output_format": "csv"}),
-        (manifest, {"saliency": True}),
-        (archive("a.tar"), {}),
-        (archive("a.tar.gz"), {}),
+        pytest.param(manifest, {"branches": True}, id="parquet"),
+        pytest.param(manifest, {"output_format": "csv"}, id="csv", marks=pytest.mark.slow),
+        pytest.param(manifest, {"saliency": True}, id="saliency"),
+        pytest.param(archive("a.tar"), {}, id="tar", marks=pytest.mark.slow),
+        pytest.param(archive("a.tar.gz"), {}, id="tar.gz", marks=pytest.mark.slow),
     ],
-    ids=["parquet", "csv", "saliency", "tar", "tar.gz"],
 )
 def test_the_output_is_that_of_the_fused_path(
     source: Callable[[Manifest, Path], Input],

@@ -53,6 +53,7 @@ def test_two_workers_compute_what_one_computes(ray_local: None, pairs: Manifest,
     assert two == pytest.approx(one, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_prepared_images_train_as_the_originals_do(ray_local: None, pairs: Manifest, tmp_path: Path) -> None:
     original = small(pairs)
     found = read_manifest(prepare(original, str(tmp_path / "data"), EXACT.preprocessing).manifest.uri)
