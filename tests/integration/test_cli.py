@@ -6,11 +6,13 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from derm_ray.data.manifest import Manifest, write_manifest
+from derm_ray.runtime import machine_cpus
 from tests.conftest import RunCommand, take
 
 
@@ -111,9 +113,13 @@ def test_every_mistake_is_one_message_and_exit_code_2(
         (("score", "--model", bundle_uri, "--input", "m.parquet", "--out", "s", "--format", "cvs"), "Did you mean 'csv'?"),
         (("score", "--model", bundle_uri, "--input", "m.parquet", "--out", "s", "--saliency"), "saliency needs a model"),
         (("verify", "full"), "_RUN.json: not found"),
+        (("score", "--model", bundle_uri, "--input", "m.parquet", "--out", "s", "--engine", "openvino-int8"), "model quantize"),
+        (("model", "quantize", bundle_uri, "--manifest", "missing.parquet"), "val"),
+        (("bench", "--only", "bulks"), "Did you mean 'bulk'?"),
     ]  # fmt: skip
-    for arguments, message in cases:
-        done = derm_ray(*arguments)
+    with ThreadPoolExecutor(machine_cpus()) as threads:
+        results = list(threads.map(lambda case: derm_ray(*case[0]), cases))
+    for (arguments, message), done in zip(cases, results, strict=True):
         assert done.returncode == 2, (arguments, done.stdout, done.stderr)
         assert message in done.stderr, (arguments, done.stderr)
         assert done.stderr.startswith("error: "), done.stderr

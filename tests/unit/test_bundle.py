@@ -17,13 +17,18 @@ def copy(bundle_uri: str, tmp_path: Path) -> Path:
     return Path(shutil.copytree(bundle_uri, tmp_path / "copy"))
 
 
-def test_a_bundle_comes_back_as_it_was_sealed(bundle_uri: str) -> None:
-    bundle = load_bundle(bundle_uri)
+def test_a_bundle_comes_back_as_it_was_sealed(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = NetworkConfig(trunk="tiny")
+    expected = build_network(network).state_dict()
+    parts = {"label_set": PAPER15, "preprocessing": Preprocessing(48), "weights": expected, "provenance": {"a": [1]}}
+    digest = seal_bundle(str(tmp_path / "b"), network=network, **parts)  # type: ignore[arg-type]
+    bundle = load_bundle(str(tmp_path / "b"))
+    assert (bundle.model_digest, bundle.uri) == (digest, str(tmp_path / "b"))
     assert bundle.label_set is PAPER15
     assert bundle.preprocessing == Preprocessing(48)
-    assert bundle.network == NetworkConfig(trunk="tiny")
-    torch.manual_seed(0)
-    expected = build_network(NetworkConfig(trunk="tiny")).state_dict()
+    assert bundle.network == network
+    assert bundle.provenance == {"a": [1]}
     found = bundle.build().state_dict()
     assert all(torch.equal(expected[key], found[key]) for key in expected)
 
