@@ -7,7 +7,6 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,23 +16,13 @@ from PIL import Image
 from derm_ray.bundle import load_bundle, seal_bundle
 from derm_ray.data.inputs import ManifestInput
 from derm_ray.data.preprocessing import Preprocessing
-from derm_ray.inference.engines.engine import Images, Probabilities
 from derm_ray.models.zoo import NetworkConfig, build_network
 from derm_ray.runtime import ray_session
 from derm_ray.scoring.pipeline import ScoringOptions, score
-from derm_ray.vocabulary import PAPER15, PredictionKind
+from derm_ray.studies.benchmark.scoring import NoEngine
+from derm_ray.vocabulary import PAPER15
 
 SIDE = 32
-
-
-class NoEngine:
-    """Answers at once, always the same."""
-
-    name = "none"
-
-    def run(self, clinical: Images | None, dermoscopy: Images | None) -> Mapping[PredictionKind, Probabilities]:
-        count = len(clinical if clinical is not None else dermoscopy)  # type: ignore[arg-type]
-        return dict.fromkeys(PredictionKind, np.full((count, 15), 1 / 15, np.float32))
 
 
 def prepare(folder: Path, rows: int) -> tuple[str, str]:

@@ -12,10 +12,10 @@ from derm_ray.data.loading import pair_images
 from derm_ray.data.manifest import Manifest, collapse, require_split
 from derm_ray.data.prepared import require_size
 from derm_ray.data.validation import validate
-from derm_ray.errors import ManifestError, OutputExistsError, WorkError
+from derm_ray.errors import ManifestError, WorkError
 from derm_ray.evaluation.parity import Parity, measure_parity
 from derm_ray.inference.engines import openvino, quantization
-from derm_ray.inference.engines.sealed import SealedEngine, seal_engine, sealed_engines
+from derm_ray.inference.engines.sealed import SealedEngine, already_there, seal_engine, sealed_engines
 from derm_ray.inference.predictor import Predictor
 from derm_ray.vocabulary import LesionPair, Modality, Split
 
@@ -66,9 +66,7 @@ def quantize_bundle(
         openvino.require(package)
     bundle = load_bundle(model_uri)
     if not overwrite and openvino.NAME in sealed_engines(bundle):
-        raise OutputExistsError(
-            f"{bundle.uri} already holds the engine {openvino.NAME}. Give --overwrite to make it anew."
-        )
+        raise already_there(bundle, openvino.NAME)
     require_size(manifest, bundle.preprocessing, "the model's size")
     manifest = collapse(manifest, bundle.label_set)
     validate(manifest, bundle.label_set)

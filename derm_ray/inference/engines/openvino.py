@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from derm_ray.errors import ConfigError
+from derm_ray.errors import BundleError, ConfigError
 from derm_ray.inference.engines.engine import Images, Probabilities
 from derm_ray.inference.engines.sealed import SealedEngine
 from derm_ray.models.networks import PairLogits
@@ -66,16 +66,23 @@ class OpenVinoEngine:
 
     Raises:
         ConfigError: OpenVINO is not installed.
+        BundleError: it cannot read the parts.
     """
 
     def __init__(self, sealed: SealedEngine) -> None:
         self.name = sealed.identity
         core, threads = require("openvino").Core(), torch.get_num_threads()
         names = {file.removesuffix(".xml") for file in sealed.files if file.endswith(".xml")}
-        parts = {
-            name: compile_part(core.read_model(sealed.files[f"{name}.xml"], sealed.files[f"{name}.bin"]), threads)
-            for name in names
-        }
+        try:
+            parts = {
+                name: compile_part(core.read_model(sealed.files[f"{name}.xml"], sealed.files[f"{name}.bin"]), threads)
+                for name in names
+            }
+        except (RuntimeError, KeyError) as error:
+            raise BundleError(
+                f"engine {self.name} cannot be read by the OpenVINO here: {str(error).strip().splitlines()[-1]} "
+                "Make it anew: derm-ray model quantize, with --overwrite."
+            ) from error
         self._cross = parts.pop(CROSS, None)
         self._encoders = parts
 

@@ -6,10 +6,11 @@ from typing import Any
 
 from derm_ray import __version__, storage
 from derm_ray.bundle import Bundle
-from derm_ray.errors import BundleError, OutputExistsError
+from derm_ray.errors import BundleError, OutputExistsError, StorageError
 
 FOLDER = "engines"
 INDEX = "engine.json"
+KEYS = {"digest", "model_digest", "parity", "files"}
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class SealedEngine:
     @property
     def identity(self) -> str:
         """Name and digest: what scores record, and what all replicas of a run must have."""
-        return f"{self.name}@{self.digest[:16]}"
+        return _identity(self.name, self.digest)
 
 
 def seal_engine(
@@ -43,7 +44,9 @@ def seal_engine(
     *,
     overwrite: bool = False,
 ) -> str:
-    """Write an engine into its bundle; the index comes last. The model's digest stays as it is.
+    """Write an engine into its bundle; the index comes last, so that one that is replaced stays whole until then.
+
+    The model's digest stays as it is.
 
     Args:
         bundle: where to.
@@ -60,23 +63,30 @@ def seal_engine(
         OutputExistsError: the bundle already has one.
     """
     folder = _folder(bundle, name)
-    if storage.exists(storage.join(folder, INDEX)):
-        if not overwrite:
-            raise OutputExistsError(f"{bundle.uri} already holds the engine {name}. Give --overwrite to make it anew.")
-        storage.remove(storage.join(folder, INDEX))
+    if not overwrite and name in sealed_engines(bundle):
+        raise already_there(bundle, name)
+    sums = {file: storage.sha256(data) for file, data in files.items()}
     for file, data in files.items():
-        storage.write_bytes(storage.join(folder, file), data)
+        storage.write_bytes(_place(folder, file, sums[file]), data)
     index: dict[str, Any] = {
         "engine": name,
         "model_digest": bundle.model_digest,
         "derm_ray_version": __version__,
         "made_with": dict(made_with),
         "parity": dict(parity),
-        "files": {file: storage.sha256(data) for file, data in files.items()},
+        "files": sums,
     }
     index["digest"] = storage.digest(index)
     storage.write_json(storage.join(folder, INDEX), index)
+    kept = {INDEX, *(f"{digest[:16]}-{file}" for file, digest in sums.items())}
+    for old in set(storage.list_folder(folder)) - kept:
+        storage.remove(storage.join(folder, old))
     return str(index["digest"])
+
+
+def already_there(bundle: Bundle, name: str) -> OutputExistsError:
+    """Return the error of a bundle that has an engine."""
+    return OutputExistsError(f"{bundle.uri} already holds the engine {name}. Give --overwrite to make it anew.")
 
 
 def sealed_engines(bundle: Bundle) -> list[str]:
@@ -85,29 +95,58 @@ def sealed_engines(bundle: Bundle) -> list[str]:
     return [name for name in names if storage.exists(storage.join(_folder(bundle, name), INDEX))]
 
 
+def engine_identity(bundle: Bundle, name: str) -> str:
+    """Return what :attr:`SealedEngine.identity` would be, without reading the engine's files.
+
+    Raises:
+        BundleError: as :func:`load_engine`, but for the files.
+    """
+    return _identity(name, _read_index(bundle, name)["digest"])
+
+
 def load_engine(bundle: Bundle, name: str) -> SealedEngine:
     """Read an engine and verify every digest.
 
     Raises:
         BundleError: it is not there, incomplete, altered, or of another model.
     """
+    folder, index = _folder(bundle, name), _read_index(bundle, name)
+    files = {}
+    for file, expected in index["files"].items():
+        try:
+            files[file] = storage.read_bytes(_place(folder, file, expected))
+        except StorageError as error:
+            raise BundleError(f"{folder}: {file} cannot be read: {error}") from error
+        if storage.sha256(files[file]) != expected:
+            raise _altered(folder, file)
+    return SealedEngine(name, index["digest"], index["parity"], files)
+
+
+def _read_index(bundle: Bundle, name: str) -> dict[str, Any]:
     folder = _folder(bundle, name)
     if not storage.exists(storage.join(folder, INDEX)):
         raise BundleError(
             f"{bundle.uri} holds no engine {name}. Make it: derm-ray model quantize {bundle.uri} --manifest MANIFEST."
         )
     index = storage.read_json(storage.join(folder, INDEX))
-    digest = index.pop("digest", None) if isinstance(index, dict) else None
-    if digest != storage.digest(index):
+    if not isinstance(index, dict) or not index.keys() >= KEYS:
+        raise _altered(folder, INDEX)
+    if index["digest"] != storage.digest({key: value for key, value in index.items() if key != "digest"}):
         raise _altered(folder, INDEX)
     if index["model_digest"] != bundle.model_digest:
         raise BundleError(f"{folder} was made from another model. Make it anew with --overwrite.")
-    files = {}
-    for file, expected in index["files"].items():
-        files[file] = storage.read_bytes(storage.join(folder, file))
-        if storage.sha256(files[file]) != expected:
-            raise _altered(folder, file)
-    return SealedEngine(name, str(digest), index["parity"], files)
+    if any("/" in file for file in index["files"]):
+        raise BundleError(f"{folder}: {INDEX} names files outside of its folder. Do not use this bundle.")
+    return index
+
+
+def _identity(name: str, digest: str) -> str:
+    return f"{name}@{digest[:16]}"
+
+
+def _place(folder: str, file: str, sha256: str) -> str:
+    """Return where a file lies: named by its content, so that another engine is written beside this one."""
+    return storage.join(folder, f"{sha256[:16]}-{file}")
 
 
 def _folder(bundle: Bundle, name: str) -> str:

@@ -12,7 +12,7 @@ from derm_ray.errors import BundleError, ConfigError, unknown_name
 from derm_ray.inference.engines import openvino
 from derm_ray.inference.engines.engine import Engine
 from derm_ray.inference.engines.pytorch import CompiledEngine, TorchEngine
-from derm_ray.inference.engines.sealed import load_engine, sealed_engines
+from derm_ray.inference.engines.sealed import engine_identity, load_engine, sealed_engines
 from derm_ray.inference.precision import default_device, hardware_has_bf16
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def resolve_engine(bundle: Bundle, name: str, device: torch.device | None = None
         if chosen.type != "cpu":
             raise ConfigError(f"engine {base} runs on CPUs only; leave the GPUs out, or use torch-bf16 or compiled.")
         openvino.require("openvino")
-        identity = load_engine(bundle, base).identity
+        identity = engine_identity(bundle, base)
         if pinned and identity != name:
             raise BundleError(f"{bundle.uri} holds {identity} by now, this run began with {name}. Put it back.")
         return identity

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from derm_ray.bundle import Bundle, load_bundle
-from derm_ray.errors import BundleError, OutputExistsError
+from derm_ray.errors import BundleError, OutputExistsError, StorageError
 from derm_ray.inference.engines.openvino import NAME
 from derm_ray.inference.engines.pytorch import TorchEngine
 from derm_ray.inference.engines.quantization import quantize
@@ -18,6 +18,7 @@ from derm_ray.inference.engines.sealed import load_engine, seal_engine, sealed_e
 from derm_ray.inference.engines.selection import make_engine, resolve_engine
 from derm_ray.inference.predictor import Predictor
 from derm_ray.models.zoo import CamConfig, NetworkConfig
+from derm_ray.storage import digest
 from derm_ray.vocabulary import Modality
 from tests.conftest import seal_untrained
 
@@ -98,7 +99,7 @@ def test_altered_engines_are_refused(tmp_path: Path, what: str) -> None:
     seal_engine(bundle, NAME, {"both.xml": b"<net/>", "both.bin": b"1234"}, {"holds": True}, {})
     folder = tmp_path / "bundle" / "engines" / NAME
     if what == "weights":
-        (folder / "both.bin").write_bytes(b"1235")
+        next(folder.glob("*-both.bin")).write_bytes(b"1235")
     elif what == "index":
         index = json.loads((folder / "engine.json").read_text())
         index["parity"]["holds"] = 1
@@ -109,6 +110,44 @@ def test_altered_engines_are_refused(tmp_path: Path, what: str) -> None:
         bundle = other
     with pytest.raises(BundleError, match="another model" if what == "model" else "altered after sealing"):
         load_engine(bundle, NAME)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, "cannot be read by the OpenVINO here"),
+        ({"files": None}, "altered after sealing"),
+        ({"files": {"../../both.xml": "0"}}, "outside of its folder"),
+        ({"files": {"both.xml": "0" * 64}}, "cannot be read"),
+    ],
+)
+def test_what_is_no_engine_is_one_message(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    bundle = load_bundle(seal_untrained(str(tmp_path / "bundle"), NetworkConfig(trunk="tiny")))
+    seal_engine(bundle, NAME, {"both.xml": b"<net/>", "both.bin": b"1234"}, {}, {})
+    place = tmp_path / "bundle" / "engines" / NAME / "engine.json"
+    index = {key: value for key, value in {**json.loads(place.read_text()), **change}.items() if value is not None}
+    del index["digest"]
+    place.write_text(json.dumps({**index, "digest": digest(index)}))
+    with pytest.raises(BundleError, match=message):
+        make_engine(bundle, NAME, CPU)
+
+
+def test_an_engine_stays_until_another_one_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = load_bundle(seal_untrained(str(tmp_path / "bundle"), NetworkConfig(trunk="tiny")))
+    first, second = ({"both.xml": text, "both.bin": b"1234"} for text in (b"<one/>", b"<two/>"))
+    seal_engine(bundle, NAME, first, {}, {})
+
+    def full(uri: str, value: object) -> None:
+        raise StorageError("No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr("derm_ray.storage.write_json", full)
+        with pytest.raises(StorageError):
+            seal_engine(bundle, NAME, second, {}, {}, overwrite=True)
+    assert load_engine(bundle, NAME).files == first
+    seal_engine(bundle, NAME, second, {}, {}, overwrite=True)
+    assert load_engine(bundle, NAME).files == second
+    assert len(list((tmp_path / "bundle" / "engines" / NAME).iterdir())) == 3
 
 
 def test_using_it_tells_nobody() -> None:
