@@ -72,13 +72,11 @@ class Row:
 
 
 def turns(sides: Sequence[Callable[[], Figure]], repetitions: int) -> list[tuple[Figure, ...]]:
-    """Run all sides in turn, A B B A, after one run of each that does not count.
+    """Run all sides in turn, A B B A; each leaves out its own warm-up.
 
     Returns:
         One tuple of figures per repetition, in the order of ``sides``.
     """
-    for side in sides:
-        side()
     figures = []
     for repetition in range(repetitions):
         step = 1 if repetition % 2 == 0 else -1
@@ -112,7 +110,8 @@ def to_row(
 def compare(
     name: str, what: str, ours: Side, other: Side, effort: Effort, *, unit: str, bound: float, at_most: bool = False
 ) -> Row:
-    """Time two sides in turn; see :func:`turns` and :func:`to_row`."""
+    """Time two sides in turn after one run of each that does not count; see :func:`turns` and :func:`to_row`."""
+    ours(), other()
     figures = [(mine, yours) for mine, yours in turns((ours, other), effort.repetitions)]
     return to_row(name, what, figures, unit=unit, bound=bound, at_most=at_most)
 

@@ -19,7 +19,7 @@ from derm_ray.errors import WorkError
 from derm_ray.inference.engines.engine import Images, Probabilities
 from derm_ray.inference.engines.selection import make_engine
 from derm_ray.models.zoo import NetworkConfig
-from derm_ray.runtime import ray_session
+from derm_ray.runtime import machine_cpus, ray_session
 from derm_ray.scoring.pipeline import ScoringOptions, score
 from derm_ray.studies.benchmark.comparison import Effort, Row, to_row, turns
 from derm_ray.studies.benchmark.computing import CPU, pairs_per_s
@@ -104,10 +104,12 @@ def _timed(arguments: Sequence[str], out: Path) -> RunTimes:
     return _times(out, SHARD, began)
 
 
-def _times(out: Path, shard: int, began: float) -> RunTimes:
+def _times(out: Path, shard: int, began: float, replicas: int = 1) -> RunTimes:
+    """Return a run's times; they begin when each replica has written its first part."""
     written = sorted(part.stat().st_mtime for part in out.glob("part-*"))
-    rate = shard * (len(written) - 1) / (written[-1] - written[0])
-    return RunTimes(rate, written[0] - began - shard / rate)
+    first = written[replicas - 1]
+    rate = shard * (len(written) - replicas) / (written[-1] - first)
+    return RunTimes(rate, first - began - replicas * shard / rate)
 
 
 class NoEngine:
@@ -123,7 +125,7 @@ class NoEngine:
 
 def cost_at_scale(effort: Effort) -> Row:
     """Compare what a pair costs in a large run and in a small one, where the engine costs nothing."""
-    with TemporaryDirectory() as folder, ray_session(num_cpus=2, local=True):
+    with TemporaryDirectory() as folder, ray_session(num_cpus=machine_cpus() + 1, local=True):
         place = Path(folder)
         model = untrained(str(place / "model"), NetworkConfig(trunk="tiny"), FRAME_SIDE)
         numbers = count()
@@ -145,6 +147,6 @@ def _ms_per_pair(model: str, folder: Path, pairs: int, numbers: "count[int]") ->
         str(out),
         engine=NoEngine(),
         shard_size=FRAME_SHARD,
-        options=ScoringOptions(replicas=1),
+        options=ScoringOptions(replicas=machine_cpus()),
     )
-    return 1000 / _times(out, FRAME_SHARD, began).rate
+    return 1000 / _times(out, FRAME_SHARD, began, machine_cpus()).rate

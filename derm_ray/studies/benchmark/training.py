@@ -27,7 +27,7 @@ from derm_ray.training.run.worker import METRICS
 from derm_ray.vocabulary import PAPER15
 
 SIZE = 224
-BATCH = 8
+BATCH = 4
 STEPS = 4
 VAL = 2
 

@@ -116,6 +116,7 @@ def test_rates_are_read_off_the_parts(tmp_path: Path) -> None:
     times = scoring._times(tmp_path, 32, began=1000.0)
     assert times == (8.0, 8.0)  # 64 pairs in 8 s; the first 32 took 4 s of the first 12
     assert times.pairs_within(600) == 8 * 592
+    assert scoring._times(tmp_path, 32, began=1000.0, replicas=2).rate == 32 / 6
 
 
 def test_beyond_64_pairs_the_same_images_come_again(tmp_path: Path) -> None:
