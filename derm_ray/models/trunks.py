@@ -46,12 +46,7 @@ class TrunkSpec:
 
 def _vgg16_features() -> nn.Sequential:
     """Return VGG-16's convolutions without the final pooling: relu5_3 is (B, 512, H/16, W/16)."""
-    features = nn.Sequential(*make_layers(cfgs["D"])[:30])
-    for layer in features:
-        # A rectifier in place would overwrite the tap.
-        if isinstance(layer, nn.ReLU):
-            layer.inplace = False
-    return features
+    return nn.Sequential(*make_layers(cfgs["D"])[:30])
 
 
 class _ToUnit(nn.Module):

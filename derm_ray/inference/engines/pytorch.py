@@ -12,11 +12,11 @@ from derm_ray.inference.precision import autocast, default_device, normalise, re
 from derm_ray.models.networks import PairLogits
 from derm_ray.vocabulary import PredictionKind
 
-GPU_PAIRS = 32
+CPU_PAIRS, GPU_PAIRS = 4, 32
 
 
 class TorchEngine:
-    """Eager PyTorch in channels-last order.
+    """Eager PyTorch in channels-last order; on CPUs a few pairs at a time, whose feature maps stay near the cores.
 
     Args:
         bundle: the model.
@@ -30,6 +30,7 @@ class TorchEngine:
         self._precision = precision
         self._spec = bundle.preprocessing
         self._network = to_device(bundle.build(), self._device)
+        self._pairs: int | None = CPU_PAIRS if self._device.type == "cpu" else None
 
     def run(self, clinical: Images | None, dermoscopy: Images | None) -> Mapping[PredictionKind, Probabilities]:
         """See :class:`derm_ray.inference.engines.engine.Engine`."""
@@ -38,7 +39,14 @@ class TorchEngine:
         return {kind: p.cpu().numpy() for kind, p in logits.probabilities().items()}
 
     def _forward(self, clinical: torch.Tensor | None, dermoscopy: torch.Tensor | None) -> PairLogits:
-        logits: PairLogits = self._network(clinical, dermoscopy)
+        given = len(next(tensor for tensor in (clinical, dermoscopy) if tensor is not None))
+        step = self._pairs or given
+        parts = [self._part(clinical, dermoscopy, slice(start, start + step)) for start in range(0, given, step)]
+        columns = zip(*parts, strict=True)
+        return PairLogits(*(None if column[0] is None else torch.cat(column)[:given] for column in columns))
+
+    def _part(self, clinical: torch.Tensor | None, dermoscopy: torch.Tensor | None, part: slice) -> PairLogits:
+        logits: PairLogits = self._network(*(None if t is None else t[part] for t in (clinical, dermoscopy)))
         return logits
 
     def _tensor(self, images: Images | None) -> torch.Tensor | None:
@@ -70,20 +78,14 @@ class CompiledEngine(TorchEngine):
         self._pairs = GPU_PAIRS if chosen.type == "cuda" else 1
         self._program = torch.compile(self._network, dynamic=False, options={"freezing": True})
 
-    def _forward(self, clinical: torch.Tensor | None, dermoscopy: torch.Tensor | None) -> PairLogits:
-        given = [tensor for tensor in (clinical, dermoscopy) if tensor is not None]
-        parts = [self._part(clinical, dermoscopy, start) for start in range(0, len(given[0]), self._pairs)]
-        columns = zip(*parts, strict=True)
-        return PairLogits(*(None if c[0] is None else torch.cat(c)[: len(given[0])] for c in columns))
-
-    def _part(self, clinical: torch.Tensor | None, dermoscopy: torch.Tensor | None, start: int) -> PairLogits:
-        logits: PairLogits = self._program(self._filled(clinical, start), self._filled(dermoscopy, start))
+    def _part(self, clinical: torch.Tensor | None, dermoscopy: torch.Tensor | None, part: slice) -> PairLogits:
+        logits: PairLogits = self._program(self._filled(clinical, part), self._filled(dermoscopy, part))
         return logits
 
-    def _filled(self, tensor: torch.Tensor | None, start: int) -> torch.Tensor | None:
-        """Return the images from ``start`` on, as many as the program takes; what is missing is the last one again."""
+    def _filled(self, tensor: torch.Tensor | None, part: slice) -> torch.Tensor | None:
+        """Return a part of the images, as many as the program takes; what is missing is the last one again."""
         if tensor is None:
             return None
-        part = tensor[start : start + self._pairs]
-        lacking = self._pairs - len(part)
-        return torch.cat((part, part[-1:].expand(lacking, *part.shape[1:]))) if lacking else part
+        images = tensor[part]
+        lacking = part.stop - part.start - len(images)
+        return torch.cat((images, images[-1:].expand(lacking, *images.shape[1:]))) if lacking else images
