@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from derm_ray.cli.options import JsonOption, emit
+from derm_ray.observability import format_duration
 
 
 def bench(
@@ -17,7 +18,10 @@ def bench(
             "--only", metavar="NAME", help="gflops, int8, engine, decoding, bulk, training or scale; repeatable."
         ),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Measure for a fifth of the time.")] = False,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Measure for a shorter time, and a large run of 10,000 pairs instead of 100,000."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """How fast this machine's CPUs do the work, beside what they could."""
@@ -33,4 +37,8 @@ def bench(
             f"{f'{row.low:.3f}..{row.high:.3f}':<15}{wanted:<15}{'' if row.passed else 'DOES NOT HOLD'}".rstrip()
         )
     lines += ["", *(f"{row.name:<16}{row.what}" for row in result.rows)]
+    lines += [f"{name:<16}NOT MEASURED: {reason}" for name, reason in result.failures.items()]
+    lines += ["", f"measured in {format_duration(result.seconds)}"]
     emit(result.to_json(), "\n".join(lines), as_json=as_json)
+    if result.failures:
+        raise typer.Exit(1)

@@ -51,7 +51,7 @@ def quantize(
     manifest: ManifestOption,
     pairs: Annotated[
         int | None,
-        typer.Option("--pairs", min=1, help="Most pairs to compare with fp32, drawn at random; default all."),
+        typer.Option("--pairs", min=500, help="Most pairs to compare with fp32, drawn at random; default all."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an engine that is there.")] = False,
     as_json: JsonOption = False,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from concurrent.futures import Executor, wait
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import Any
@@ -145,20 +145,34 @@ def pixels_from_bytes(
     return to_pair({m: image_from_bytes(m, data, spec, max_pixels=max_pixels) for m, data in given if data is not None})
 
 
-def load_image(uri: str, spec: Preprocessing, reader: ImageReader, *, max_pixels: int = MAX_PIXELS) -> LoadedImage:
+def load_image(
+    uri: str,
+    spec: Preprocessing,
+    reader: ImageReader,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    decoding: AbstractContextManager[object] | None = None,
+) -> LoadedImage:
     """Read, decode and resize one image.
+
+    Args:
+        uri, spec, reader, max_pixels: see :func:`load_pairs`.
+        decoding: entered while it is decoded and resized.
 
     Raises:
         ImageError: it cannot be used; the message names the URI.
     """
     started = perf_counter()
     data = reader.read(uri)
-    read = perf_counter()
+    read_s = perf_counter() - started
     try:
-        pixels, flags = _prepare(data, spec, max_pixels)
+        with decoding or nullcontext():
+            started = perf_counter()
+            pixels, flags = _prepare(data, spec, max_pixels)
+            decode_s = perf_counter() - started
     except ImageError as error:
         raise ImageError(error.code, f"{uri}: {error.message}") from error
-    return LoadedImage(pixels, flags, read - started, perf_counter() - read)
+    return LoadedImage(pixels, flags, read_s, decode_s)
 
 
 def load_pairs(
@@ -168,6 +182,7 @@ def load_pairs(
     *,
     reader: ImageReader | None = None,
     max_pixels: int = MAX_PIXELS,
+    decoding: AbstractContextManager[object] | None = None,
 ) -> list[PairPixels | ImageError]:
     """Read, decode and resize the images of many pairs at once.
 
@@ -177,6 +192,7 @@ def load_pairs(
         executor: runs one task per image.
         reader: reads the bytes; ``None`` for one of its own for these pairs.
         max_pixels: see :func:`derm_ray.data.decode.decode`.
+        decoding: entered while an image is decoded, such as a semaphore that keeps it to fewer threads than read.
 
     Returns:
         One entry per pair, in order: its pixels, or the error of its first image that cannot be used.
@@ -185,7 +201,10 @@ def load_pairs(
     own = ImageReader(uri for uris in wanted for uri in uris.values()) if reader is None else nullcontext(reader)
     with own as source:
         futures = [
-            {m: executor.submit(load_image, uri, spec, source, max_pixels=max_pixels) for m, uri in uris.items()}
+            {
+                m: executor.submit(load_image, uri, spec, source, max_pixels=max_pixels, decoding=decoding)
+                for m, uri in uris.items()
+            }
             for uris in wanted
         ]
         wait([future for loading in futures for future in loading.values()])

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from derm_ray.errors import DermRayError
 from derm_ray.scoring.chunks import Chunk
@@ -14,9 +15,15 @@ from derm_ray.scoring.shards import Shard
 
 
 class ScoringActor:
-    """A :class:`ShardScorer` as Ray Data calls it; what goes wrong on purpose is told in ``failure``."""
+    """A :class:`ShardScorer` as Ray Data calls it; what goes wrong on purpose is told in ``failure``.
 
-    def __init__(self, **scorer: Any) -> None:
+    Args:
+        threads: that torch, OpenVINO and decoding use, whatever ``OMP_NUM_THREADS`` says on the machine.
+        scorer: the scorer's arguments.
+    """
+
+    def __init__(self, *, threads: int, **scorer: Any) -> None:
+        torch.set_num_threads(threads)
         self._scorer: ShardScorer | None = None
         self._failure = ""
         try:
@@ -37,9 +44,15 @@ class ScoringActor:
 
 
 class PredictingActor:
-    """A :class:`ShardPredictor` as Ray Data calls it; what goes wrong on purpose is told in ``failure``."""
+    """A :class:`ShardPredictor` as Ray Data calls it; what goes wrong on purpose is told in ``failure``.
 
-    def __init__(self, **predictor: Any) -> None:
+    Args:
+        threads: as of :class:`ScoringActor`.
+        predictor: the predictor's arguments.
+    """
+
+    def __init__(self, *, threads: int, **predictor: Any) -> None:
+        torch.set_num_threads(threads)
         self._predictor: ShardPredictor | None = None
         self._failure = ""
         try:

@@ -1,4 +1,4 @@
-"""A decoding actor of a bulk run. It imports neither the driver's modules nor torch: it starts fast and stays small."""
+"""A decoding actor of a bulk run, of one CPU. It imports no torch: it starts fast and stays small."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -27,7 +27,7 @@ class DecodingActor:
 
     def __init__(self, manifest_uri: str, out_uri: str, spec: Preprocessing, chunk_bytes: int) -> None:
         self._size = chunk_pairs(spec, chunk_bytes)
-        self._loader = ShardLoader(manifest_uri, out_uri, spec, min(BATCH_SIZE, self._size))
+        self._loader = ShardLoader(manifest_uri, out_uri, spec, min(BATCH_SIZE, self._size), decoding_threads=1)
 
     def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> Iterator[pa.Table]:
         """Yield the chunks of the one shard of a batch, each as one row."""

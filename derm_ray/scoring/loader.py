@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Semaphore
 
 from derm_ray import storage
 from derm_ray.data.archives.parquets import ChunkCache
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 BATCH_SIZE = 32
 """Pairs loaded at once, and per forward pass."""
 LOADING_THREADS = 8
+"""Images read at once."""
 OUTAGE_PAIRS = 32
 LEAST_OUTAGE_PAIRS = 8
 """Of a shard that is shorter; one that is shorter still gives rows."""
@@ -35,14 +37,24 @@ class ShardLoader:
         out_uri: folder of the run; the attempts are noted in it.
         spec: of the model.
         batch_size: pairs loaded at once.
+        decoding_threads: images decoded at once, :data:`LOADING_THREADS` at most.
     """
 
-    def __init__(self, manifest_uri: str, out_uri: str, spec: Preprocessing, batch_size: int = BATCH_SIZE) -> None:
+    def __init__(
+        self,
+        manifest_uri: str,
+        out_uri: str,
+        spec: Preprocessing,
+        batch_size: int = BATCH_SIZE,
+        *,
+        decoding_threads: int = LOADING_THREADS,
+    ) -> None:
         self._pairs = PairReader(manifest_uri)
         self._attempts_uri = storage.join(out_uri, ATTEMPTS)
         self._spec = spec
         self._batch_size = batch_size
         self._chunks = ChunkCache()
+        self._decoding = Semaphore(decoding_threads)
 
     def batches(self, shard: Shard) -> Generator[Batch]:
         """Yield a shard in micro-batches: single pairs where a process died of it before.
@@ -93,7 +105,8 @@ class ShardLoader:
         ):
 
             def begin(start: int) -> "Future[Loaded]":
-                return ahead.submit(load_pairs, pairs[start : start + size], self._spec, images, reader=reader)
+                some = pairs[start : start + size]
+                return ahead.submit(load_pairs, some, self._spec, images, reader=reader, decoding=self._decoding)
 
             following = begin(0)
             for start in range(size, len(pairs) + size, size):

@@ -191,6 +191,7 @@ def _score_shards(
             "out_uri": run.out_uri,
             "description": run.description,
             "use_gpu": gpus > 0,
+            "threads": max(1, cpus),
         }
         dataset = _dataset(todo)
         if decoders:

@@ -34,7 +34,7 @@ class ShardPredictor:
         batch_size: pairs per forward pass.
 
     Raises:
-        BundleError: the bundle is no longer the run's model.
+        BundleError: the bundle no longer holds the run's model and engine.
     """
 
     def __init__(
@@ -52,6 +52,11 @@ class ShardPredictor:
         if bundle.model_digest != description.model_digest:
             raise BundleError(f"{model_uri} changed while the run was under way. Put the model back and resume.")
         self._predictor = Predictor(bundle, engine, batch_size=batch_size, device=device)
+        if self._predictor.engine.name != description.engine:
+            raise BundleError(
+                f"{model_uri} holds {self._predictor.engine.name} by now, the run began with {description.engine}. "
+                "Put it back and resume."
+            )
         self._mapper = SaliencyMapper(bundle, device) if description.saliency else None
         self._out_uri = out_uri
         self._schema = score_schema(bundle.label_set, branches=description.branches, saliency=description.saliency)

@@ -5,10 +5,11 @@ from contextlib import closing
 from dataclasses import replace
 
 import pyarrow as pa
+import torch
 
 from derm_ray.inference.engines.engine import Engine
 from derm_ray.scoring.ledger import RunDescription
-from derm_ray.scoring.loader import BATCH_SIZE, ShardLoader
+from derm_ray.scoring.loader import BATCH_SIZE, LOADING_THREADS, ShardLoader
 from derm_ray.scoring.parts import PartWriter, ShardOutcome, StageTimes
 from derm_ray.scoring.predicting import ShardPredictor
 from derm_ray.scoring.shards import Shard
@@ -46,7 +47,13 @@ class ShardScorer:
         self._predictor = ShardPredictor(
             model_uri, engine, out_uri, description, use_gpu=use_gpu, batch_size=batch_size
         )
-        self._loader = ShardLoader(manifest_uri, out_uri, self._predictor.bundle.preprocessing, batch_size)
+        self._loader = ShardLoader(
+            manifest_uri,
+            out_uri,
+            self._predictor.bundle.preprocessing,
+            batch_size,
+            decoding_threads=LOADING_THREADS if use_gpu else torch.get_num_threads(),
+        )
         self._writer = PartWriter(out_uri, description, lease_uri)
 
     def score(self, shard: Shard) -> ShardOutcome:

@@ -43,13 +43,14 @@ class ServedModel:
         model_digest: of the bundle.
         engine: name.
         use_gpu: where the network runs.
-        threads: that decode and word answers.
+        threads: that compute, and as many that decode and word answers.
 
     Raises:
         BundleError, StorageError: the bundle cannot be loaded, or is another one by now.
     """
 
     def __init__(self, model_uri: str, model_digest: str, engine: str, use_gpu: bool, threads: int) -> None:
+        torch.set_num_threads(threads)
         self._bundle = load_bundle(model_uri)
         if self._bundle.model_digest != model_digest:
             raise BundleError(f"{model_uri} has changed while it was being served. Serve it again.")

@@ -10,6 +10,7 @@ import pytest
 from derm_ray.bundle import load_bundle
 from derm_ray.data.inputs import MemoryInput
 from derm_ray.data.loading import load_all
+from derm_ray.data.manifest import write_manifest
 from derm_ray.errors import OutputExistsError
 from derm_ray.inference.engines.openvino import NAME
 from derm_ray.inference.engines.sealed import FOLDER, load_engine
@@ -25,12 +26,13 @@ def test_int8_is_made_by_a_command_and_scores_in_bulk_as_alone(
 ) -> None:
     uri = str(tmp_path / "bundle")
     shutil.copytree(trained.bundle_uri, uri)
-    done = derm_ray("model", "quantize", uri, "--manifest", trained.manifest.uri, "--pairs", "100", "--json")
+    done = derm_ray("model", "quantize", uri, "--manifest", trained.manifest.uri, "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     identity = load_engine(load_bundle(uri), NAME).identity
     assert told["engine"] == identity
-    assert told["parity"]["pairs"] == 100
+    compared = told["parity"]["pairs"]
+    assert told["calibrated_on"] + compared == len(trained.manifest)
     assert identity in derm_ray("model", "verify", uri).stdout
 
     few = take(trained.manifest, 20).absolute()
@@ -49,11 +51,12 @@ def test_int8_is_made_by_a_command_and_scores_in_bulk_as_alone(
     again = score(uri, MemoryInput(few), out, shard_size=10, options=options)
     assert again.resumed == 2
     index = Path(uri) / FOLDER / NAME / "engine.json"
-    index.write_text(index.read_text().replace('"pairs": 100', '"pairs": 101'))
+    index.write_text(index.read_text().replace(f'"pairs": {compared}', f'"pairs": {compared + 1}'))
     with pytest.raises(Exception, match="altered after sealing"):
         score(uri, MemoryInput(few), out, shard_size=10, options=options)
     shutil.rmtree(Path(uri) / FOLDER)
-    done = derm_ray("model", "quantize", uri, "--manifest", trained.manifest.uri, "--pairs", "50")
+    write_manifest(take(trained.manifest.absolute(), 300), str(tmp_path / "fewer.parquet"))
+    done = derm_ray("model", "quantize", uri, "--manifest", "fewer.parquet")
     assert done.returncode == 0, done.stderr
     with pytest.raises(OutputExistsError, match=f"engine was .{identity}"):
         score(uri, MemoryInput(few), out, engine=NAME, shard_size=10, options=options)

@@ -1,5 +1,6 @@
 """PyTorch, eager or compiled."""
 
+import logging
 import shutil
 from collections.abc import Mapping
 
@@ -12,11 +13,26 @@ from derm_ray.inference.precision import autocast, default_device, normalise, re
 from derm_ray.models.networks import PairLogits
 from derm_ray.vocabulary import PredictionKind
 
+logger = logging.getLogger(__name__)
+
 CPU_PAIRS, GPU_PAIRS = 4, 32
 
 
+def require_compiler(device: torch.device) -> None:
+    """Check that programs for a device can be made here.
+
+    Raises:
+        ConfigError: it is the CPU, and there is no C++ compiler.
+    """
+    if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        raise ConfigError(
+            "engine compiled needs a C++ compiler on every machine of the run (Debian: apt-get install g++), or "
+            "choose --engine torch."
+        )
+
+
 class TorchEngine:
-    """Eager PyTorch in channels-last order; on CPUs a few pairs at a time, whose feature maps stay near the cores.
+    """Eager PyTorch in channels-last order; on CPUs a few pairs at a time: no slower than many, with less memory.
 
     Args:
         bundle: the model.
@@ -59,24 +75,30 @@ class CompiledEngine(TorchEngine):
     """PyTorch compiled for this processor or GPU, weights frozen into the program, in bf16 where there is hardware.
 
     A program serves one number of pairs: on CPUs, which gain nothing from more, one pair after the other; on GPUs the
-    batch is filled up. The first pass with both images, and with either alone, compiles for up to a minute on two
-    cores: it pays in long runs.
+    batch is filled up, and where memory does not suffice a smaller program takes over for good. The first pass with
+    both images, and with either alone, compiles, for about a minute on two cores: it pays in long runs.
 
     Raises:
-        ConfigError: it would run on the CPU, and there is no C++ compiler.
+        ConfigError: see :func:`require_compiler`.
     """
 
     def __init__(self, bundle: Bundle, device: torch.device | None = None) -> None:
         chosen = device or default_device()
-        if chosen.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
-            raise ConfigError(
-                "engine compiled needs a C++ compiler on every machine of the run (Debian: apt-get install g++), or "
-                "choose --engine torch."
-            )
+        require_compiler(chosen)
         super().__init__(bundle, resolve_precision("auto", chosen), chosen)
         self.name = "compiled"
-        self._pairs = GPU_PAIRS if chosen.type == "cuda" else 1
+        self._pairs: int = GPU_PAIRS if chosen.type == "cuda" else 1
         self._program = torch.compile(self._network, dynamic=False, options={"freezing": True})
+
+    def _forward(self, clinical: torch.Tensor | None, dermoscopy: torch.Tensor | None) -> PairLogits:
+        while True:
+            try:
+                return super()._forward(clinical, dermoscopy)
+            except torch.OutOfMemoryError:
+                if self._pairs == 1:
+                    raise
+                self._pairs //= 2
+                logger.warning("out of memory; compiling for %d pairs at once", self._pairs)
 
     def _part(self, clinical: torch.Tensor | None, dermoscopy: torch.Tensor | None, part: slice) -> PairLogits:
         logits: PairLogits = self._program(self._filled(clinical, part), self._filled(dermoscopy, part))

@@ -11,7 +11,7 @@ from derm_ray.bundle import Bundle, load_bundle
 from derm_ray.errors import BundleError, ConfigError, unknown_name
 from derm_ray.inference.engines import openvino
 from derm_ray.inference.engines.engine import Engine
-from derm_ray.inference.engines.pytorch import CompiledEngine, TorchEngine
+from derm_ray.inference.engines.pytorch import CompiledEngine, TorchEngine, require_compiler
 from derm_ray.inference.engines.sealed import engine_identity, load_engine, sealed_engines
 from derm_ray.inference.precision import default_device, hardware_has_bf16
 
@@ -58,6 +58,8 @@ def resolve_engine(bundle: Bundle, name: str, device: torch.device | None = None
         if pinned and identity != name:
             raise BundleError(f"{bundle.uri} holds {identity} by now, this run began with {name}. Put it back.")
         return identity
+    if base == "compiled":
+        require_compiler(chosen)
     return _fastest(bundle, chosen) if name == "auto" else name
 
 
@@ -67,10 +69,10 @@ def resolve_engine_of(model_uri: str, name: str, device: torch.device) -> str:
 
 
 def _fastest(bundle: Bundle, device: torch.device) -> str:
-    names = _candidates(bundle, device)
-    if len(names) == 1:
-        return names[0]
-    engines = [_make(bundle, name, device) for name in names]
+    engines = _candidates(bundle, device)
+    if len(engines) == 1:
+        logger.info("engine %s, the only one here", engines[0].name)
+        return engines[0].name
     rates = {engine.name: _pairs_per_s(engine, bundle.preprocessing.size) for engine in engines}
     best = max(rates, key=lambda name: rates[name])
     measured = ", ".join(f"{name} {rate:.3g}" for name, rate in rates.items())
@@ -78,13 +80,17 @@ def _fastest(bundle: Bundle, device: torch.device) -> str:
     return best
 
 
-def _candidates(bundle: Bundle, device: torch.device) -> list[str]:
-    names = ["torch"]
+def _candidates(bundle: Bundle, device: torch.device) -> list[Engine]:
+    engines = [_make(bundle, "torch", device)]
     if hardware_has_bf16(device):
-        names.append("torch-bf16")
+        engines.append(_make(bundle, "torch-bf16", device))
     if device.type == "cpu" and importlib.util.find_spec("openvino") and openvino.NAME in sealed_engines(bundle):
-        names.append(openvino.NAME)
-    return names
+        sealed = load_engine(bundle, openvino.NAME)
+        try:
+            engines.append(openvino.OpenVinoEngine(sealed))
+        except BundleError as error:  # sound, but made with another OpenVINO than there is here
+            logger.warning("left out: %s", error)
+    return engines
 
 
 def _make(bundle: Bundle, name: str, device: torch.device) -> Engine:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from derm_ray.bundle import Bundle
-from derm_ray.errors import ConfigError, unknown_name
+from derm_ray.errors import ConfigError, DermRayError, unknown_name
 from derm_ray.inference.engines.selection import resolve_engine
 from derm_ray.runtime import machine_cpus
 from derm_ray.studies.benchmark.comparison import FULL, QUICK, Effort, Row
@@ -36,14 +36,29 @@ COMPARISONS = ("gflops", "int8", "engine", "decoding", "bulk", "training", "scal
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What was measured, and where."""
+    """What was measured, and where.
+
+    Attributes:
+        machine: what the figures depend on.
+        rows: in the order of the comparisons.
+        failures: comparisons that could not be made, each with the reason.
+        seconds: that all of it took.
+    """
 
     machine: Mapping[str, Any]
     rows: Sequence[Row]
+    failures: Mapping[str, str]
+    seconds: float
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON types."""
-        return {"machine": dict(self.machine), "rows": [row.to_json() for row in self.rows]}
+        rows = [row.to_json() for row in self.rows]
+        return {
+            "machine": dict(self.machine),
+            "rows": rows,
+            "failures": dict(self.failures),
+            "seconds": round(self.seconds, 1),
+        }
 
 
 def run_benchmark(model_uri: str | None = None, *, only: Sequence[str] = (), quick: bool = False) -> Benchmark:
@@ -56,36 +71,40 @@ def run_benchmark(model_uri: str | None = None, *, only: Sequence[str] = (), qui
         quick: measure for a fifth of the time.
 
     Raises:
-        ConfigError: a name is unknown, or the model has no engine to compare.
+        ConfigError: a name is unknown.
         BundleError, StorageError: the bundle cannot be loaded.
-        WorkError: a run that was to be timed failed.
     """
     unknown = [name for name in only if name not in COMPARISONS]
     if unknown:
         raise ConfigError(unknown_name("comparison", unknown[0], COMPARISONS))
     torch.set_num_threads(machine_cpus())
-    effort = QUICK if quick else FULL
+    effort, started = QUICK if quick else FULL, perf_counter()
     with benchmark_bundle(model_uri, int8=not only or bool({"int8", "engine", "bulk"} & set(only))) as bundle:
         rows: list[Row] = []
+        failures: dict[str, str] = {}
+        engine = resolve_engine(bundle, "auto", CPU) if not only or {"engine", "bulk"} & set(only) else ""
         for name in only or COMPARISONS:
             began = perf_counter()
-            rows += _measure(name, bundle, effort)
-            logger.info("%s measured in %.0f s", name, perf_counter() - began)
-    return Benchmark(describe_machine(), rows)
+            try:
+                rows += _measure(name, bundle, engine, effort)
+            except DermRayError as error:
+                failures[name] = str(error)
+            logger.info("%s: %.0f s", name, perf_counter() - began)
+    return Benchmark(describe_machine(), rows, failures, perf_counter() - started)
 
 
-def _measure(name: str, bundle: Bundle, effort: Effort) -> list[Row]:
+def _measure(name: str, bundle: Bundle, engine: str, effort: Effort) -> list[Row]:
     match name:
         case "gflops":
-            return [against_matmul(bundle, engine, effort) for engine in torch_engines_here()]
+            return [against_matmul(bundle, eager, effort) for eager in torch_engines_here()]
         case "int8":
             return [against_channels_last(bundle, effort)]
         case "engine":
-            return [against_eager(bundle, resolve_engine(bundle, "auto", CPU), effort)]
+            return [against_eager(bundle, engine, effort)]
         case "decoding":
             return [scaled_decoding(effort)]
         case "bulk":
-            return against_plain_loop(bundle, resolve_engine(bundle, "auto", CPU), effort)
+            return against_plain_loop(bundle, engine, effort)
         case "training":
             return data_parallel(effort)
         case _:

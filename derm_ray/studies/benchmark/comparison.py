@@ -22,15 +22,19 @@ class Effort:
     Attributes:
         repetitions, seconds: of each side, where a stretch of work is as long as one likes.
         run_repetitions, run_seconds: of each side, where it is a whole run that has to start.
+        steps: of a training run.
+        most_pairs: of the large run whose cost per pair is compared with a small one's.
     """
 
     repetitions: int
     seconds: float
     run_repetitions: int
     run_seconds: float
+    steps: int
+    most_pairs: int
 
 
-FULL, QUICK = Effort(9, 4.0, 5, 60.0), Effort(5, 1.0, 5, 10.0)
+FULL, QUICK = Effort(9, 4.0, 5, 60.0, 8, 100_000), Effort(5, 1.0, 5, 10.0, 5, 10_000)
 
 
 @dataclass(frozen=True)

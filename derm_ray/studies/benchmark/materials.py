@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 CALIBRATION_PAIRS = 8
 DRAWN_PAIRS = 64
+CLASSIFIER_DEVIATION = 0.3
 SIDE = 600
 WIDTH, HEIGHT, QUALITY = 4000, 3000, 90
 
@@ -57,9 +58,17 @@ def benchmark_bundle(model_uri: str | None, *, int8: bool) -> Iterator[Bundle]:
 def untrained(uri: str, config: NetworkConfig, size: int) -> str:
     """Seal a model of random weights and return its URI."""
     torch.manual_seed(0)
-    weights = build_network(config).state_dict()
+    network = build_network(config)
+    for name, parameter in network.named_parameters():
+        if name.endswith("classifier.weight"):  # bilinear heads begin at 0, where all answers are the same
+            torch.nn.init.normal_(parameter, std=CLASSIFIER_DEVIATION)
     seal_bundle(
-        uri, network=config, label_set=PAPER15, preprocessing=Preprocessing(size), weights=weights, provenance={}
+        uri,
+        network=config,
+        label_set=PAPER15,
+        preprocessing=Preprocessing(size),
+        weights=network.state_dict(),
+        provenance={},
     )
     return uri
 

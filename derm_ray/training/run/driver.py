@@ -134,6 +134,7 @@ def train(
                 stems=stems,
                 announcer=announcer,
                 use_gpu=use_gpu,
+                threads=cpus,
             )
             result = _fit(task, out_uri, name, workers=workers, cpus=cpus, use_gpu=use_gpu, max_failures=max_failures)
     checkpoint, metrics = result.best_checkpoints[-1]

@@ -48,6 +48,7 @@ class WorkerTask:
         stems: the splits' activations; ``None`` reads images.
         announcer: the actor that carries progress lines to the driver.
         use_gpu: run on the GPU that Ray assigned; otherwise on CPU, also where a GPU is visible.
+        threads: of torch, whatever ``OMP_NUM_THREADS`` says on the machine.
     """
 
     config: TrainConfig
@@ -60,6 +61,7 @@ class WorkerTask:
     stems: Mapping[Split, StemCache] | None
     announcer: Any
     use_gpu: bool
+    threads: int
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, str] | None:
@@ -70,6 +72,7 @@ def train_worker(settings: dict[str, Any]) -> dict[str, str] | None:
         Ray does not retry.
     """
     task: WorkerTask = settings["task"]
+    torch.set_num_threads(task.threads)
     try:
         _Worker(task).run()
     except DermRayError as error:

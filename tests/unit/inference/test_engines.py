@@ -8,8 +8,9 @@ import torch
 from derm_ray.bundle import load_bundle
 from derm_ray.errors import BundleError, ConfigError
 from derm_ray.inference.engines import selection
-from derm_ray.inference.engines.pytorch import CompiledEngine, TorchEngine
+from derm_ray.inference.engines.pytorch import CPU_PAIRS, CompiledEngine, TorchEngine
 from derm_ray.inference.engines.selection import make_engine, resolve_engine
+from derm_ray.inference.precision import normalise, resolve_precision
 
 CPU = torch.device("cpu")
 
@@ -66,10 +67,21 @@ def test_auto_really_measures(bundle_uri: str, monkeypatch: pytest.MonkeyPatch) 
     assert set(ran) == {"torch", "torch-bf16"}
 
 
+def test_auto_says_so_too_where_there_is_one(
+    bundle_uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logging.getLogger("derm_ray"), "propagate", True)
+    monkeypatch.setattr(selection, "hardware_has_bf16", lambda device: False)
+    with caplog.at_level(logging.INFO):
+        assert resolve_engine(load_bundle(bundle_uri), "auto", CPU) == "torch"
+    assert "engine torch, the only one here" in caplog.text
+
+
 @pytest.mark.slow
 def test_a_compiled_network_answers_as_the_eager_one(cam_bundle_uri: str) -> None:
     bundle = load_bundle(cam_bundle_uri)
-    eager, compiled = TorchEngine(bundle, "fp32", CPU), make_engine(bundle, "compiled", CPU)
+    precision = resolve_precision("auto", CPU)
+    eager, compiled = TorchEngine(bundle, precision, CPU), make_engine(bundle, "compiled", CPU)
     assert compiled.name == "compiled"
     for count in (5, 2):
         clinical, dermoscopy = images(count)
@@ -77,10 +89,51 @@ def test_a_compiled_network_answers_as_the_eager_one(cam_bundle_uri: str) -> Non
             expected, found = eager.run(*given), compiled.run(*given)
             assert expected.keys() == found.keys()
             for kind, probabilities in expected.items():
-                assert found[kind] == pytest.approx(probabilities, abs=1e-5)
+                assert found[kind] == pytest.approx(probabilities, abs=1e-5 if precision == "fp32" else 0.02)
 
 
 def test_compiling_without_a_compiler_says_what_to_install(bundle_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(ConfigError, match=r"apt-get install g\+\+"):
-        CompiledEngine(load_bundle(bundle_uri), CPU)
+    for start in (resolve_engine, make_engine):
+        with pytest.raises(ConfigError, match=r"apt-get install g\+\+"):
+            start(load_bundle(bundle_uri), "compiled", CPU)
+
+
+def test_a_few_pairs_at_a_time_answer_as_all_at_once(cam_bundle_uri: str) -> None:
+    bundle = load_bundle(cam_bundle_uri)
+    engine, network, (clinical, dermoscopy) = (
+        TorchEngine(bundle, "fp32", CPU),
+        bundle.build(),
+        images(2 * CPU_PAIRS + 1),
+    )
+    inputs = [
+        normalise(torch.from_numpy(i), bundle.preprocessing.mean, bundle.preprocessing.std)
+        for i in images(2 * CPU_PAIRS + 1)
+    ]
+    for given in ((0, 1), (0,), (1,)):
+        with torch.inference_mode():
+            whole = network(*(inputs[i] if i in given else None for i in (0, 1))).probabilities()
+        parts = engine.run(clinical if 0 in given else None, dermoscopy if 1 in given else None)
+        assert parts.keys() == whole.keys()
+        for kind, probabilities in whole.items():
+            assert parts[kind] == pytest.approx(probabilities.numpy(), abs=1e-6)
+
+
+def test_a_program_too_large_for_memory_gives_way_to_a_smaller_one(
+    cam_bundle_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+
+    def program(clinical: torch.Tensor, dermoscopy: torch.Tensor) -> object:
+        sizes.append(len(clinical))
+        if len(clinical) > 8:
+            raise torch.OutOfMemoryError
+        return network(clinical, dermoscopy)
+
+    network = load_bundle(cam_bundle_uri).build()
+    monkeypatch.setattr(torch, "compile", lambda network, **options: program)
+    engine = CompiledEngine(load_bundle(cam_bundle_uri), CPU)
+    monkeypatch.setattr(engine, "_pairs", 32)
+    engine.run(*images(20))
+    engine.run(*images(8))
+    assert sizes == [32, 16, 8, 8, 8, 8]

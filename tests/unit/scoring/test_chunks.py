@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from derm_ray import storage
 from derm_ray.data.archives.reader import ImageReader
@@ -32,7 +33,13 @@ def decode(run: Run, shard: Shard) -> list[pa.Table]:
 
 
 def predict(run: Run, bundle_uri: str, rows: list[pa.Table]) -> list[Chunk]:
-    actor = PredictingActor(model_uri=bundle_uri, engine="torch", out_uri=run.out_uri, description=run.description)
+    actor = PredictingActor(
+        threads=torch.get_num_threads(),
+        model_uri=bundle_uri,
+        engine="torch",
+        out_uri=run.out_uri,
+        description=run.description,
+    )
     return [Chunk.from_row(actor(row)) for row in rows]
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,6 +21,7 @@ from derm_ray.studies.benchmark.bench import run_benchmark
 from derm_ray.studies.benchmark.comparison import Effort, Row, compare
 from derm_ray.studies.benchmark.computing import _eager, _operations
 from derm_ray.studies.benchmark.materials import draw_pairs
+from derm_ray.studies.benchmark.scoring import RunTimes
 from tests.conftest import seal_untrained
 
 
@@ -31,7 +33,7 @@ def measured(ours: list[float], other: list[float], bound: float = 1.0, *, at_mo
         order += name
         return next(sides[name])
 
-    effort = Effort(len(ours), 0.0, 5, 0.0)
+    effort = Effort(len(ours), 0.0, 5, 0.0, 0, 0)
     row = compare(
         "x", "A / B", lambda: side("A"), lambda: side("B"), effort, unit="s", bound=bound, at_most=at_most
     )  # fmt: skip
@@ -113,10 +115,29 @@ def test_rates_are_read_off_the_parts(tmp_path: Path) -> None:
         part = tmp_path / f"part-{number}.parquet"
         part.touch()
         os.utime(part, (at, at))
-    times = scoring._times(tmp_path, 32, began=1000.0)
-    assert times == (8.0, 8.0)  # 64 pairs in 8 s; the first 32 took 4 s of the first 12
-    assert times.pairs_within(600) == 8 * 592
-    assert scoring._times(tmp_path, 32, began=1000.0, replicas=2).rate == 32 / 6
+    times = scoring._times(tmp_path, 32, began=1000.0, ended=1023.0)
+    assert times == (8.0, 8.0, 3.0)  # 64 pairs in 8 s; the first 32 took 4 s of the first 12
+    assert times.pairs_within(600) == 8 * 589
+    assert times.seconds(96) == 23.0
+    assert scoring._times(tmp_path, 32, began=1000.0, ended=1023.0, replicas=2).rate == 32 / 6
+
+
+def test_what_could_not_be_measured_is_told_beside_what_was(bundle_uri: str) -> None:
+    options = ["bench", "--model", bundle_uri, "--quick", "--only", "int8", "--only", "decoding"]
+    done = CliRunner().invoke(app, options)
+    assert done.exit_code == 1
+    assert re.search(r"^decoding +\d", done.stdout, re.MULTILINE)
+    assert re.search(r"^int8 +NOT MEASURED: .*derm-ray model quantize", done.stdout, re.MULTILINE)
+
+
+def test_the_cost_at_scale_counts_plan_and_end(monkeypatch: pytest.MonkeyPatch, ray_local: None) -> None:
+    def frame(model: str, folder: Path, pairs: int, numbers: object) -> RunTimes:
+        del model, folder, numbers
+        return RunTimes(1000.0, 5.0, 2.0) if pairs == 1000 else RunTimes(1000.0, 6.0, 3.0)
+
+    monkeypatch.setattr(scoring, "_frame", frame)
+    row = scoring.cost_at_scale(Effort(1, 1, 5, 1, 1, 100_000))
+    assert (row.ours, row.other) == (pytest.approx(1.04), 1.0)
 
 
 def test_beyond_64_pairs_the_same_images_come_again(tmp_path: Path) -> None:
