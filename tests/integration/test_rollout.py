@@ -46,13 +46,17 @@ class Load:
             time.sleep(0.02)
 
 
+def bearer(token: str | None) -> dict[str, str]:
+    return {"authorization": f"Bearer {token}"} if token else {}
+
+
 @contextmanager
-def load(url: str, pairs: Manifest) -> Iterator[Load]:
+def load(url: str, pairs: Manifest, token: str | None = None) -> Iterator[Load]:
     pair, seen, ended = pairs.pairs()[0], Load(), threading.Event()
     files = {"clinical": read_bytes(str(pair.clinical_uri)), "dermoscopy": read_bytes(str(pair.dermoscopy_uri))}
 
     def ask() -> None:
-        with httpx.Client(timeout=60) as client:
+        with httpx.Client(timeout=60, headers=bearer(token)) as client:
             while not ended.is_set():
                 try:
                     seen.answers.append(client.post(f"{url}/v1/score", files=files))
@@ -114,38 +118,13 @@ def test_a_model_takes_over_without_a_failed_request(
     assert {answer.status_code for answer in seen.answers} == {200}
 
 
-def test_a_config_file_is_served_and_updated(ray_local: None, tmp_path: Path, pairs: Manifest, free_port: int) -> None:
-    uri = seal_untrained(str(tmp_path / "bundle"), NetworkConfig(trunk="tiny"))
-    config = tmp_path / "serve.yaml"
-    config.write_text(f"""
-http_options: {{host: 127.0.0.1, port: {free_port}}}
-applications:
-  - name: derm_ray
-    route_prefix: /
-    import_path: derm_ray.serving.deployment:application
-    args: {{model: {uri}, engine: torch, insecure: true, rate: {RATE}}}
-    deployments:
-      - name: ModelReplica
-        max_ongoing_requests: 20
-""")
-    with configured_endpoint(str(config)) as served:
-        assert served.url == f"http://127.0.0.1:{free_port}"
-        other = seal_untrained(str(tmp_path / "other"), NetworkConfig(trunk="tiny"), seed=1)
-        with load(served.url, pairs) as seen:
-            seen.wait_for(4)
-            config.write_text(config.read_text().replace(uri, other))
-            served.update()
-            seen.wait_for(8)
-    assert (seen.errors, {answer.status_code for answer in seen.answers}) == ([], {200})
-    assert seen.answers[-1].headers["x-model-digest"] == load_bundle(other).model_digest
-
-
-def test_an_unchanged_config_file_rolls_out_what_lies_there_by_now(
+def test_a_config_file_is_served_and_updated_by_what_lies_there(
     ray_local: None, tmp_path: Path, pairs: Manifest, free_port: int
 ) -> None:
-    uri, tokens, config = str(tmp_path / "bundle"), tmp_path / "tokens", tmp_path / "serve.yaml"
-    seal_untrained(uri, NetworkConfig(trunk="tiny"))
+    uri = seal_untrained(str(tmp_path / "bundle"), NetworkConfig(trunk="tiny"))
+    other = seal_untrained(str(tmp_path / "other"), NetworkConfig(trunk="tiny"), seed=1)
     (revoked, first), (secret, second) = new_token("revoked"), new_token("kept")
+    tokens, config = tmp_path / "tokens", tmp_path / "serve.yaml"
     tokens.write_text(f"{first}\n{second}\n")
     config.write_text(f"""
 http_options: {{host: "::1", port: {free_port}}}
@@ -153,24 +132,32 @@ applications:
   - name: derm_ray
     route_prefix: /
     import_path: derm_ray.serving.deployment:application
-    args: {{model: {uri}, engine: torch, tokens: {tokens}}}
-    deployments: [{{name: Ingress, num_replicas: 2}}]
+    args: {{model: {uri}, engine: torch, tokens: {tokens}, rate: {RATE}}}
+    deployments:
+      - {{name: Ingress, num_replicas: 2}}
+      - {{name: ModelReplica, max_ongoing_requests: 20}}
 """)
 
     def digests(token: str) -> set[object]:
-        bearer = {"authorization": f"Bearer {token}"}
-        asked = [httpx.get(f"{served.url}/v1/model", headers=bearer) for _ in range(8)]
+        asked = [httpx.get(f"{served.url}/v1/model", headers=bearer(token)) for _ in range(8)]
         return {answer.json().get("model_digest", answer.status_code) for answer in asked}
 
     with configured_endpoint(str(config)) as served:
         assert served.url == f"http://[::1]:{free_port}"
         before = load_bundle(uri).model_digest
         assert digests(revoked) == digests(secret) == {before}
-        shutil.rmtree(uri)
-        seal_untrained(uri, NetworkConfig(trunk="tiny"), seed=1)
+        with load(served.url, pairs, secret) as seen:
+            seen.wait_for(4)
+            config.write_text(config.read_text().replace(uri, other))
+            served.update()
+            seen.wait_for(8)
+        assert (seen.errors, {answer.status_code for answer in seen.answers}) == ([], {200})
+        assert seen.answers[-1].headers["x-model-digest"] == load_bundle(other).model_digest
+        shutil.rmtree(other)
+        seal_untrained(other, NetworkConfig(trunk="tiny"), seed=2)
         tokens.write_text(f"{second}\n")
         served.update()
-        assert (digests(revoked), digests(secret)) == ({401}, {load_bundle(uri).model_digest})
+        assert (digests(revoked), digests(secret)) == ({401}, {load_bundle(other).model_digest})
 
 
 @pytest.mark.timeout(400)

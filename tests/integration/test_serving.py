@@ -202,8 +202,9 @@ def test_replicas_come_under_load_and_go_after_it(
     ended = threading.Event()
 
     def ask() -> None:
-        while not ended.is_set():
-            codes.add(httpx.post(f"{url}/v1/score", files=files, timeout=60).status_code)
+        with httpx.Client(timeout=60) as client:
+            while not ended.is_set():
+                codes.add(client.post(f"{url}/v1/score", files=files).status_code)
 
     def replicas() -> int:
         return sum(serve.status().applications["derm_ray"].deployments["ModelReplica"].replica_states.values())
@@ -217,8 +218,8 @@ def test_replicas_come_under_load_and_go_after_it(
     with endpoint(bundle_uri, engine="torch", port=free_port, max_replicas=2, rate=1000) as served:
         url = served.url
         assert replicas() == 1
-        with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            for _ in range(8):
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            for _ in range(16):
                 pool.submit(ask)
             try:
                 wait_for(2)

@@ -34,7 +34,7 @@ class Effort:
     most_pairs: int
 
 
-FULL, QUICK = Effort(9, 4.0, 5, 60.0, 8, 100_000), Effort(5, 1.0, 5, 10.0, 5, 10_000)
+FULL, QUICK = Effort(9, 3.0, 5, 60.0, 6, 100_000), Effort(5, 1.0, 5, 10.0, 5, 10_000)
 
 
 @dataclass(frozen=True)

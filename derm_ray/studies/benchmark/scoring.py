@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from itertools import count
+from math import ceil
 from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
@@ -32,7 +33,7 @@ SHARD = 128
 LEAST_SHARDS = 3
 PROJECTED_S = 600.0
 FEW = 1_000
-FEW_RUNS = 3
+FEW_RUNS = 4
 FRAME_SHARD = 100
 FRAME_SIDE = 32
 
@@ -62,7 +63,7 @@ class RunTimes(NamedTuple):
 def against_plain_loop(bundle: Bundle, engine: str, effort: Effort) -> list[Row]:
     """Compare ``derm-ray score`` with a loop written by hand and with the engine alone, same bytes, engine, threads."""
     alone = pairs_per_s(make_engine(bundle, engine, CPU).run, bundle, effort.run_seconds / 6, batch=BATCH_SIZE)
-    shards = max(LEAST_SHARDS, round(alone() * effort.run_seconds / SHARD) + 1)
+    shards = max(LEAST_SHARDS, ceil(alone() * effort.run_seconds / SHARD))
     with TemporaryDirectory() as folder:
         manifest = draw_pairs(Path(folder), shards * SHARD)
         numbers = count()

@@ -28,7 +28,7 @@ from derm_ray.training.run.worker import METRICS
 from derm_ray.vocabulary import PAPER15
 
 SIZE = 224
-BATCH = 4
+BATCH = 8
 VAL = 2
 LEFT_OUT = PREFETCHED_BATCHES + 1
 """First steps, whose batches were decoded while the run started."""
