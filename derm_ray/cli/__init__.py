@@ -9,6 +9,7 @@ from derm_ray import RESEARCH_NOTICE, __version__
 from derm_ray.cli import (
     baseline,
     bench,
+    cluster,
     data,
     demo,
     doctor,
@@ -22,6 +23,7 @@ from derm_ray.cli import (
     submit,
     train,
 )
+from derm_ray.cli.options import printable
 from derm_ray.errors import DermRayError
 from derm_ray.observability import configure_logging
 from derm_ray.submission.version import VERSION_VARIABLE, check_version
@@ -36,6 +38,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(model.app, name="model")
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(cluster.app, name="cluster")
 app.command("demo")(demo.demo)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
@@ -64,11 +67,6 @@ def _root(
     configure_logging()
 
 
-def _printable(message: str) -> str:
-    """Escape what a terminal might act on: a message may quote names of somebody's archive."""
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message)
-
-
 def main() -> None:
     """Run the command; errors derm_ray raises on purpose become one message and their exit code."""
     # Ray prints notices of dead workers to standard output, where --json promises one line; it reads this at import.
@@ -77,5 +75,5 @@ def main() -> None:
         check_version(os.environ.get(VERSION_VARIABLE))
         app()
     except DermRayError as error:
-        typer.echo(f"error: {_printable(str(error))}", err=True)
+        typer.echo(f"error: {printable(str(error))}", err=True)
         sys.exit(error.exit_code)

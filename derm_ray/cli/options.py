@@ -38,3 +38,8 @@ DermoscopyOption = Annotated[
 def emit(values: dict[str, Any], text: str, *, as_json: bool) -> None:
     """Print a result: one JSON line, or text for people."""
     typer.echo(json.dumps(values, ensure_ascii=False) if as_json else text)
+
+
+def printable(message: str) -> str:
+    """Escape what a terminal might act on: a message may quote names of somebody's archive or file."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message)

@@ -75,13 +75,16 @@ def submit(
         raise typer.Exit(2 if job.exit_code == 2 else 1)
 
 
-def check_arguments(root: Any, command: str, arguments: Sequence[str]) -> None:
+def check_arguments(root: Any, command: str, arguments: Sequence[str]) -> dict[str, Any]:
     """Check a job's arguments as its command will, and that the places they name can exist on a cluster.
 
     Args:
         root: the ``derm-ray`` command.
         command: name of the one that is submitted.
         arguments: of it.
+
+    Returns:
+        The options' values.
 
     Raises:
         ConfigError: the command would refuse them, or a place is relative.
@@ -91,7 +94,7 @@ def check_arguments(root: Any, command: str, arguments: Sequence[str]) -> None:
 
     target = root.commands[command]
     try:
-        params = target.make_context(f"derm-ray {command}", list(arguments)).params
+        params: dict[str, Any] = target.make_context(f"derm-ray {command}", list(arguments)).params
     except _UsageError as error:
         raise ConfigError(f"derm-ray {command}: {error.format_message()}") from error  # type: ignore[attr-defined]
     if params.get("address") is not None:
@@ -109,3 +112,4 @@ def check_arguments(root: Any, command: str, arguments: Sequence[str]) -> None:
                 local.append(place)
     if local:
         logger.warning("%s: a path on each node of the cluster, not on this machine.", ", ".join(dict.fromkeys(local)))
+    return params

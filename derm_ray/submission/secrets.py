@@ -36,16 +36,17 @@ def refuse_secrets(arguments: Sequence[str], settings: Mapping[str, str]) -> Non
         name, separator, value = argument.partition("=")
         option = arguments[number - 2] if number > 1 and arguments[number - 2].startswith("--") else ""
         where = f"argument {number}" + (f" (of {option})" if option else "")
-        if separator and value and "/" not in name and _names_a_secret(name.lstrip("-"), value):
+        if separator and value and "/" not in name and names_a_secret(name.lstrip("-"), value):
             raise ConfigError(f"{where}: {name!r} looks like the name of a secret. {_MEND}")
         _refuse_value(where, argument)
     for name, value in settings.items():
-        if _names_a_secret(name, value):
+        if names_a_secret(name, value):
             raise ConfigError(f"--env {name}: looks like a secret. {_MEND}")
         _refuse_value(f"--env {name}", value)
 
 
-def _names_a_secret(name: str, value: str) -> bool:
+def names_a_secret(name: str, value: str) -> bool:
+    """Return whether a variable's name says that its value is a secret, and not the place of one."""
     if _FILE_NAMES.search(name) and value.startswith("/"):
         return False
     return _NAME.search(name) is not None

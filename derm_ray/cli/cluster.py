@@ -1,0 +1,60 @@
+"""``derm-ray cluster``: the files that make a cluster."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+
+from derm_ray.cli.options import JsonOption, emit, printable
+from derm_ray.cli.submit import check_arguments
+
+app = typer.Typer(help="Files that make a cluster: check them before a cluster sees them.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Keep `validate` a command of its own: Typer makes one command alone the whole group."""
+
+
+@app.command()
+def validate(
+    context: typer.Context,
+    files: Annotated[
+        list[str], typer.Argument(help="YAML for KubeRay, Kubernetes, Ray Serve or `ray up`, one document or several.")
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Check cluster files strictly: fields, the operator's rules, versions, commands, security; all problems at once.
+
+    DERM_RAY_KUBERAY_CRDS names a folder with KubeRay's own definitions (ray.io_*.yaml); else a small subset is used.
+    """
+    from derm_ray.operations.cluster.validation import validate_files
+
+    reports = validate_files(files, partial(check_words, context.find_root().command))
+    lines = [line for report in reports for line in report.lines]
+    count = sum(len(report.problems) for report in reports)
+    emit(
+        {"problems": count, "files": [asdict(report) for report in reports]},
+        printable("\n".join(lines)),
+        as_json=as_json,
+    )
+    if count:
+        raise typer.Exit(2)
+
+
+def check_words(root: Any, words: Sequence[str]) -> tuple[str, Mapping[str, Any]]:
+    """Check the words after ``derm-ray``; return the command and its options' values."""
+    from derm_ray.errors import ConfigError, unknown_name
+
+    if "--help" in words:
+        raise ConfigError("--help does no work; leave it out")
+    group = root
+    for count, word in enumerate(words, 1):
+        if word not in group.commands:
+            raise ConfigError(unknown_name("command", word, tuple(group.commands)))
+        if not hasattr(group.commands[word], "commands"):
+            return word, check_arguments(group, word, words[count:])
+        group = group.commands[word]
+    raise ConfigError("the command is missing; say derm-ray COMMAND ARGUMENTS")
