@@ -1,38 +1,128 @@
-"""The cluster files say the same versions and commands as the code."""
+"""The cluster files are sound, and say the same versions, names and commands as the code and as each other."""
 
+import os
 import re
-import shlex
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import pytest
 import typer.main
 import yaml
 
 from derm_ray import __version__
 from derm_ray.cli import app
+from derm_ray.cli.cluster import check_words
+from derm_ray.operations.cluster.commands import JOBS
+from derm_ray.operations.cluster.schema import CRDS_VARIABLE
+from derm_ray.operations.cluster.validation import validate_files
 
 ROOT = Path(__file__).parents[2]
+CLUSTER = ROOT / "cluster"
+FILES = sorted(CLUSTER.glob("*/*.yaml"))
+KUBERAY = [path for path in FILES if path.parent.name == "kuberay"]
 
 
-def test_image_manifest_and_installation_name_one_ray() -> None:
-    job = yaml.safe_load((ROOT / "cluster/kuberay/train.yaml").read_text())
-    base = re.search(r"^FROM rayproject/ray:([\d.]+)", (ROOT / "cluster/Dockerfile").read_text(), re.MULTILINE)
-    assert base is not None
-    assert base[1] == job["spec"]["rayClusterSpec"]["rayVersion"] == version("ray")
-    assert f"ray=={version('ray')}" in (ROOT / "constraints.txt").read_text().splitlines()
-    cluster = job["spec"]["rayClusterSpec"]
-    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
-        for container in group["template"]["spec"]["containers"]:
-            assert container["image"].endswith(f":{__version__}")
+@pytest.mark.parametrize("definitions", ["ours", "KubeRay's"])
+def test_all_files_are_sound(definitions: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if definitions == "ours":
+        monkeypatch.delenv(CRDS_VARIABLE, raising=False)
+    elif CRDS_VARIABLE not in os.environ:
+        pytest.skip(f"{CRDS_VARIABLE} names no folder with KubeRay's definitions")
+    root = typer.main.get_command(app)
+    reports = validate_files([str(path) for path in FILES], lambda words: check_words(root, words))
+    assert [str(problem) for report in reports for problem in report.problems] == []
+    kinds = {content.split()[0] for report in reports for content in report.contents}
+    assert kinds >= {"RayCluster", "RayJob", "RayService", "RayCronJob", "NetworkPolicy", "PodDisruptionBudget"}
+    assert kinds >= {"launcher", "Serve"}
 
 
-def test_the_jobs_command_is_one_the_cli_has() -> None:
-    job = yaml.safe_load((ROOT / "cluster/kuberay/train.yaml").read_text())
-    python, flag, module, *arguments = shlex.split(job["spec"]["entrypoint"])
-    assert (python, flag) == ("python", "-m")
-    name = module.removeprefix("jobs.")
-    assert (ROOT / "jobs" / f"{name}.py").exists()
-    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
-    context = command.make_context(name, [*arguments, "--json"], resilient_parsing=False)
-    assert context.params["preset"] == "paper"
-    assert context.params["workers"] == 2
+def test_images_manifests_and_installations_name_one_ray_and_one_derm_ray() -> None:
+    docker = (CLUSTER / "Dockerfile").read_text()
+    ray, ours = version("ray"), __version__
+    assert f"ray=={ray}" in (ROOT / "constraints.txt").read_text().splitlines()
+    assert re.findall(r"^ARG RAY=(\S+)", docker, re.MULTILINE) == [f"{ray}-py311"]
+    assert set(re.findall(r"^FROM (\S+)", docker, re.MULTILINE)) == {"rayproject/ray:${RAY}"}
+    tags = {f"{ours}-ray{ray}-{target}" for target in ("cpu", "cuda")}
+    assert set(re.findall(r"-t REGISTRY/derm-ray:(\S+)", docker)) == tags
+    text = "\n".join(path.read_text() for path in KUBERAY)
+    assert set(re.findall(r"derm-ray:(\S+)", text)) == tags
+    assert set(re.findall(r"rayVersion: (\S+)", text)) == {f'"{ray}"'}
+    for path in CLUSTER.glob("launcher/*.yaml"):
+        assert set(re.findall(r"ray\[\S+\]==([\d.]+)", path.read_text())) == {ray}
+        assert set(re.findall(r"derm_ray-([\d.]+)-py3", path.read_text())) == {ours}
+
+
+def test_gpu_groups_use_the_cuda_image_and_no_other_pod_does() -> None:
+    for pod in pods():
+        for container in pod["spec"]["containers"]:
+            gpu = "nvidia.com/gpu" in container["resources"]["limits"]
+            assert container["image"].endswith("-cuda" if gpu else "-cpu")
+
+
+def test_the_docker_build_may_read_what_it_copies() -> None:
+    docker = (CLUSTER / "Dockerfile").read_text()
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = {
+        name
+        for line in re.findall(r"^COPY (.*)$", docker, re.MULTILINE)
+        for name in line.split()[:-1]
+        if not name.startswith("--")
+    }
+    assert copied <= allowed
+    assert all((ROOT / name).exists() for name in allowed)
+    assert docker.count("USER 1000:100") == 2
+
+
+def test_policies_and_budgets_select_pods_that_there_are() -> None:
+    labels = [pod["metadata"]["labels"] for pod in pods()]
+    assert len(labels) > 10
+    for name in ("network-policy.yaml", "pod-disruption-budget.yaml"):
+        for document in yaml.safe_load_all((CLUSTER / "kuberay" / name).read_text()):
+            spec = document["spec"]
+            wanted = (spec.get("podSelector") or spec["selector"])["matchLabels"]
+            assert any(wanted.items() <= held.items() for held in labels), document["metadata"]["name"]
+    shared = {"app.kubernetes.io/part-of": "derm-ray"}
+    assert all(shared.items() <= held.items() for held in labels)
+
+
+def test_the_dashboard_is_open_to_the_operator_and_the_client_to_nobody() -> None:
+    for document in yaml.safe_load_all((CLUSTER / "kuberay/network-policy.yaml").read_text()):
+        for rule in document["spec"].get("ingress", []):
+            ports = {port["port"] for port in rule.get("ports", [])}
+            sources = str(rule["from"])
+            assert not ports & {10001, 6379}
+            assert 8265 not in ports or "kuberay-system" in sources
+            assert ports or "part-of" in sources
+
+
+def test_a_head_may_not_be_evicted_while_its_job_runs() -> None:
+    budgets = [
+        document["spec"]["selector"]["matchLabels"]
+        for document in yaml.safe_load_all((CLUSTER / "kuberay/pod-disruption-budget.yaml").read_text())
+    ]
+    heads = [pod["metadata"]["labels"] for pod in pods() if pod["metadata"]["labels"]["derm-ray/role"] == "head"]
+    assert len(heads) == 5
+    for held in heads:
+        assert any(wanted.items() <= held.items() for wanted in budgets)
+
+
+def test_jobs_are_those_of_the_folder() -> None:
+    assert set(JOBS) == {path.stem for path in (ROOT / "jobs").glob("*.py")} - {"__init__"}
+    for name, command in JOBS.items():
+        assert f'"derm-ray", "{command}"' in (ROOT / "jobs" / f"{name}.py").read_text()
+
+
+def pods() -> list[dict[str, Any]]:
+    """Every pod template of our files."""
+
+    def find(value: Any) -> list[dict[str, Any]]:
+        if isinstance(value, list):
+            return [pod for one in value for pod in find(one)]
+        if not isinstance(value, dict):
+            return []
+        if "containers" in value.get("spec", {}):
+            return [value]
+        return [pod for one in value.values() for pod in find(one)]
+
+    return [pod for path in KUBERAY for document in yaml.safe_load_all(path.read_text()) for pod in find(document)]

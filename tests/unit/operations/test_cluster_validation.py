@@ -1,0 +1,148 @@
+"""Whatever a file holds, the answer is a list of problems, for people and for machines."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from derm_ray.cli import app
+from derm_ray.cli.cluster import check_words
+from derm_ray.errors import ConfigError
+from derm_ray.operations.cluster.documents import read_documents
+from derm_ray.operations.cluster.schema import CRDS_VARIABLE
+from derm_ray.operations.cluster.validation import check_document, validate_files
+
+CLUSTER = Path(__file__).parents[3] / "cluster"
+ROOT = typer.main.get_command(app)
+SEEDS = [
+    yaml.safe_load(path.read_text().split("\n---\n")[0])
+    for path in sorted(CLUSTER.glob("kuberay/*.yaml")) + sorted(CLUSTER.glob("launcher/*.yaml"))
+]
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 3),
+    st.floats(allow_nan=False, width=16),
+    st.sampled_from(["", "x", "0", "token", "9" * 30, "\u0660", "a: [b", "- a", "$(", "derm-ray", "python -m"]),
+    st.lists(st.sampled_from([None, 1, "x", {}, []]), max_size=2),
+    st.dictionaries(
+        st.sampled_from(["name", "value", "x", "kind"]), st.sampled_from([None, 1, "x", [], {}]), max_size=2
+    ),
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    steps = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(found for step, one in steps for found in places(one, (*path, step)))]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_no_value_anywhere_ends_in_a_traceback(data: st.DataObject) -> None:
+    document = json.loads(json.dumps(data.draw(st.sampled_from(SEEDS))))
+    for _ in range(data.draw(st.integers(1, 3))):
+        path = data.draw(st.sampled_from(places(document)))
+        if not path:
+            continue
+        place = document
+        for step in path[:-1]:
+            place = place[step]
+        place[path[-1]] = data.draw(VALUES)
+    problems: list[Any] = []
+    for one in read_documents(json.dumps(document), "f", problems):
+        check_document(one, lambda words: check_words(ROOT, words))
+    assert all("; " in str(problem) for problem in problems)
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["cluster", "validate", *arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.stdout
+
+
+def test_all_problems_of_all_files_are_told_at_once(tmp_path: Path) -> None:
+    first, second, third = (tmp_path / name for name in ("a.yaml", "b.yaml", "c.yaml"))
+    first.write_text("apiVersion: v1\nkind: Secret\nmetadata: {name: s}\n---\napiVersion: v1\nkind: Pod\n")
+    second.write_text("apiVersion: v1\nkind: Namespace\nmetadata: {name: derm-ray, label: {}}\n")
+    third.write_text("apiVersion: v1\nkind: Namespace\nmetadata: {name: derm-ray}\n")
+    code, out = run(str(first), str(second), str(third), str(tmp_path / "gone.yaml"))
+    assert code == 2
+    lines = out.splitlines()
+    assert lines[0].startswith(f"{first}:2: kind: a secret does not belong in a file; ")
+    assert lines[1].startswith(f"{first}:6: kind: unknown kind 'Pod'")
+    assert lines[2].startswith(f"{second}:3: metadata.label: unknown field 'label'. Did you mean 'labels'?; ")
+    assert lines[3] == f"{third}: Namespace derm-ray: sound"
+    assert lines[4].startswith(f"{tmp_path}/gone.yaml:1: the file: cannot be read")
+    assert len(lines) == 5
+
+
+def test_machines_get_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("apiVersion: v1\nkind: Namespace\nmetadata: {name: a_b}\n")
+    code, out = run(str(file), "--json")
+    told = json.loads(out)
+    assert (code, told["problems"]) == (2, 1)
+    (problem,) = told["files"][0]["problems"]
+    assert (problem["line"], problem["path"]) == (3, "metadata.name")
+    assert set(problem) == {"file", "line", "path", "what", "mend"}
+    code, out = run(str(CLUSTER / "kuberay/network-policy.yaml"), "--json")
+    assert (code, json.loads(out)["problems"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file: is empty"),
+        (b"\xff\xfe\x00", "the file: is no text"),
+        (b"just words", "the document: is neither a Kubernetes object"),
+        (b"- a\n- b", "the document: is neither a Kubernetes object"),
+        (b"kind: [RayJob]", "kind: unknown kind"),
+        (b"kind: RayJob", "apiVersion: None has no RayJob; say ray.io/v1"),
+        (b"applications: 3", "applications: 3 is not of type 'array'"),
+        (b"cluster_name: a\nprovider: 3", "provider: 3 is not object"),
+    ],
+)
+def test_other_files_are_told_what_they_are_not(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "f.yaml").write_bytes(content)
+    (report,) = validate_files([str(tmp_path / "f.yaml")], lambda words: check_words(ROOT, words))
+    assert any(message in str(problem) for problem in report.problems), report.problems
+
+
+def test_a_folder_without_the_definitions_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CRDS_VARIABLE, str(tmp_path))
+    with pytest.raises(ConfigError, match=r"there is no ray\.io_rayjobs\.yaml"):
+        validate_files([str(CLUSTER / "kuberay/train.yaml")], lambda words: check_words(ROOT, words))
+
+
+def test_a_field_outside_our_subset_is_told_how_to_be_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(CRDS_VARIABLE, raising=False)
+    text = (CLUSTER / "kuberay/raycluster.yaml").read_text().replace("spec:\n", "spec:\n  managedBy: kueue\n", 1)
+    (tmp_path / "f.yaml").write_text(text)
+    code, out = run(str(tmp_path / "f.yaml"))
+    assert code == 2
+    assert "spec.managedBy: unknown field 'managedBy'" in out
+    assert CRDS_VARIABLE in out
+
+
+def test_the_values_of_secrets_are_not_repeated(tmp_path: Path) -> None:
+    text = (CLUSTER / "kuberay/train.yaml").read_text()
+    text = text.replace('"90" }', '"90" }\n                - { name: DB_PASSWORD, value: hunter2 }', 1)
+    (tmp_path / "f.yaml").write_text(text)
+    code, out = run(str(tmp_path / "f.yaml"))
+    assert code == 2
+    assert "DB_PASSWORD looks like a secret" in out
+    assert "hunter2" not in out
+
+
+def test_what_a_file_holds_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    (tmp_path / "f.yaml").write_text('apiVersion: v1\nkind: "\\e[31m\\nRayJob"\n')
+    code, out = run(str(tmp_path / "f.yaml"))
+    assert code == 2
+    assert "\x1b" not in out
+    assert len(out.splitlines()) == 1
