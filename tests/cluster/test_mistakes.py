@@ -230,7 +230,6 @@ def test_what_the_schema_refuses(file: str, path: str, value: Any, message: str,
     assert_refused(changed(file, path, value), message)
 
 
-@pytest.mark.usefixtures("definitions")
 @pytest.mark.parametrize(("file", "path", "value", "message"), OPERATOR)
 def test_what_the_operator_refuses(file: str, path: str, value: Any, message: str, changed: Changed) -> None:
     assert_refused(changed(file, path, value), message)
