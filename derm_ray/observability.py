@@ -1,18 +1,47 @@
 """Logging set-up and progress arithmetic. Importing it configures nothing."""
 
 import logging
+import os
 import sys
 import time
 
+from derm_ray.errors import ConfigError, unknown_name
 
-def configure_logging(level: str = "INFO") -> None:
-    """Send derm_ray's log lines to standard error; called by entry points only."""
+LOG_FORMATS = ("text", "json")
+LOG_FORMAT_VARIABLE = "DERM_RAY_LOG_FORMAT"
+
+
+def configure_logging(level: str = "INFO", log_format: str | None = None) -> None:
+    """Send derm_ray's log lines to standard error; called by entry points only.
+
+    Args:
+        level: the least that is told.
+        log_format: ``text``, bare messages for people, or ``json``, one object a line with ``timestamp`` (UTC),
+            ``level``, ``logger``, ``message`` and, below a traceback, ``exc_info``; ``None`` takes
+            ``DERM_RAY_LOG_FORMAT``, or text. Processes that this one starts inherit it.
+
+    Raises:
+        ConfigError: there is no such format.
+    """
+    chosen = log_format or os.environ.get(LOG_FORMAT_VARIABLE) or "text"
+    if chosen not in LOG_FORMATS:
+        raise ConfigError(unknown_name("log format", chosen, LOG_FORMATS))
+    if log_format is not None:
+        os.environ[LOG_FORMAT_VARIABLE] = log_format
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_json_formatter() if chosen == "json" else logging.Formatter("%(message)s"))
     logger = logging.getLogger("derm_ray")
     logger.handlers[:] = [handler]
     logger.setLevel(level)
     logger.propagate = False
+
+
+def _json_formatter() -> logging.Formatter:
+    from pythonjsonlogger.json import JsonFormatter
+
+    return JsonFormatter(
+        "%(levelname)s %(name)s %(message)s", rename_fields={"levelname": "level", "name": "logger"}, timestamp=True
+    )
 
 
 def format_duration(seconds: float) -> str:
@@ -77,7 +106,7 @@ class ProgressLine:
 
     def __init__(self, progress: Progress, every_s: float = 10.0) -> None:
         self._progress = progress
-        self._terminal = sys.stderr.isatty()
+        self._terminal = sys.stderr.isatty() and os.environ.get(LOG_FORMAT_VARIABLE) != "json"
         self._every_s = 0.2 if self._terminal else every_s
         self._shown_s = 0.0
 

@@ -334,6 +334,20 @@ def fingerprint(uri: str) -> str:
     )
 
 
+def modified(uri: str) -> float | None:
+    """Return when a file was last written by its storage's clock, in seconds since 1970; ``None`` where unknown.
+
+    Raises:
+        StorageError: see :func:`filesystem`.
+    """
+    fs, path = filesystem(uri)
+    with explained(uri):
+        try:
+            return float(fs.modified(path).timestamp())
+        except NotImplementedError:
+            return None
+
+
 def remove(uri: str) -> None:
     """Remove a file; nothing happens where there is none."""
     fs, path = filesystem(uri)

@@ -1,5 +1,6 @@
 """The ``derm-ray`` command. Heavy imports stay inside the commands, so that ``--help`` is quick."""
 
+import logging
 import os
 import sys
 
@@ -25,7 +26,7 @@ from derm_ray.cli import (
 )
 from derm_ray.cli.options import printable
 from derm_ray.errors import DermRayError
-from derm_ray.observability import configure_logging
+from derm_ray.observability import LOG_FORMAT_VARIABLE, configure_logging
 from derm_ray.submission.version import VERSION_VARIABLE, check_version
 
 app = typer.Typer(
@@ -63,8 +64,11 @@ def _version(show: bool) -> None:
 @app.callback()
 def _root(
     _: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    log_format: str | None = typer.Option(
+        None, "--log-format", help="text, or json: one object a line on standard error.", show_default=False
+    ),
 ) -> None:
-    configure_logging()
+    configure_logging(log_format=log_format)
 
 
 def main() -> None:
@@ -75,5 +79,8 @@ def main() -> None:
         check_version(os.environ.get(VERSION_VARIABLE))
         app()
     except DermRayError as error:
-        typer.echo(f"error: {printable(str(error))}", err=True)
+        if os.environ.get(LOG_FORMAT_VARIABLE) == "json":
+            logging.getLogger("derm_ray").error("%s", error, extra={"error": type(error).__name__})
+        else:
+            typer.echo(f"error: {printable(str(error))}", err=True)
         sys.exit(error.exit_code)

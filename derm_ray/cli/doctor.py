@@ -1,19 +1,43 @@
 """``derm-ray doctor``."""
 
 from dataclasses import asdict
+from typing import Annotated
 
 import typer
 
-from derm_ray.cli.options import JsonOption, emit
+from derm_ray.cli.options import AddressOption, JsonOption, emit
 
 
-def doctor(as_json: JsonOption = False) -> None:
-    """Look at this machine: versions, devices, memory, disk; each finding with its mend."""
-    from derm_ray.operations.doctor import examine
+def doctor(
+    storage: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--storage", metavar="URI", help="Also try a folder: one file is written and removed. Repeatable."
+        ),
+    ] = None,
+    address: AddressOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Look at this machine, storage and a cluster; each finding with its mend.
 
-    findings = list(examine())
+    Versions, devices, memory, disk, ports and Ray's token here; access, exclusive writes and clock of a storage
+    folder; versions, clocks and room of every node of the cluster that --address or RAY_ADDRESS names.
+    """
+    from derm_ray import runtime
+    from derm_ray.operations.doctor.access import access
+    from derm_ray.operations.doctor.cluster import cluster
+    from derm_ray.operations.doctor.machine import machine
+    from derm_ray.operations.doctor.places import place
+
+    findings = [*machine(), *access()]
+    for uri in storage or ():
+        findings += place(uri)
+    if there := runtime.cluster_address(address):
+        findings += cluster(there)
+    width = max(len(finding.subject) for finding in findings)
     lines = [
-        f"{'!' if f.mend else ' '} {f.subject:<14} {f.found}{'  -> ' + f.mend if f.mend else ''}" for f in findings
+        f"{'!' if f.mend else ' '} {f.subject:<{width}}  {f.found}{f'  -> {f.mend}' if f.mend else ''}"
+        for f in findings
     ]
     emit({"findings": [asdict(finding) for finding in findings]}, "\n".join(lines), as_json=as_json)
     if any(finding.mend for finding in findings):

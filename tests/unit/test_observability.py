@@ -1,10 +1,14 @@
 import io
+import json
 import logging
+import os
+import subprocess
 import sys
 
 import pytest
 
-from derm_ray.observability import Progress, ProgressLine, format_duration
+from derm_ray.errors import ConfigError
+from derm_ray.observability import LOG_FORMAT_VARIABLE, Progress, ProgressLine, configure_logging, format_duration
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0s"), (59, "59s"), (187, "3m 07s"), (7500, "2h 05m")])
@@ -51,3 +55,39 @@ def test_a_log_gets_plain_lines_now_and_then(caplog: pytest.LogCaptureFixture, m
         for _ in range(20):
             line.advance(1)
     assert [record.message.split(",")[0] for record in caplog.records] == ["20/20 pairs"]
+
+
+def test_json_lines_can_be_read_by_machines() -> None:
+    code = """
+import logging
+from derm_ray.observability import Progress, ProgressLine, configure_logging
+configure_logging()
+logging.getLogger("derm_ray.x").warning("%d pairs", 3)
+try: 1 / 0
+except ZeroDivisionError: logging.getLogger("derm_ray.y").exception("broken")
+ProgressLine(Progress(2), every_s=0).advance(2)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {LOG_FORMAT_VARIABLE: "json"}, capture_output=True, text=True, check=True
+    )  # fmt: skip
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [(line["level"], line["logger"], line["message"]) for line in lines[:2]] == [
+        ("WARNING", "derm_ray.x", "3 pairs"), ("ERROR", "derm_ray.y", "broken")
+    ]  # fmt: skip
+    assert "ZeroDivisionError" in lines[1]["exc_info"]
+    assert lines[2]["message"].startswith("2/2 pairs")
+    assert all(line["timestamp"].endswith("+00:00") for line in lines)
+
+
+def test_errors_are_json_lines_too(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    command = [sys.executable, "-m", "derm_ray", "--log-format", "json", "data", "describe", str(tmp_path / "none.csv")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    (line,) = map(json.loads, done.stderr.splitlines())
+    assert (line["level"], line["error"]) == ("ERROR", "StorageError")
+    assert "none.csv: not found" in line["message"]
+
+
+def test_an_unknown_log_format_is_refused() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'json'"):
+        configure_logging(log_format="jsn")

@@ -1,0 +1,90 @@
+"""This machine: versions, devices, memory and room."""
+
+import os
+import platform
+import resource
+import shutil
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, requires, version
+
+import psutil
+import torch
+from packaging.requirements import Requirement
+
+from derm_ray import runtime
+from derm_ray.inference.precision import default_device, hardware_has_bf16
+from derm_ray.operations.doctor.finding import Finding
+
+SHARED_MEMORY = "/dev/shm"  # noqa: S108
+MIN_SHARED_MEMORY = 1 << 30
+MIN_DISK = 5 << 30
+MIN_MEMORY = 4 << 30
+MIN_FILES = 65_536
+"""Ray's own advice for nodes with many workers."""
+
+
+def machine() -> Iterator[Finding]:
+    """Yield what was found on this machine."""
+    yield Finding("python", platform.python_version())
+    yield from packages()
+    yield Finding("CPUs", str(runtime.machine_cpus()))
+    device = default_device()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "none: training and scoring run on CPU"
+    yield Finding("GPU", name)
+    bf16 = hardware_has_bf16(device)
+    yield Finding(
+        "bf16",
+        f"{'in hardware' if bf16 else 'not in hardware: fp32 is used, two to three times slower'} ({device.type})",
+    )
+    yield room("memory", psutil.virtual_memory().available, MIN_MEMORY, "close other programs, or use fewer workers")
+    if os.path.isdir(SHARED_MEMORY):
+        mend = "Ray's object store lives there; give the container --shm-size=2g"
+        yield room("shared memory", shutil.disk_usage(SHARED_MEMORY).free, MIN_SHARED_MEMORY, mend)
+    yield room("disk here", shutil.disk_usage(os.getcwd()).free, MIN_DISK, "free some: checkpoints need 0.2 GiB each")
+    mend = "Ray spills objects and writes logs there; free some, or set RAY_TMPDIR to a larger disk"
+    yield room(f"disk {temporary_folder()}", shutil.disk_usage(temporary_folder()).free, MIN_DISK, mend)
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = files != resource.RLIM_INFINITY and files < MIN_FILES
+    mend = f"ulimit -n {MIN_FILES} before Ray starts" if few and _allows(most) else ""
+    yield Finding("open files", "unlimited" if files == resource.RLIM_INFINITY else f"{files:,}", mend)
+
+
+def packages(name: str = "derm-ray") -> Iterator[Finding]:
+    """Yield the packages that an installation asks for and that do not fit, then a line on the others.
+
+    Args:
+        name: of the distribution.
+    """
+    fitting = {}
+    for line in requires(name) or []:
+        wanted = Requirement(line)
+        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = version(wanted.name)
+        except PackageNotFoundError:
+            yield Finding(wanted.name, "missing", f"pip install '{wanted}'")
+            continue
+        if wanted.specifier.contains(found, prereleases=True):
+            fitting[wanted.name] = found
+        else:
+            yield Finding(wanted.name, found, f"pip install '{wanted}'")
+    named = [
+        f"{package} {fitting[package]}" for package in ("ray", "torch", "torchvision", "pyarrow") if package in fitting
+    ]
+    yield Finding("packages", ", ".join([*named, f"{len(fitting) - len(named)} more, as asked for"]))
+
+
+def temporary_folder() -> str:
+    """Return where Ray keeps its session unless told otherwise."""
+    return os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+
+
+def room(subject: str, free: int, least: int, mend: str) -> Finding:
+    """Judge how many bytes are free."""
+    return Finding(subject, f"{free / (1 << 30):.1f} GiB free", "" if free >= least else mend)
+
+
+def _allows(most: int) -> bool:
+    return most == resource.RLIM_INFINITY or most >= MIN_FILES

@@ -1,0 +1,146 @@
+"""Each finding, and its mend, on a machine that is made to have it."""
+
+import http.server
+import os
+import re
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from derm_ray import storage
+from derm_ray.operations.doctor import access, cluster, machine, places
+from derm_ray.operations.doctor.finding import Finding
+
+
+def only(findings: Iterator[Finding], subject: str) -> Finding:
+    (found,) = [finding for finding in findings if finding.subject == subject]
+    return found
+
+
+def test_what_is_installed_fits_what_is_asked_for() -> None:
+    (found,) = machine.packages()
+    assert re.fullmatch(r"ray 2\.60\.\S+, torch \S+, torchvision \S+, pyarrow \S+, \d+ more, as asked for", found.found)
+    assert not found.mend
+
+
+def test_packages_that_are_missing_or_of_another_version_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = ["ray[data]==2.59.*", "no-such-package>=1", "openvino>=1; extra == 'openvino'"]
+    monkeypatch.setattr(machine, "requires", lambda name: wanted)
+    wrong, missing, rest = machine.packages()
+    assert rest.found == "0 more, as asked for"
+    assert (wrong.mend, missing.found, missing.mend) == (
+        "pip install 'ray[data]==2.59.*'", "missing", "pip install 'no-such-package>=1'"
+    )  # fmt: skip
+
+
+def test_too_little_room_has_a_mend() -> None:
+    assert machine.room("disk", 3 << 30, 5 << 30, "free some") == Finding("disk", "3.0 GiB free", "free some")
+    assert machine.room("disk", 5 << 30, 5 << 30, "free some").mend == ""
+
+
+@pytest.mark.parametrize("where", ["local", "s3"])
+def test_a_sound_place_is_sound_and_left_as_it_was(where: str, tmp_path: Path, s3: str) -> None:
+    uri = str(tmp_path) if where == "local" else f"{s3}/doctor"
+    found = list(places.place(uri))
+    assert [finding.mend for finding in found] == ["", ""]
+    assert found[0].found == "can be read, written, listed and created exclusively"
+    assert found[1] == Finding(f"clock of {uri}", "agrees with this machine's")
+    assert storage.list_folder(uri) == []
+
+
+def test_a_place_that_cannot_be_used_says_why(tmp_path: Path, s3: str) -> None:
+    (tmp_path / "file").write_text("x")
+    (found,) = places.place(str(tmp_path / "file"))
+    assert (found.found, bool(found.mend)) == ("a run cannot work there", True)
+    (found,) = places.place("s3://no-such-bucket/x")
+    assert "no-such-bucket" in found.mend
+
+
+def test_storage_that_overwrites_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def overwrite(uri: str, data: bytes) -> bool:
+        storage.write_bytes(uri, data)
+        return True
+
+    monkeypatch.setattr(storage, "create", overwrite)
+    found = next(places.place(str(tmp_path)))
+    assert "not created exclusively" in found.found
+    assert "never start two runs" in found.mend
+
+
+@pytest.mark.parametrize(("hours", "said"), [(1, "3600 s apart"), (-1, "3600 s apart")])
+def test_a_clock_that_is_off_is_told(hours: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "modified", lambda uri: time.time() + 3600 * hours)
+    found = only(places.place(str(tmp_path)), f"clock of {tmp_path}")
+    assert said in found.found
+    assert "NTP" in found.mend
+
+
+@pytest.fixture
+def token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    return tmp_path / "token"
+
+
+def test_a_token_has_to_be_there_whole_and_private(token: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "--generate" in access.token().mend
+    token.write_text("\n")
+    assert access.token().found.endswith("empty")
+    token.write_text("c2VjcmV0")
+    token.chmod(0o644)
+    assert access.token().mend == f"chmod 600 {token}"
+    token.chmod(stat.S_IRUSR | stat.S_IWUSR)
+    assert access.token() == Finding("Ray's token", str(token))
+    monkeypatch.setenv("RAY_AUTH_MODE", "tokne")
+    assert access.token().mend == "set RAY_AUTH_MODE=token"
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    assert "switched off" in access.token().found
+
+
+class _Jobs(http.server.BaseHTTPRequestHandler):
+    code = 200
+
+    def do_GET(self) -> None:
+        self.send_response(self.code if self.path == "/api/jobs/" else 404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("host", "code", "open_"),
+    [("0.0.0.0", 200, True), ("0.0.0.0", 401, False), ("127.0.0.1", 200, False)],  # noqa: S104
+)
+def test_a_dashboard_that_lets_strangers_in_is_told(
+    host: str, code: int, open_: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with http.server.ThreadingHTTPServer((host, 0), type("Handler", (_Jobs,), {"code": code})) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(access, "DASHBOARD", server.server_port)
+        monkeypatch.setattr(access, "PORTS", {server.server_port: "Ray's dashboard and jobs"})
+        (found,) = access.ports()
+        server.shutdown()
+    assert str(os.getpid()) in found.found
+    assert (found.mend == access.OPEN) is open_
+
+
+def test_every_node_of_a_cluster_is_asked(ray_local: None) -> None:
+    found = list(cluster.cluster("auto"))
+    assert found[0].found.startswith("1 nodes, 4 CPUs")
+    assert [finding.found for finding in found[1:3]] == ["the same versions as here", "agrees with this machine's"]
+    assert ray.is_initialized()
+
+
+def test_a_node_of_other_versions_is_told(ray_local: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = cluster.report_node()
+    monkeypatch.setattr(cluster, "__version__", "9.9.9")  # here, not in the node's worker
+    found = list(cluster.cluster("auto"))
+    assert f"derm_ray {dict(report.versions)['derm_ray']} (here 9.9.9)" in found[1].found
+    assert "one image" in found[1].mend
