@@ -118,6 +118,7 @@ def test_a_model_takes_over_without_a_failed_request(
     assert {answer.status_code for answer in seen.answers} == {200}
 
 
+@pytest.mark.slow
 def test_a_config_file_is_served_and_updated_by_what_lies_there(
     ray_local: None, tmp_path: Path, pairs: Manifest, free_port: int
 ) -> None:

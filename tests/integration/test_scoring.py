@@ -25,7 +25,9 @@ pytestmark = pytest.mark.ray
 ONE = ScoringOptions(replicas=1)
 
 
-@pytest.mark.parametrize(("engine", "tolerance"), [("torch", 1e-5), ("torch-bf16", 2e-2)])
+@pytest.mark.parametrize(
+    ("engine", "tolerance"), [("torch", 1e-5), pytest.param("torch-bf16", 2e-2, marks=pytest.mark.slow)]
+)
 def test_evaluation_bulk_and_endpoint_give_the_same_probabilities(
     trained: TrainedRun, tmp_path: Path, free_port: int, engine: str, tolerance: float
 ) -> None:
