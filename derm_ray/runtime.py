@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ _ENVIRONMENT = {
 # How long the autoscaler is waited for: to report at all, and to say that it cannot add what is asked for.
 _AUTOSCALER_S = 20.0
 _MOST_ASKED = 1000
+_CONNECT_S = 10.0
 
 T = TypeVar("T")
 
@@ -160,6 +162,20 @@ def cluster_address(address: str | None = None) -> str | None:
     return address or os.environ.get("RAY_ADDRESS") or None
 
 
+def _require_listener(cluster: str) -> None:
+    """Check that somebody listens at ``HOST:PORT``: Ray itself would ask there for many minutes."""
+    host, separator, port = cluster.rpartition(":")
+    if not separator or not port.isdecimal() or "/" in host:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"cannot join the Ray at {cluster!r}: {error}. Give --address or RAY_ADDRESS as `auto` on a node of the "
+            "cluster, or as HEAD:6379; from outside, use `derm-ray submit`."
+        ) from error
+
+
 @contextmanager
 def ray_session(
     address: str | None = None, *, num_cpus: int | None = None, local: bool = False
@@ -193,6 +209,7 @@ def ray_session(
                 "Another Ray or a heavy load may be in its way: try again when that has ended, or give --address."
             ) from error
     else:
+        _require_listener(cluster)
         try:
             ray.init(address=cluster, **quiet)
         except AuthenticationError as error:

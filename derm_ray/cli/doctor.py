@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from derm_ray.cli.options import AddressOption, JsonOption, emit
+from derm_ray.errors import DermRayError
 
 
 def doctor(
@@ -26,6 +27,7 @@ def doctor(
     from derm_ray import runtime
     from derm_ray.operations.doctor.access import access
     from derm_ray.operations.doctor.cluster import cluster
+    from derm_ray.operations.doctor.finding import Finding
     from derm_ray.operations.doctor.machine import machine
     from derm_ray.operations.doctor.places import place
 
@@ -33,7 +35,10 @@ def doctor(
     for uri in storage or ():
         findings += place(uri)
     if there := runtime.cluster_address(address):
-        findings += cluster(there)
+        try:
+            findings += cluster(there)
+        except DermRayError as error:
+            findings.append(Finding("cluster", "cannot be looked at", str(error)))
     width = max(len(finding.subject) for finding in findings)
     lines = [
         f"{'!' if f.mend else ' '} {f.subject:<{width}}  {f.found}{f'  -> {f.mend}' if f.mend else ''}"

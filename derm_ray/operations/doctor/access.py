@@ -62,7 +62,10 @@ def ports() -> Iterator[Finding]:
 
 
 def _listener(address: str, port: int, pid: int | None) -> Finding:
-    name = psutil.Process(pid).name() if pid and psutil.pid_exists(pid) else "another user's process"
+    try:
+        name = psutil.Process(pid).name() if pid else "another user's process"
+    except psutil.NoSuchProcess:
+        name = "a process that has ended"
     found = f"{name} ({pid}) listens on {address}" if pid else f"{name} listens on {address}"
     subject = f"port {port}"
     if port == DASHBOARD and not ipaddress.ip_address(address).is_loopback and not _asks_for_a_token(address, port):
@@ -76,5 +79,5 @@ def _asks_for_a_token(address: str, port: int) -> bool:
     host = "127.0.0.1" if ip.is_unspecified else f"[{address}]" if ip.version == 6 else address
     try:
         return httpx.get(f"http://{host}:{port}/api/jobs/", timeout=5, trust_env=False).status_code != 200
-    except httpx.HTTPError:
+    except (httpx.HTTPError, httpx.InvalidURL):
         return True

@@ -43,7 +43,10 @@ def machine() -> Iterator[Finding]:
         yield room("shared memory", shutil.disk_usage(SHARED_MEMORY).free, MIN_SHARED_MEMORY, mend)
     yield room("disk here", shutil.disk_usage(os.getcwd()).free, MIN_DISK, "free some: checkpoints need 0.2 GiB each")
     mend = "Ray spills objects and writes logs there; free some, or set RAY_TMPDIR to a larger disk"
-    yield room(f"disk {temporary_folder()}", shutil.disk_usage(temporary_folder()).free, MIN_DISK, mend)
+    if os.path.isdir(temporary_folder()):
+        yield room(f"disk {temporary_folder()}", shutil.disk_usage(temporary_folder()).free, MIN_DISK, mend)
+    else:
+        yield Finding("RAY_TMPDIR", f"{temporary_folder()}: no such folder", "make it, or unset RAY_TMPDIR")
     files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     few = files != resource.RLIM_INFINITY and files < MIN_FILES
     mend = f"ulimit -n {MIN_FILES} before Ray starts" if few and _allows(most) else ""

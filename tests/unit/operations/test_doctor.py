@@ -4,6 +4,8 @@ import http.server
 import os
 import re
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ import ray
 from derm_ray import storage
 from derm_ray.operations.doctor import access, cluster, machine, places
 from derm_ray.operations.doctor.finding import Finding
+from tests.conftest import unused_port
 
 
 def only(findings: Iterator[Finding], subject: str) -> Finding:
@@ -129,6 +132,17 @@ def test_a_dashboard_that_lets_strangers_in_is_told(
         server.shutdown()
     assert str(os.getpid()) in found.found
     assert (found.mend == access.OPEN) is open_
+
+
+def test_a_cluster_and_a_folder_that_are_not_there_are_findings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "/nowhere")
+    done = subprocess.run(
+        [sys.executable, "-m", "derm_ray", "doctor", "--address", f"127.0.0.1:{unused_port()}"],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "no such folder  -> make it" in done.stdout
+    assert "cannot join the Ray at '127.0.0.1:" in done.stdout
 
 
 def test_every_node_of_a_cluster_is_asked(ray_local: None) -> None:
