@@ -1,10 +1,10 @@
-# make setup | demo | test | check | test-slow | load
+# make setup | demo | test | check | test-slow | rehearsal | load
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check test-slow load
+.PHONY: setup demo test check test-slow rehearsal load
 
 setup: $(STAMP)
 
@@ -30,6 +30,10 @@ test: check
 
 test-slow: setup
 	$(BIN)/pytest -m slow
+
+# docs/deploy.md typed on machines of their own (network namespaces, so as root), and what lost ones cost; a quarter of an hour.
+rehearsal: setup
+	$(BIN)/pytest -m slow tests/rehearsal -rP
 
 # The endpoint under load: half an hour or more; goes on where it was stopped.
 load: setup

@@ -29,10 +29,17 @@ def train(
         float, typer.Option("--cache-limit", metavar="GIB", min=0, help="Bound on that folder.")
     ] = 50.0,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Data-parallel workers.")] = 1,
+    max_workers: Annotated[
+        int | None,
+        typer.Option(
+            "--max-workers", min=1, help="Elastic: up to so many, as there is room; default --workers."
+        ),
+    ] = None,
     cpus_per_worker: Annotated[
         int | None, typer.Option("--cpus-per-worker", min=1, help="Default: the machine's share; 1 on a cluster.")
     ] = None,
     gpu: Annotated[bool, typer.Option("--gpu/--no-gpu", help="One GPU per worker.")] = False,
+    max_failures: Annotated[int, typer.Option("--max-failures", min=0, help="Dead or stuck workers to survive.")] = 3,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove a run of that name first.")] = False,
     address: AddressOption = None,
     as_json: JsonOption = False,
@@ -54,8 +61,10 @@ def train(
         cache=cache,
         cache_limit_gib=cache_limit,
         workers=workers,
+        max_workers=max_workers,
         cpus_per_worker=cpus_per_worker,
         use_gpu=gpu,
+        max_failures=max_failures,
         overwrite=overwrite,
         address=address,
     )

@@ -19,6 +19,7 @@ from derm_ray.models.trunks import Trunk
 from derm_ray.training.batches import Batch
 from derm_ray.training.config import TrainConfig
 from derm_ray.training.losses import pair_loss
+from derm_ray.training.watchdog import Watchdog
 from derm_ray.vocabulary import PredictionKind
 
 _MEND = "Lower learning_rate or head_learning_rate, or set clip_norm, and start under a new name."
@@ -34,6 +35,7 @@ class TrainingLoop:
         network: with its initial weights, not wrapped; it is changed in place.
         device: where to run.
         weights: of each class in the loss (K,); ``None`` weighs all alike.
+        watchdog: told what the loop does.
     """
 
     def __init__(
@@ -42,8 +44,10 @@ class TrainingLoop:
         network: PairNetwork,
         device: torch.device,
         weights: npt.NDArray[np.float32] | None = None,
+        watchdog: Watchdog | None = None,
     ) -> None:
         self.config = config
+        self._watchdog = watchdog or Watchdog()
         self.network = to_device(network, device)
         self.device = device
         self.precision = resolve_precision(config.precision, device)
@@ -64,19 +68,28 @@ class TrainingLoop:
         self._scheduler = torch.optim.lr_scheduler.ExponentialLR(self._optimizer, config.lr_decay)
 
     def train_epoch(
-        self, epoch: int, batches: Iterable[Batch | DermRayError], on_step: Callable[[int, float], None]
+        self,
+        epoch: int,
+        batches: Iterable[Batch | DermRayError],
+        on_step: Callable[[int, float, bool], None],
+        *,
+        done: int = 0,
+        due: Callable[[], bool] = lambda: False,
     ) -> list[float]:
-        """Run one epoch.
+        """Run one epoch, or what is left of it.
 
-        Random numbers restart from (seed, epoch, rank), so that a resumed epoch equals an unbroken one.
+        Random numbers restart from (seed, epoch, step, rank), so that what is resumed equals what is unbroken.
 
         Args:
             epoch: counted from 0.
-            batches: this rank's shares, in order; an error in place of one stops all ranks.
-            on_step: called with the number of the step in the epoch, from 1, and its global mean loss.
+            batches: this rank's shares of the steps to run, in order; an error in place of one stops all ranks.
+            on_step: called with the number of the step in the epoch, from 1, its global mean loss, and whether
+                ``due`` said yes on some rank; all ranks are called alike.
+            done: steps that were run before.
+            due: asked in every step.
 
         Returns:
-            The global mean loss of every step, the same on all ranks.
+            The global mean loss of every step that was run, the same on all ranks.
 
         Raises:
             TrainingError: the loss is not finite.
@@ -84,18 +97,21 @@ class TrainingLoop:
                 them waits for the others in a collective.
         """
         rank = dist.get_rank() if self._distributed else 0
-        torch.manual_seed(int(np.random.SeedSequence((self.config.seed, epoch, rank)).generate_state(1)[0]))
         self._module.train()
         if self.config.freeze_batch_norm:
             _freeze_batch_norm(self._module)
         losses: list[float] = []
-        for step, batch in enumerate(batches, 1):
+        for step, batch in enumerate(batches, done + 1):
             self._agree(batch if isinstance(batch, DermRayError) else None)
             assert isinstance(batch, Batch)
-            losses.append(self._step(batch))
-            if not np.isfinite(losses[-1]):
-                raise TrainingError(f"the loss became {losses[-1]} at epoch {epoch + 1}, step {step}. {_MEND}")
-            on_step(step, losses[-1])
+            self._watchdog.work()
+            torch.manual_seed(int(np.random.SeedSequence((self.config.seed, epoch, step, rank)).generate_state(1)[0]))
+            loss, some_due = self._step(batch, due())
+            self._watchdog.wait()
+            losses.append(loss)
+            if not np.isfinite(loss):
+                raise TrainingError(f"the loss became {loss} at epoch {epoch + 1}, step {step}. {_MEND}")
+            on_step(step, loss, some_due)
         self._scheduler.step()
         return losses
 
@@ -117,7 +133,8 @@ class TrainingLoop:
         dist.all_gather_object(gathered, value)
         return gathered
 
-    def _step(self, batch: Batch) -> float:
+    def _step(self, batch: Batch, due: bool) -> tuple[float, bool]:
+        """Return the global mean loss, and whether ``due`` is true on some rank."""
         with autocast(self.precision, self.device):
             logits = self._forward(batch)
         labels = torch.from_numpy(batch.labels).to(self.device)
@@ -129,10 +146,11 @@ class TrainingLoop:
             torch.nn.utils.clip_grad_norm_(self._module.parameters(), self.config.clip_norm)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        total = share.detach()
+        total = torch.stack([share.detach().float(), share.new_tensor(due, dtype=torch.float32)])
         if self._distributed:
             dist.all_reduce(total)
-        return total.item()
+        loss, some_due = total.tolist()
+        return loss, some_due > 0
 
     def _forward(self, batch: Batch, module: nn.Module | None = None) -> PairLogits:
         inputs = [network_input(a, self.config.preprocessing, self.device) for a in (batch.clinical, batch.dermoscopy)]
@@ -164,8 +182,10 @@ class TrainingLoop:
                 if isinstance(batch, DermRayError):
                     mine.append(batch)
                 elif len(batch.indices):
+                    self._watchdog.work()
                     logits = self._forward(batch, self.network)
                     mine.append((batch.indices, {k: p.cpu().numpy() for k, p in logits.probabilities().items()}))
+                    self._watchdog.wait()
         gathered = [item for rank in self._gather(mine) for item in rank]
         whole = {kind: np.zeros((pairs, self.config.classes), np.float32) for kind in PredictionKind}
         for item in gathered:

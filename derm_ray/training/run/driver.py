@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 CONFIG = "config.json"
 BUNDLE = "bundle"
 COLLECTIVE_TIMEOUT_S = 600
+STARTS = 120
+"""How often workers are started, for a minute each, where the cluster has no room for them."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ def train(
     cache: str | None = None,
     cache_limit_gib: float = LIMIT_GIB,
     workers: int = 1,
+    max_workers: int | None = None,
     cpus_per_worker: int | None = None,
     use_gpu: bool = False,
     max_failures: int = 3,
@@ -88,10 +91,12 @@ def train(
         cache: folder that keeps the frozen layers' activations, so that they are computed once.
         cache_limit_gib: bound on that folder; what was used longest ago goes first.
         workers: data-parallel workers; the global batch does not depend on it.
+        max_workers: where above ``workers``, as many as the cluster has room for at any time, up to this; the run
+            starts over from its last checkpoint where their number changes.
         cpus_per_worker: CPUs, and torch threads, of each; ``None`` shares out the machine on a local Ray and is
             1 on a cluster.
         use_gpu: one GPU per worker, nccl; otherwise gloo.
-        max_failures: dead workers to survive.
+        max_failures: dead or stuck workers to survive; those on nodes that were taken away with notice are not counted.
         overwrite: remove a finished or different run of that name first.
         address: Ray cluster; ``None`` is ``RAY_ADDRESS`` or a local Ray.
 
@@ -108,14 +113,17 @@ def train(
     require_size(manifest, config.preprocessing, "the recipe's size")
     validate(collapse(manifest, labels), labels, complete=(Split.TRAIN, Split.VAL))
     splits = {split: labelled(manifest, split, labels) for split in (Split.TRAIN, Split.VAL)}
-    check_batch_size(len(splits[Split.TRAIN]), config.global_batch_size, workers)
+    most = workers if max_workers is None else max_workers
+    if most < workers:
+        raise ConfigError(f"--max-workers {most} is below --workers {workers}.")
+    check_batch_size(len(splits[Split.TRAIN]), config.global_batch_size, most)
     start = make_start(config, init_weights, cam)
     stem = common_stem(config, start.network) if cache is not None else None
     description = _description(config, manifest, init_weights, start)
-    local_cpus = cpus_per_worker or max(1, runtime.machine_cpus() // workers)
+    local_cpus = cpus_per_worker or max(1, runtime.machine_cpus() // most)
     # Ray Data's decoding needs CPUs beside those that Ray Train reserves for its workers.
     spare = max(2, runtime.machine_cpus() // 2)
-    with runtime.ray_session(address, num_cpus=workers * local_cpus + spare) as session:
+    with runtime.ray_session(address, num_cpus=most * local_cpus + spare) as session:
         cpus = cpus_per_worker or session.cpus_each(local_cpus)
         session.require(cpus=workers * cpus + 1, gpus=workers if use_gpu else 0)
         _claim(run_uri, description, overwrite=overwrite)
@@ -136,7 +144,12 @@ def train(
                 use_gpu=use_gpu,
                 threads=cpus,
             )
-            result = _fit(task, out_uri, name, workers=workers, cpus=cpus, use_gpu=use_gpu, max_failures=max_failures)
+            scaling = ScalingConfig(
+                num_workers=(workers, most) if most > workers else workers,
+                use_gpu=use_gpu,
+                resources_per_worker={"CPU": cpus},
+            )
+            result = _fit(task, out_uri, name, scaling, max_failures)
     checkpoint, metrics = result.best_checkpoints[-1]
     with checkpoint.as_directory() as folder:
         state = torch.load(Path(folder) / STATE, map_location="cpu", weights_only=True)
@@ -145,7 +158,7 @@ def train(
         **description,
         "manifest_uri": manifest.uri,
         "best_epoch": metrics["epoch"],
-        "workers": workers,
+        "workers": workers if most == workers else f"{workers} to {most}",
         "metrics": figures,
     }
     digest = bundle.seal_bundle(
@@ -220,15 +233,13 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> 
     return changes
 
 
-def _fit(
-    task: WorkerTask, out_uri: str, name: str, *, workers: int, cpus: int, use_gpu: bool, max_failures: int
-) -> "ray.train.Result":
+def _fit(task: WorkerTask, out_uri: str, name: str, scaling: ScalingConfig, max_failures: int) -> "ray.train.Result":
     filesystem, path = storage.filesystem(out_uri)
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"task": task},
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus}),
+        torch_config=TorchConfig(backend="nccl" if task.use_gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
+        scaling_config=scaling,
         run_config=RunConfig(
             name=name,
             storage_path=path,
@@ -236,7 +247,7 @@ def _fit(
             checkpoint_config=CheckpointConfig(
                 num_to_keep=1, checkpoint_score_attribute="score", checkpoint_score_order="max"
             ),
-            failure_config=FailureConfig(max_failures=max_failures),
+            failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=STARTS),
         ),
     )
     try:

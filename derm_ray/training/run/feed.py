@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import ray
 import ray.data
 
 from derm_ray.data.preprocessing import Preprocessing
@@ -17,6 +18,7 @@ from derm_ray.vocabulary import LesionPair
 
 IMAGES_AT_ONCE = 4
 PREFETCHED_BATCHES = 2
+TASKS_WITHOUT_CPU = 2
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def batches(
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     rows = [_row(split, rank_share(batch, rank, world_size), len(batch)) for batch in order]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-    loaded = dataset.map(_load, fn_kwargs={"spec": spec, "mirror": mirror, "stems": stems})
+    loaded = dataset.map(_load, fn_kwargs={"spec": spec, "mirror": mirror, "stems": stems}, **_room())
     for block in loaded.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=PREFETCHED_BATCHES):
         row = {name: column[0] for name, column in block.items()}
         if row["error_code"] == ImageErrorCode.STORAGE:
@@ -85,6 +87,16 @@ def batches(
             yield ImageError(ImageErrorCode(row["error_code"]), str(row["error"]))
         else:
             yield Batch(row["clinical"], row["dermoscopy"], row["labels"], row["indices"], int(row["global_size"]))
+
+
+def _room() -> dict[str, Any]:
+    """Return what a decoding task takes: a CPU of its own, or a share of the workers' where they hold all of them.
+
+    An elastic run may, and one that has lost a node; its workers would wait for ever for batches that wait for a CPU.
+    """
+    if ray.available_resources().get("CPU", 0) >= 1:
+        return {"num_cpus": 1}
+    return {"num_cpus": 0, "compute": ray.data.TaskPoolStrategy(size=TASKS_WITHOUT_CPU)}
 
 
 def _row(split: LabelledPairs, share: Indices, global_size: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +27,18 @@ from derm_ray.training.loop import KindProbabilities, TrainingLoop
 from derm_ray.training.run.feed import LabelledPairs, batches
 from derm_ray.training.stems import StemCache
 from derm_ray.training.tensorboard import tensorboard_events
+from derm_ray.training.watchdog import Watchdog
 from derm_ray.vocabulary import PredictionKind, Split, label_set
 
 STATE = "state.pt"
 METRICS = "metrics.jsonl"
 EVENTS = "tensorboard/events.out.tfevents.derm_ray"
 SAY_EVERY_S = 10.0
+ASK_EVERY_S = 5.0
+"""How often Ray Train is asked whether a node of the run is about to go; it looks as often."""
+NEVER_BEST = -2.0
+"""Score of a checkpoint within an epoch, below that of an epoch without a score."""
+WITHOUT_SCORE = -1.0
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,9 @@ def train_worker(settings: dict[str, Any]) -> dict[str, str] | None:
     task: WorkerTask = settings["task"]
     torch.set_num_threads(task.threads)
     try:
-        _Worker(task).run()
+        worker = _Worker(task)
+        with worker.watchdog.watch():
+            worker.run()
     except DermRayError as error:
         return {"type": type(error).__name__, "message": str(error)}
     return None
@@ -89,11 +98,15 @@ class _Worker:
         self.train: LabelledPairs = ray.get(task.train)
         self.val: LabelledPairs = ray.get(task.val)
         self.history: list[dict[str, Any]] = []
+        self.steps: list[dict[str, Any]] = []
         self.first_epoch = 0
+        self.warned = False
+        self.asked_s = time.monotonic()
+        self.watchdog = Watchdog(self._bark)
         network = build_network(task.architecture, freeze=self.config.freeze, dropout=self.config.dropout)
         network.load_state_dict(ray.get(task.initial))
         device = get_device() if task.use_gpu else torch.device("cpu")
-        self.loop = TrainingLoop(self.config, network, device, task.class_weights)
+        self.loop = TrainingLoop(self.config, network, device, task.class_weights, self.watchdog)
         self._resume()
 
     def _resume(self) -> None:
@@ -103,24 +116,32 @@ class _Worker:
         with checkpoint.as_directory() as folder:
             state = torch.load(Path(folder) / STATE, map_location=self.loop.device, weights_only=True)
         self.loop.load_state_dict(state["loop"])
-        self.first_epoch = state["epoch"] + 1
-        self.history = json.loads(state["history"])
-        self._say(f"resuming behind epoch {self.first_epoch}/{self.config.epochs}")
+        self.first_epoch = state["epoch"]
+        self.history, self.steps = json.loads(state["history"]), json.loads(state["steps"])
+        self._say(
+            f"resuming at epoch {self.first_epoch + 1}, step {len(self.steps) + 1}"
+            if self.steps
+            else f"resuming behind epoch {self.first_epoch}/{self.config.epochs}"
+        )
 
     def run(self) -> None:
         """Run all epochs that are left."""
-        progress = Progress((self.config.epochs - self.first_epoch) * self._pairs_per_epoch())
+        done = len(self.steps) * self.config.global_batch_size
+        progress = Progress((self.config.epochs - self.first_epoch) * self._pairs_per_epoch() - done)
         for epoch in range(self.first_epoch, self.config.epochs):
-            steps: list[dict[str, Any]] = []
-            losses = self.loop.train_epoch(epoch, self._training_batches(epoch), self._on_step(epoch, progress, steps))
+            done = len(self.steps)
+            on_step = self._on_step(epoch, progress)
+            self.loop.train_epoch(epoch, self._training_batches(epoch, done), on_step, done=done, due=self._due)
             scores = self._predict()
             figure = self._figures(scores)
-            rate = progress.rate
-            summary = {"epoch": epoch + 1, "loss": float(np.mean(losses)), "pairs_per_s": round(rate, 2), **figure}
-            self.history += [*steps, summary]
-            self._report(epoch, figure, scores)
+            loss = float(np.mean([step["loss"] for step in self.steps]))
+            rate = round(progress.rate, 2)
+            summary = {"epoch": epoch + 1, "loss": loss, "pairs_per_s": rate, "workers": self.world_size, **figure}
+            self.history += [*self.steps, summary]
+            self.steps = []
+            self._report_epoch(epoch, figure, scores)
             self._say(
-                f"epoch {epoch + 1}/{self.config.epochs}  loss {summary['loss']:.4f}  val cross: accuracy "
+                f"epoch {epoch + 1}/{self.config.epochs}  loss {loss:.4f}  val cross: accuracy "
                 f"{figure['cross/accuracy']:.3f}, balanced {figure['cross/balanced_accuracy']:.3f}, "
                 f"AUROC {figure.get('cross/macro_auroc', float('nan')):.3f}  ({progress.line()})"
             )
@@ -129,11 +150,11 @@ class _Worker:
         batch_size = self.config.global_batch_size
         return len(self.train) // batch_size * batch_size
 
-    def _training_batches(self, epoch: int) -> Any:
+    def _training_batches(self, epoch: int, done: int) -> Any:
         seed, batch_size = self.config.seed, self.config.global_batch_size
         return batches(
             self.train,
-            training_order(len(self.train), batch_size, seed=seed, epoch=epoch),
+            training_order(len(self.train), batch_size, seed=seed, epoch=epoch)[done:],
             self.config.preprocessing,
             rank=self.rank,
             world_size=self.world_size,
@@ -141,18 +162,33 @@ class _Worker:
             stems=self.task.stems[Split.TRAIN] if self.task.stems else None,
         )
 
-    def _on_step(self, epoch: int, progress: Progress, steps: list[dict[str, Any]]) -> Callable[[int, float], None]:
+    def _on_step(self, epoch: int, progress: Progress) -> Callable[[int, float, bool], None]:
         spoken = progress.elapsed_s
 
-        def on_step(step: int, loss: float) -> None:
+        def on_step(step: int, loss: float, due: bool) -> None:
             nonlocal spoken
             progress.advance(self.config.global_batch_size)
-            steps.append({"epoch": epoch + 1, "step": step, "loss": loss, "at_s": round(progress.elapsed_s, 3)})
+            self.steps.append({"epoch": epoch + 1, "step": step, "loss": loss, "at_s": round(progress.elapsed_s, 3)})
             if progress.elapsed_s - spoken > SAY_EVERY_S:
                 spoken = progress.elapsed_s
                 self._say(f"epoch {epoch + 1}/{self.config.epochs}  step {step}  loss {loss:.4f}  ({progress.line()})")
+            if due:
+                self._heed_preemption(epoch, step)
 
         return on_step
+
+    def _due(self) -> bool:
+        """Tell whether it is time to ask for a preemption; one is enough for these workers."""
+        return not self.warned and time.monotonic() - self.asked_s > ASK_EVERY_S
+
+    def _heed_preemption(self, epoch: int, step: int) -> None:
+        """Save at once where a node is about to go; all ranks ask together, and go on until Ray Train ends them."""
+        self.warned = ray.train.get_preemption_info() is not None
+        self.asked_s = time.monotonic()
+        if self.warned:
+            self._say(f"a node is about to be taken away; saving epoch {epoch + 1}, step {step}")
+            metrics = {"epoch": epoch + 1, "score": NEVER_BEST}
+            self._report(metrics, {"epoch": epoch}, f"checkpoint_epoch_{epoch + 1:04d}_step_{step:06d}")
 
     def _predict(self) -> KindProbabilities:
         """Return the probabilities of all val pairs."""
@@ -176,27 +212,45 @@ class _Worker:
         }
         return {name: float(value) for name, value in named.items() if np.isfinite(value)}
 
-    def _report(self, epoch: int, figure: dict[str, float], scores: KindProbabilities) -> None:
-        """Hand checkpoint and figures to Ray Train; all ranks meet here."""
+    def _report_epoch(self, epoch: int, figure: dict[str, float], scores: KindProbabilities) -> None:
+        """Report a finished epoch, with the val probabilities that calibrate it should it be the best."""
         # Ray's checkpoint manager fails on NaN, and ranks a missing score best or worst by its order.
-        metrics = {"epoch": epoch + 1, "score": figure.get(f"{PredictionKind.CROSS}/{self.config.monitor}", -1.0)}
-        metrics |= figure
+        score = figure.get(f"{PredictionKind.CROSS}/{self.config.monitor}", WITHOUT_SCORE)
+        val = {str(kind): torch.from_numpy(probabilities) for kind, probabilities in scores.items()}
+        metrics = {"epoch": epoch + 1, "score": score, **figure}
+        self._report(metrics, {"epoch": epoch + 1, "val": val}, f"checkpoint_epoch_{epoch + 1:04d}")
+
+    def _report(self, metrics: dict[str, Any], state: dict[str, Any], folder_name: str) -> None:
+        """Hand checkpoint and figures to Ray Train; all ranks meet here.
+
+        Args:
+            metrics: of the checkpoint.
+            state: ``epoch`` to go on with, counted from 0, and what is to be kept beside loop, history and steps.
+            folder_name: no other checkpoint of the run has it.
+        """
         if self.rank != 0:
             ray.train.report(metrics)
             return
-        text = "".join(json.dumps(line) + "\n" for line in self.history)
+        lines = [*self.history, *self.steps]
         try:
+            text = "".join(json.dumps(line) + "\n" for line in lines)
             storage.write_bytes(storage.join(self.task.run_uri, METRICS), text.encode())
-            storage.write_bytes(storage.join(self.task.run_uri, EVENTS), tensorboard_events(self.history))
+            storage.write_bytes(storage.join(self.task.run_uri, EVENTS), tensorboard_events(lines))
         except StorageError as error:
             # Only this rank knows: it has to die, since the others wait for it in their report.
             raise OSError(str(error)) from error
-        val = {str(kind): torch.from_numpy(probabilities) for kind, probabilities in scores.items()}
-        state = {"loop": self.loop.state_dict(), "epoch": epoch, "history": json.dumps(self.history), "val": val}
+        past = {"history": json.dumps(self.history), "steps": json.dumps(self.steps)}
         with tempfile.TemporaryDirectory() as folder:
-            torch.save(state, Path(folder) / STATE)
+            torch.save({"loop": self.loop.state_dict(), **past, **state}, Path(folder) / STATE)
             checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=f"checkpoint_epoch_{epoch + 1:04d}")
+            ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=folder_name)
+
+    def _bark(self, line: str) -> None:
+        """Leave word, on whatever rank, before this process ends."""
+        said = self.task.announcer.say.remote(
+            f"worker {self.rank} {line}; it ends itself, and the run goes on from its last checkpoint"
+        )
+        ray.wait([said], timeout=5)
 
     def _say(self, line: str) -> None:
         if self.rank == 0:

@@ -1,4 +1,6 @@
+from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +29,7 @@ def loop(config: TrainConfig = CONFIG) -> TrainingLoop:
 
 
 def run(trainer: TrainingLoop, epoch: int) -> list[float]:
-    return trainer.train_epoch(epoch, batches(3), lambda step, loss: None)
+    return trainer.train_epoch(epoch, batches(3), lambda *_: None)
 
 
 def test_training_lowers_the_loss_and_repeats_exactly() -> None:
@@ -43,6 +45,28 @@ def test_a_resumed_run_equals_an_unbroken_one() -> None:
     run(broken, 0)
     resumed = loop(replace(CONFIG, seed=0))
     resumed.load_state_dict(broken.state_dict())
+    assert run(whole, 1) == run(resumed, 1)
+
+
+def test_an_epoch_resumed_in_its_middle_equals_an_unbroken_one() -> None:
+    """With dropout: the random numbers of a step depend on nothing that came before it."""
+    whole, broken, resumed = loop(), loop(), loop()
+    told: list[tuple[int, bool]] = []
+    kept: list[dict[str, Any]] = []
+
+    def on_step(step: int, loss: float, due: bool) -> None:
+        told.append((step, due))
+        if due:
+            kept.append(deepcopy(broken.state_dict()))
+
+    asked = iter([False, True, False])
+    losses = broken.train_epoch(0, batches(3), on_step, due=lambda: next(asked))
+    assert losses == run(whole, 0)
+    assert told == [(1, False), (2, True), (3, False)]
+    resumed.load_state_dict(kept[0])
+    told.clear()
+    assert resumed.train_epoch(0, batches(3)[2:], on_step, done=2) == losses[2:]
+    assert told == [(3, False)]
     assert run(whole, 1) == run(resumed, 1)
 
 
@@ -62,7 +86,7 @@ def test_a_loss_that_is_not_finite_stops_the_run() -> None:
 def test_a_batch_that_cannot_be_read_stops_the_run_with_its_error() -> None:
     error = ImageError(ImageErrorCode.MISSING, "pair 7: not found")
     with pytest.raises(ImageError, match="pair 7"):
-        loop().train_epoch(0, [*batches(1), error], lambda step, loss: None)
+        loop().train_epoch(0, [*batches(1), error], lambda *_: None)
     with pytest.raises(ImageError, match="pair 7"):
         loop().predict([*batches(1), error], 16)
 

@@ -1,0 +1,75 @@
+"""Ends a training process that stands still: Ray Train sees dead workers, not ones that never finish a step."""
+
+import faulthandler
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+WORK_S = 45.0
+WAIT_S = 600.0
+"""Of batches, other ranks and reports; collectives time out by then as well."""
+SLOWER = 5.0
+STOOD_STILL = 75
+"""Exit code of a process that was ended."""
+
+
+class Watchdog:
+    """Knows since when a process works, or waits for something outside of it.
+
+    Work may take ``work_s``, or :data:`SLOWER` times the longest piece of work so far where that is more. Waiting may
+    take ``wait_s``, and so may the first piece of work, which may compile. A process begins by waiting.
+
+    Args:
+        bark: told, before the process ends, what stood still.
+        work_s, wait_s: bounds in seconds.
+    """
+
+    def __init__(
+        self, bark: Callable[[str], None] = lambda _: None, *, work_s: float = WORK_S, wait_s: float = WAIT_S
+    ) -> None:
+        self._bark = bark
+        self._work_s, self._wait_s = work_s, wait_s
+        self._longest_s = 0.0
+        self._state = (False, time.monotonic())
+
+    def work(self) -> None:
+        """Begin a piece of work; other ranks are not waited for before all of them began it."""
+        self._enter(working=True)
+
+    def wait(self) -> None:
+        """End a piece of work, and begin to wait."""
+        self._enter(working=False)
+
+    def _enter(self, *, working: bool) -> None:
+        now = time.monotonic()
+        worked, since = self._state
+        if worked:
+            self._longest_s = max(self._longest_s, now - since)
+        self._state = (working, now)
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """End the process with :data:`STOOD_STILL` as soon as it stands still, until the block ends."""
+        ended = threading.Event()
+
+        def look() -> None:
+            while not ended.wait(min(1.0, self._work_s / 4)):
+                working, since = self._state
+                still_s = time.monotonic() - since
+                if still_s > self._limit_s(working):
+                    faulthandler.dump_traceback()
+                    self._bark(f"stood still for {still_s:.0f} s {'in a step' if working else 'waiting'}")
+                    os._exit(STOOD_STILL)
+
+        threading.Thread(target=look, name="watchdog", daemon=True).start()
+        try:
+            yield
+        finally:
+            ended.set()
+
+    def _limit_s(self, working: bool) -> float:
+        if working and self._longest_s:
+            return max(self._work_s, SLOWER * self._longest_s)
+        return self._wait_s

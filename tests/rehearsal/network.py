@@ -1,0 +1,89 @@
+"""Machines of their own on this one: network namespaces with addresses, joined by a bridge."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+SUBNET = "10.77.0"
+OUTSIDE = f"{SUBNET}.254"
+"""The address of this machine itself, where the storage listens and commands are given."""
+_BRIDGE = "dermray0"
+
+
+def allowed() -> bool:
+    """Tell whether this process may make namespaces."""
+    name = f"dermray-probe-{os.getpid()}"
+    if os.geteuid() != 0 or subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode:
+        return False
+    _ip("netns", "del", name)
+    return True
+
+
+class Machine:
+    """A namespace with an address; it shares files and processors with this machine, but no port and no connection.
+
+    Args:
+        number: last part of its address.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.name = f"dermray-{number}"
+        self.address = f"{SUBNET}.{number}"
+        self._cable = f"dermray-v{number}"
+        _ip("netns", "add", self.name)
+        _ip("link", "add", self._cable, "type", "veth", "peer", "name", "eth0", "netns", self.name)
+        _ip("link", "set", self._cable, "master", _BRIDGE, "up")
+        _ip("-n", self.name, "addr", "add", f"{self.address}/24", "dev", "eth0")
+        for device in ("eth0", "lo"):
+            _ip("-n", self.name, "link", "set", device, "up")
+        _ip("-n", self.name, "route", "add", "default", "via", OUTSIDE)
+
+    def start(self, script: str, log: Path, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+        """Begin a shell script on the machine; its output goes to ``log``."""
+        command = ["ip", "netns", "exec", self.name, "bash", "-euo", "pipefail", "-c", script]
+        with log.open("ab") as file:
+            return subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
+
+    def processes(self) -> list[psutil.Process]:
+        """What runs on the machine."""
+        found = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True, check=True)
+        return [psutil.Process(int(pid)) for pid in found.stdout.split() if psutil.pid_exists(int(pid))]
+
+    def lose(self) -> None:
+        """Lose the machine without a word: no connection is closed, no answer comes."""
+        _ip("link", "set", self._cable, "down")
+        self.end(signal.SIGKILL)
+
+    def end(self, number: int = signal.SIGKILL) -> None:
+        """Send a signal to all that runs there."""
+        for process in self.processes():
+            try:
+                process.send_signal(number)
+            except psutil.NoSuchProcess:
+                continue
+
+    def remove(self) -> None:
+        """End it and give its address back."""
+        self.end()
+        _ip("netns", "del", self.name)
+
+
+@contextmanager
+def bridge() -> Iterator[None]:
+    """The network between the machines; this machine is :data:`OUTSIDE` on it."""
+    _ip("link", "add", _BRIDGE, "type", "bridge")
+    try:
+        _ip("addr", "add", f"{OUTSIDE}/24", "dev", _BRIDGE)
+        _ip("link", "set", _BRIDGE, "up")
+        yield
+    finally:
+        _ip("link", "del", _BRIDGE)
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)

@@ -1,0 +1,49 @@
+"""docs/deploy.md, typed from its first block to its last on machines of their own."""
+
+import json
+
+import pytest
+
+from tests.rehearsal.conftest import Rehearsal, wait_for
+from tests.rehearsal.document import blocks
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+def test_from_an_empty_cluster_to_a_scored_archive(cluster: Rehearsal) -> None:
+    doctor = cluster.type_block("on the head: what is wrong")
+    assert "error" not in doctor.lower(), doctor
+    cluster.type_block("at your desk: pairs, split")
+    trained = cluster.type_block("at your desk: train")
+    assert "SUCCEEDED" in trained
+    evaluated = cluster.type_block("at your desk: how good it is")
+    assert "SUCCEEDED" in evaluated
+    scored = cluster.type_block("at your desk: score")
+    assert "480" in scored
+    cluster.type_block("on the head: a caller's token")
+    serving = cluster.block("on the head, for as long as it answers")
+    with cluster.stay(cluster.head, serving.script, "serve") as process:
+        try:
+            wait_for(lambda: "listening on" in cluster.log("serve"), "the endpoint", 180)
+            answer = cluster.type_block("at your desk: ask it")
+        finally:
+            process.terminate()
+    assert "melanoma risk" in answer
+    typed = {block.where for block in blocks() if any(block.where.startswith(where) for where in cluster.said)}
+    stays = {
+        block.where for block in blocks() if "for as long as" in block.where or block.where.startswith("everywhere")
+    }
+    assert typed | stays == {block.where for block in blocks()}
+
+
+def test_no_token_no_job(cluster: Rehearsal) -> None:
+    """CVE-2023-48022: whoever reached the dashboard ran code."""
+    import httpx
+
+    body = {"entrypoint": f"touch {cluster.folder}/intruder"}
+    assert httpx.post(f"{cluster.jobs}/api/jobs/", json=body).status_code == 401
+    wrong = {"Authorization": "Bearer " + "0" * 64}
+    assert httpx.post(f"{cluster.jobs}/api/jobs/", json=body, headers=wrong).status_code == 403
+    listed = json.loads(cluster.type("derm-ray jobs list --address http://$HEAD:8265 --json"))
+    assert not [job for job in listed["jobs"] if "intruder" in job["command"]]
+    assert not (cluster.folder / "intruder").exists()
