@@ -141,7 +141,7 @@ OURS: list[tuple[str, str, Any, str]] = [
     (TRAIN, "spec.entrypoint", "derm-ray verify s3://b/o; ls", "spec.entrypoint: is more than one command to a shell"),
     (TRAIN, "spec.entrypoint", "derm-ray verify 's3://b/o", "spec.entrypoint: cannot be split into words"),
     (TRAIN, "spec.entrypoint", replaced("s3://BUCKET/runs", "runs"), "spec.entrypoint: --out runs: relative to this"),
-    (TRAIN, "spec.entrypoint", replaced("--workers 4", "--workers 5"), "asks for 5 GPUs, the cluster grows to 4"),
+    (TRAIN, "spec.entrypoint", replaced("--max-workers 4", "--max-workers 5"), "asks for 5 GPUs, the cluster grows to 4"),
     (SCORE, f"{GROUP}.maxReplicas", 3, "spec.entrypoint: asks for 4 GPUs, the cluster grows to 3"),
     (TRAIN, "spec.shutdownAfterJobFinishes", False, "the cluster stays, and is paid for, when the job has ended"),
     (TRAIN, "spec.submitterPodTemplate", GONE, "submitterPodTemplate: the operator's own pod that submits may run as"),

@@ -83,7 +83,7 @@ def _check_gpus(entrypoint: Part, command: str, options: Mapping[str, Any], clus
         return
     wanted = 0.0
     if command == "train" and options.get("gpu"):
-        wanted = options["workers"]
+        wanted = options["max_workers"] or options["workers"]
     elif command == "score":
         wanted = options["gpus"] * (options["replicas"] or 1)
     if wanted > most_gpus(cluster):

@@ -13,7 +13,7 @@ import ray
 import ray.exceptions
 import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 
 from derm_ray import __version__, bundle, errors, runtime, storage
 from derm_ray.data.manifest import Manifest, collapse, collapsed, require_split
@@ -27,6 +27,7 @@ from derm_ray.training.losses import class_weights
 from derm_ray.training.run.announcer import announced
 from derm_ray.training.run.cache import common_stem, prepare_stems
 from derm_ray.training.run.feed import LabelledPairs
+from derm_ray.training.run.process_group import AddressedTorchConfig
 from derm_ray.training.run.worker import STATE, WorkerTask, train_worker
 from derm_ray.training.start import Start, make_start
 from derm_ray.training.stems import LIMIT_GIB
@@ -238,7 +239,7 @@ def _fit(task: WorkerTask, out_uri: str, name: str, scaling: ScalingConfig, max_
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"task": task},
-        torch_config=TorchConfig(backend="nccl" if task.use_gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
+        torch_config=AddressedTorchConfig(backend="nccl" if task.use_gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
         scaling_config=scaling,
         run_config=RunConfig(
             name=name,
