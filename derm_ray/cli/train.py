@@ -31,9 +31,7 @@ def train(
     workers: Annotated[int, typer.Option("--workers", min=1, help="Data-parallel workers.")] = 1,
     max_workers: Annotated[
         int | None,
-        typer.Option(
-            "--max-workers", min=1, help="Elastic: up to so many, as there is room; default --workers."
-        ),
+        typer.Option("--max-workers", min=1, help="Elastic: up to so many, as there is room; default --workers."),
     ] = None,
     cpus_per_worker: Annotated[
         int | None, typer.Option("--cpus-per-worker", min=1, help="Default: the machine's share; 1 on a cluster.")

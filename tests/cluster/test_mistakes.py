@@ -185,7 +185,7 @@ OURS: list[tuple[str, str, Any, str]] = [
     (SERVE, "spec.serveConfigV2", replaced("tokens:", "#"), "args.tokens: there are no tokens, and no DERM_RAY_TOKENS"),
     (SERVE, "spec.serveConfigV2", replaced("cpus: 4", "cpus: [4"), "this is not YAML"),
     (SERVE, "spec.rayClusterConfig.workerGroupSpecs[0].maxReplicas", 1, "gpu: the cluster grows to 1 GPUs"),
-    (SERVE, "spec.rayClusterConfig.headGroupSpec.template.spec.containers[0].env[1]", GONE, "env: Serve's proxy would nei"),
+    (SERVE, "spec.rayClusterConfig.headGroupSpec.template.spec.containers[0].env[4]", GONE, "env: Serve's proxy would nei"),
     ("serve/gpu.yaml", "applications[0].args.modle", "x", "applications[0].args.modle: Extra inputs are not permitted"),
     ("serve/gpu.yaml", "applications[0].args.insecure", True, "args.insecure: everybody is let in"),
     (POLICY, "spec.podSelector", {}, "spec.podSelector: holds for every pod of the namespace"),

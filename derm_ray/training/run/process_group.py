@@ -11,7 +11,7 @@ from ray.train.torch.config import _TorchBackend
 INTERFACE_VARIABLE = "GLOO_SOCKET_IFNAME"
 
 
-class AddressedTorchConfig(TorchConfig):
+class AddressedTorchConfig(TorchConfig):  # type: ignore[misc]
     """Ray Train's set-up of torch, with gloo on the interface that holds the node's address.
 
     By itself gloo listens where the machine's name leads, which on many (Debian's ``127.0.1.1``) is a loopback
@@ -24,7 +24,7 @@ class AddressedTorchConfig(TorchConfig):
         return _AddressedBackend
 
 
-class _AddressedBackend(_TorchBackend):
+class _AddressedBackend(_TorchBackend):  # type: ignore[misc]
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         worker_group.execute(name_interface)
         super().on_start(worker_group, backend_config)
