@@ -40,14 +40,17 @@ class Rehearsal:
 
     Attributes:
         folder: logs, and the home of whoever types.
+        temporary: where Ray keeps its files, on every machine.
         head, workers: machines; a lost worker is replaced in its place.
     """
 
     folder: Path
+    temporary: Path
     environment: dict[str, str]
     head: Machine
     workers: list[Machine] = field(default_factory=list)
     said: dict[str, str] = field(default_factory=dict)
+    staying: list["subprocess.Popen[bytes]"] = field(default_factory=list)
     _made: int = 1
 
     @property
@@ -67,16 +70,18 @@ class Rehearsal:
 
     def stay(self, machine: Machine, script: str, name: str) -> "subprocess.Popen[bytes]":
         """Type on a machine what stays there."""
-        return machine.start(self._setup() + script, self.folder / f"{name}.log", self.environment)
+        process = machine.start(self._setup() + script, self.folder / f"{name}.log", self.environment)
+        self.staying.append(process)
+        return process
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
 
     def type(self, script: str, machine: Machine | None = None, timeout_s: float = 900) -> str:
         """Type on a machine, or at the desk, and return what is said; it has to succeed."""
-        there = ["ip", "netns", "exec", machine.name] if machine else []
+        script = self._setup() + script
         done = subprocess.run(
-            [*there, "bash", "-euo", "pipefail", "-c", self._setup() + script],
+            machine.command(script) if machine else ["bash", "-euo", "pipefail", "-c", script],
             cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,
@@ -108,7 +113,7 @@ class Rehearsal:
     def add_worker(self) -> Machine:
         """One more machine, started by the document's block."""
         self._made += 1
-        machine = Machine(self._made)
+        machine = Machine(self._made, self.temporary)
         self.workers.append(machine)
         script = self.block("on each worker").script
         assert "TIMEOUT_S=90" in script
@@ -121,6 +126,13 @@ class Rehearsal:
         lost.remove()
         self.add_worker()
         self.wait_for_nodes(1 + len(self.workers))
+
+    def end(self) -> None:
+        """Take all machines away."""
+        for machine in (*self.workers, self.head):
+            machine.remove()
+        for process in self.staying:
+            process.wait(60)
 
     def wait_for_nodes(self, count: int) -> None:
         wait_for(lambda: self.alive() == count, f"{count} nodes, {self.alive()} there", 180)
@@ -193,11 +205,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
     temporary = Path(f"/tmp/dermray-{os.getpid()}")
     temporary.mkdir()
     with ExitStack() as stack:
+        stack.callback(temporary.rmdir)
         stack.enter_context(bridge())
         settings = stack.enter_context(object_storage(folder))
         own = {"PATH": f"{BIN}:{os.environ['PATH']}", "HOME": str(folder / "home"), "RAY_TMPDIR": str(temporary)}
-        there = Rehearsal(folder, inherited | own | settings, Machine(1))
-        stack.callback(lambda: [machine.remove() for machine in (*there.workers, there.head)])
+        there = Rehearsal(folder, temporary, inherited | own | settings, Machine(1, temporary))
+        stack.callback(there.end)
         there.type_block("at your desk: the token")
         there.stay(there.head, there.block("on the head, for as long as the cluster lives").script, "head")
         wait_for(lambda: there.alive() == 1, "the head", 180)

@@ -1,6 +1,7 @@
 """Machines of their own on this one: network namespaces with addresses, joined by a bridge."""
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -25,16 +26,19 @@ def allowed() -> bool:
 
 
 class Machine:
-    """A namespace with an address; it shares files and processors with this machine, but no port and no connection.
+    """A namespace with an address, ports and connections of its own; it shares processors with this machine, and files but for one folder.
 
     Args:
         number: last part of its address.
+        temporary: the folder that is another one on each machine.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, temporary: Path) -> None:
         self.name = f"dermray-{number}"
         self.address = f"{SUBNET}.{number}"
         self._cable = f"dermray-v{number}"
+        self._temporary, self._disk = temporary, temporary.with_name(f"{temporary.name}-{number}")
+        self._disk.mkdir()
         _ip("netns", "add", self.name)
         _ip("link", "add", self._cable, "type", "veth", "peer", "name", "eth0", "netns", self.name)
         _ip("link", "set", self._cable, "master", _BRIDGE, "up")
@@ -43,11 +47,17 @@ class Machine:
             _ip("-n", self.name, "link", "set", device, "up")
         _ip("-n", self.name, "route", "add", "default", "via", OUTSIDE)
 
+    def command(self, script: str) -> list[str]:
+        """Return what runs a shell script on the machine."""
+        mounted = f"mount --bind {self._disk} {self._temporary}\n{script}"
+        return ["ip", "netns", "exec", self.name, "bash", "-euo", "pipefail", "-c", mounted]
+
     def start(self, script: str, log: Path, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
         """Begin a shell script on the machine; its output goes to ``log``."""
-        command = ["ip", "netns", "exec", self.name, "bash", "-euo", "pipefail", "-c", script]
         with log.open("ab") as file:
-            return subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
+            return subprocess.Popen(
+                self.command(script), env=environment, stdout=file, stderr=file, start_new_session=True
+            )
 
     def processes(self) -> list[psutil.Process]:
         """What runs on the machine."""
@@ -71,6 +81,7 @@ class Machine:
         """End it and give its address back."""
         self.end()
         _ip("netns", "del", self.name)
+        shutil.rmtree(self._disk, ignore_errors=True)
 
 
 @contextmanager
