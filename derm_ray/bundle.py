@@ -12,6 +12,7 @@ from torch import Tensor
 
 from derm_ray import RESEARCH_NOTICE, __version__, storage
 from derm_ray.data.preprocessing import Preprocessing
+from derm_ray.data.reference import Distribution, Reference
 from derm_ray.errors import BundleError, InputError, OutputExistsError, StorageError
 from derm_ray.models.networks import PairNetwork
 from derm_ray.models.zoo import NetworkConfig, build_network
@@ -36,6 +37,7 @@ class Bundle:
         model_digest: SHA-256 over weights, architecture, classes, preprocessing and calibration.
         provenance: training config, manifest digest, metrics, code version.
         uri: where it lies.
+        reference: what an endpoint's traffic is compared with; no part of the model, and empty in bundles of before.
     """
 
     network: NetworkConfig
@@ -46,6 +48,7 @@ class Bundle:
     model_digest: str
     provenance: Mapping[str, Any]
     uri: str
+    reference: Reference = ()
 
     def build(self) -> PairNetwork:
         """Return the network with its weights, in evaluation mode.
@@ -75,6 +78,7 @@ def seal_bundle(
     weights: Mapping[str, Tensor],
     provenance: Mapping[str, Any],
     calibration: Calibration | None = None,
+    reference: Reference = (),
 ) -> str:
     """Write a bundle; ``bundle.json`` comes last, so a half-written bundle is never one.
 
@@ -96,6 +100,7 @@ def seal_bundle(
         "preprocessing": preprocessing.to_json(),
         "calibration": _calibration_to_json(calibration or Calibration()),
         "provenance": _finite(provenance),
+        "reference": [of.to_json() for of in reference],
     }
     index["model_digest"] = _model_digest(storage.sha256(data), index)
     card = _card(index).encode()
@@ -138,6 +143,7 @@ def load_bundle(uri: str) -> Bundle:
             model_digest=index["model_digest"],
             provenance=index["provenance"],
             uri=storage.absolute(uri),
+            reference=tuple(map(Distribution.from_json, index.get("reference", ()))),
         )
     except (SafetensorError, KeyError, TypeError, ValueError, InputError) as error:
         raise BundleError(f"{uri}: cannot be read by this version of derm_ray: {error}") from error

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from derm_ray.data.manifest import Manifest, write_manifest
+from derm_ray.data.reference import Reference
 from derm_ray.data.splits import split_manifest
 from derm_ray.data.synthetic import synthesize
 from derm_ray.vocabulary import PAPER15, Calibration, LabelSet
@@ -70,6 +71,7 @@ def ray_local(s3: str) -> Iterator[None]:
     """A real local Ray with four logical CPUs."""
     del s3  # its environment must be there before Ray's workers start
     os.environ["RAY_AUTH_MODE"] = "disabled"
+    os.environ["RAY_metrics_report_interval_ms"] = "1000"  # noqa: SIM112 - Ray's name; tests wait for what it exports
     import ray
 
     from derm_ray.runtime import ray_session
@@ -107,6 +109,7 @@ def seal_untrained(
     label_set: LabelSet = PAPER15,
     size: int = 48,
     calibration: Calibration | None = None,
+    reference: Reference = (),
 ) -> str:
     """Seal a model of random weights."""
     import torch
@@ -128,6 +131,7 @@ def seal_untrained(
         weights=network.state_dict(),
         provenance={"metrics": {"cross/accuracy": 0.5}},
         calibration=calibration,
+        reference=reference,
     )
     return uri
 

@@ -41,10 +41,12 @@ class Decoded:
 
     Attributes:
         image: upright, mode RGB, sRGB, 8 bits a channel (0..255).
+        shorter_side: of the image as it was stored, in pixels; ``image`` may be a smaller scale of it.
         flags: values of :class:`derm_ray.vocabulary.ImageFlag`, in its order.
     """
 
     image: Image.Image
+    shorter_side: int
     flags: tuple[str, ...] = ()
 
 
@@ -74,10 +76,11 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, side: int | None = None
         animated = image.format != "MPO" and bool(getattr(image, "is_animated", False))
     except Exception as error:
         raise _damaged(error) from error
+    shorter_side = min(image.size)
     if side is not None and image.format in ("JPEG", "MPO"):
         image.draft(None, (side, side))
     _load(image)
-    return Decoded(_to_rgb(image), (ImageFlag.ANIMATED,) if animated else ())
+    return Decoded(_to_rgb(image), shorter_side, (ImageFlag.ANIMATED,) if animated else ())
 
 
 def _from_dicom(frame: DicomFrame, max_pixels: int) -> Decoded:
@@ -95,7 +98,7 @@ def _from_dicom(frame: DicomFrame, max_pixels: int) -> Decoded:
         image = frame.interpreted(image)
     if frame.profile is not None:
         image.info["icc_profile"] = frame.profile
-    return Decoded(_to_rgb(image), frame.flags)
+    return Decoded(_to_rgb(image), min(image.size), frame.flags)
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:

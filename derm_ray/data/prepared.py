@@ -110,6 +110,11 @@ def prepare(manifest: Manifest, out_uri: str, spec: Preprocessing, *, tar_bytes:
     return Prepared(result, len(done), reused)
 
 
+def is_prepared(manifest: Manifest) -> bool:
+    """Tell whether images were brought to one size before."""
+    return COLUMN in manifest.table.column_names
+
+
 def require_size(manifest: Manifest, spec: Preprocessing, whose: str) -> None:
     """Refuse a prepared manifest whose images are not what a preprocessing makes of the originals.
 
@@ -122,7 +127,7 @@ def require_size(manifest: Manifest, spec: Preprocessing, whose: str) -> None:
         ConfigError: the images would be resized twice.
         ManifestError: ``prepared_size`` holds no numbers.
     """
-    if COLUMN not in manifest.table.column_names:
+    if not is_prepared(manifest):
         return
     try:
         sizes = set(manifest.table[COLUMN].cast(pa.int64()).unique().to_pylist()) - {None}

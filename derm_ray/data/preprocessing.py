@@ -63,11 +63,13 @@ class LoadedImage:
 
     Attributes:
         pixels: see :data:`Pixels`.
+        shorter_side: of the image as it was stored, in pixels.
         flags: values of :class:`derm_ray.vocabulary.ImageFlag`.
         read_s, decode_s: seconds spent on reading the bytes, and on decoding and resizing them.
     """
 
     pixels: Pixels
+    shorter_side: int
     flags: tuple[str, ...] = ()
     read_s: float = 0.0
     decode_s: float = 0.0
@@ -112,9 +114,11 @@ def to_pair(images: Mapping[Modality, LoadedImage]) -> PairPixels:
     )
 
 
-def _prepare(data: bytes, spec: Preprocessing, max_pixels: int) -> tuple[Pixels, tuple[str, ...]]:
+def _prepare(data: bytes, spec: Preprocessing, max_pixels: int, read_s: float = 0.0) -> LoadedImage:
+    started = perf_counter()
     decoded = decode(data, max_pixels=max_pixels, side=spec.size if spec.scaled else None)
-    return spec.resize(decoded.image), decoded.flags
+    pixels = spec.resize(decoded.image)
+    return LoadedImage(pixels, decoded.shorter_side, decoded.flags, read_s, perf_counter() - started)
 
 
 def image_from_bytes(
@@ -125,12 +129,10 @@ def image_from_bytes(
     Raises:
         ImageError: it cannot be decoded; the message names its modality.
     """
-    started = perf_counter()
     try:
-        pixels, flags = _prepare(data, spec, max_pixels)
+        return _prepare(data, spec, max_pixels)
     except ImageError as error:
         raise ImageError(error.code, f"{modality} image: {error.message}") from error
-    return LoadedImage(pixels, flags, decode_s=perf_counter() - started)
 
 
 def pixels_from_bytes(
@@ -167,12 +169,9 @@ def load_image(
     read_s = perf_counter() - started
     try:
         with decoding or nullcontext():
-            started = perf_counter()
-            pixels, flags = _prepare(data, spec, max_pixels)
-            decode_s = perf_counter() - started
+            return _prepare(data, spec, max_pixels, read_s)
     except ImageError as error:
         raise ImageError(error.code, f"{uri}: {error.message}") from error
-    return LoadedImage(pixels, flags, read_s, decode_s)
 
 
 def load_pairs(

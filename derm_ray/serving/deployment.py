@@ -1,6 +1,7 @@
 """The Serve application: an ingress that speaks HTTP, and model replicas that batch."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable
 from typing import TypeVar
@@ -27,6 +28,8 @@ from derm_ray.serving.problems import ApiError
 from derm_ray.serving.room import Room
 from derm_ray.serving.schemas import Model, Score
 from derm_ray.serving.tokens import Tokens, find_tokens
+
+logger = logging.getLogger(__name__)
 
 INGRESS, MODEL = "Ingress", "ModelReplica"
 """Names of the deployments, as config files know them."""
@@ -216,6 +219,8 @@ def build(args: ServeArguments, tokens: Tokens | None) -> serve.Application:
     """
     uri = storage.absolute(args.model)
     bundle = load_bundle(uri)
+    if not bundle.reference:
+        logger.info("%s holds no reference of its training data: drift is not counted", uri)
     engine = resolve_engine(bundle, args.engine, torch.device("cuda" if args.gpu else "cpu"))
     common = {
         "max_queued_requests": MAX_QUEUED,

@@ -12,10 +12,12 @@ import torch
 from derm_ray import storage
 from derm_ray.bundle import CARD, load_bundle
 from derm_ray.data.preprocessing import LoadedImage, PairPixels, image_from_bytes, to_pair
+from derm_ray.data.statistics import ImageStatistics, measure
 from derm_ray.errors import BundleError, ImageError
 from derm_ray.inference.predictor import Predictor
 from derm_ray.inference.saliency import SaliencyMapper, overlay_files
 from derm_ray.serving.batches import Batches
+from derm_ray.serving.drift import DriftMetrics
 from derm_ray.serving.metrics import ModelMetrics
 from derm_ray.serving.problems import ApiError, to_problem
 from derm_ray.serving.schemas import Model, Problem, Score, describe_model, to_score
@@ -60,6 +62,7 @@ class ServedModel:
         card = storage.read_bytes(storage.join(model_uri, CARD)).decode()
         self._description = describe_model(self._bundle, engine, card)
         self._metrics = ModelMetrics()
+        self._drift = DriftMetrics(self._bundle.reference)
         self._threads = ThreadPoolExecutor(threads)
         self._forward = ThreadPoolExecutor(1)
         self._batches = Batches(self.predict_batch, MAX_BATCH)
@@ -85,7 +88,7 @@ class ServedModel:
             return Answered(digest, to_problem(no_maps))
         try:
             with self._metrics.stage("decode"):
-                pixels = await self._decode(clinical, dermoscopy)
+                pixels, statistics = await self._decode(clinical, dermoscopy)
         except ImageError as error:
             self._metrics.image_error(str(error.code))
             return Answered(digest, to_problem(ApiError(422, str(error.code), error.message)))
@@ -94,6 +97,7 @@ class ServedModel:
             overlays = await self._off(overlay_files, self._mapper, pixels) if saliency else None
             score = to_score(prediction, None, self._bundle.label_set, digest, flags=pixels.flags, overlays=overlays)
         self._metrics.prediction(prediction)
+        self._drift.observe(prediction, statistics)
         return Answered(digest, score)
 
     async def predict(self, waiting: tuple[PairPixels, float]) -> Prediction:
@@ -114,17 +118,23 @@ class ServedModel:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._forward, self._predictor.predict, [pair for pair, _ in waiting])
 
-    async def _decode(self, clinical: bytes | None, dermoscopy: bytes | None) -> PairPixels:
-        """Decode both images at the same time."""
+    async def _decode(
+        self, clinical: bytes | None, dermoscopy: bytes | None
+    ) -> tuple[PairPixels, dict[Modality, ImageStatistics]]:
+        """Decode and measure both images at the same time."""
         given = {m: data for m, data in zip(Modality, (clinical, dermoscopy), strict=True) if data is not None}
-        spec = self._bundle.preprocessing
-        loading = [self._off(image_from_bytes, modality, data, spec) for modality, data in given.items()]
+        loading = [self._off(self._load, modality, data) for modality, data in given.items()]
         loaded: dict[Modality, LoadedImage] = {}
+        statistics: dict[Modality, ImageStatistics] = {}
         for modality, image in zip(given, await asyncio.gather(*loading, return_exceptions=True), strict=True):
             if isinstance(image, BaseException):
                 raise image
-            loaded[modality] = image
-        return to_pair(loaded)
+            loaded[modality], statistics[modality] = image
+        return to_pair(loaded), statistics
+
+    def _load(self, modality: Modality, data: bytes) -> tuple[LoadedImage, ImageStatistics]:
+        image = image_from_bytes(modality, data, self._bundle.preprocessing)
+        return image, measure(image)
 
     async def _off(self, function: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)

@@ -24,7 +24,7 @@ from derm_ray.inference.predictor import Predictor
 from derm_ray.storage import read_bytes
 from derm_ray.training.config import TrainConfig, debug
 from derm_ray.training.run.driver import train
-from derm_ray.vocabulary import PredictionKind, Split
+from derm_ray.vocabulary import Modality, PredictionKind, Split
 from tests.conftest import TrainedRun, take
 
 pytestmark = pytest.mark.ray
@@ -100,6 +100,10 @@ def test_a_finished_run_tells_all_and_is_not_overwritten(trained: TrainedRun, pa
     chosen = epochs[bundle.provenance["best_epoch"] - 1]
     assert chosen["cross/macro_auroc"] == max(line["cross/macro_auroc"] for line in epochs)
     assert bundle.provenance["manifest_digest"] == pairs.digest
+    # Of train and val; val alone is too small for a reference of the answers.
+    seen = sum(split in ("train", "val") for split in pairs.column("split"))
+    watched = {(of.quantity, of.modality): of.samples for of in bundle.reference}
+    assert watched == {(q, m): seen for q in ("brightness", "sharpness", "resolution") for m in Modality}
     with pytest.raises(OutputExistsError, match="holds a finished run"):
         train(debug(), pairs, str(run.parent), run.name)
 

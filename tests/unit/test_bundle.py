@@ -7,8 +7,10 @@ import torch
 
 from derm_ray.bundle import load_bundle, seal_bundle
 from derm_ray.data.preprocessing import Preprocessing
+from derm_ray.data.reference import Distribution, Quantity
 from derm_ray.errors import BundleError, OutputExistsError
 from derm_ray.models.zoo import NetworkConfig, build_network
+from derm_ray.storage import digest
 from derm_ray.vocabulary import PAPER15, Calibration, OperatingPoint, PredictionKind
 
 
@@ -22,9 +24,9 @@ def test_a_bundle_comes_back_as_it_was_sealed(tmp_path: Path) -> None:
     network = NetworkConfig(trunk="tiny")
     expected = build_network(network).state_dict()
     parts = {"label_set": PAPER15, "preprocessing": Preprocessing(48), "weights": expected, "provenance": {"a": [1]}}
-    digest = seal_bundle(str(tmp_path / "b"), network=network, **parts)  # type: ignore[arg-type]
+    sealed = seal_bundle(str(tmp_path / "b"), network=network, **parts)  # type: ignore[arg-type]
     bundle = load_bundle(str(tmp_path / "b"))
-    assert (bundle.model_digest, bundle.uri) == (digest, str(tmp_path / "b"))
+    assert (bundle.model_digest, bundle.uri) == (sealed, str(tmp_path / "b"))
     assert bundle.label_set is PAPER15
     assert bundle.preprocessing == Preprocessing(48)
     assert bundle.network == network
@@ -95,7 +97,7 @@ def test_the_calibration_is_sealed_and_part_of_the_model(bundle_uri: str, tmp_pa
     plain = load_bundle(bundle_uri)
     point = OperatingPoint(PredictionKind.CROSS, "melanoma", 0.9, 0.25, 0.93, 0.7)
     calibration = Calibration({PredictionKind.CROSS: 1.5}, (point,))
-    digest = seal_bundle(
+    sealed = seal_bundle(
         str(tmp_path / "calibrated"),
         network=plain.network,
         label_set=plain.label_set,
@@ -105,5 +107,33 @@ def test_the_calibration_is_sealed_and_part_of_the_model(bundle_uri: str, tmp_pa
         calibration=calibration,
     )
     assert load_bundle(str(tmp_path / "calibrated")).calibration == calibration
-    assert digest != plain.model_digest
+    assert sealed != plain.model_digest
     assert "| cross | melanoma | 90% | 0.2500 | 0.930 | 0.700 |" in (tmp_path / "calibrated" / "README.md").read_text()
+
+
+def test_the_reference_is_sealed_and_no_part_of_the_model(bundle_uri: str, tmp_path: Path) -> None:
+    plain = load_bundle(bundle_uri)
+    reference = (
+        Distribution(
+            Quantity.BRIGHTNESS, "clinical", 200, ("1", "2", "3"), (600.0, 600.0000000000001), (0.25, 0.5, 0.25)
+        ),
+        Distribution(Quantity.DIAGNOSIS, "both", 200, ("melanoma", "other"), (), (0.1, 0.9)),
+    )
+    sealed = seal_bundle(
+        str(tmp_path / "watched"),
+        network=plain.network,
+        label_set=plain.label_set,
+        preprocessing=plain.preprocessing,
+        weights=plain.weights,
+        provenance={},
+        reference=reference,
+    )
+    assert load_bundle(str(tmp_path / "watched")).reference == reference
+    assert sealed == plain.model_digest
+
+
+def test_a_bundle_of_before_there_were_references_loads(copy: Path) -> None:
+    index = json.loads((copy / "bundle.json").read_text())
+    del index["reference"], index["index_digest"]
+    (copy / "bundle.json").write_text(json.dumps(index | {"index_digest": digest(index)}))
+    assert load_bundle(str(copy)).reference == ()

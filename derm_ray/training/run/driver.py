@@ -17,7 +17,7 @@ from ray.train.torch import TorchTrainer
 
 from derm_ray import __version__, bundle, errors, runtime, storage
 from derm_ray.data.manifest import Manifest, collapse, collapsed, require_split
-from derm_ray.data.prepared import require_size
+from derm_ray.data.prepared import is_prepared, require_size
 from derm_ray.data.validation import validate
 from derm_ray.errors import ConfigError, OutputExistsError, TrainingError
 from derm_ray.evaluation.calibration import fit_calibration
@@ -28,6 +28,7 @@ from derm_ray.training.run.announcer import announced
 from derm_ray.training.run.cache import common_stem, prepare_stems
 from derm_ray.training.run.feed import LabelledPairs
 from derm_ray.training.run.process_group import AddressedTorchConfig
+from derm_ray.training.run.reference import make_reference, measure_images
 from derm_ray.training.run.worker import STATE, WorkerTask, train_worker
 from derm_ray.training.start import Start, make_start
 from derm_ray.training.stems import LIMIT_GIB
@@ -151,6 +152,8 @@ def train(
                 resources_per_worker={"CPU": cpus},
             )
             result = _fit(task, out_uri, name, scaling, max_failures)
+        seen = [pair for split in splits.values() for pair in split.pairs]
+        images = measure_images(seen, config.preprocessing, config.seed)
     checkpoint, metrics = result.best_checkpoints[-1]
     with checkpoint.as_directory() as folder:
         state = torch.load(Path(folder) / STATE, map_location="cpu", weights_only=True)
@@ -162,6 +165,8 @@ def train(
         "workers": workers if most == workers else f"{workers} to {most}",
         "metrics": figures,
     }
+    scores = {PredictionKind(kind): values.numpy() for kind, values in state["val"].items()}
+    calibration = fit_calibration(labels, np.array(splits[Split.VAL].labels), scores)
     digest = bundle.seal_bundle(
         storage.join(run_uri, BUNDLE),
         network=start.architecture,
@@ -169,11 +174,8 @@ def train(
         preprocessing=config.preprocessing,
         weights=state["loop"]["network"],
         provenance=provenance,
-        calibration=fit_calibration(
-            labels,
-            np.array(splits[Split.VAL].labels),
-            {PredictionKind(kind): scores.numpy() for kind, scores in state["val"].items()},
-        ),
+        calibration=calibration,
+        reference=make_reference(labels, scores, calibration, images, prepared=is_prepared(manifest)),
     )
     return TrainResult(run_uri, storage.join(run_uri, BUNDLE), digest, int(metrics["epoch"]), figures)
 

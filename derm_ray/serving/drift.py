@@ -1,0 +1,75 @@
+"""Counters of drift: the bins of what was answered, beside those that the model's reference lets expect.
+
+Prometheus computes from their rates how far the two are apart (``cluster/prometheus/drift.yaml``). Gauges would not do:
+Ray drops one about 20 s after it was set.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+
+from ray.serve import metrics
+
+from derm_ray.data.reference import Quantity, Reference
+from derm_ray.data.statistics import ImageStatistics
+from derm_ray.vocabulary import Modality, Prediction
+
+FLUSH_S = 1.0
+"""How long counts are gathered: to count one request in Ray takes an increment for every bin."""
+NEXT_TO_NOTHING = 1e-9
+"""Prometheus cannot see by how much a counter rose to its first value, so that this is the first one of each."""
+TAGS = ("quantity", "modality", "bin")
+
+
+class DriftMetrics:
+    """What one model replica counts.
+
+    Args:
+        reference: the model's; quantities that it lacks are not counted.
+    """
+
+    def __init__(self, reference: Reference) -> None:
+        self._reference = {(of.quantity, of.modality): of for of in reference}
+        self._seen: Counter[tuple[Quantity, str, str]] = Counter()
+        self._flushing: asyncio.TimerHandle | None = None
+        self._observed = metrics.Counter(
+            "derm_ray_drift_observed", description="Requests by bin of each quantity.", tag_keys=TAGS
+        )
+        self._expected = metrics.Counter(
+            "derm_ray_drift_expected", description="The same, had they the shares of the reference.", tag_keys=TAGS
+        )
+        for of in reference:
+            for name in of.bins:
+                tags = {"quantity": str(of.quantity), "modality": of.modality, "bin": name}
+                self._observed.inc(NEXT_TO_NOTHING, tags)
+                self._expected.inc(NEXT_TO_NOTHING, tags)
+
+    def observe(self, prediction: Prediction, images: Mapping[Modality, ImageStatistics]) -> None:
+        """Count one answer and the images it rests on; called in an event loop."""
+        self._see(Quantity.DIAGNOSIS, prediction.modality, prediction.diagnosis)
+        self._see(Quantity.CONFIDENCE, prediction.modality, prediction.confidence)
+        for modality, statistics in images.items():
+            self._see(Quantity.BRIGHTNESS, modality, statistics.brightness)
+            self._see(Quantity.SHARPNESS, modality, statistics.sharpness)
+            self._see(Quantity.RESOLUTION, modality, statistics.resolution)
+        if self._flushing is None:
+            self._flushing = asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
+
+    def _see(self, quantity: Quantity, modality: str, value: float | str) -> None:
+        if (of := self._reference.get((quantity, modality))) is not None:
+            self._seen[quantity, modality, of.bin_of(value)] += 1
+
+    def flush(self) -> None:
+        """Hand what was gathered to Ray."""
+        if self._flushing is not None:
+            self._flushing.cancel()
+            self._flushing = None
+        seen, self._seen = self._seen, Counter()
+        requests: Counter[tuple[Quantity, str]] = Counter()
+        for (quantity, modality, name), count in seen.items():
+            requests[quantity, modality] += count
+            self._observed.inc(count, {"quantity": str(quantity), "modality": modality, "bin": name})
+        for (quantity, modality), count in requests.items():
+            of = self._reference[quantity, modality]
+            for name, share in zip(of.bins, of.shares, strict=True):
+                self._expected.inc(count * share, {"quantity": str(quantity), "modality": modality, "bin": name})

@@ -1,0 +1,89 @@
+"""What an endpoint's traffic will be compared with: answers for val, and images of the training set."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import ray
+
+from derm_ray.data.archives.reader import ImageReader
+from derm_ray.data.preprocessing import Preprocessing, load_image
+from derm_ray.data.reference import Reference
+from derm_ray.data.statistics import ImageStatistics, measure
+from derm_ray.errors import ImageError
+from derm_ray.evaluation.drift import fit_reference, least_samples
+from derm_ray.inference.predictor import temper
+from derm_ray.training.loop import KindProbabilities
+from derm_ray.vocabulary import Calibration, LabelSet, LesionPair, Modality, PredictionKind
+
+logger = logging.getLogger(__name__)
+
+SAMPLE = 1000
+"""Pairs at most: ten bins of them are within 1% of their true shares (one standard deviation)."""
+PAIRS_PER_TASK = 50
+IMAGES_AT_ONCE = 4
+
+Measured = Mapping[Modality, Sequence[ImageStatistics]]
+
+
+def measure_images(pairs: Sequence[LesionPair], spec: Preprocessing, seed: int) -> Measured:
+    """Return the statistics of images drawn at random; those that cannot be read are left out.
+
+    Tasks on the free CPUs of the cluster read them: where activations are cached, training itself reads no image.
+
+    Args:
+        pairs: with both images.
+        spec: of the model.
+        seed: of the draw.
+    """
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(pairs))[:SAMPLE])
+    task = ray.remote(num_cpus=1)(_measure)
+    found: list[Measured] = ray.get(
+        [
+            task.remote([pairs[place] for place in drawn[start : start + PAIRS_PER_TASK]], spec)
+            for start in range(0, len(drawn), PAIRS_PER_TASK)
+        ]
+    )
+    images = {modality: [one for part in found for one in part[modality]] for modality in Modality}
+    if missing := 2 * len(drawn) - sum(map(len, images.values())):
+        logger.warning("the reference for drift lacks %d of %d images that could not be read", missing, 2 * len(drawn))
+    return images
+
+
+def _measure(pairs: Sequence[LesionPair], spec: Preprocessing) -> Measured:
+    uris = {modality: [uri for pair in pairs if (uri := pair.uri(modality)) is not None] for modality in Modality}
+    with (
+        ImageReader(uri for some in uris.values() for uri in some) as reader,
+        ThreadPoolExecutor(IMAGES_AT_ONCE) as executor,
+    ):
+
+        def read(uri: str) -> ImageStatistics | None:
+            try:
+                return measure(load_image(uri, spec, reader))
+            except ImageError:
+                return None
+
+        read_all = {modality: list(executor.map(read, some)) for modality, some in uris.items()}
+    return {modality: [one for one in some if one is not None] for modality, some in read_all.items()}
+
+
+def make_reference(
+    labels: LabelSet, scores: KindProbabilities, calibration: Calibration, images: Measured, *, prepared: bool
+) -> Reference:
+    """Return what a bundle keeps.
+
+    Args:
+        labels: class order.
+        scores: of val, as the network gives them.
+        calibration: as the endpoint will apply it.
+        images: see :func:`measure_images`.
+        prepared: see :func:`derm_ray.evaluation.drift.fit_reference`.
+    """
+    answers = {kind: temper(values, calibration.temperatures[kind]) for kind, values in scores.items()}
+    pairs = len(answers[PredictionKind.CROSS])
+    if pairs < least_samples():
+        logger.info(
+            "val has %d pairs: an endpoint will not watch the answers for drift, which takes %d", pairs, least_samples()
+        )
+    return fit_reference(labels.class_names, answers, images, prepared=prepared)
