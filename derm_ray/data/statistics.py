@@ -28,5 +28,5 @@ def measure(image: LoadedImage) -> ImageStatistics:
     luma = np.asarray(Image.fromarray(image.pixels).convert("L"), np.int16)
     rows = luma[:-2, 1:-1] + luma[2:, 1:-1]
     columns = luma[1:-1, :-2] + luma[1:-1, 2:]
-    laplacian = rows + columns - 4 * luma[1:-1, 1:-1]
+    laplacian = (rows + columns - 4 * luma[1:-1, 1:-1]).astype(np.float32)
     return ImageStatistics(float(luma.mean()), float(laplacian.var()), image.shorter_side)
