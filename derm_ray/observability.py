@@ -1,9 +1,11 @@
-"""Logging set-up and progress arithmetic. Importing it configures nothing."""
+"""Logging set-up, progress arithmetic and counts of work. Importing it configures nothing."""
 
 import logging
 import os
 import sys
 import time
+from collections import Counter
+from threading import Lock
 
 from derm_ray.errors import ConfigError, unknown_name
 
@@ -133,3 +135,27 @@ class ProgressLine:
     def elapsed_s(self) -> float:
         """Seconds since the start."""
         return self._progress.elapsed_s
+
+
+class Tally:
+    """Counts what a process does, from any of its threads, until somebody takes the counts away to export them."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._lock = Lock()
+
+    def add(self, what: str, kind: str = "", count: int = 1) -> None:
+        """Count ``count`` more of a kind of something."""
+        with self._lock:
+            self._counts[what, kind] += count
+
+    def take(self) -> dict[tuple[str, str], int]:
+        """Return (what, kind) -> count since the last call, none of them 0."""
+        with self._lock:
+            taken, self._counts = self._counts, Counter()
+        return {key: count for key, count in taken.items() if count}
+
+
+WORK = Tally()
+"""Of this process: ``bytes`` (``read`` of images and archives, ``written`` of parts), ``errors`` of images by code, and
+``retries`` of storage."""

@@ -8,6 +8,7 @@ import torch
 
 from derm_ray.errors import DermRayError
 from derm_ray.scoring.chunks import Chunk
+from derm_ray.scoring.metrics import WorkMetrics
 from derm_ray.scoring.parts import ShardOutcome
 from derm_ray.scoring.predicting import ShardPredictor
 from derm_ray.scoring.scorer import ShardScorer
@@ -24,10 +25,11 @@ class ScoringActor:
 
     def __init__(self, *, threads: int, **scorer: Any) -> None:
         torch.set_num_threads(threads)
+        self._metrics = WorkMetrics(scorer["out_uri"])
         self._scorer: ShardScorer | None = None
         self._failure = ""
         try:
-            self._scorer = ShardScorer(**scorer)
+            self._scorer = ShardScorer(**scorer, on_batch=self._metrics.export)
         except DermRayError as error:
             self._failure = str(error)
 
@@ -40,6 +42,7 @@ class ScoringActor:
                 outcome = self._scorer.score(shard)
             except DermRayError as error:
                 failure = str(error)
+        self._metrics.export()
         return {name: [value] for name, value in outcome.to_json(failure).items()}
 
 
@@ -53,6 +56,7 @@ class PredictingActor:
 
     def __init__(self, *, threads: int, **predictor: Any) -> None:
         torch.set_num_threads(threads)
+        self._metrics = WorkMetrics(predictor["out_uri"])
         self._predictor: ShardPredictor | None = None
         self._failure = ""
         try:
@@ -69,4 +73,6 @@ class PredictingActor:
                 return self._predictor.chunk(chunk).to_row()
             except DermRayError as error:
                 failure = str(error)
+            finally:
+                self._metrics.export()
         return Chunk(chunk.shard, failure=failure).to_row()

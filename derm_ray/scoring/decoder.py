@@ -11,6 +11,7 @@ from derm_ray.data.preprocessing import Preprocessing
 from derm_ray.errors import DermRayError
 from derm_ray.scoring.chunks import Chunk, chunk_pairs, pixels_table
 from derm_ray.scoring.loader import BATCH_SIZE, ShardLoader
+from derm_ray.scoring.metrics import WorkMetrics
 from derm_ray.scoring.parts import StageTimes
 from derm_ray.scoring.shards import Shard
 
@@ -26,6 +27,7 @@ class DecodingActor:
     """
 
     def __init__(self, manifest_uri: str, out_uri: str, spec: Preprocessing, chunk_bytes: int) -> None:
+        self._metrics = WorkMetrics(out_uri)
         self._size = chunk_pairs(spec, chunk_bytes)
         self._loader = ShardLoader(manifest_uri, out_uri, spec, min(BATCH_SIZE, self._size), decoding_threads=1)
 
@@ -40,6 +42,7 @@ class DecodingActor:
                 for number, (pairs, loaded) in enumerate(chunks):
                     table, times = pixels_table((pairs, loaded)), StageTimes.of_loading(loaded)
                     del pairs, loaded
+                    self._metrics.export()
                     yield Chunk(shard, number, of, shard.start + number * self._size, table, times).to_row()
         except DermRayError as error:
             yield Chunk(shard, failure=str(error)).to_row()

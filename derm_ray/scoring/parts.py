@@ -10,6 +10,7 @@ import pyarrow as pa
 from derm_ray import storage
 from derm_ray.data.preprocessing import PairPixels
 from derm_ray.lease import LeaseLostError, is_taken
+from derm_ray.observability import WORK
 from derm_ray.scoring.ledger import RunDescription, part_name
 from derm_ray.scoring.loader import Loaded
 from derm_ray.scoring.shards import Shard
@@ -94,7 +95,9 @@ class PartWriter:
         if self._lease_uri is not None and is_taken(self._lease_uri):
             raise LeaseLostError(f"{self._out_uri} is written by another run now; this one left it.")
         uri = storage.join(self._out_uri, part_name(shard, self._format.name))
-        storage.write_bytes(uri, self._format.encode(table))
+        data = self._format.encode(table)
+        storage.write_bytes(uri, data)
+        WORK.add("bytes", "written", len(data))
         errors = table["error_code"].drop_null().length()
         times = replace(times, write_s=time.perf_counter() - begun)
         return ShardOutcome(shard.index, table.num_rows - errors, errors, times)

@@ -38,6 +38,7 @@ from derm_ray.scoring.ledger import (
     open_run,
     recorded_engine,
 )
+from derm_ray.scoring.metrics import RunMetrics
 from derm_ray.scoring.parts import PartWriter, ShardOutcome
 from derm_ray.scoring.reconcile import Reconciliation, reconcile, with_errors
 from derm_ray.scoring.report import STAGES, seal
@@ -292,17 +293,19 @@ def _follow(
     progress, errors, stages = ProgressLine(Progress(run.pairs, run.pairs - pairs)), 0, Counter[str]()
     resumes = f"The same command resumes {run.out_uri}."
     try:
-        for row in outcomes:
-            if row["failure"]:
-                raise ScoringError(f"shard {row['index']}: {row['failure']} {resumes}")
-            errors += row["errors"]
-            done = progress.advance(row["scored"] + row["errors"], f"{errors:,} errors")
-            stages.update({name: row[name] for name in STAGES})
-            lease.note(pairs=done, errors=errors, seconds=progress.elapsed_s, stages=dict(stages))
-            lease.check()
-            # What is tried again are errors; the whole run is judged at its end.
-            if done >= JUDGED_PAIRS and not options.retry_errors:
-                _judge(run, errors, done, options.max_error_rate)
+        with RunMetrics(run.out_uri, pairs) as metrics:
+            for row in outcomes:
+                if row["failure"]:
+                    raise ScoringError(f"shard {row['index']}: {row['failure']} {resumes}")
+                errors += row["errors"]
+                done = progress.advance(row["scored"] + row["errors"], f"{errors:,} errors")
+                metrics.shard(row)
+                stages.update({name: row[name] for name in STAGES})
+                lease.note(pairs=done, errors=errors, seconds=progress.elapsed_s, stages=dict(stages))
+                lease.check()
+                # What is tried again are errors; the whole run is judged at its end.
+                if done >= JUDGED_PAIRS and not options.retry_errors:
+                    _judge(run, errors, done, options.max_error_rate)
     except ray.exceptions.RayError as error:
         last = str(error).strip().splitlines()[-1]
         raise ScoringError(f"the run stopped: {last} {resumes}") from error

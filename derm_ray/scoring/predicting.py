@@ -14,6 +14,7 @@ from derm_ray.errors import BundleError, ImageError
 from derm_ray.inference.engines.engine import Engine
 from derm_ray.inference.predictor import Predictor
 from derm_ray.inference.saliency import SaliencyMapper, overlay_files
+from derm_ray.observability import WORK
 from derm_ray.scoring.chunks import Chunk, read_pixels
 from derm_ray.scoring.ledger import SALIENCY, RunDescription
 from derm_ray.scoring.loader import BATCH_SIZE, Loaded
@@ -74,6 +75,9 @@ class ShardPredictor:
             first: row of the first one in the run.
             pairs, loaded: the pairs, and the pixels or the error of each.
         """
+        for one in loaded:
+            if isinstance(one, ImageError):
+                WORK.add("errors", str(one.code))
         predictions = iter(self._predictor.predict([p for p in loaded if isinstance(p, PairPixels)]))
         scored = [
             Scored(p)

@@ -1,6 +1,7 @@
 """Scoring one shard: read, decode, predict, write. It does not know where it runs."""
 
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 
@@ -27,6 +28,7 @@ class ShardScorer:
         use_gpu: run on the GPU; otherwise on CPU, also where a GPU is visible.
         batch_size: pairs per forward pass.
         lease_uri: the run's record in the folder's lease; nothing is written once another one holds it.
+        on_batch: called after each batch.
 
     Raises:
         BundleError: the bundle is no longer the run's model.
@@ -43,7 +45,9 @@ class ShardScorer:
         use_gpu: bool = False,
         batch_size: int = BATCH_SIZE,
         lease_uri: str | None = None,
+        on_batch: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_batch = on_batch
         self._predictor = ShardPredictor(
             model_uri, engine, out_uri, description, use_gpu=use_gpu, batch_size=batch_size
         )
@@ -72,4 +76,5 @@ class ShardScorer:
                 tables.append(self._predictor.table(shard, row, pairs, loaded))
                 times.append(replace(StageTimes.of_loading(loaded), infer_s=time.perf_counter() - begun))
                 row += len(pairs)
+                self._on_batch()
         return self._writer.write(shard, tables, StageTimes.total(times))

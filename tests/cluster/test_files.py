@@ -19,7 +19,7 @@ from derm_ray.operations.cluster.validation import validate_files
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
-FILES = sorted(CLUSTER.glob("*/*.yaml"))
+FILES = sorted([*CLUSTER.glob("*/*.yaml"), *CLUSTER.glob("*/*.json")])
 KUBERAY = [path for path in FILES if path.parent.name == "kuberay"]
 
 
@@ -34,7 +34,7 @@ def test_all_files_are_sound(definitions: str, monkeypatch: pytest.MonkeyPatch) 
     assert [str(problem) for report in reports for problem in report.problems] == []
     kinds = {content.split()[0] for report in reports for content in report.contents}
     assert kinds >= {"RayCluster", "RayJob", "RayService", "RayCronJob", "NetworkPolicy", "PodDisruptionBudget"}
-    assert kinds >= {"launcher", "Serve"}
+    assert kinds >= {"launcher", "Serve", "PodMonitor", "Prometheus", "dashboard"}
 
 
 def test_images_manifests_and_installations_name_one_ray_and_one_derm_ray() -> None:

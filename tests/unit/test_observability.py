@@ -4,11 +4,23 @@ import logging
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from derm_ray.errors import ConfigError
-from derm_ray.observability import LOG_FORMAT_VARIABLE, Progress, ProgressLine, configure_logging, format_duration
+from derm_ray.data.archives import retry
+from derm_ray.data.archives.ranges import read_range
+from derm_ray.errors import ConfigError, StorageError
+from derm_ray.observability import (
+    LOG_FORMAT_VARIABLE,
+    WORK,
+    Progress,
+    ProgressLine,
+    Tally,
+    configure_logging,
+    format_duration,
+)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0s"), (59, "59s"), (187, "3m 07s"), (7500, "2h 05m")])
@@ -91,3 +103,33 @@ def test_errors_are_json_lines_too(tmp_path) -> None:  # type: ignore[no-untyped
 def test_an_unknown_log_format_is_refused() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'json'"):
         configure_logging(log_format="jsn")
+
+
+def test_no_count_is_lost_or_taken_twice() -> None:
+    tally = Tally()
+
+    def add(_: int) -> int:
+        for _ in range(1000):
+            tally.add("bytes", "read", 3)
+        return tally.take().get(("bytes", "read"), 0)
+
+    with ThreadPoolExecutor(8) as threads:
+        taken = sum(threads.map(add, range(8)))
+    assert taken + tally.take().get(("bytes", "read"), 0) == 8 * 1000 * 3
+    tally.add("bytes", "read", 0)
+    assert tally.take() == {}
+
+
+def test_bytes_read_and_requests_repeated_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "BACKOFF", retry.Backoff(first_s=0.0))
+    (tmp_path / "photo").write_bytes(bytes(1000))
+    failures = iter([True, True, False])
+
+    def ask() -> None:
+        if next(failures):
+            raise StorageError("slow down") from OSError("503")
+
+    WORK.take()
+    assert len(read_range(str(tmp_path / "photo"), 0, 2000)) == 1000
+    retry.persistently(ask)
+    assert WORK.take() == {("bytes", "read"): 1000, ("retries", ""): 2}

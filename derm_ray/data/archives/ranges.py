@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from derm_ray import storage
 from derm_ray.data.archives.retry import persistently
+from derm_ray.observability import WORK
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -22,7 +23,9 @@ def read_range(uri: str, start: int, stop: int) -> bytes:
     Raises:
         StorageError: storage failed, also when asked again.
     """
-    return persistently(lambda: storage.read_range(uri, start, stop))
+    data = persistently(lambda: storage.read_range(uri, start, stop))
+    WORK.add("bytes", "read", len(data))
+    return data
 
 
 def open_ranges(uri: str, block: int = BLOCK) -> io.BufferedReader:

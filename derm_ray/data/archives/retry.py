@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from derm_ray.errors import ImageError, ImageErrorCode, StorageError
+from derm_ray.observability import WORK
 
 T = TypeVar("T")
 
@@ -49,6 +50,7 @@ def persistently(work: Callable[[], T]) -> T:
         except StorageError as error:
             if error.__cause__ is None or _final(error) is not None:
                 raise
+        WORK.add("retries")
         time.sleep(wait)
     return work()
 

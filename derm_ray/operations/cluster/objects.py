@@ -1,6 +1,7 @@
 """Rules for Kubernetes' own kinds that go with a Ray cluster."""
 
 from derm_ray.operations.cluster.documents import Document, Part
+from derm_ray.operations.cluster.monitoring import check_rules
 from derm_ray.submission.secrets import names_a_secret
 
 SERVE_PORT = 8000
@@ -15,10 +16,7 @@ def check_object(document: Document, kind: str) -> None:
     elif kind == "PodDisruptionBudget":
         _check_disruption_budget(spec)
     elif kind == "PrometheusRule":
-        for group in spec.items("groups"):
-            for rule in group.items("rules"):
-                if rule.at("alert").exists == rule.at("record").exists:
-                    rule.refuse("is neither an alert nor a recording", "give one of alert and record")
+        check_rules(spec)
     elif kind == "ConfigMap":
         for name, value in document.root.entries("data").items():
             if value.text and names_a_secret(name, value.text):

@@ -9,6 +9,7 @@ from derm_ray.errors import unknown_name
 from derm_ray.operations.cluster.commands import CommandCheck
 from derm_ray.operations.cluster.documents import Document, Problem, read_documents
 from derm_ray.operations.cluster.launcher import check_launcher, is_launcher
+from derm_ray.operations.cluster.monitoring import check_dashboard, check_rule_file, is_dashboard, is_rule_file
 from derm_ray.operations.cluster.objects import check_object
 from derm_ray.operations.cluster.raycluster import check_cluster
 from derm_ray.operations.cluster.rayjob import check_job, check_schedule
@@ -41,7 +42,7 @@ class FileReport:
 
 
 def validate_files(paths: Sequence[str], check: CommandCheck) -> list[FileReport]:
-    """Check cluster files: KubeRay's, Kubernetes', Ray Serve's and Ray's launcher's, as YAML.
+    """Check cluster files: KubeRay's, Kubernetes', Ray Serve's, Ray's launcher's, Prometheus' and Grafana's.
 
     Args:
         paths: local files.
@@ -82,10 +83,18 @@ def check_document(document: Document, check: CommandCheck) -> str:
     if isinstance(value, dict) and "applications" in value and "kind" not in value:
         check_serve_config(document)
         return "Serve config"
+    if is_rule_file(value):
+        check_rule_file(document)
+        return "Prometheus rules"
+    if is_dashboard(value):
+        check_dashboard(document)
+        return f"dashboard {document.root.at('uid').text}"
     kind = value.get("kind") if isinstance(value, dict) else None
     if kind is None:
         document.refuse(
-            (), "is neither a Kubernetes object, nor a Serve config file, nor a file of ray up", "see cluster/"
+            (),
+            "is neither a Kubernetes object, nor a file of Serve, `ray up`, Prometheus' rules or Grafana's dashboards",
+            "see cluster/",
         )
         return "unknown"
     if kind == "Secret":

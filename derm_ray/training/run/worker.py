@@ -25,6 +25,7 @@ from derm_ray.training.batches import evaluation_order, training_order
 from derm_ray.training.config import TrainConfig
 from derm_ray.training.loop import KindProbabilities, TrainingLoop
 from derm_ray.training.run.feed import LabelledPairs, batches
+from derm_ray.training.run.metrics import TrainingMetrics
 from derm_ray.training.stems import StemCache
 from derm_ray.training.tensorboard import tensorboard_events
 from derm_ray.training.watchdog import Watchdog
@@ -97,6 +98,7 @@ class _Worker:
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.train: LabelledPairs = ray.get(task.train)
         self.val: LabelledPairs = ray.get(task.val)
+        self.metrics = TrainingMetrics(context.get_experiment_name(), self.rank)
         self.history: list[dict[str, Any]] = []
         self.steps: list[dict[str, Any]] = []
         self.first_epoch = 0
@@ -130,8 +132,8 @@ class _Worker:
         progress = Progress((self.config.epochs - self.first_epoch) * self._pairs_per_epoch() - done)
         for epoch in range(self.first_epoch, self.config.epochs):
             done = len(self.steps)
-            on_step = self._on_step(epoch, progress)
-            self.loop.train_epoch(epoch, self._training_batches(epoch, done), on_step, done=done, due=self._due)
+            feed = self.metrics.training(self._training_batches(epoch, done))
+            self.loop.train_epoch(epoch, feed, self._on_step(epoch, progress), done=done, due=self._due)
             scores = self._predict()
             figure = self._figures(scores)
             loss = float(np.mean([step["loss"] for step in self.steps]))
@@ -139,7 +141,8 @@ class _Worker:
             summary = {"epoch": epoch + 1, "loss": loss, "pairs_per_s": rate, "workers": self.world_size, **figure}
             self.history += [*self.steps, summary]
             self.steps = []
-            self._report_epoch(epoch, figure, scores)
+            with self.metrics.reporting():
+                self._report_epoch(epoch, figure, scores)
             self._say(
                 f"epoch {epoch + 1}/{self.config.epochs}  loss {loss:.4f}  val cross: accuracy "
                 f"{figure['cross/accuracy']:.3f}, balanced {figure['cross/balanced_accuracy']:.3f}, "
@@ -167,6 +170,7 @@ class _Worker:
 
         def on_step(step: int, loss: float, due: bool) -> None:
             nonlocal spoken
+            self.metrics.step(self.config.global_batch_size, loss)
             progress.advance(self.config.global_batch_size)
             self.steps.append({"epoch": epoch + 1, "step": step, "loss": loss, "at_s": round(progress.elapsed_s, 3)})
             if progress.elapsed_s - spoken > SAY_EVERY_S:
@@ -200,7 +204,7 @@ class _Worker:
             world_size=self.world_size,
             stems=self.task.stems[Split.VAL] if self.task.stems else None,
         )
-        return self.loop.predict(feed, len(self.val))
+        return self.loop.predict(self.metrics.validating(feed), len(self.val))
 
     def _figures(self, scores: KindProbabilities) -> dict[str, float]:
         """Return every defined figure of every prediction kind."""

@@ -22,7 +22,8 @@ CLUSTER = Path(__file__).parents[3] / "cluster"
 ROOT = typer.main.get_command(app)
 SEEDS = [
     yaml.safe_load(path.read_text().split("\n---\n")[0])
-    for path in sorted(CLUSTER.glob("kuberay/*.yaml")) + sorted(CLUSTER.glob("launcher/*.yaml"))
+    for folder in ("kuberay", "launcher", "prometheus", "grafana")
+    for path in sorted(CLUSTER.glob(f"{folder}/*"))
 ]
 VALUES = st.one_of(
     st.none(),

@@ -1,0 +1,99 @@
+"""Prometheus metrics of bulk scoring, exported by Ray on every node's metrics port.
+
+Labels are the run's name, which is its folder's, and closed lists, never data. Counters only but for ``pairs_left``: a
+gauge is gone 20 s after it was set, which tells here that no run is under way.
+"""
+
+from collections.abc import Mapping
+from threading import Event, Thread
+from types import TracebackType
+from typing import Any, Self
+
+from ray.util.metrics import Counter, Gauge
+
+from derm_ray.observability import WORK
+
+STAGES = ("read", "decode", "infer", "write")
+_GAUGE_S = 5.0
+
+
+class WorkMetrics:
+    """What a process of a run does, counted in :data:`derm_ray.observability.WORK`; work that is repeated counts again.
+
+    Args:
+        out_uri: folder of the run.
+    """
+
+    def __init__(self, out_uri: str) -> None:
+        self._counters = {
+            "bytes": (_counter(out_uri, "bytes", "Bytes of images read, of parts written.", "direction"), "direction"),
+            "errors": (_counter(out_uri, "errors", "Pairs whose images could not be used.", "code"), "code"),
+            "retries": (_counter(out_uri, "retries", "Times that storage was asked again."), ""),
+        }
+
+    def export(self) -> None:
+        """Record what was counted since the last call."""
+        for (what, kind), count in WORK.take().items():
+            counter, label = self._counters[what]
+            counter.inc(count, {label: kind} if label else None)
+
+
+class RunMetrics:
+    """What the driver knows of a run: its rows of the ledger. Entered while the run is under way.
+
+    Args:
+        out_uri: folder of the run.
+        pairs: to be scored.
+    """
+
+    def __init__(self, out_uri: str, pairs: int) -> None:
+        self._left = pairs
+        self._work = WorkMetrics(out_uri)
+        self._pairs = _counter(out_uri, "pairs", "Pairs by what came of them.", "status")
+        self._shards = _counter(out_uri, "shards", "Shards whose part is written.")
+        self._seconds = _counter(out_uri, "seconds", "Time of the stages, of all replicas and threads.", "stage")
+        self._pairs_left = Gauge(
+            "derm_ray_bulk_pairs_left", "Pairs still to be scored; there while a run is under way.", ("run",)
+        ).set_default_tags(_tags(out_uri))
+        self._ended = Event()
+        self._thread = Thread(target=self._keep, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def shard(self, row: Mapping[str, Any]) -> None:
+        """Record a shard.
+
+        Args:
+            row: see :meth:`derm_ray.scoring.parts.ShardOutcome.to_json`.
+        """
+        self._left -= row["scored"] + row["errors"]
+        self._shards.inc()
+        for status, count in (("ok", row["scored"]), ("error", row["errors"])):
+            if count:
+                self._pairs.inc(count, {"status": status})
+        for stage in STAGES:
+            if seconds := row[f"{stage}_s"]:
+                self._seconds.inc(seconds, {"stage": stage})
+        self._work.export()
+
+    def _keep(self) -> None:
+        while True:
+            self._pairs_left.set(self._left)
+            if self._ended.wait(_GAUGE_S):
+                return
+
+
+def _counter(out_uri: str, name: str, description: str, *labels: str) -> Counter:
+    return Counter(f"derm_ray_bulk_{name}", description, ("run", *labels)).set_default_tags(_tags(out_uri))
+
+
+def _tags(out_uri: str) -> dict[str, str]:
+    return {"run": out_uri.rpartition("/")[2]}

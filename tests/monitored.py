@@ -1,0 +1,130 @@
+"""A local Ray at work at all that derm_ray does on it, and what its metrics port shows meanwhile.
+
+``python -m tests.monitored`` writes the names and labels of what it shows into ``derm_ray/operations/cluster/metrics.yaml``.
+"""
+
+import os
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import ray
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from derm_ray.data.inputs import MemoryInput
+from derm_ray.data.manifest import Manifest
+from derm_ray.operations.cluster import queries
+from derm_ray.scoring.pipeline import ScoringOptions, score
+from derm_ray.serving.endpoint import endpoint
+from derm_ray.storage import read_bytes
+from derm_ray.training.config import make_config
+from derm_ray.training.run.driver import train
+from tests.conftest import take, unused_port
+
+LIST = Path(queries.__file__).parent / "metrics.yaml"
+
+
+def metrics_url() -> str:
+    """Return where the one node of this Ray shows its metrics."""
+    (node,) = (node for node in ray.nodes() if node["Alive"])
+    return f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+
+
+class Shown:
+    """All samples that were shown at any time, each with its last value; gauges come and go."""
+
+    def __init__(self) -> None:
+        self.samples: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
+        self.labels: dict[str, set[str]] = defaultdict(set)
+
+    def look(self) -> None:
+        """Scrape once."""
+        for family in text_string_to_metric_families(httpx.get(metrics_url(), timeout=10).text):
+            for sample in family.samples:
+                self.samples[sample.name, frozenset(sample.labels.items())] = sample.value
+                self.labels[sample.name] |= sample.labels.keys()
+
+    def total(self, name: str, **labels: str) -> float:
+        """Return the sum over the series with these labels."""
+        return sum(
+            value for (one, has), value in self.samples.items() if one == f"ray_derm_ray_{name}" and labels.items() <= has
+        )
+
+
+@contextmanager
+def watched() -> Iterator[Shown]:
+    """Scrape each second while a block runs."""
+    shown, ended = Shown(), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(1.0):
+            with suppress(httpx.HTTPError):
+                shown.look()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield shown
+    finally:
+        ended.set()
+        thread.join()
+
+
+def work(manifest: Manifest, folder: Path) -> None:
+    """Train, score with and without decoders, serve, and lose a process."""
+    config = make_config("debug", {"epochs": 2})
+    model = train(config, manifest, str(folder / "runs"), "monitored", workers=2).bundle_uri
+    for decoders in (0, 1):
+        options = ScoringOptions(replicas=1, decoders=decoders)
+        score(model, MemoryInput(_with_a_missing_image(manifest)), str(folder / f"scores-{decoders}"), shard_size=16, options=options)
+    pair = manifest.pairs()[0]
+    photos = {"clinical": read_bytes(str(pair.clinical_uri)), "dermoscopy": read_bytes(str(pair.dermoscopy_uri))}
+    with endpoint(model, port=unused_port()) as served:
+        for upload in (photos, photos, {"clinical": photos["clinical"]}, {"clinical": b"text"}):
+            httpx.post(f"{served.url}/v1/score", files=upload, timeout=60)
+        with suppress(ray.exceptions.WorkerCrashedError):
+            ray.get(ray.remote(max_retries=0)(lambda: os._exit(1)).remote())
+        time.sleep(25)  # two exports
+
+
+def _with_a_missing_image(manifest: Manifest) -> Manifest:
+    few = take(manifest, 48)
+    uris = few.column("clinical_uri")
+    return few.with_column("clinical_uri", [f"{uris[0]}.gone", *uris[1:]])
+
+
+def main() -> None:
+    """Write the list."""
+    from derm_ray.data.splits import split_manifest
+    from derm_ray.data.synthetic import synthesize
+    from derm_ray.runtime import ray_session
+    from derm_ray.vocabulary import PAPER15
+
+    listed = yaml.safe_load(LIST.read_text()) if LIST.exists() else {"unseen": {}}
+    with tempfile.TemporaryDirectory() as name, ray_session(num_cpus=4, local=True):
+        manifest = split_manifest(synthesize(f"{name}/pairs", 480, PAPER15)).manifest
+        with watched() as shown:
+            work(manifest, Path(name))
+    labels = {name: sorted(labels) for name, labels in sorted(shown.labels.items())}
+    ours = {name: labels for name, labels in labels.items() if name.startswith("ray_")}
+    unseen = {name: entry for name, entry in sorted(listed["unseen"].items()) if name not in ours}
+    write(ours, unseen)
+
+
+def write(seen: dict[str, list[str]], unseen: dict[str, dict[str, object]]) -> None:
+    """Write the list, one line a metric."""
+    lines = ["# Metric -> labels. Written by python -m tests.monitored: those of a scrape of Ray 2.60 at work on one machine,", "# and, by hand, those that take a GPU or a failure, each with where its source is.", "seen:"]
+    lines += [f"  {name}: [{', '.join(labels)}]" for name, labels in seen.items()]
+    lines += ["unseen:"]
+    lines += [f"  {name}: {{ labels: [{', '.join(entry['labels'])}], where: {entry['where']} }}" for name, entry in unseen.items()]
+    LIST.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
