@@ -82,10 +82,11 @@ def work(manifest: Manifest, folder: Path) -> None:
     model = train(config, manifest, str(folder / "runs"), "monitored", workers=2).bundle_uri
     for decoders in (0, 1):
         options = ScoringOptions(replicas=1, decoders=decoders)
-        score(model, MemoryInput(_with_a_missing_image(manifest)), str(folder / f"scores-{decoders}"), shard_size=16, options=options)
+        out = str(folder / f"scores-{decoders}")
+        score(model, MemoryInput(_with_a_missing_image(manifest)), out, engine="torch", shard_size=16, options=options)
     pair = manifest.pairs()[0]
     photos = {"clinical": read_bytes(str(pair.clinical_uri)), "dermoscopy": read_bytes(str(pair.dermoscopy_uri))}
-    with endpoint(model, port=unused_port()) as served:
+    with endpoint(model, engine="torch", port=unused_port()) as served:
         for upload in (photos, photos, {"clinical": photos["clinical"]}, {"clinical": b"text"}):
             httpx.post(f"{served.url}/v1/score", files=upload, timeout=60)
         with suppress(ray.exceptions.WorkerCrashedError):
@@ -111,18 +112,23 @@ def main() -> None:
         manifest = split_manifest(synthesize(f"{name}/pairs", 480, PAPER15)).manifest
         with watched() as shown:
             work(manifest, Path(name))
-    labels = {name: sorted(labels) for name, labels in sorted(shown.labels.items())}
-    ours = {name: labels for name, labels in labels.items() if name.startswith("ray_")}
+    own = {name: sorted(label for label in labels if not label.startswith("otel_")) for name, labels in shown.labels.items()}
+    ours = {name: own[name] for name in sorted(own) if name.startswith("ray_")}
     unseen = {name: entry for name, entry in sorted(listed["unseen"].items()) if name not in ours}
     write(ours, unseen)
 
 
 def write(seen: dict[str, list[str]], unseen: dict[str, dict[str, object]]) -> None:
     """Write the list, one line a metric."""
-    lines = ["# Metric -> labels. Written by python -m tests.monitored: those of a scrape of Ray 2.60 at work on one machine,", "# and, by hand, those that take a GPU or a failure, each with where its source is.", "seen:"]
-    lines += [f"  {name}: [{', '.join(labels)}]" for name, labels in seen.items()]
-    lines += ["unseen:"]
-    lines += [f"  {name}: {{ labels: [{', '.join(entry['labels'])}], where: {entry['where']} }}" for name, entry in unseen.items()]
+    lines = [
+        "# Metric -> labels. Written by python -m tests.monitored: those of a scrape of Ray 2.60 at work on one machine,",
+        "# and, by hand, those that take a GPU or a failure, each with where its source is.",
+        "seen:",
+        *(f"  {name}: [{', '.join(labels)}]" for name, labels in seen.items()),
+        "unseen:",
+    ]
+    for name, entry in unseen.items():
+        lines.append(f"  {name}: {{ labels: [{', '.join(entry['labels'])}], where: {entry['where']} }}")
     LIST.write_text("\n".join(lines) + "\n")
 
 
