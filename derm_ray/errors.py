@@ -14,18 +14,23 @@
         ├── ServingError              the endpoint could not start
         └── SubmissionError           a cluster did not take a job
 
-Messages say what is wrong, where, and the mend.
+Messages say what is wrong, where, and the mend; credentials in them, such as a signed URI's, are replaced by ``***``.
 """
 
 from collections.abc import Sequence
 from difflib import get_close_matches
 from enum import StrEnum
 
+from derm_ray.credentials import redact
+
 
 class DermRayError(Exception):
     """Base of all errors that derm_ray raises on purpose."""
 
     exit_code = 1
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(redact(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class InputError(DermRayError):
@@ -59,7 +64,7 @@ class ManifestError(InputError):
             hidden = len(self.problems) - self.shown
             lines.append(f"  - ... and {hidden} more")
         noun = "problem" if len(self.problems) == 1 else "problems"
-        return f"{self.uri}: {len(self.problems)} {noun} in this manifest:\n" + "\n".join(lines)
+        return redact(f"{self.uri}: {len(self.problems)} {noun} in this manifest:\n" + "\n".join(lines))
 
 
 class StorageError(InputError):
@@ -102,8 +107,8 @@ class ImageError(InputError):
 
     def __init__(self, code: ImageErrorCode, message: str) -> None:
         self.code = code
-        self.message = message
-        super().__init__(message)
+        self.message = redact(message)
+        super().__init__(self.message)
 
     def __reduce__(self) -> tuple[type["ImageError"], tuple[ImageErrorCode, str]]:
         return type(self), (self.code, self.message)

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from threading import Lock
 
+from derm_ray.credentials import redact
 from derm_ray.errors import ConfigError, unknown_name
 
 LOG_FORMATS = ("text", "json")
@@ -14,7 +15,7 @@ LOG_FORMAT_VARIABLE = "DERM_RAY_LOG_FORMAT"
 
 
 def configure_logging(level: str = "INFO", log_format: str | None = None) -> None:
-    """Send derm_ray's log lines to standard error; called by entry points only.
+    """Send derm_ray's log lines, without credentials, to standard error; called by entry points only.
 
     Args:
         level: the least that is told.
@@ -31,11 +32,22 @@ def configure_logging(level: str = "INFO", log_format: str | None = None) -> Non
     if log_format is not None:
         os.environ[LOG_FORMAT_VARIABLE] = log_format
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_json_formatter() if chosen == "json" else logging.Formatter("%(message)s"))
+    handler.setFormatter(_Redacting(_json_formatter() if chosen == "json" else logging.Formatter("%(message)s")))
     logger = logging.getLogger("derm_ray")
     logger.handlers[:] = [handler]
     logger.setLevel(level)
     logger.propagate = False
+
+
+class _Redacting(logging.Formatter):
+    """Formats by another formatter and hides the credentials, those of a traceback as well."""
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(self._inner.format(record))
 
 
 def _json_formatter() -> logging.Formatter:

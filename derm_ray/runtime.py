@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 from ray.exceptions import AuthenticationError, RayError, RayTaskError
 
 from derm_ray.errors import ConfigError, DermRayError, WorkError
+from derm_ray.exposure import make_token, refuse_open_ray, refuse_told_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -164,8 +166,13 @@ def cluster_address(address: str | None = None) -> str | None:
     return address or os.environ.get("RAY_ADDRESS") or None
 
 
-def _require_listener(cluster: str) -> None:
-    """Check that somebody listens at ``HOST:PORT``: Ray itself would ask there for many minutes."""
+def _check_address(cluster: str) -> None:
+    """Refuse what cannot be joined, and where nobody listens: Ray itself would ask there for many minutes."""
+    if cluster.startswith("ray://"):
+        raise ConfigError(
+            f"{cluster}: Ray's client is not supported. On a node of the cluster give `auto` or HEAD:6379; from "
+            "outside, use `derm-ray submit`."
+        )
     host, separator, port = cluster.rpartition(":")
     if not separator or not port.isdecimal() or "/" in host:
         return
@@ -191,7 +198,8 @@ def ray_session(
         local: start a local Ray whatever ``RAY_ADDRESS`` says.
 
     Raises:
-        ConfigError: the cluster cannot be joined.
+        ConfigError: the cluster cannot be joined, anybody can use it from another machine (see
+            :mod:`derm_ray.exposure`), or it would show a credential of this command line.
         WorkError: no local Ray could be started.
     """
     if ray.is_initialized():
@@ -202,6 +210,7 @@ def ray_session(
     cluster = None if local else cluster_address(address)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if cluster is None:
+        make_token()
         try:
             ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **quiet)
         except Exception as error:  # Ray raises the bare class where its processes do not come up in time
@@ -211,7 +220,8 @@ def ray_session(
                 "Another Ray or a heavy load may be in its way: try again when that has ended, or give --address."
             ) from error
     else:
-        _require_listener(cluster)
+        refuse_told_secrets(sys.argv[1:])
+        _check_address(cluster)
         try:
             ray.init(address=cluster, **quiet)
         except AuthenticationError as error:
@@ -225,6 +235,7 @@ def ray_session(
                 "RAY_ADDRESS as `auto` on a node of the cluster, or as HEAD:6379; from outside, use `derm-ray submit`."
             ) from error
     try:
+        refuse_open_ray(ray.get_runtime_context().gcs_address)
         yield RaySession(started_here=cluster is None)
     finally:
         ray.shutdown()

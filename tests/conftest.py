@@ -21,6 +21,9 @@ from derm_ray.vocabulary import PAPER15, Calibration, LabelSet
 if TYPE_CHECKING:
     from derm_ray.models.zoo import NetworkConfig
 
+# Rays of tests listen on this machine's own address, and most of them without a token.
+os.environ.setdefault("DERM_RAY_INSECURE_CLUSTER", "1")
+
 BUCKET = "derm-ray-tests"
 INTERRUPTIBLE = [
     sys.executable,

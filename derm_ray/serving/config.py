@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from ray.serve.schema import ServeDeploySchema
 
 from derm_ray import storage
+from derm_ray.credentials import find_credential, names_a_secret
 from derm_ray.errors import ConfigError
 from derm_ray.serving.deployment import INGRESS, MODEL, ServeArguments, application
 
@@ -66,7 +67,22 @@ def check_config(values: object) -> list[str]:
             for name in names
             if name not in (INGRESS, MODEL)
         ]
+    for row, app in enumerate(values["applications"]):
+        problems += _secrets(app, ("applications", row))
     return problems
+
+
+def _secrets(app: Mapping[str, Any], place: tuple[object, ...]) -> list[str]:
+    """Return where an application holds what Ray's dashboard would show to everyone who reaches it."""
+    mend = "which Ray's dashboard shows; let the nodes have the credentials"
+    found = []
+    for name, value in (app.get("args") or {}).items():
+        if isinstance(value, str) and (kind := find_credential(value)):
+            found.append(f"{_place((*place, 'args', name))}: holds {kind}, {mend}")
+    for name, value in ((app.get("runtime_env") or {}).get("env_vars") or {}).items():
+        if names_a_secret(name, str(value)) or find_credential(str(value)):
+            found.append(f"{_place((*place, 'runtime_env', 'env_vars', name))}: looks like a secret, {mend}")
+    return found
 
 
 def _told(error: ValidationError, before: tuple[object, ...]) -> list[str]:

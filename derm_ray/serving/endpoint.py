@@ -1,6 +1,5 @@
 """Starting, updating and stopping the endpoint, on this machine or on a cluster."""
 
-import ipaddress
 import logging
 import os
 import socket
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray import serve
+from ray.serve.config import HTTPOptions
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, LoggingConfig, ServeApplicationSchema, ServeDeploySchema
@@ -18,6 +18,7 @@ from ray.serve.schema import ApplicationStatus, LoggingConfig, ServeApplicationS
 from derm_ray import runtime, storage
 from derm_ray.bundle import load_bundle
 from derm_ray.errors import ConfigError, ServingError
+from derm_ray.exposure import is_loopback
 from derm_ray.serving.config import IMPORT_PATH, read_config
 from derm_ray.serving.deployment import REQUEST_TIMEOUT_S, ServeArguments, application, build, revision
 from derm_ray.serving.tokens import Tokens
@@ -94,8 +95,8 @@ def endpoint(
         max_replicas=most,
         rate=rate,
     )
+    _check_open(host, tokens, insecure=insecure)
     if not on_cluster:
-        _check_open(host, tokens, insecure=insecure)
         _check_free(host, port)
 
     def deploy() -> None:
@@ -111,7 +112,7 @@ def endpoint(
             where = serve.context._get_global_client().http_config
             _check_open(where.host, tokens, insecure=insecure)
             deploy()
-            yield Endpoint(_url(where.host, where.port), deploy)
+            yield Endpoint(_url(where), deploy)
             _drain(APP)
         finally:
             serve.delete(APP)
@@ -163,7 +164,7 @@ def configured_endpoint(config_uri: str, address: str | None = None) -> Iterator
             where = serve.context._get_global_client().http_config
             deploy()
             ours = _ours(config)
-            yield Endpoint(_url(where.host, where.port) + (ours.route_prefix or "").rstrip("/"), deploy)
+            yield Endpoint(_url(where) + (ours.route_prefix or "").rstrip("/"), deploy)
             if not on_cluster:
                 _drain(ours.name)
         finally:
@@ -222,18 +223,11 @@ def _wait_for(name: str) -> None:
 
 def _check_open(host: str, tokens: Tokens | None, *, insecure: bool) -> None:
     """Refuse to let others than this machine's users call without a token."""
-    if tokens is None and not insecure and not _is_loopback(host):
+    if tokens is None and not insecure and not is_loopback(host):
         raise ConfigError(
             f"--host {host} can be reached from other machines, and there are no tokens. Give --tokens FILE "
             "(`derm-ray token ID` makes one), or say --insecure."
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _check_free(host: str, port: int) -> None:
@@ -248,5 +242,6 @@ def _check_free(host: str, port: int) -> None:
         ) from error
 
 
-def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def _url(where: HTTPOptions) -> str:
+    host = f"[{where.host}]" if ":" in str(where.host) else where.host
+    return f"{'https' if where.ssl_certfile else 'http'}://{host}:{where.port}"

@@ -14,7 +14,9 @@ import aiohttp
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
+from derm_ray.credentials import find_credential
 from derm_ray.errors import ConfigError, SubmissionError
+from derm_ray.exposure import refuse_open_jobs
 from derm_ray.submission.request import JobRequest
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
@@ -76,7 +78,8 @@ class Cluster:
         address: its URL; ``None`` takes ``RAY_API_SERVER_ADDRESS``, or this machine's.
 
     Raises:
-        ConfigError: no cluster answers there, or it refuses the token.
+        ConfigError: no cluster answers there, it refuses the token, or anybody can use it from another machine (see
+            :mod:`derm_ray.exposure`).
         SubmissionError: it answers, but not as a jobs server does.
     """
 
@@ -84,10 +87,16 @@ class Cluster:
         self.address = address or os.environ.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS
         if not self.address.startswith(("http://", "https://")):
             raise ConfigError(f"--address {self.address}: give the jobs URL, usually http://HEAD:8265.")
+        if find_credential(self.address):
+            raise ConfigError(
+                "--address: holds a credential, which `ps` and messages would show. Give the URL without it, and the "
+                "cluster's token by RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH."
+            )
         for module in _TALKATIVE:
             logging.getLogger(module).setLevel(logging.ERROR)
         with _explained(self.address), _only_address(self.address):
             self._client = JobSubmissionClient(self.address)
+        refuse_open_jobs(self.address.rstrip("/"))
 
     def jobs(self) -> list[Job]:
         """Return all jobs that were submitted, the latest first."""

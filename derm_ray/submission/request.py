@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from derm_ray import __version__
 from derm_ray.errors import ConfigError, unknown_name
+from derm_ray.exposure import INSECURE_VARIABLE, insecure_allowed
 from derm_ray.storage import digest, is_local
 from derm_ray.submission.package import Package
 from derm_ray.submission.secrets import refuse_secrets
@@ -78,7 +79,8 @@ class JobRequest:
     @property
     def variables(self) -> dict[str, str]:
         """The job's environment variables."""
-        return {**self.settings, VERSION_VARIABLE: self.version}
+        insecure = {INSECURE_VARIABLE: "1"} if insecure_allowed() else {}
+        return {**insecure, **self.settings, VERSION_VARIABLE: self.version}
 
     @property
     def metadata(self) -> dict[str, str]:

@@ -1,25 +1,14 @@
-"""Recognising secrets: everyone who reaches a cluster can read its jobs' commands and settings."""
+"""Refusing secrets: everyone who reaches a cluster can read its jobs' commands and settings."""
 
-import re
 from collections.abc import Mapping, Sequence
 
+from derm_ray.credentials import find_credential, names_a_secret
 from derm_ray.errors import ConfigError
 
 _MEND = (
     "The command and settings of a job can be read by everyone who reaches the cluster. Let the nodes have the "
     "credentials instead: an IAM role, AWS_PROFILE, or a secret file mounted on them (AWS_SHARED_CREDENTIALS_FILE)."
 )
-_NAME = re.compile(
-    r"SECRET|TOKEN|PASSW|PASSPHRASE|CREDENTIAL|SIGNATURE|KEY$|(^|[_-])(KEY|SAS|PWD)([_-]|$)", re.IGNORECASE
-)
-_FILE_NAMES = re.compile(r"(_FILE|_PATH)$|^GOOGLE_APPLICATION_CREDENTIALS$", re.IGNORECASE)
-_VALUES = (
-    (re.compile(r"://[^/\s@:]*:[^/\s@]*@"), "a password in a URI"),
-    (re.compile(r"https?://[^/\s@]+@"), "a credential in a URI"),
-    (re.compile(r"[?&](sig(nature)?|token|x-(amz|goog)-[a-z-]+|[a-z_-]*(secret|password|key))=", re.I), "a signed URI"),
-    (re.compile(r"\b(AKIA|ASIA)[0-9A-Z]{16}\b"), "an AWS access key"),
-    (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY"), "a private key"),
-)  # fmt: skip
 
 
 def refuse_secrets(arguments: Sequence[str], settings: Mapping[str, str]) -> None:
@@ -45,14 +34,6 @@ def refuse_secrets(arguments: Sequence[str], settings: Mapping[str, str]) -> Non
         _refuse_value(f"--env {name}", value)
 
 
-def names_a_secret(name: str, value: str) -> bool:
-    """Return whether a variable's name says that its value is a secret, and not the place of one."""
-    if _FILE_NAMES.search(name) and value.startswith("/"):
-        return False
-    return _NAME.search(name) is not None
-
-
 def _refuse_value(where: str, text: str) -> None:
-    for pattern, kind in _VALUES:
-        if pattern.search(text):
-            raise ConfigError(f"{where}: holds {kind}. {_MEND}")
+    if kind := find_credential(text):
+        raise ConfigError(f"{where}: holds {kind}. {_MEND}")

@@ -7,6 +7,7 @@ import pytest
 
 from derm_ray import __version__
 from derm_ray.errors import ConfigError
+from derm_ray.exposure import INSECURE_VARIABLE
 from derm_ray.submission.package import Package, read_package
 from derm_ray.submission.request import JobRequest, check_place, parse_settings
 from derm_ray.submission.secrets import refuse_secrets
@@ -31,7 +32,8 @@ def test_an_id_follows_from_all_that_is_asked() -> None:
     assert [named.attempt(1), named.attempt(2), named.digest] == ["nightly", "nightly.2", request.digest]
 
 
-def test_what_a_cluster_is_sent() -> None:
+def test_what_a_cluster_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(INSECURE_VARIABLE, raising=False)
     request = JobRequest("score", ARGUMENTS, settings={"AWS_PROFILE": "a"})
     assert request.entrypoint == (
         "python -m derm_ray score --model s3://b/model --input 's3://b/my pairs.parquet' --out s3://b/scores --json"
@@ -79,6 +81,8 @@ def test_a_secret_among_the_arguments_is_refused_and_not_repeated(arguments: tup
         ("DB_PASSWORD", "x"),
         ("HF_TOKEN", ""),
         ("APIKEY", "x"),
+        ("AZURE_STORAGE_CONNECTION_STRING", "x"),
+        ("STORAGE", "AccountName=a;AccountKey=hunter2"),
         ("AWS_ENDPOINT_URL", "http://user:hunter2@minio:9000"),
     ],
 )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
+from derm_ray.credentials import redact
 from derm_ray.errors import ImageError, ImageErrorCode, StorageError
 from derm_ray.observability import WORK
 
@@ -57,7 +58,7 @@ def persistently(work: Callable[[], T]) -> T:
 
 def image_error(uri: str, error: StorageError) -> ImageError:
     """Return a storage failure as that of one image; the message names it where the failure is its archive's."""
-    message = str(error) if str(error).startswith(uri) else f"{uri}: {error}"
+    message = str(error) if str(error).startswith(redact(uri)) else f"{uri}: {error}"
     code = _final(error)
     if code is None and error.__cause__ is None:
         code = ImageErrorCode.UNSUPPORTED

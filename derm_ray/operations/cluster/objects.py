@@ -1,8 +1,8 @@
 """Rules for Kubernetes' own kinds that go with a Ray cluster."""
 
+from derm_ray.credentials import names_a_secret
 from derm_ray.operations.cluster.documents import Document, Part
 from derm_ray.operations.cluster.monitoring import check_rules
-from derm_ray.submission.secrets import names_a_secret
 
 SERVE_PORT = 8000
 """The one port that may be open to everybody: what answers there asks for tokens of its own."""

@@ -2,8 +2,8 @@
 
 import re
 
+from derm_ray.credentials import names_a_secret
 from derm_ray.operations.cluster.documents import Part
-from derm_ray.submission.secrets import names_a_secret
 
 DRAIN_VARIABLE = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 """How long, in seconds, a node that is told to go lets its work end (ray/_private/ray_constants.py)."""

@@ -1,8 +1,8 @@
 """``runtimeEnvYAML``: what Ray makes of an environment for a job."""
 
+from derm_ray.credentials import names_a_secret
 from derm_ray.operations.cluster.documents import Part
 from derm_ray.operations.cluster.schema import unknown_field
-from derm_ray.submission.secrets import names_a_secret
 
 
 def check_runtime_env(text: Part) -> None:

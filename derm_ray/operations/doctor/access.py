@@ -10,9 +10,9 @@ import httpx
 import psutil
 
 from derm_ray.operations.doctor.finding import Finding
+from derm_ray.operations.listeners import DASHBOARD, LISTENERS
 
-DASHBOARD = 8265
-PORTS = {6379: "Ray's head", DASHBOARD: "Ray's dashboard and jobs", 10001: "Ray's client server", 8000: "the endpoint"}
+PORTS = {entry.ports.start: entry.what for entry in LISTENERS if len(entry.ports) == 1}
 """By Ray's defaults, and ours."""
 OPEN = (
     "whoever reaches it runs code here: start Ray with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH, and the dashboard "

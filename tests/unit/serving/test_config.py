@@ -45,6 +45,16 @@ def test_the_files_we_ship_are_good(file: Path) -> None:
             "applications.0.deployments.1.ray_actor_options: Additional properties are not allowed ('num_cpu'",
         ),
         (["logging_config", "level"], "INFO", "logging_config: Additional properties"),
+        (
+            ["applications", 0, "args", "tokens"],
+            "https://h/tokens?X-Amz-Signature=hunter2",
+            "applications.0.args.tokens: holds a signed URI, which Ray's dashboard shows",
+        ),
+        (
+            ["applications", 0, "runtime_env"],
+            {"env_vars": {"AWS_PROFILE": "x", "AWS_SECRET_ACCESS_KEY": "hunter2"}},
+            "applications.0.runtime_env.env_vars.AWS_SECRET_ACCESS_KEY: looks like a secret",
+        ),
     ],
 )
 def test_what_serve_would_pass_over_is_a_problem(place: list[Any], value: object, problem: str) -> None:
@@ -55,6 +65,7 @@ def test_what_serve_would_pass_over_is_a_problem(place: list[Any], value: object
     part[place[-1]] = value
     problems = check_config(values)
     assert any(problem in told for told in problems), problems
+    assert not any("hunter2" in told for told in problems)
 
 
 def test_all_problems_are_told_at_once(tmp_path: Path) -> None:

@@ -1,0 +1,166 @@
+"""Who can use a Ray: its token, and whether it lets in without one who reaches it from another machine."""
+
+import ipaddress
+import os
+import secrets
+import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+
+from derm_ray.credentials import find_credential
+from derm_ray.errors import ConfigError
+
+INSECURE_VARIABLE = "DERM_RAY_INSECURE_CLUSTER"
+"""``1`` lets commands use a Ray that anybody can use who reaches it."""
+ANSWER_S = 30.0
+_MEND = (
+    "Set RAY_AUTH_MODE=token, and for a cluster RAY_AUTH_TOKEN_PATH, where Ray is started and here; or, on a network "
+    f"that nobody else reaches, {INSECURE_VARIABLE}=1."
+)
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches a host or address."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def insecure_allowed() -> bool:
+    """Return whether the user has said that an open Ray will do.
+
+    Raises:
+        ConfigError: what was said is neither yes nor no.
+    """
+    said = os.environ.get(INSECURE_VARIABLE, "")
+    if said not in ("", "0", "1"):
+        raise ConfigError(f"{INSECURE_VARIABLE}={said}: say 1, or leave it out.")
+    return said == "1"
+
+
+def make_token() -> None:
+    """Make the token of a local Ray where it needs one and there is none.
+
+    Ray would make it itself, with the permissions of the umask; this one only its user can read.
+    """
+    if os.environ.get("RAY_AUTH_MODE", "token") != "token":
+        return
+    if any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+        return
+    path = Path.home() / ".ray" / "auth_token"
+    with suppress(OSError):  # it is there, or Ray says why it cannot be
+        path.parent.mkdir(exist_ok=True)
+        number, name = tempfile.mkstemp(dir=path.parent)
+        try:
+            with os.fdopen(number, "w") as file:
+                file.write(secrets.token_hex(32))
+            os.link(name, path)
+        finally:
+            os.unlink(name)
+
+
+def refuse_open_ray(gcs: str) -> None:
+    """Refuse a Ray whose head answers a caller without a token, unless all its nodes are on loopback.
+
+    Ray's servers listen on every interface of a node, except where the node's own address is 127.0.0.1.
+
+    Args:
+        gcs: ``HOST:PORT`` of the head.
+
+    Raises:
+        ConfigError: other machines can use it, or it does not tell.
+    """
+    if insecure_allowed():
+        return
+    if beyond := _beyond(_nodes_told_to_strangers(gcs)):
+        raise ConfigError(f"the Ray at {gcs} runs what anybody sends it who reaches {beyond}: no token. {_MEND}")
+
+
+def refuse_open_jobs(url: str) -> None:
+    """Refuse a jobs server that answers a caller without a token, unless it and all its nodes are on loopback.
+
+    Args:
+        url: of the jobs server, which answers.
+
+    Raises:
+        ConfigError: other machines can use it, or it does not tell.
+    """
+    if insecure_allowed():
+        return
+    if _asked_by_a_stranger(f"{url}/api/jobs/") is None:
+        return
+    nodes = (_asked_by_a_stranger(f"{url}/nodes?view=summary") or {}).get("data", {}).get("summary", [])
+    if beyond := _beyond([urlsplit(url).hostname or "", *(node["raylet"]["nodeManagerAddress"] for node in nodes)]):
+        raise ConfigError(f"the cluster at {url} runs what anybody sends it who reaches {beyond}: no token. {_MEND}")
+
+
+def refuse_told_secrets(words: Iterable[str]) -> None:
+    """Refuse a command line with a credential: a cluster shows those of all that work on it.
+
+    Raises:
+        ConfigError: there is one; the message does not repeat it.
+    """
+    for number, word in enumerate(words, 1):
+        if kind := find_credential(word):
+            raise ConfigError(
+                f"argument {number} holds {kind}, and everyone who reaches the cluster can read the command lines of "
+                "what runs there. Let the nodes have the credentials: a role, AWS_PROFILE, or a mounted secret file."
+            )
+
+
+def _beyond(hosts: Iterable[str]) -> str:
+    return ", ".join(sorted({host for host in hosts if host and not is_loopback(host)}))
+
+
+def _nodes_told_to_strangers(gcs: str) -> list[str]:
+    """Return the addresses of the nodes that are alive, as the head tells them to a caller without a token."""
+    import grpc
+    from ray.core.generated.gcs_pb2 import GcsNodeInfo
+    from ray.core.generated.gcs_service_pb2 import GetAllNodeAddressAndLivenessRequest
+    from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+
+    options = [("grpc.enable_http_proxy", 0)]
+    if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+        from ray._common.tls_utils import load_certs_from_env
+
+        chain, key, authority = load_certs_from_env()
+        channel = grpc.secure_channel(gcs, grpc.ssl_channel_credentials(authority, key, chain), options)
+    else:
+        channel = grpc.insecure_channel(gcs, options)
+    with channel:
+        try:
+            reply = NodeInfoGcsServiceStub(channel).GetAllNodeAddressAndLiveness(
+                GetAllNodeAddressAndLivenessRequest(), timeout=ANSWER_S, wait_for_ready=True
+            )
+        except grpc.RpcError as error:
+            if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+                return []
+            raise ConfigError(
+                f"the Ray at {gcs} does not tell whether it asks for a token ({error.code().name}). Try again."
+            ) from error
+    return [node.node_manager_address for node in reply.node_info_list if node.state == GcsNodeInfo.ALIVE]
+
+
+def _asked_by_a_stranger(url: str) -> dict[str, Any] | None:
+    """Ask as somebody without a token does; ``None`` where that is refused."""
+    with requests.Session() as session:  # the library Ray asks with, so that certificates and proxies are the same
+        session.auth = lambda request: request  # no .netrc
+        try:
+            answer = session.get(url, timeout=ANSWER_S, allow_redirects=False)
+        except requests.RequestException as error:
+            raise ConfigError(
+                f"{url}: does not tell whether it asks for a token ({type(error).__name__}). Try again."
+            ) from error
+    if answer.status_code != 200:
+        return None
+    try:
+        told = answer.json()
+    except requests.JSONDecodeError:
+        return {}
+    return told if isinstance(told, dict) else {}

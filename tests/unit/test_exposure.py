@@ -1,0 +1,147 @@
+"""Who can use a Ray, judged by real servers on this machine."""
+
+import http.server
+import json
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import ray
+
+from derm_ray.errors import ConfigError
+from derm_ray.exposure import (
+    INSECURE_VARIABLE,
+    insecure_allowed,
+    is_loopback,
+    make_token,
+    refuse_open_jobs,
+    refuse_open_ray,
+    refuse_told_secrets,
+)
+from derm_ray.submission.request import JobRequest
+from tests.conftest import unused_port
+
+EVERYWHERE = "0.0.0.0"  # noqa: S104
+
+
+@pytest.fixture(autouse=True)
+def _strict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(INSECURE_VARIABLE)
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [("127.0.0.1", True), ("127.8.9.1", True), ("::1", True), ("[::1]", True), ("localhost", True),
+     (EVERYWHERE, False), ("10.0.0.1", False), ("::", False), ("head", False)],
+)  # fmt: skip
+def test_what_only_this_machine_reaches(host: str, loopback: bool) -> None:
+    assert is_loopback(host) is loopback
+
+
+class _Dashboard(http.server.BaseHTTPRequestHandler):
+    """Answers as Ray's does, without a token."""
+
+    nodes = ("127.0.0.1",)
+
+    def do_GET(self) -> None:
+        told = {
+            "/api/jobs/": [],
+            "/nodes?view=summary": {"data": {"summary": [{"raylet": {"nodeManagerAddress": ip}} for ip in self.nodes]}},
+        }.get(self.path)
+        self.send_response(404 if told is None else 200)
+        self.end_headers()
+        self.wfile.write(json.dumps(told).encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def dashboard(*nodes: str) -> Iterator[int]:
+    handler = type("Handler", (_Dashboard,), {"nodes": nodes})
+    with http.server.ThreadingHTTPServer((EVERYWHERE, 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+def test_open_jobs_are_refused_by_url_and_by_the_nodes_behind_it() -> None:
+    with dashboard("127.0.0.1") as port:
+        refuse_open_jobs(f"http://127.0.0.1:{port}")
+        with pytest.raises(ConfigError, match=r"who reaches 0\.0\.0\.0: no token\. Set RAY_AUTH_MODE=token"):
+            refuse_open_jobs(f"http://{EVERYWHERE}:{port}")
+    with (
+        dashboard("127.0.0.1", "10.0.0.7") as port,
+        pytest.raises(ConfigError, match=r"who reaches 10\.0\.0\.7: no token"),
+    ):
+        refuse_open_jobs(f"http://127.0.0.1:{port}")
+    with pytest.raises(ConfigError, match="does not tell whether it asks for a token"):
+        refuse_open_jobs(f"http://127.0.0.1:{unused_port()}")
+
+
+def test_an_open_ray_is_refused_and_one_who_insists_is_let_through(
+    ray_local: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gcs = ray.get_runtime_context().gcs_address
+    host = ray.util.get_node_ip_address()
+    if is_loopback(host):
+        refuse_open_ray(gcs)
+    else:
+        with pytest.raises(ConfigError, match=rf"the Ray at {gcs} runs what anybody sends it who reaches {host}"):
+            refuse_open_ray(gcs)
+    monkeypatch.setenv(INSECURE_VARIABLE, "1")
+    refuse_open_ray(gcs)
+
+
+def test_who_insists_says_so_clearly_and_tells_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    quiet = JobRequest("score", ())
+    assert not insecure_allowed()
+    assert INSECURE_VARIABLE not in quiet.variables
+    monkeypatch.setenv(INSECURE_VARIABLE, "1")
+    assert insecure_allowed()
+    assert quiet.variables[INSECURE_VARIABLE] == "1"
+    assert quiet.id == JobRequest("score", ()).id
+    monkeypatch.setenv(INSECURE_VARIABLE, "true")
+    with pytest.raises(ConfigError, match="say 1"):
+        insecure_allowed()
+
+
+def test_a_command_line_with_a_credential_goes_to_no_cluster() -> None:
+    refuse_told_secrets(["score", "--input", "s3://b/x", "--address", "auto"])
+    with pytest.raises(ConfigError, match="argument 3 holds a signed URI") as refused:
+        refuse_told_secrets(["score", "--input", "https://h/x?X-Amz-Signature=hunter2"])
+    assert "hunter2" not in str(refused.value)
+
+
+def test_the_token_of_a_local_ray_is_its_user_s_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    make_token()
+    file = tmp_path / ".ray" / "auth_token"
+    token = file.read_text()
+    assert (len(token), stat.S_IMODE(file.stat().st_mode)) == (64, 0o600)
+    make_token()
+    assert file.read_text() == token
+    assert [one.name for one in file.parent.iterdir()] == ["auth_token"]
+    file.unlink()
+    for name, value in (("RAY_AUTH_MODE", "disabled"), ("RAY_AUTH_TOKEN_PATH", "/x")):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            make_token()
+        assert not file.exists()
+
+
+def test_an_address_with_a_password_is_not_repeated() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "derm_ray", "jobs", "list", "--address", "http://me:hunter2@127.0.0.1:9"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --address: holds a credential")
+    assert "hunter2" not in done.stderr
