@@ -1,5 +1,6 @@
 """A cluster of four machines, built by typing docs/deploy.md."""
 
+import json
 import os
 import subprocess
 import sys
@@ -53,10 +54,6 @@ class Rehearsal:
     staying: list["subprocess.Popen[bytes]"] = field(default_factory=list)
     _made: int = 1
 
-    @property
-    def jobs(self) -> str:
-        return f"http://{self.head.address}:8265"
-
     def block(self, where: str) -> Block:
         """Return the one block of the document whose first line begins so."""
         (found,) = [block for block in blocks() if block.where.startswith(where)]
@@ -77,11 +74,10 @@ class Rehearsal:
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
 
-    def type(self, script: str, machine: Machine | None = None, timeout_s: float = 900) -> str:
-        """Type on a machine, or at the desk, and return what is said; it has to succeed."""
-        script = self._setup() + script
+    def type(self, script: str, timeout_s: float = 900) -> str:
+        """Type at the desk, which is the head, and return what is said; it has to succeed."""
         done = subprocess.run(
-            machine.command(script) if machine else ["bash", "-euo", "pipefail", "-c", script],
+            self.head.command(self._setup() + script),
             cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,
@@ -94,16 +90,15 @@ class Rehearsal:
         return done.stdout
 
     def type_block(self, where: str) -> str:
-        """Type a block where it belongs."""
-        block = self.block(where)
-        self.said[where] = self.type(block.script, self.head if block.where.startswith("on the head") else None)
+        """Type a block of the desk or the head."""
+        self.said[where] = self.type(self.block(where).script)
         return self.said[where]
 
     def begin(self, script: str, name: str) -> "subprocess.Popen[bytes]":
         """Begin a script at the desk."""
         with (self.folder / f"{name}.log").open("wb") as log:
             return subprocess.Popen(
-                ["bash", "-euo", "pipefail", "-c", self._setup() + script],
+                self.head.command(self._setup() + script),
                 cwd=self.folder,
                 env=self.environment,
                 stdout=log,
@@ -140,12 +135,11 @@ class Rehearsal:
     def alive(self) -> int:
         """Nodes that the head takes for alive."""
         token = (self.folder / "home/.ray/auth_token").read_text().strip()
+        ask = f"curl -s -m 10 -H 'Authorization: Bearer {token}' 'http://127.0.0.1:8265/nodes?view=summary'"
+        said = subprocess.run(self.head.command(ask), capture_output=True, text=True, check=False).stdout
         try:
-            answer = httpx.get(
-                f"{self.jobs}/nodes?view=summary", headers={"Authorization": f"Bearer {token}"}, timeout=10
-            )
-            nodes = answer.json()["data"]["summary"]
-        except (httpx.HTTPError, KeyError, ValueError):
+            nodes = json.loads(said)["data"]["summary"]
+        except (KeyError, ValueError):
             return 0
         return sum(node["raylet"].get("state") == "ALIVE" for node in nodes)
 

@@ -26,7 +26,7 @@ class Run:
         self.cluster = cluster
         self.name = name
         self.script = (
-            "derm-ray submit train --address http://$HEAD:8265 --wait -- --manifest $BUCKET/pairs/manifest.parquet "
+            "derm-ray submit train --address http://127.0.0.1:8265 --wait -- --manifest $BUCKET/pairs/manifest.parquet "
             f"--out $BUCKET/runs --name {name} --preset debug --set size=160 --set epochs=6 --set precision=fp32 "
             f"--set freeze_batch_norm=true --set monitor=accuracy {options}"
         )

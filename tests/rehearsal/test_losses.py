@@ -135,7 +135,7 @@ def test_a_machine_lost_in_scoring(data: Rehearsal, tmp_path: Path) -> None:
     )
     data.type(f'python -c "{repeat}"')
     script = (
-        "derm-ray submit score --address http://$HEAD:8265 --wait -- --model $BUCKET/runs/unbroken/bundle "
+        "derm-ray submit score --address http://127.0.0.1:8265 --wait -- --model $BUCKET/runs/unbroken/bundle "
         "--input $BUCKET/pairs/archive.parquet --out $BUCKET/lost-scores --shard-size 64 --engine torch"
     )
 
