@@ -54,7 +54,7 @@ def promtool() -> str:
 def watched_uri(ray_local: None, pairs: Manifest, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A model with val enough for a reference of its answers."""
     halves = pairs.absolute().with_column("split", ["train", "val"] * (len(pairs) // 2))
-    config = replace(debug(), size=32, epochs=1)
+    config = replace(debug(), size=48, epochs=3)
     return train(config, halves, str(tmp_path_factory.mktemp("runs")), "watched").bundle_uri
 
 
@@ -78,7 +78,7 @@ def changed(traffic: Sequence[Pair], change: Callable[[Image.Image], Image.Image
 
 DRIFTS: dict[str, Callable[[list[Pair]], list[Pair]]] = {
     "brightness": lambda traffic: changed(traffic, lambda image: image.point(lambda level: level * 0.6)),
-    "sharpness": lambda traffic: changed(traffic, lambda image: image.filter(ImageFilter.GaussianBlur(3))),
+    "sharpness": lambda traffic: changed(traffic, lambda image: image.filter(ImageFilter.GaussianBlur(5))),
     "resolution": lambda traffic: changed(traffic, lambda image: image.resize((120, 120))),
     "diagnosis": lambda traffic: [pair for place, pair in enumerate(traffic) if place % 15 == 0] * 15,
     "confidence": lambda traffic: changed(traffic, lambda image: Image.new("RGB", image.size, (200, 160, 140))),
