@@ -53,7 +53,9 @@ class Shown:
     def total(self, name: str, **labels: str) -> float:
         """Return the sum over the series with these labels."""
         return sum(
-            value for (one, has), value in self.samples.items() if one == f"ray_derm_ray_{name}" and labels.items() <= has
+            value
+            for (one, has), value in self.samples.items()
+            if one == f"ray_derm_ray_{name}" and labels.items() <= has
         )
 
 
@@ -112,7 +114,10 @@ def main() -> None:
         manifest = split_manifest(synthesize(f"{name}/pairs", 480, PAPER15)).manifest
         with watched() as shown:
             work(manifest, Path(name))
-    own = {name: sorted(label for label in labels if not label.startswith("otel_")) for name, labels in shown.labels.items()}
+    own = {
+        name: sorted(label for label in labels if not label.startswith("otel_"))
+        for name, labels in shown.labels.items()
+    }
     ours = {name: own[name] for name in sorted(own) if name.startswith("ray_")}
     unseen = {name: entry for name, entry in sorted(listed["unseen"].items()) if name not in ours}
     write(ours, unseen)

@@ -96,4 +96,5 @@ def _counter(out_uri: str, name: str, description: str, *labels: str) -> Counter
 
 
 def _tags(out_uri: str) -> dict[str, str]:
-    return {"run": out_uri.rpartition("/")[2]}
+    # Ray takes ASCII only, a folder's name may be anything.
+    return {"run": out_uri.rpartition("/")[2].encode("ascii", "backslashreplace").decode()}

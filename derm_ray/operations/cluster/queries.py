@@ -12,10 +12,8 @@ import yaml
 from derm_ray.errors import unknown_name
 from derm_ray.operations.cluster.documents import Part
 
-TARGET_LABELS = frozenset(
-    ("instance", "job", "namespace", "pod", "container", "endpoint")
-    + ("ray_io_cluster", "ray_io_node_type", "ray_io_group")
-)
+_TARGET = ("container", "endpoint", "instance", "job", "namespace", "pod")
+TARGET_LABELS = frozenset([*_TARGET, "ray_io_cluster", "ray_io_group", "ray_io_node_type"])
 """Labels that Prometheus, or our PodMonitor, puts on every series."""
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)(?::\w+)?\}|\$([A-Za-z_]\w*)")
 _OF_LABELS = re.compile(r"label_values\((?P<selector>.+),\s*(?P<label>\w+)\s*\)")
@@ -25,7 +23,7 @@ _OF_LABELS = re.compile(r"label_values\((?P<selector>.+),\s*(?P<label>\w+)\s*\)"
 def exported_metrics() -> Mapping[str, frozenset[str]]:
     """Return the metrics that are there to be asked for, name -> its own labels.
 
-    ``metrics.yaml`` holds those of real scrapes, and those that take a GPU or a failure, with where Ray's source has them.
+    ``metrics.yaml`` holds those of a real scrape, and those that take a GPU or a failure, with where their source is.
     """
     listed = yaml.safe_load((files(__package__) / "metrics.yaml").read_text())
     found = {name: frozenset(labels) for name, labels in listed["seen"].items()}

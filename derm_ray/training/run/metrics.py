@@ -1,7 +1,7 @@
 """Prometheus metrics of training, exported by Ray on every node's metrics port.
 
-All are counters: a gauge is gone 20 s after it was set, and of a histogram's sum Ray exports an estimate. Labels are the
-run's name, the rank and :data:`STAGES`, never data.
+All are counters: a gauge is gone 20 s after it was set, and of a histogram's sum Ray exports an estimate. Labels are
+the run's name, the rank and :data:`STAGES`, never data.
 """
 
 from collections.abc import Iterable, Iterator
