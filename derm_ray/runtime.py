@@ -167,7 +167,7 @@ def cluster_address(address: str | None = None) -> str | None:
 
 
 def _check_address(cluster: str) -> None:
-    """Refuse what cannot be joined, and where nobody listens: Ray itself would ask there for many minutes."""
+    """Refuse what cannot be joined, an open Ray, and where nobody listens: Ray itself would ask for many minutes."""
     if cluster.startswith("ray://"):
         raise ConfigError(
             f"{cluster}: Ray's client is not supported. On a node of the cluster give `auto` or HEAD:6379; from "
@@ -183,6 +183,7 @@ def _check_address(cluster: str) -> None:
             f"cannot join the Ray at {cluster!r}: {error}. Give --address or RAY_ADDRESS as `auto` on a node of the "
             "cluster, or as HEAD:6379; from outside, use `derm-ray submit`."
         ) from error
+    refuse_open_ray(cluster)
 
 
 @contextmanager
@@ -235,7 +236,7 @@ def ray_session(
                 "RAY_ADDRESS as `auto` on a node of the cluster, or as HEAD:6379; from outside, use `derm-ray submit`."
             ) from error
     try:
-        refuse_open_ray(ray.get_runtime_context().gcs_address)
+        refuse_open_ray(ray.get_runtime_context().gcs_address)  # `auto`, and one of our own, are known only now
         yield RaySession(started_here=cluster is None)
     finally:
         ray.shutdown()

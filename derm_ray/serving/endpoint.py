@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray import serve
-from ray.serve.config import HTTPOptions
 from ray.exceptions import RayError
+from ray.serve.config import HTTPOptions
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, LoggingConfig, ServeApplicationSchema, ServeDeploySchema
 

@@ -73,7 +73,8 @@ def test_no_job_is_sent_to_it(opened: Head, command: tuple[str, ...]) -> None:
     done = opened.derm_ray(*options, "--address", f"http://127.0.0.1:{DASHBOARD}", *command[len(options) :])
     assert done.returncode == 2, done
     assert f"reaches {opened.machine.address}: no token. {MEND}" in done.stderr
-    assert json.loads(opened.machine.curl(f"http://127.0.0.1:{DASHBOARD}/api/jobs/")[1]) == []
+    jobs = json.loads(opened.machine.curl(f"http://127.0.0.1:{DASHBOARD}/api/jobs/")[1])
+    assert jobs == []  # nor have the commands above begun to join
 
 
 def test_who_says_that_it_will_do_is_let_through(

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -10,7 +11,7 @@ import pytest
 
 from derm_ray.data.manifest import Manifest, write_manifest
 from tests.security.conftest import MARKERS
-from tests.security.network import TOKEN, Head
+from tests.security.network import TOKEN, Head, Machine
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -30,17 +31,19 @@ SHOWN = (
 
 
 class CommandLines(threading.Thread):
-    """Collects what ``ps`` shows of all processes while something runs."""
+    """Collects what ``ps`` shows of a machine's processes while something runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, machine: Machine) -> None:
         super().__init__(daemon=True)
+        self._machine = machine
         self.seen: set[str] = set()
         self._over = threading.Event()
 
     def run(self) -> None:
         while not self._over.wait(0.2):
-            for process in psutil.process_iter(["cmdline"]):
-                self.seen.add(" ".join(process.info["cmdline"] or ()))
+            for pid in self._machine.pids():
+                with suppress(psutil.NoSuchProcess):
+                    self.seen.add(" ".join(psutil.Process(pid).cmdline()))
 
     def __enter__(self) -> "CommandLines":
         self.start()
@@ -63,18 +66,15 @@ def test_a_job_leaves_no_secret_behind(guarded: Head, bundle_uri: str, pairs: Ma
     uri = str(tmp_path / "m.parquet")
     write_manifest(Manifest(table, uri), uri)
     out = tmp_path / "scores"
-    arguments = ("--model", bundle_uri, "--input", uri, "--out", str(out), "--engine", "torch")
-    with CommandLines() as ps:
-        done = guarded.derm_ray(
-            "submit", "score", "--wait", "--address", guarded.jobs, "--env", "AWS_PROFILE=clinic", "--", *arguments
-        )
+    arguments = ("--model", bundle_uri, "--input", uri, "--engine", "torch", "--out")
+    submit = ("submit", "score", "--wait", "--address", guarded.jobs, "--env", "AWS_PROFILE=clinic", "--", *arguments)
+    with CommandLines(guarded.machine) as ps:
+        allowed = ("--allow-prefix", "http://127.0.0.1:9/", "--allow-prefix", str(Path(absolute.uri).parent))
+        done = guarded.derm_ray(*submit, str(out), *allowed)
         assert done.returncode == 0, done.stdout + done.stderr
-        # A job that fails leaves most behind.
-        failed = guarded.derm_ray(
-            "submit", "score", "--wait", "--address", guarded.jobs, "--", *arguments[:-4], "--out", str(tmp_path / "e"),
-            "--engine", "none", "--max-error-rate", "0",
-        )  # fmt: skip
+        failed = guarded.derm_ray(*submit, str(tmp_path / "refused"))
         assert failed.returncode == 2, failed.stdout
+        assert "?X-Amz-Credential=***&X-Amz-Signature=*** scheme 'http' is not allowed" in failed.stdout
         time.sleep(1)
     assert json.loads((out / "_SUCCESS.json").read_text())["errors"] == 1
     assert any("derm_ray score" in line for line in ps.seen)
