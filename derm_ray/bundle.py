@@ -35,7 +35,7 @@ class Bundle:
         calibration: temperatures and operating points.
         weights: the network's state dict, fp32 on CPU.
         model_digest: SHA-256 over weights, architecture, classes, preprocessing and calibration.
-        provenance: training config, manifest digest, metrics, code version.
+        provenance: training config, run, manifest digest, metrics, code version.
         uri: where it lies.
         reference: what an endpoint's traffic is compared with; no part of the model, and empty in bundles of before.
     """
@@ -49,6 +49,12 @@ class Bundle:
     provenance: Mapping[str, Any]
     uri: str
     reference: Reference = ()
+
+    @property
+    def run_id(self) -> str | None:
+        """The training run that made it; ``None`` where that was not written down."""
+        found: str | None = self.provenance.get("run_id")
+        return found
 
     def build(self) -> PairNetwork:
         """Return the network with its weights, in evaluation mode.
@@ -213,6 +219,7 @@ def _card(index: Mapping[str, Any]) -> str:
 {RESEARCH_NOTICE}
 
 - Model digest: `{index["model_digest"]}`
+- Training run: {f"`{run_id}`" if (run_id := index["provenance"].get("run_id")) else "not recorded"}
 - Architecture: {architecture}
 - Input: clinical photo and dermoscopy image of one lesion, each {index["preprocessing"]["size"]} px square, RGB
 - Classes, in order: {", ".join(index["classes"])}

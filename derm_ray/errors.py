@@ -25,9 +25,14 @@ from derm_ray.credentials import redact
 
 
 class DermRayError(Exception):
-    """Base of all errors that derm_ray raises on purpose."""
+    """Base of all errors that derm_ray raises on purpose.
+
+    Attributes:
+        run_id: of the run that it ended, where it ended one.
+    """
 
     exit_code = 1
+    run_id: str | None = None
 
     def __init__(self, *args: object) -> None:
         super().__init__(*(redact(arg) if isinstance(arg, str) else arg for arg in args))

@@ -1,17 +1,25 @@
-"""Logging set-up, progress arithmetic and counts of work. Importing it configures nothing."""
+"""Logging set-up, the run that lines belong to, progress arithmetic and counts of work. Importing it configures nothing."""
 
 import logging
 import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from threading import Lock
+from typing import Self
 
 from derm_ray.credentials import redact
-from derm_ray.errors import ConfigError, unknown_name
+from derm_ray.errors import ConfigError, DermRayError, unknown_name
 
 LOG_FORMATS = ("text", "json")
 LOG_FORMAT_VARIABLE = "DERM_RAY_LOG_FORMAT"
+
+_run_id: ContextVar[str | None] = ContextVar("run_id", default=None)
+_process_runs: list[str] = []
 
 
 def configure_logging(level: str = "INFO", log_format: str | None = None) -> None:
@@ -20,8 +28,8 @@ def configure_logging(level: str = "INFO", log_format: str | None = None) -> Non
     Args:
         level: the least that is told.
         log_format: ``text``, bare messages for people, or ``json``, one object a line with ``timestamp`` (UTC),
-            ``level``, ``logger``, ``message`` and, below a traceback, ``exc_info``; ``None`` takes
-            ``DERM_RAY_LOG_FORMAT``, or text. Processes that this one starts inherit it.
+            ``level``, ``logger``, ``message``, ``run_id`` within a run and, below a traceback, ``exc_info``; ``None``
+            takes ``DERM_RAY_LOG_FORMAT``, or text. Processes that this one starts inherit it.
 
     Raises:
         ConfigError: there is no such format.
@@ -33,6 +41,7 @@ def configure_logging(level: str = "INFO", log_format: str | None = None) -> Non
         os.environ[LOG_FORMAT_VARIABLE] = log_format
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Redacting(_json_formatter() if chosen == "json" else logging.Formatter("%(message)s")))
+    handler.addFilter(_add_run_id)
     logger = logging.getLogger("derm_ray")
     logger.handlers[:] = [handler]
     logger.setLevel(level)
@@ -56,6 +65,61 @@ def _json_formatter() -> logging.Formatter:
     return JsonFormatter(
         "%(levelname)s %(name)s %(message)s", rename_fields={"levelname": "level", "name": "logger"}, timestamp=True
     )
+
+
+def current_run_id() -> str | None:
+    """Return the run that works here: this thread's, or the process's only one."""
+    own = _run_id.get()
+    return _process_runs[0] if own is None and len(_process_runs) == 1 else own
+
+
+def _add_run_id(record: logging.LogRecord) -> bool:
+    if not hasattr(record, "run_id") and (run_id := current_run_id()) is not None:
+        record.run_id = run_id
+    return True
+
+
+@contextmanager
+def working_for(run_id: str | None) -> Iterator[None]:
+    """Let log lines, and an error that ends the block, carry a run's id; ``None`` is a run that has none."""
+    if run_id is None:
+        yield
+        return
+    before = _run_id.set(run_id)
+    _process_runs.append(run_id)
+    try:
+        yield
+    except DermRayError as error:
+        error.run_id = run_id
+        raise
+    finally:
+        _process_runs.remove(run_id)
+        _run_id.reset(before)
+
+
+@dataclass(frozen=True)
+class WorkerLogs:
+    """How a worker process logs: for the run of the driver that made this, and in its format.
+
+    Attributes:
+        run_id: the run's, if it has one.
+        log_format: ``json``; with anything else Python's own handler is left to tell warnings.
+    """
+
+    run_id: str | None = None
+    log_format: str | None = None
+
+    @classmethod
+    def like_here(cls, run_id: str | None) -> Self:
+        """Return what makes workers log as this process does."""
+        return cls(run_id, os.environ.get(LOG_FORMAT_VARIABLE))
+
+    def begin(self) -> None:
+        """Log so from now on; called in the worker, which has no other run."""
+        if self.run_id is not None:
+            _process_runs[:] = [self.run_id]
+        if self.log_format == "json":
+            configure_logging(log_format="json")
 
 
 def format_duration(seconds: float) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import ray
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 from ray.exceptions import AuthenticationError, RayError, RayTaskError
 
@@ -40,6 +41,13 @@ _MOST_ASKED = 1000
 _CONNECT_S = 10.0
 
 T = TypeVar("T")
+
+
+def submission_id() -> str | None:
+    """Return the id of the Ray Job whose driver this process is, if it is one."""
+    described = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}"))
+    found: str | None = described.get("metadata", {}).get("job_submission_id")
+    return found
 
 
 def machine_cpus() -> int:

@@ -80,7 +80,8 @@ def main() -> None:
         app()
     except DermRayError as error:
         if os.environ.get(LOG_FORMAT_VARIABLE) == "json":
-            logging.getLogger("derm_ray").error("%s", error, extra={"error": type(error).__name__})
+            extra = {"error": type(error).__name__, **({"run_id": error.run_id} if error.run_id else {})}
+            logging.getLogger("derm_ray").error("%s", error, extra=extra)
         else:
             typer.echo(f"error: {printable(str(error))}", err=True)
         sys.exit(error.exit_code)

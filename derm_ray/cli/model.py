@@ -22,6 +22,7 @@ def show(bundle: BundleArgument, as_json: JsonOption = False) -> None:
     model = load_bundle(bundle)
     values = {
         "model_digest": model.model_digest,
+        "run_id": model.run_id,
         "architecture": asdict(model.network),
         "label_set": model.label_set.name,
         "classes": model.label_set.class_names,

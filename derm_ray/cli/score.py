@@ -83,9 +83,10 @@ def score(
     lines = _lines(result.counts)
     if result.resumed:
         lines.append(f"{result.resumed} of {len(result.counts.parts)} parts were already there")
+    lines += [f"run {result.run_id}"] if result.run_id else []
     lines += [f"scores {result.out_uri}", f"report {result.out_uri}/_report.html", RESEARCH_NOTICE]
-    values = {"out": result.out_uri, "resumed_parts": result.resumed, "seconds": result.seconds}
-    emit({**values, **result.counts.counts()}, "\n".join(lines), as_json=as_json)
+    values = {"resumed_parts": result.resumed, "seconds": result.seconds}
+    emit({"out": result.out_uri, "run_id": result.run_id, **values, **result.counts.counts()}, "\n".join(lines), as_json=as_json)
 
 
 def verify(

@@ -69,6 +69,7 @@ def train(
     score = result.metrics.get(f"cross/{config.monitor}", float("nan"))
     values = {
         "run": result.run_uri,
+        "run_id": result.run_id,
         "bundle": result.bundle_uri,
         "model_digest": result.model_digest,
         "best_epoch": result.best_epoch,
@@ -76,6 +77,7 @@ def train(
     }
     text = (
         f"best epoch {result.best_epoch} of {config.epochs} (val cross {config.monitor} {score:.3f})\n"
+        f"run {result.run_id}\n"
         f"bundle {result.bundle_uri}"
     )
     emit(values, text, as_json=as_json)

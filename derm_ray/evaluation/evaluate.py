@@ -60,7 +60,7 @@ class Evaluation:
         task_sizes: task name -> (positives, negatives).
         kinds: prediction kind -> figures.
         majority: figures of always answering the most frequent training class.
-        provenance: model digest, manifest digest, engine, version.
+        provenance: model digest, its training run, manifest digest, engine, version.
     """
 
     label_set: LabelSet
@@ -172,6 +172,7 @@ def evaluate(
         majority=_majority(manifest, label_set, labels, definition),
         provenance={
             "model_digest": predictor.bundle.model_digest,
+            "run_id": predictor.bundle.run_id,
             "engine": predictor.engine.name,
             "manifest_digest": manifest.digest,
             "derm_ray_version": __version__,

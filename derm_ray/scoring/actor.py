@@ -1,5 +1,6 @@
 """Replicas of a bulk run. They import nothing of the driver's: a run begins when all this is imported."""
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import pyarrow as pa
 import torch
 
 from derm_ray.errors import DermRayError
+from derm_ray.observability import WorkerLogs
 from derm_ray.scoring.chunks import Chunk
 from derm_ray.scoring.metrics import WorkMetrics
 from derm_ray.scoring.parts import ShardOutcome
@@ -14,22 +16,27 @@ from derm_ray.scoring.predicting import ShardPredictor
 from derm_ray.scoring.scorer import ShardScorer
 from derm_ray.scoring.shards import Shard
 
+logger = logging.getLogger(__name__)
+
 
 class ScoringActor:
     """A :class:`ShardScorer` as Ray Data calls it; what goes wrong on purpose is told in ``failure``.
 
     Args:
         threads: that torch, OpenVINO and decoding use, whatever ``OMP_NUM_THREADS`` says on the machine.
+        logs: how it logs.
         scorer: the scorer's arguments.
     """
 
-    def __init__(self, *, threads: int, **scorer: Any) -> None:
+    def __init__(self, *, threads: int, logs: WorkerLogs = WorkerLogs(), **scorer: Any) -> None:
+        logs.begin()
         torch.set_num_threads(threads)
         self._metrics = WorkMetrics(scorer["out_uri"])
         self._scorer: ShardScorer | None = None
         self._failure = ""
         try:
             self._scorer = ShardScorer(**scorer, on_batch=self._metrics.export)
+            logger.info("ready to score, %d threads", threads)
         except DermRayError as error:
             self._failure = str(error)
 
@@ -50,17 +57,19 @@ class PredictingActor:
     """A :class:`ShardPredictor` as Ray Data calls it; what goes wrong on purpose is told in ``failure``.
 
     Args:
-        threads: as of :class:`ScoringActor`.
+        threads, logs: as of :class:`ScoringActor`.
         predictor: the predictor's arguments.
     """
 
-    def __init__(self, *, threads: int, **predictor: Any) -> None:
+    def __init__(self, *, threads: int, logs: WorkerLogs = WorkerLogs(), **predictor: Any) -> None:
+        logs.begin()
         torch.set_num_threads(threads)
         self._metrics = WorkMetrics(predictor["out_uri"])
         self._predictor: ShardPredictor | None = None
         self._failure = ""
         try:
             self._predictor = ShardPredictor(**predictor)
+            logger.info("ready to predict, %d threads", threads)
         except DermRayError as error:
             self._failure = str(error)
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from derm_ray.data.preprocessing import Preprocessing
 from derm_ray.errors import DermRayError
+from derm_ray.observability import WorkerLogs
 from derm_ray.scoring.chunks import Chunk, chunk_pairs, pixels_table
 from derm_ray.scoring.loader import BATCH_SIZE, ShardLoader
 from derm_ray.scoring.metrics import WorkMetrics
@@ -24,9 +25,18 @@ class DecodingActor:
         out_uri: folder of the run.
         spec: of the model.
         chunk_bytes: most pixels of a chunk.
+        logs: how it logs.
     """
 
-    def __init__(self, manifest_uri: str, out_uri: str, spec: Preprocessing, chunk_bytes: int) -> None:
+    def __init__(
+        self,
+        manifest_uri: str,
+        out_uri: str,
+        spec: Preprocessing,
+        chunk_bytes: int,
+        logs: WorkerLogs = WorkerLogs(),
+    ) -> None:
+        logs.begin()
         self._metrics = WorkMetrics(out_uri)
         self._size = chunk_pairs(spec, chunk_bytes)
         self._loader = ShardLoader(manifest_uri, out_uri, spec, min(BATCH_SIZE, self._size), decoding_threads=1)

@@ -1,6 +1,7 @@
 """What a bulk run is, and which of its shards are done. The parts themselves are the ledger."""
 
 import json
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -57,6 +58,8 @@ class Run:
         source: URI, fingerprint, digest and files left out of the input.
         pairs: rows of the input.
         shards: all of them, in order.
+        run_id: drawn when it began; it decides nothing. ``None`` where that was not written down.
+        model_run_id: the training run that made the model, if that is known.
     """
 
     out_uri: str
@@ -64,6 +67,8 @@ class Run:
     source: dict[str, Any]
     pairs: int
     shards: tuple[Shard, ...]
+    run_id: str | None = None
+    model_run_id: str | None = None
 
     @property
     def manifest_uri(self) -> str:
@@ -81,7 +86,12 @@ class Run:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of ``_RUN.json``."""
-        return {**asdict(self.description), "pairs": self.pairs, "input": self.source}
+        return {**self.ids(), **asdict(self.description), "pairs": self.pairs, "input": self.source}
+
+    def ids(self) -> dict[str, str]:
+        """Return those ids that are known: of this run and of its model's training run."""
+        ids = {"run_id": self.run_id, "model_run_id": self.model_run_id}
+        return {name: value for name, value in ids.items() if value is not None}
 
 
 def part_name(shard: Shard, format_name: str) -> str:
@@ -117,16 +127,24 @@ def load_run(out_uri: str) -> Run:
     with sound(storage.join(out_uri, RUN)) as uri:
         recorded = storage.read_json(uri)
         source, pairs = recorded.pop("input"), recorded.pop("pairs")
+        run_id, model_run_id = recorded.pop("run_id", None), recorded.pop("model_run_id", None)
         description = RunDescription(**recorded)
     with sound(storage.join(out_uri, SHARDS)) as uri:
         table = pq.ParquetFile(BytesIO(storage.read_bytes(uri))).read(use_threads=False)
         shards = tuple(Shard(**row) for row in table.to_pylist())
     if sum(map(len, shards)) != pairs:
         raise ScoringError(f"{out_uri}: {SHARDS} is not of the run in {RUN}. Score into another folder.")
-    return Run(out_uri, description, source, pairs, shards)
+    return Run(out_uri, description, source, pairs, shards, run_id, model_run_id)
 
 
-def open_run(out_uri: str, source: Input, description: RunDescription, locations: Locations) -> Run:
+def open_run(
+    out_uri: str,
+    source: Input,
+    description: RunDescription,
+    locations: Locations,
+    *,
+    model_run_id: str | None = None,
+) -> Run:
     """Begin a run in a folder, or continue the one that lies there.
 
     ``_RUN.json`` is written before the first part. An input that storage says is unchanged is not read again.
@@ -136,6 +154,7 @@ def open_run(out_uri: str, source: Input, description: RunDescription, locations
         source: the pairs.
         description: what decides the scores.
         locations: the images' allow-list.
+        model_run_id: the training run that made the model, if that is known.
 
     Raises:
         OutputExistsError: the folder holds another run, or something else; the message names the difference.
@@ -170,7 +189,7 @@ def open_run(out_uri: str, source: Input, description: RunDescription, locations
         "digest": plan.digest,
         "left_out": dict(source.left_out),
     }
-    run = Run(out_uri, description, about, plan.pairs, plan.shards)
+    run = Run(out_uri, description, about, plan.pairs, plan.shards, uuid.uuid4().hex, model_run_id)
     storage.write_json(storage.join(out_uri, RUN), run.to_json())
     return run
 

@@ -23,7 +23,7 @@ from derm_ray.inference.engines.engine import Engine
 from derm_ray.inference.engines.selection import resolve_engine, resolve_engine_of
 from derm_ray.inference.saliency import require_cam
 from derm_ray.lease import Lease, hold
-from derm_ray.observability import Progress, ProgressLine
+from derm_ray.observability import Progress, ProgressLine, WorkerLogs, working_for
 from derm_ray.scoring.actor import PredictingActor, ScoringActor
 from derm_ray.scoring.chunks import CHUNK_BYTES, Assembler, Chunk
 from derm_ray.scoring.decoder import DecodingActor
@@ -46,6 +46,8 @@ from derm_ray.scoring.shards import SHARD_SIZE, Shard
 
 MAX_ERROR_RATE = 0.5
 JUDGED_PAIRS = 100
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,12 +80,14 @@ class ScoringResult:
 
     Attributes:
         out_uri: its folder.
+        run_id: the same for all of its invocations; ``None`` where it began before there were any.
         counts: what its parts hold.
         resumed: shards that were already there.
         seconds: of this invocation.
     """
 
     out_uri: str
+    run_id: str | None
     counts: Reconciliation
     resumed: int
     seconds: float
@@ -140,22 +144,36 @@ def score(
             shard_size=shard_size,
         )
         sized = SizedInput(source, model.preprocessing)
-        run = open_run(out_uri, sized, description, Locations(source.uri, options.allow_prefixes))
-        todo = run.missing()
-        if options.retry_errors:
-            todo = sorted([*todo, *with_errors(run)], key=lambda shard: shard.index)
-        if todo:
-            storage.remove(storage.join(out_uri, SUCCESS))
-            _score_shards(run, todo, model, resolved, options, lease)
-        lease.check()
-        storage.remove_temporary(out_uri)
-        storage.remove_tree(storage.join(out_uri, ATTEMPTS))
-        counts = reconcile(run)
-        _judge(run, counts.errors, counts.pairs, options.max_error_rate)
-        lease.check()
-        if todo or not storage.exists(storage.join(out_uri, SUCCESS)):
-            seal(run, counts, lease)
-    return ScoringResult(out_uri, counts, len(run.shards) - len(todo), time.perf_counter() - started)
+        locations = Locations(source.uri, options.allow_prefixes)
+        run = open_run(out_uri, sized, description, locations, model_run_id=model.run_id)
+        with working_for(run.run_id):
+            counts, resumed = _complete(run, model, resolved, options, lease)
+    return ScoringResult(out_uri, run.run_id, counts, resumed, time.perf_counter() - started)
+
+
+def _complete(
+    run: Run, model: Bundle, engine: str | Engine, options: ScoringOptions, lease: Lease
+) -> tuple[Reconciliation, int]:
+    """Score what is missing, reconcile and seal; return the counts, and how many shards were there before."""
+    out_uri = run.out_uri
+    if (job := runtime.submission_id()) is not None:
+        lease.note(submission_id=job)
+    todo = run.missing()
+    if options.retry_errors:
+        todo = sorted([*todo, *with_errors(run)], key=lambda shard: shard.index)
+    logger.info("run %s: %d of %d shards to score", run.run_id or "without id", len(todo), len(run.shards))
+    if todo:
+        storage.remove(storage.join(out_uri, SUCCESS))
+        _score_shards(run, todo, model, engine, options, lease)
+    lease.check()
+    storage.remove_temporary(out_uri)
+    storage.remove_tree(storage.join(out_uri, ATTEMPTS))
+    counts = reconcile(run)
+    _judge(run, counts.errors, counts.pairs, options.max_error_rate)
+    lease.check()
+    if todo or not storage.exists(storage.join(out_uri, SUCCESS)):
+        seal(run, counts, lease)
+    return counts, len(run.shards) - len(todo)
 
 
 def _engine(engine: str | Engine, model: Bundle, out_uri: str, options: ScoringOptions) -> str | Engine:
@@ -193,10 +211,16 @@ def _score_shards(
             "description": run.description,
             "use_gpu": gpus > 0,
             "threads": max(1, cpus),
+            "logs": WorkerLogs.like_here(run.run_id),
         }
         dataset = _dataset(todo)
         if decoders:
-            loader = {"manifest_uri": run.manifest_uri, "out_uri": run.out_uri, "spec": model.preprocessing}
+            loader = {
+                "manifest_uri": run.manifest_uri,
+                "out_uri": run.out_uri,
+                "spec": model.preprocessing,
+                "logs": predictor["logs"],
+            }
             # Any block is larger than a byte, so that each chunk is one: blocks end between rows.
             dataset.context.target_max_block_size = 1
             decoded = dataset.map_batches(

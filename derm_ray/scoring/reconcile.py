@@ -4,7 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -147,7 +147,7 @@ def _parts(run: Run) -> Iterator[tuple[Shard, str, pa.Table]]:
 def with_errors(run: Run) -> list[Shard]:
     """Return the shards whose parts hold errors that scoring again may mend; see :data:`RETRYABLE`."""
     there = {shard.index for shard in run.shards} - {shard.index for shard in run.missing()}
-    found = Run(run.out_uri, run.description, run.source, run.pairs, tuple(s for s in run.shards if s.index in there))
+    found = replace(run, shards=tuple(shard for shard in run.shards if shard.index in there))
     return [shard for shard, _, table in _parts(found) if RETRYABLE & set(table["error_code"].to_pylist())]
 
 

@@ -51,7 +51,7 @@ def describe(run: Run, counts: Reconciliation, invocations: Sequence[Mapping[str
         invocations: the records of all leases; one that did no work tells no pairs.
     """
     return {
-        "run": asdict(run.description),
+        "run": {**run.ids(), **asdict(run.description)},
         "input": run.source,
         **counts.counts(),
         "confidence": {"bins": BINS, "pairs": counts.confidence},
@@ -60,6 +60,7 @@ def describe(run: Run, counts: Reconciliation, invocations: Sequence[Mapping[str
             {
                 "began_at": one["began_at"],
                 "host": one["host"],
+                "submission_id": one.get("submission_id"),
                 "pairs": one.get("pairs", 0),
                 "errors": one.get("errors", 0),
                 "seconds": round(one.get("seconds", 0.0), 3),

@@ -16,6 +16,7 @@ from derm_ray.data.statistics import ImageStatistics, measure
 from derm_ray.errors import BundleError, ImageError
 from derm_ray.inference.predictor import Predictor
 from derm_ray.inference.saliency import SaliencyMapper, overlay_files
+from derm_ray.observability import WorkerLogs
 from derm_ray.serving.batches import Batches
 from derm_ray.serving.drift import DriftMetrics
 from derm_ray.serving.metrics import ModelMetrics
@@ -56,6 +57,7 @@ class ServedModel:
         self._bundle = load_bundle(model_uri)
         if self._bundle.model_digest != model_digest:
             raise BundleError(f"{model_uri} has changed while it was being served. Serve it again.")
+        WorkerLogs.like_here(self._bundle.run_id).begin()
         device = torch.device("cuda" if use_gpu else "cpu")
         self._predictor = Predictor(self._bundle, engine, batch_size=MAX_BATCH, device=device)
         self._mapper = SaliencyMapper(self._bundle, device) if self._bundle.network.cam is not None else None

@@ -47,6 +47,7 @@ class Model(Answer):
     """The model behind the endpoint."""
 
     model_digest: str
+    run_id: str | None = Field(None, description="The training run that made it; null where that is unknown.")
     label_set: str
     classes: list[str]
     titles: dict[str, str] = Field(description="Class to its name for people.")
@@ -145,6 +146,7 @@ def describe_model(bundle: "Bundle", engine: str, card: str) -> Model:
     labels = bundle.label_set
     return Model(
         model_digest=bundle.model_digest,
+        run_id=bundle.run_id,
         label_set=labels.name,
         classes=list(labels.class_names),
         titles=dict(zip(labels.class_names, labels.titles, strict=True)),

@@ -55,6 +55,8 @@ def test_evaluation_bulk_and_endpoint_give_the_same_probabilities(
             ).json()
             for p in few.pairs()
         ]
+        told = httpx.get(f"{url}/v1/model").json()
+    assert told["run_id"] == exact.bundle.run_id is not None
     served = np.array([[answer["probabilities"][name] for name in classes] for answer in online])
     assert np.abs(bulk - evaluated).max() <= tolerance
     assert np.abs(served - evaluated).max() <= tolerance

@@ -127,6 +127,8 @@ def test_a_submitted_command_runs_once(cluster: Cluster, bundle_uri: str, manife
     assert json.loads((out / "_SUCCESS.json").read_text())["scored"] == 60
     job = re.search(r"job (score-[0-9a-f]{12}): SUCCEEDED", done.stdout)
     assert job is not None, done.stdout
+    (invocation,) = json.loads((out / "_report.json").read_text())["invocations"]
+    assert invocation["submission_id"] == job[1]
 
     again = cluster("submit", "score", "--json", then=then)
     assert json.loads(again.stdout) == {"job": job[1], "status": "SUCCEEDED", "exit_code": 0, "new": False}

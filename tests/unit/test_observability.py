@@ -11,7 +11,7 @@ import pytest
 
 from derm_ray.data.archives import retry
 from derm_ray.data.archives.ranges import read_range
-from derm_ray.errors import ConfigError, StorageError
+from derm_ray.errors import ConfigError, StorageError, WorkError
 from derm_ray.observability import (
     LOG_FORMAT_VARIABLE,
     WORK,
@@ -19,7 +19,9 @@ from derm_ray.observability import (
     ProgressLine,
     Tally,
     configure_logging,
+    current_run_id,
     format_duration,
+    working_for,
 )
 
 
@@ -133,3 +135,53 @@ def test_bytes_read_and_requests_repeated_are_counted(tmp_path: Path, monkeypatc
     assert len(read_range(str(tmp_path / "photo"), 0, 2000)) == 1000
     retry.persistently(ask)
     assert WORK.take() == {("bytes", "read"): 1000, ("retries", ""): 2}
+
+
+def test_json_lines_name_the_run_they_belong_to() -> None:
+    code = """
+import logging, threading
+from derm_ray.observability import WorkerLogs, configure_logging, working_for
+configure_logging()
+log = logging.getLogger("derm_ray.x").info
+def thread(function, *arguments):
+    one = threading.Thread(target=function, args=arguments)
+    one.start()
+    one.join()
+def other():
+    with working_for("two"):
+        log("another run")
+        thread(log, "a thread between two runs")
+log("before")
+with working_for("one"):
+    log("inside")
+    thread(log, "its thread")
+    thread(other)
+    log("inside again")
+with working_for(None):
+    log("a run without id")
+log("after")
+WorkerLogs("three", "json").begin()
+log("a worker")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {LOG_FORMAT_VARIABLE: "json"}, capture_output=True, text=True, check=True
+    )  # fmt: skip
+    lines = map(json.loads, done.stderr.splitlines())
+    assert [(line["message"], line.get("run_id")) for line in lines] == [
+        ("before", None),
+        ("inside", "one"),
+        ("its thread", "one"),
+        ("another run", "two"),
+        ("a thread between two runs", None),
+        ("inside again", "one"),
+        ("a run without id", None),
+        ("after", None),
+        ("a worker", "three"),
+    ]
+
+
+def test_an_error_that_ends_a_run_names_it() -> None:
+    with pytest.raises(WorkError) as caught, working_for("one"):
+        raise WorkError("broken")
+    assert caught.value.run_id == "one"
+    assert current_run_id() is None

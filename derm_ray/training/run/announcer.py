@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import Any
 
 import ray
@@ -41,7 +42,7 @@ def announced(name: str) -> Iterator[Any]:
             if last:
                 return
 
-    thread = threading.Thread(target=listen, daemon=True)
+    thread = threading.Thread(target=copy_context().run, args=(listen,), daemon=True)
     thread.start()
     try:
         yield actor

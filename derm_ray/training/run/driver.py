@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from derm_ray.data.prepared import is_prepared, require_size
 from derm_ray.data.validation import validate
 from derm_ray.errors import ConfigError, OutputExistsError, TrainingError
 from derm_ray.evaluation.calibration import fit_calibration
+from derm_ray.observability import working_for
 from derm_ray.training.batches import check_batch_size
 from derm_ray.training.config import TrainConfig
 from derm_ray.training.losses import class_weights
@@ -49,6 +51,7 @@ class TrainResult:
 
     Attributes:
         run_uri, bundle_uri: folders.
+        run_id: drawn at the first start; a resume keeps it, and the bundle tells it.
         model_digest: of the sealed bundle.
         best_epoch: counted from 1.
         metrics: validation figures of that epoch, ``<kind>/<figure>``.
@@ -56,6 +59,7 @@ class TrainResult:
 
     run_uri: str
     bundle_uri: str
+    run_id: str
     model_digest: str
     best_epoch: int
     metrics: dict[str, float]
@@ -128,11 +132,12 @@ def train(
     with runtime.ray_session(address, num_cpus=most * local_cpus + spare) as session:
         cpus = cpus_per_worker or session.cpus_each(local_cpus)
         session.require(cpus=workers * cpus + 1, gpus=workers if use_gpu else 0)
-        _claim(run_uri, description, overwrite=overwrite)
-        stems = None
-        if cache is not None and stem is not None:
-            stems = prepare_stems(config, stem, splits, cache, limit_gib=cache_limit_gib, use_gpu=use_gpu)
-        with announced(name) as announcer:
+        started = _claim(run_uri, description, overwrite=overwrite)
+        with working_for(started["run_id"]), announced(name) as announcer:
+            logger.info("%s  run %s", name, started["run_id"])
+            stems = None
+            if cache is not None and stem is not None:
+                stems = prepare_stems(config, stem, splits, cache, limit_gib=cache_limit_gib, use_gpu=use_gpu)
             task = WorkerTask(
                 config=config,
                 architecture=start.architecture,
@@ -160,6 +165,7 @@ def train(
     figures = {key: value for key, value in metrics.items() if "/" in key}
     provenance = {
         **description,
+        **started,
         "manifest_uri": manifest.uri,
         "best_epoch": metrics["epoch"],
         "workers": workers if most == workers else f"{workers} to {most}",
@@ -177,7 +183,9 @@ def train(
         calibration=calibration,
         reference=make_reference(labels, scores, calibration, images, prepared=is_prepared(manifest)),
     )
-    return TrainResult(run_uri, storage.join(run_uri, BUNDLE), digest, int(metrics["epoch"]), figures)
+    return TrainResult(
+        run_uri, storage.join(run_uri, BUNDLE), started["run_id"], digest, int(metrics["epoch"]), figures
+    )
 
 
 def labelled(manifest: Manifest, split: Split, labels: LabelSet) -> LabelledPairs:
@@ -206,8 +214,12 @@ def _description(config: TrainConfig, manifest: Manifest, init_weights: str | No
     }
 
 
-def _claim(run_uri: str, description: dict[str, Any], *, overwrite: bool) -> None:
-    """Make the run's folder ours: a new one, or one that the same recipe has left unfinished."""
+def _claim(run_uri: str, description: dict[str, Any], *, overwrite: bool) -> dict[str, Any]:
+    """Make the run's folder ours: a new one, or one that the same recipe has left unfinished.
+
+    Returns:
+        The run's ``run_id``, and ``jobs``, the Ray Jobs that have worked on it.
+    """
     config_uri = storage.join(run_uri, CONFIG)
     if overwrite and storage.exists(config_uri):
         storage.remove_tree(run_uri)
@@ -216,13 +228,21 @@ def _claim(run_uri: str, description: dict[str, Any], *, overwrite: bool) -> Non
     if not storage.exists(config_uri):
         if storage.list_files(run_uri):
             raise OutputExistsError(f"{run_uri} holds files that are no run of derm_ray. Choose another --name.")
-        storage.write_json(config_uri, description)
-        return
-    if changes := _differences(storage.read_json(config_uri), description):
+        recorded: dict[str, Any] = {}
+    else:
+        recorded = storage.read_json(config_uri)
+    job = runtime.submission_id()
+    started = {
+        "run_id": recorded.pop("run_id", None) or uuid.uuid4().hex,
+        "jobs": [*recorded.pop("jobs", []), *([job] if job else [])],
+    }
+    if recorded and (changes := _differences(recorded, description)):
         raise OutputExistsError(
             f"{run_uri} holds an unfinished run with other settings: {'; '.join(changes)}. "
             "Give the same settings to resume it, another --name, or --overwrite."
         )
+    storage.write_json(config_uri, {**started, **description})
+    return started
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

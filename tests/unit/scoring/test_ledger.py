@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -8,7 +9,10 @@ from derm_ray.data.inputs import open_input
 from derm_ray.data.locations import Locations
 from derm_ray.data.manifest import Manifest
 from derm_ray.errors import ImageError, ImageErrorCode, OutputExistsError, StorageError
-from derm_ray.scoring.ledger import Run, RunDescription, open_run
+from derm_ray.lease import hold
+from derm_ray.scoring.ledger import INVOCATIONS, Run, RunDescription, open_run
+from derm_ray.scoring.reconcile import reconcile, verify
+from derm_ray.scoring.report import seal
 from derm_ray.scoring.schema import score_schema
 from derm_ray.scoring.scorer import ShardScorer
 from derm_ray.vocabulary import LABEL_SETS, PAPER15, LabelSet
@@ -38,6 +42,26 @@ def test_resume_does_only_what_is_missing(run: Run, opened: Opened, bundle_uri: 
     again = opened()
     assert again == run
     assert again.missing() == [run.shards[1]]
+
+
+def test_a_run_keeps_its_id_and_one_from_before_there_were_any_goes_on(
+    run: Run, opened: Opened, bundle_uri: str, tmp_path: Path
+) -> None:
+    assert run.run_id is not None
+    assert opened().run_id == run.run_id
+    other = opened(out=str(tmp_path / "other"))
+    assert other.run_id != run.run_id
+    assert other.shards == run.shards, "its parts have the same names"
+
+    path = Path(run.out_uri) / "_RUN.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "run_id"}))
+    before = opened()
+    assert before.run_id is None
+    assert "run_id" not in before.to_json()
+    score_all(before, bundle_uri)
+    with hold(storage.join(run.out_uri, INVOCATIONS)) as lease:
+        seal(before, reconcile(before), lease)
+    assert verify(run.out_uri).pairs == 25
 
 
 @pytest.mark.parametrize(
