@@ -71,7 +71,7 @@ def make_plan(
     run_digest = storage.digest(run).encode()
     shards: list[Shard] = []
     with tempfile.NamedTemporaryFile(suffix=".parquet") as copy:
-        with pq.ParquetWriter(copy.name, PAIR_SCHEMA) as writer:
+        with pq.ParquetWriter(copy.name, PAIR_SCHEMA, write_statistics=False) as writer:
             start = 0
             for rows in _cut(_checked(source, locations, ids, problems, csv=csv), shard_size, problems):
                 lines = b"".join(row_line(row) for row in rows)

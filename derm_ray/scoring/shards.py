@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from derm_ray import storage
+from derm_ray.data.archives.ranges import BLOCK, STREAM_BLOCK, open_ranges
 from derm_ray.errors import StorageError
 from derm_ray.vocabulary import LesionPair
 
@@ -85,14 +86,14 @@ class PairReader:
 
     def ids(self, shards: Iterator[Shard]) -> Iterator[tuple[Shard, pa.ChunkedArray]]:
         """Yield the ``pair_id`` column of one shard after the other."""
-        with self._open() as file:
+        with self._open(STREAM_BLOCK) as file:
             for shard in shards:
                 yield shard, file.read_row_group(shard.index, columns=["pair_id"], use_threads=False)["pair_id"]
 
     @contextmanager
-    def _open(self) -> Iterator[pq.ParquetFile]:
+    def _open(self, block: int = BLOCK) -> Iterator[pq.ParquetFile]:
         try:
-            with storage.open_read(self._uri) as file, storage.explained(self._uri):
+            with open_ranges(self._uri, block) as file, storage.explained(self._uri):
                 parquet = pq.ParquetFile(file, metadata=self._metadata)
                 self._metadata = parquet.metadata
                 yield parquet
