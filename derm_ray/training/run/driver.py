@@ -131,7 +131,7 @@ def train(
     spare = max(2, runtime.machine_cpus() // 2)
     with runtime.ray_session(address, num_cpus=most * local_cpus + spare) as session:
         cpus = cpus_per_worker or session.cpus_each(local_cpus)
-        session.require(cpus=workers * cpus + 1, gpus=workers if use_gpu else 0)
+        session.require(cpus=workers * cpus + 1, gpus=workers if use_gpu else 0, worker_cpus=cpus)
         started = _claim(run_uri, description, overwrite=overwrite)
         with working_for(started["run_id"]), announced(name) as announcer:
             logger.info("%s  run %s", name, started["run_id"])
