@@ -1,4 +1,4 @@
-"""Logging set-up, the run that lines belong to, progress arithmetic and counts of work. Importing it configures nothing."""
+"""Logging set-up, the run that lines belong to, progress, counts of work. Importing it configures nothing."""
 
 import logging
 import os

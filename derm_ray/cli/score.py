@@ -85,8 +85,9 @@ def score(
         lines.append(f"{result.resumed} of {len(result.counts.parts)} parts were already there")
     lines += [f"run {result.run_id}"] if result.run_id else []
     lines += [f"scores {result.out_uri}", f"report {result.out_uri}/_report.html", RESEARCH_NOTICE]
-    values = {"resumed_parts": result.resumed, "seconds": result.seconds}
-    emit({"out": result.out_uri, "run_id": result.run_id, **values, **result.counts.counts()}, "\n".join(lines), as_json=as_json)
+    values: dict[str, object] = {"resumed_parts": result.resumed, "seconds": result.seconds}
+    values |= {"out": result.out_uri, "run_id": result.run_id, **result.counts.counts()}
+    emit(values, "\n".join(lines), as_json=as_json)
 
 
 def verify(

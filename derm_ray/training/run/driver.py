@@ -1,9 +1,7 @@
 """The driver's side of a training run: checks, Ray Train, and the sealed bundle."""
 
-import json
 import logging
 import re
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,11 @@ import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
 from ray.train.torch import TorchTrainer
 
-from derm_ray import __version__, bundle, errors, runtime, storage
+from derm_ray import bundle, errors, runtime, storage
 from derm_ray.data.manifest import Manifest, collapse, collapsed, require_split
 from derm_ray.data.prepared import is_prepared, require_size
 from derm_ray.data.validation import validate
-from derm_ray.errors import ConfigError, OutputExistsError, TrainingError
+from derm_ray.errors import ConfigError, TrainingError
 from derm_ray.evaluation.calibration import fit_calibration
 from derm_ray.observability import working_for
 from derm_ray.training.batches import check_batch_size
@@ -29,17 +27,16 @@ from derm_ray.training.losses import class_weights
 from derm_ray.training.run.announcer import announced
 from derm_ray.training.run.cache import common_stem, prepare_stems
 from derm_ray.training.run.feed import LabelledPairs
+from derm_ray.training.run.folder import BUNDLE, claim, describe
 from derm_ray.training.run.process_group import AddressedTorchConfig
 from derm_ray.training.run.reference import make_reference, measure_images
 from derm_ray.training.run.worker import STATE, WorkerTask, train_worker
-from derm_ray.training.start import Start, make_start
+from derm_ray.training.start import make_start
 from derm_ray.training.stems import LIMIT_GIB
 from derm_ray.vocabulary import LabelSet, PredictionKind, Split, label_set
 
 logger = logging.getLogger(__name__)
 
-CONFIG = "config.json"
-BUNDLE = "bundle"
 COLLECTIVE_TIMEOUT_S = 600
 STARTS = 120
 """How often workers are started, for a minute each, where the cluster has no room for them."""
@@ -125,14 +122,14 @@ def train(
     check_batch_size(len(splits[Split.TRAIN]), config.global_batch_size, most)
     start = make_start(config, init_weights, cam)
     stem = common_stem(config, start.network) if cache is not None else None
-    description = _description(config, manifest, init_weights, start)
+    description = describe(config, manifest, init_weights, start)
     local_cpus = cpus_per_worker or max(1, runtime.machine_cpus() // most)
     # Ray Data's decoding needs CPUs beside those that Ray Train reserves for its workers.
     spare = max(2, runtime.machine_cpus() // 2)
     with runtime.ray_session(address, num_cpus=most * local_cpus + spare) as session:
         cpus = cpus_per_worker or session.cpus_each(local_cpus)
         session.require(cpus=workers * cpus + 1, gpus=workers if use_gpu else 0, worker_cpus=cpus)
-        started = _claim(run_uri, description, overwrite=overwrite)
+        started = claim(run_uri, description, overwrite=overwrite)
         with working_for(started["run_id"]), announced(name) as announcer:
             logger.info("%s  run %s", name, started["run_id"])
             stems = None
@@ -201,59 +198,6 @@ def labelled(manifest: Manifest, split: Split, labels: LabelSet) -> LabelledPair
         raise ConfigError(f"{manifest.uri}: label set {labels.name!r} leaves out every pair of split {split!s}.")
     indices = tuple(labels.class_names.index(str(classes[place])) for place in places)
     return LabelledPairs(tuple(listed[place] for place in places), indices, places, listed)
-
-
-def _description(config: TrainConfig, manifest: Manifest, init_weights: str | None, start: Start) -> dict[str, Any]:
-    """Return what makes two runs the same run."""
-    return {
-        "derm_ray_version": __version__,
-        "manifest_digest": manifest.digest,
-        "init_weights": init_weights,
-        "cam_network": start.cam_digest,
-        "training": config.to_json(),
-    }
-
-
-def _claim(run_uri: str, description: dict[str, Any], *, overwrite: bool) -> dict[str, Any]:
-    """Make the run's folder ours: a new one, or one that the same recipe has left unfinished.
-
-    Returns:
-        The run's ``run_id``, and ``jobs``, the Ray Jobs that have worked on it.
-    """
-    config_uri = storage.join(run_uri, CONFIG)
-    if overwrite and storage.exists(config_uri):
-        storage.remove_tree(run_uri)
-    if storage.exists(storage.join(run_uri, BUNDLE, bundle.INDEX)):
-        raise OutputExistsError(f"{run_uri} holds a finished run. Choose another --name, or give --overwrite.")
-    if not storage.exists(config_uri):
-        if storage.list_files(run_uri):
-            raise OutputExistsError(f"{run_uri} holds files that are no run of derm_ray. Choose another --name.")
-        recorded: dict[str, Any] = {}
-    else:
-        recorded = storage.read_json(config_uri)
-    job = runtime.submission_id()
-    started = {
-        "run_id": recorded.pop("run_id", None) or uuid.uuid4().hex,
-        "jobs": [*recorded.pop("jobs", []), *([job] if job else [])],
-    }
-    if recorded and (changes := _differences(recorded, description)):
-        raise OutputExistsError(
-            f"{run_uri} holds an unfinished run with other settings: {'; '.join(changes)}. "
-            "Give the same settings to resume it, another --name, or --overwrite."
-        )
-    storage.write_json(config_uri, {**started, **description})
-    return started
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    changes: list[str] = []
-    for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            changes += _differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            changes.append(f"{prefix}{key} was {json.dumps(before)}, now {json.dumps(after)}")
-    return changes
 
 
 def _fit(task: WorkerTask, out_uri: str, name: str, scaling: ScalingConfig, max_failures: int) -> "ray.train.Result":

@@ -5,28 +5,28 @@ import pytest
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
 from derm_ray.errors import OutputExistsError
-from derm_ray.training.run.driver import _claim
+from derm_ray.training.run.folder import claim
 
 RECIPE = {"manifest_digest": "m", "training": {"seed": 0}}
 
 
 def test_a_resumed_run_keeps_its_id_and_notes_its_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = _claim(str(tmp_path / "run"), RECIPE, overwrite=False)
+    first = claim(str(tmp_path / "run"), RECIPE, overwrite=False)
     assert first["jobs"] == []
-    assert _claim(str(tmp_path / "other"), RECIPE, overwrite=False)["run_id"] != first["run_id"]
+    assert claim(str(tmp_path / "other"), RECIPE, overwrite=False)["run_id"] != first["run_id"]
     for job in ("nightly", "nightly.2"):
         described = {"runtime_env": {}, "metadata": {"job_submission_id": job, "job_name": job}}
         monkeypatch.setenv(RAY_JOB_CONFIG_JSON_ENV_VAR, json.dumps(described))
-        resumed = _claim(str(tmp_path / "run"), RECIPE, overwrite=False)
+        resumed = claim(str(tmp_path / "run"), RECIPE, overwrite=False)
     assert resumed == {"run_id": first["run_id"], "jobs": ["nightly", "nightly.2"]}
     assert json.loads((tmp_path / "run" / "config.json").read_text()) == {**resumed, **RECIPE}
     with pytest.raises(OutputExistsError, match=r"other settings: training\.seed was 0, now 1\. Give"):
-        _claim(str(tmp_path / "run"), {**RECIPE, "training": {"seed": 1}}, overwrite=False)
-    assert _claim(str(tmp_path / "run"), RECIPE, overwrite=True)["run_id"] != first["run_id"]
+        claim(str(tmp_path / "run"), {**RECIPE, "training": {"seed": 1}}, overwrite=False)
+    assert claim(str(tmp_path / "run"), RECIPE, overwrite=True)["run_id"] != first["run_id"]
 
 
 def test_a_run_from_before_there_were_ids_is_resumed(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(RECIPE))
-    found = _claim(str(tmp_path), RECIPE, overwrite=False)
-    assert _claim(str(tmp_path), RECIPE, overwrite=False) == found
+    found = claim(str(tmp_path), RECIPE, overwrite=False)
+    assert claim(str(tmp_path), RECIPE, overwrite=False) == found
     assert len(found["run_id"]) == 32
