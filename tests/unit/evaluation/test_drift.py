@@ -1,5 +1,7 @@
 """The reference of drift: its bins, and how seldom and how surely an alert comes of them."""
 
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,6 +39,51 @@ def psi(counts: Values, shares: Values) -> Values:
 def test_the_rule_and_the_bins_are_made_for_each_other() -> None:
     (alert,) = (rule for rule in yaml.safe_load(RULES.read_text())["groups"][0]["rules"] if "alert" in rule)
     assert f">= {LEAST_REQUESTS}) > {ALERT_PSI}" in alert["expr"]
+
+
+def test_the_rule_computes_the_index_and_sees_slow_traffic_in_a_day(tmp_path: Path) -> None:
+    """Two requests a minute are 120 an hour, too few for a verdict, and 2,880 a day."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is missing; Debian's package prometheus has it")
+    rates = {"observed": {"1": 1.5, "2": 0.5, "3": 0.0}, "expected": {"1": 1.0, "2": 0.5, "3": 0.5}}
+    series = [
+        {
+            "series": f'ray_derm_ray_drift_{kind}_total{{application="a",quantity="q",modality="m",bin="{name}"}}',
+            "values": f"0+{rate}x1600",
+        }
+        for kind, bins in rates.items()
+        for name, rate in bins.items()
+    ]
+    day = psi(np.array([2160.0, 720, 0]), np.array([0.5, 0.25, 0.25]))
+    ours = '{application="a",modality="m",quantity="q",window="%s"}'
+    alert = 'count(ALERTS{alertname="DermRayDrift",alertstate="firing",quantity="q",modality="m"})'
+    (tmp_path / "test.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "rule_files": [str(RULES)],
+                "evaluation_interval": "1m",
+                "tests": [
+                    {
+                        "interval": "1m",
+                        "input_series": series,
+                        "promql_expr_test": [
+                            {
+                                "expr": f'abs(derm_ray:drift_psi{{window="1d"}} / {day} - 1) < bool 0.01',
+                                "eval_time": "25h",
+                                "exp_samples": [{"labels": ours % "1d", "value": 1}],
+                            },
+                            {"expr": alert, "eval_time": "2h", "exp_samples": []},
+                            {"expr": alert, "eval_time": "5h", "exp_samples": [{"labels": "{}", "value": 1}]},
+                        ],
+                    }
+                ],
+            }
+        )
+    )
+    command = [promtool, "test", "rules", str(tmp_path / "test.yaml")]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def test_fewer_samples_bear_fewer_bins() -> None:
