@@ -22,11 +22,12 @@ def _group() -> None:
 def validate(
     context: typer.Context,
     files: Annotated[
-        list[str], typer.Argument(help="YAML for KubeRay, Kubernetes, Ray Serve or `ray up`, one document or several.")
+        list[str],
+        typer.Argument(help="Files for KubeRay, Kubernetes, Ray Serve, `ray up`, Prometheus' rules or Grafana (JSON)."),
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Check cluster files strictly: fields, the operator's rules, versions, commands, security; all problems at once.
+    """Check cluster files strictly: fields, the operator's rules, versions, commands, queries, security; all at once.
 
     DERM_RAY_KUBERAY_CRDS names a folder with KubeRay's own definitions (ray.io_*.yaml); else a small subset is used.
     """
