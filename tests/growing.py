@@ -123,7 +123,7 @@ class Watch:
             for seen, kind in zip(self.asked.values(), kinds, strict=True):
                 for demand in kind:
                     asked = [[dict(each.bundle), each.count] for each in demand.bundles_by_count]
-                    if asked not in seen:
+                    if asked and asked not in seen:
                         seen.append(asked)
             nodes = [*status.active_nodes, *status.idle_nodes]
             types = [str(node.ray_node_type_name) for node in nodes]

@@ -41,8 +41,8 @@ class Grown:
 def test_training_asks_for_its_workers(grown: Grown) -> None:
     told = grown("train")
     assert told["asked"]["cluster"] == [CPU_WORKERS]
-    assert CPU_WORKERS in told["asked"]["groups"]
-    assert told["nodes"] == {"cpu": 2}
+    assert told["asked"]["groups"] == [CPU_WORKERS]
+    assert told["nodes"]["cpu"] in (2, 3), "a third one where decoding waits for a CPU"
     assert told["ended"] == "best epoch 1"
 
 
@@ -50,7 +50,7 @@ def test_training_on_gpus_asks_for_a_gpu_a_worker(grown: Grown) -> None:
     told = grown("train-gpu")
     assert told["asked"]["cluster"] == [GPU_WORKERS]
     assert told["nodes"] == {"gpu": 1}
-    assert "worker 0" in told["ended"], "the workers began, on a GPU that is none"
+    assert "ProcessGroupNCCL is only supported with GPUs" in told["ended"], "the workers began; the GPU is none"
 
 
 def test_bulk_scoring_asks_for_its_replicas(grown: Grown) -> None:
