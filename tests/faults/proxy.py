@@ -11,7 +11,7 @@ from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>on purpose</Message></Error>"
 BROKEN = b"<?xml version='1.0'?><Error><Code>InternalError</Code><Message>on purpose</Message></Error>"
@@ -39,7 +39,11 @@ class Faults:
 
 
 class FaultProxy(ThreadingHTTPServer):
-    """Listens on a port of its own; ``log`` counts (method, path) that reached the endpoint, ``hit`` the faults."""
+    """Listens on a port of its own.
+
+    ``log`` counts (method, path) that reached the endpoint, ``LIST`` being a method and its prefix the path;
+    ``carried`` their bodies' bytes, both ways; ``hit`` the faults.
+    """
 
     daemon_threads = True
 
@@ -48,6 +52,7 @@ class FaultProxy(ThreadingHTTPServer):
         self.endpoint = urlsplit(endpoint).netloc
         self.faults = faults
         self.log: Counter[tuple[str, str]] = Counter()
+        self.carried: Counter[tuple[str, str]] = Counter()
         self.hit: Counter[str] = Counter()
         self._random = random.Random(seed)
         self._lock = threading.Lock()
@@ -75,6 +80,16 @@ class FaultProxy(ThreadingHTTPServer):
     def _count(self, name: str) -> str:
         self.hit[name] += 1
         return name
+
+    def note(self, method: str, url: str, body: int) -> None:
+        """Count a request that reached the endpoint."""
+        parts = urlsplit(url)
+        key = (method, unquote(parts.path))
+        if method == "GET" and (prefix := parse_qs(parts.query, keep_blank_values=True).get("prefix")) is not None:
+            key = ("LIST", f"{key[1].rstrip('/')}/{prefix[0]}")
+        with self._lock:
+            self.log[key] += 1
+            self.carried[key] += body
 
     def puts(self, pattern: str) -> Counter[str]:
         """Return path -> PUTs that reached the endpoint."""
@@ -111,7 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
             connection.request(self.command, self.path, body, dict(self.headers))
             answer = connection.getresponse()
             data = answer.read()
-        self.server.log[self.command, path] += 1
+        self.server.note(self.command, self.path, len(body) + len(data))
         headers = {
             k: v
             for k, v in answer.getheaders()
