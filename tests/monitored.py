@@ -27,6 +27,8 @@ from derm_ray.training.config import make_config
 from derm_ray.training.run.driver import train
 from tests.conftest import take, unused_port
 
+EXPORTS_S = 15.0
+"""Until all processes have exported what they counted, which they do every 10 s."""
 LIST = Path(queries.__file__).parent / "metrics.yaml"
 
 
@@ -79,21 +81,26 @@ def watched() -> Iterator[Shown]:
 
 
 def work(manifest: Manifest, folder: Path) -> None:
-    """Train, score with and without decoders, serve, and lose a process."""
+    """Train, serve, score with and without decoders, each twice with two exports between, and lose a process."""
     config = make_config("debug", {"epochs": 2})
-    model = train(config, manifest, str(folder / "runs"), "monitored", workers=2).bundle_uri
-    for decoders in (0, 1):
-        options = ScoringOptions(replicas=1, decoders=decoders)
-        out = str(folder / f"scores-{decoders}")
-        score(model, MemoryInput(_with_a_missing_image(manifest)), out, engine="torch", shard_size=16, options=options)
+    use(train(config, manifest, str(folder / "runs"), "monitored", workers=2).bundle_uri, manifest, folder)
+
+
+def use(model: str, manifest: Manifest, folder: Path) -> None:
+    """Do the part of :func:`work` that takes a model."""
     pair = manifest.pairs()[0]
     photos = {"clinical": read_bytes(str(pair.clinical_uri)), "dermoscopy": read_bytes(str(pair.dermoscopy_uri))}
     with endpoint(model, engine="torch", port=unused_port()) as served:
-        for upload in (photos, photos, {"clinical": photos["clinical"]}, {"clinical": b"text"}):
-            httpx.post(f"{served.url}/v1/score", files=upload, timeout=60)
-        with suppress(ray.exceptions.WorkerCrashedError):
-            ray.get(ray.remote(max_retries=0)(lambda: os._exit(1)).remote())
-        time.sleep(25)  # two exports
+        for half in ("first", "second"):
+            for upload in (photos, photos, {"clinical": photos["clinical"]}, {"clinical": b"text"}):
+                httpx.post(f"{served.url}/v1/score", files=upload, timeout=60)
+            for decoders in (0, 1):
+                options = ScoringOptions(replicas=1, decoders=decoders)
+                source, out = MemoryInput(_with_a_missing_image(manifest)), str(folder / half / f"scores-{decoders}")
+                score(model, source, out, engine="torch", shard_size=16, options=options)
+            with suppress(ray.exceptions.WorkerCrashedError):
+                ray.get(ray.remote(max_retries=0)(lambda: os._exit(1)).remote())
+            time.sleep(EXPORTS_S)
 
 
 def _with_a_missing_image(manifest: Manifest) -> Manifest:
