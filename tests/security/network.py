@@ -1,5 +1,6 @@
 """Two machines on one wire, as network namespaces, and a Ray head on one of them."""
 
+import itertools
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ TOKEN = "5e" * 20
 EVERYWHERE = "0.0.0.0"  # noqa: S104
 GCS, DASHBOARD, AGENT, CLIENT, METRICS = 6379, 8265, 52365, 10001, 8080
 Done = subprocess.CompletedProcess[str]
+_WIRES = itertools.count()
 
 
 SCAN = """
@@ -78,9 +80,11 @@ def _ip(*words: str) -> None:
 @contextmanager
 def wire() -> Iterator[tuple[Machine, Machine]]:
     """Two machines that reach each other and nobody else."""
-    number = os.getpid()
-    subnet = f"10.{150 + number % 50}.{time.monotonic_ns() // 1000 % 250}"
-    here, there = (Machine(f"derm{number}{side}", f"{subnet}.{host}") for side, host in (("a", 1), ("b", 2)))
+    number = next(_WIRES)
+    subnet = f"10.{150 + os.getpid() % 50}.{number}"
+    here, there = (
+        Machine(f"derm{os.getpid()}-{number}{side}", f"{subnet}.{host}") for side, host in (("a", 1), ("b", 2))
+    )
     try:
         _ip("netns", "add", here.name)
     except (OSError, subprocess.CalledProcessError):

@@ -24,7 +24,6 @@ SHOWN = (
     "/api/v0/workers?detail=True",
     "/api/v0/runtime_envs?detail=True",
     "/api/v0/nodes?detail=True",
-    "/api/train/v2/runs/v1",
     "/api/serve/applications/",
     "/nodes?view=summary",
 )
