@@ -22,12 +22,12 @@ class Run:
         options: of ``derm-ray train`` beside the recipe.
     """
 
-    def __init__(self, cluster: Rehearsal, name: str, options: str = "--workers 2") -> None:
+    def __init__(self, cluster: Rehearsal, name: str, options: str = "--workers 2 --cpus-per-worker 2") -> None:
         self.cluster = cluster
         self.name = name
         self.script = (
             "derm-ray submit train --address http://127.0.0.1:8265 --wait -- --manifest $BUCKET/pairs/manifest.parquet "
-            f"--out $BUCKET/runs --name {name} --preset debug --set size=160 --set epochs=6 --set precision=fp32 "
+            f"--out $BUCKET/runs --name {name} --preset debug --set size=128 --set epochs=6 --set precision=fp32 "
             f"--set freeze_batch_norm=true --set monitor=accuracy {options}"
         )
         self.epochs: dict[int, float] = {}
