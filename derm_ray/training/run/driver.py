@@ -110,7 +110,7 @@ def train(
     labels = label_set(config.label_set)
     out_uri = storage.absolute(out_uri)
     run_uri = storage.join(out_uri, name)
-    if not re.fullmatch(r"\w[\w.-]*", name):
+    if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
         raise ConfigError(f"--name {name!r}: use letters, digits, '_', '-' and '.', beginning with a letter or digit.")
     require_size(manifest, config.preprocessing, "the recipe's size")
     validate(collapse(manifest, labels), labels, complete=(Split.TRAIN, Split.VAL))
