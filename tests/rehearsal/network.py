@@ -80,6 +80,7 @@ class Machine:
     def remove(self) -> None:
         """End it and give its address back."""
         self.end()
+        _ip("link", "del", self._cable)  # at once: a namespace goes only when the last of its processes has gone
         _ip("netns", "del", self.name)
         shutil.rmtree(self._disk, ignore_errors=True)
 
