@@ -1,8 +1,9 @@
 """Ray Data's part of training: it reads and decodes, so that CPU nodes can feed GPU nodes."""
 
 import logging
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,8 @@ from derm_ray.vocabulary import LesionPair
 
 IMAGES_AT_ONCE = 4
 PREFETCHED_BATCHES = 2
-TASKS_WITHOUT_CPU = 2
+
+_Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,9 @@ def batches(
     mirror: tuple[int, int] | None = None,
     stems: StemCache | None = None,
 ) -> Iterator[Batch | DermRayError]:
-    """Yield one rank's share of every global batch, in order.
+    """Yield one rank's share of every global batch, in order: the order alone decides what a step sees.
 
-    The dataset has one row per batch, and its output keeps the rows' order: the order alone decides what a
-    step sees, whatever the number of workers or of decoding tasks.
+    Ray Data loads them, one row a batch, on CPUs that no worker holds; where there are none, this process does.
 
     Args:
         split: where the pairs come from.
@@ -70,16 +71,11 @@ def batches(
     Raises:
         OSError: the storage did not answer.
     """
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     rows = [_row(split, rank_share(batch, rank, world_size), len(batch)) for batch in order]
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-    loaded = dataset.map(_load, fn_kwargs={"spec": spec, "mirror": mirror, "stems": stems}, **_room())
-    for block in loaded.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=PREFETCHED_BATCHES):
-        row = {name: column[0] for name, column in block.items()}
+    how = {"spec": spec, "mirror": mirror, "stems": stems}
+    # An elastic run may hold all CPUs, and one that has lost a node: tasks would wait for ever for one.
+    spare = ray.available_resources().get("CPU", 0) >= 1
+    for row in _loaded_by_tasks(rows, how) if spare else _loaded_here(rows, how):
         if row["error_code"] == ImageErrorCode.STORAGE:
             # Storage may come back: this worker dies, and Ray Train starts over from the last checkpoint.
             raise OSError(str(row["error"]))
@@ -89,14 +85,28 @@ def batches(
             yield Batch(row["clinical"], row["dermoscopy"], row["labels"], row["indices"], int(row["global_size"]))
 
 
-def _room() -> dict[str, Any]:
-    """Return what a decoding task takes: a CPU of its own, or a share of the workers' where they hold all of them.
+def _loaded_by_tasks(rows: list[_Row], how: dict[str, Any]) -> Iterator[_Row]:
+    """Yield the batches that Ray Data loads, on any node with free CPUs."""
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(_load, fn_kwargs=how)
+    for block in dataset.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=PREFETCHED_BATCHES):
+        yield {name: column[0] for name, column in block.items()}
 
-    An elastic run may, and one that has lost a node; its workers would wait for ever for batches that wait for a CPU.
-    """
-    if ray.available_resources().get("CPU", 0) >= 1:
-        return {"num_cpus": 1}
-    return {"num_cpus": 0, "compute": ray.data.TaskPoolStrategy(size=TASKS_WITHOUT_CPU)}
+
+def _loaded_here(rows: list[_Row], how: dict[str, Any]) -> Iterator[_Row]:
+    """Yield the batches that threads of this process load."""
+    with ThreadPoolExecutor(PREFETCHED_BATCHES) as executor:
+        loading: deque[Future[_Row]] = deque()
+        for row in rows:
+            loading.append(executor.submit(_load, row, **how))
+            if len(loading) > PREFETCHED_BATCHES:
+                yield loading.popleft().result()
+        while loading:
+            yield loading.popleft().result()
 
 
 def _row(split: LabelledPairs, share: Indices, global_size: int) -> dict[str, Any]:
