@@ -18,7 +18,7 @@ import ray
 from derm_ray.bundle import load_bundle
 from derm_ray.data.manifest import Manifest, read_manifest, write_manifest
 from derm_ray.data.prepared import prepare
-from derm_ray.errors import ImageError, InputError, OutputExistsError, TrainingError
+from derm_ray.errors import ConfigError, ImageError, InputError, OutputExistsError, TrainingError
 from derm_ray.evaluation.evaluate import evaluate
 from derm_ray.inference.predictor import Predictor
 from derm_ray.storage import read_bytes
@@ -51,6 +51,18 @@ def test_two_workers_compute_what_one_computes(ray_local: None, pairs: Manifest,
     )
     assert len(one) == 5
     assert two == pytest.approx(one, rel=1e-4)
+
+
+def test_workers_that_hold_all_cpus_load_their_own_batches(ray_local: None, pairs: Manifest, tmp_path: Path) -> None:
+    """Ray Data's tasks would wait for a CPU, and the workers for the tasks."""
+    config = replace(EXACT, freeze_batch_norm=True)
+    two = train(config, small(pairs), str(tmp_path), "two", workers=2)
+    every = train(config, small(pairs), str(tmp_path), "every", workers=2, max_workers=4)
+    last = json.loads(read_bytes(f"{every.run_uri}/metrics.jsonl").splitlines()[-1])
+    assert last["workers"] == 4
+    assert step_losses(every.run_uri) == pytest.approx(step_losses(two.run_uri), rel=1e-4)
+    with pytest.raises(ConfigError, match="--max-workers 1 is below --workers 2"):
+        train(config, small(pairs), str(tmp_path), "fewer", workers=2, max_workers=1)
 
 
 @pytest.mark.slow
