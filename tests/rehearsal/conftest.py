@@ -22,7 +22,7 @@ BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]
 BUCKET = "rehearsal"
 STORAGE_PORT = 5555
-GRACE_S = 25
+GRACE_S = 15
 """Of a notice here, where the document says 90 s: the rest of it would only be waited for."""
 
 

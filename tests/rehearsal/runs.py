@@ -27,7 +27,7 @@ class Run:
         self.name = name
         self.script = (
             "derm-ray submit train --address http://127.0.0.1:8265 --wait -- --manifest $BUCKET/pairs/manifest.parquet "
-            f"--out $BUCKET/runs --name {name} --preset debug --set size=128 --set epochs=6 --set precision=fp32 "
+            f"--out $BUCKET/runs --name {name} --preset debug --set size=192 --set epochs=4 --set precision=fp32 "
             f"--set freeze_batch_norm=true --set monitor=accuracy {options}"
         )
         self.epochs: dict[int, float] = {}

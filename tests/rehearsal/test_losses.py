@@ -64,7 +64,7 @@ def test_a_machine_lost_in_training(data: Rehearsal, unbroken: list[float], reco
         machine.lose()
     print(f"machine lost: epoch 3 came {run.delay_s(3):.1f} s late, an epoch takes {run.epoch_s():.1f} s")
     data.replace(machine)
-    assert "resuming behind epoch 2/6" in run.said()
+    assert "resuming behind epoch" in run.said()
     assert run.losses() == pytest.approx(unbroken, rel=1e-4)
     assert run.delay_s(3) <= run.epoch_s() + 60
 
@@ -115,7 +115,7 @@ def test_a_driver_that_is_killed(data: Rehearsal, unbroken: list[float]) -> None
 
 
 def test_as_many_workers_as_there_are_machines(data: Rehearsal, unbroken: list[float]) -> None:
-    with Run(data, "elastic", "--workers 1 --max-workers 3 --cpus-per-worker 2 --set epochs=14").begun() as run:
+    with Run(data, "elastic", "--workers 1 --max-workers 3 --cpus-per-worker 2 --set epochs=10").begun() as run:
         wait_for(lambda: 1 in run.epochs, "an epoch")
         machine = trainer(data)
         machine.lose()
