@@ -26,7 +26,7 @@ from tests.cluster.conftest import CLUSTER
 from tests.conftest import unused_port
 from tests.monitored import LIST, Shown, metrics_url, watched, work
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 EMPTY = {
     "GPUs": "this machine has none",
     "GPU memory": "this machine has none",

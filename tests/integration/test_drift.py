@@ -191,6 +191,7 @@ def test_bins_are_counted_beside_what_the_reference_expects(ray_local: None) -> 
         }
 
 
+@pytest.mark.slow
 def test_drift_alarms_within_500_requests_and_clean_traffic_does_not(
     watched_uri: str, traffic: list[Pair], promtool: str, free_port: int, tmp_path: Path
 ) -> None:
