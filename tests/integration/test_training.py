@@ -53,6 +53,7 @@ def test_two_workers_compute_what_one_computes(ray_local: None, pairs: Manifest,
     assert two == pytest.approx(one, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_workers_that_hold_all_cpus_load_their_own_batches(ray_local: None, pairs: Manifest, tmp_path: Path) -> None:
     """Ray Data's tasks would wait for a CPU, and the workers for the tasks."""
     config = replace(EXACT, freeze_batch_norm=True)
