@@ -59,9 +59,11 @@ class Watchdog:
                 working, since = self._state
                 still_s = time.monotonic() - since
                 if still_s > self._limit_s(working):
-                    faulthandler.dump_traceback()
-                    self._bark(f"stood still for {still_s:.0f} s {'in a step' if working else 'waiting'}")
-                    os._exit(STOOD_STILL)
+                    try:
+                        faulthandler.dump_traceback()
+                        self._bark(f"stood still for {still_s:.0f} s {'in a step' if working else 'waiting'}")
+                    finally:
+                        os._exit(STOOD_STILL)
 
         threading.Thread(target=look, name="watchdog", daemon=True).start()
         try:

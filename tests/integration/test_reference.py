@@ -32,3 +32,12 @@ def test_a_bounded_sample_is_measured_and_what_cannot_be_read_is_left_out(
         found = measure_images(lost.pairs(), Preprocessing(48), seed=0)
     assert "the reference for drift lacks 120 of 240 images that could not be read" in caplog.text
     assert found == {Modality.CLINICAL: [], Modality.DERMOSCOPY: whole[Modality.DERMOSCOPY]}
+
+
+def test_tasks_that_fail_cost_the_reference_and_not_the_run(
+    ray_local: None, pairs: Manifest, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("WARNING", "derm_ray"):
+        found = measure_images(pairs.pairs()[:3], None, seed=0)  # type: ignore[arg-type]
+    assert "no image was measured for drift: " in caplog.text
+    assert found == {Modality.CLINICAL: [], Modality.DERMOSCOPY: []}

@@ -23,8 +23,9 @@ from derm_ray.evaluation.evaluate import evaluate
 from derm_ray.inference.predictor import Predictor
 from derm_ray.storage import read_bytes
 from derm_ray.training.config import TrainConfig, debug
-from derm_ray.training.run.driver import train
-from derm_ray.vocabulary import Modality, PredictionKind, Split
+from derm_ray.training.run.driver import labelled, train
+from derm_ray.training.run.feed import batches
+from derm_ray.vocabulary import PAPER15, PredictionKind, Split
 from tests.conftest import TrainedRun, take
 
 pytestmark = pytest.mark.ray
@@ -219,6 +220,11 @@ def test_a_killed_driver_resumes_under_the_same_name(pairs: Manifest, tmp_path: 
     assert "resuming behind epoch" in resumed.stderr
     assert "best epoch" in resumed.stdout
     assert step_losses(str(tmp_path / "run")) == pytest.approx(unbroken, rel=1e-4)
+
+
+def test_a_run_that_was_saved_behind_an_epoch_s_last_step_has_none_left(ray_local: None, pairs: Manifest) -> None:
+    split = labelled(small(pairs), Split.VAL, PAPER15)
+    assert list(batches(split, [], EXACT.preprocessing, rank=0, world_size=1)) == []
 
 
 def test_the_recipe_is_sealed_in_the_bundle(trained: TrainedRun) -> None:

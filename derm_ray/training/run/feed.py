@@ -87,6 +87,8 @@ def batches(
 
 def _loaded_by_tasks(rows: list[_Row], how: dict[str, Any]) -> Iterator[_Row]:
     """Yield the batches that Ray Data loads, on any node with free CPUs."""
+    if not rows:  # a run that was saved behind an epoch's last step
+        return
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False

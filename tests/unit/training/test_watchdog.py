@@ -39,6 +39,11 @@ def test_what_stands_still_is_ended_with_word_and_stack(body: str, said: str) ->
     assert "Thread 0x" in done.stderr
 
 
+def test_who_cannot_be_told_keeps_no_process_alive() -> None:
+    done = run("watchdog._bark = lambda _: 1 / 0; time.sleep(60)")
+    assert (done.returncode, done.stdout) == (STOOD_STILL, "")
+
+
 @pytest.mark.parametrize(
     "body",
     [
