@@ -25,7 +25,7 @@ from derm_ray.storage import read_bytes
 from derm_ray.training.config import TrainConfig, debug
 from derm_ray.training.run.driver import labelled, train
 from derm_ray.training.run.feed import batches
-from derm_ray.vocabulary import PAPER15, PredictionKind, Split
+from derm_ray.vocabulary import PAPER15, Modality, PredictionKind, Split
 from tests.conftest import TrainedRun, take
 
 pytestmark = pytest.mark.ray
