@@ -29,6 +29,7 @@ REFUSED: list[tuple[str, str, Any, str]] = [
     (RULES, f"{RULE}.for", "ten minutes", "does not match"),
     (RULES, f"{RULE}.labels.severity", "page", "severity: nobody knows whom to wake; choose one of: critical"),
     (RULES, f"{RULE}.annotations.description", GONE, "annotations.description: is missing; say how it is mended"),
+    (RULES, f"{RULE}.expr", "(" * 100_000 + "up" + ")" * 100_000, "expr: has 200002 characters, more than 4000"),
     (RULES, f"{RULE}.record", "a:b", "is neither an alert nor a recording"),
     (RULES, "groups[0].rules[1].alert", "DermRayTrainingStalled", "the alert DermRayTrainingStalled stands 2 times"),
     (BOARD, EXPR, "rate(ray_derm_ray_train_pears_total[$__rate_interval])", "unknown metric 'ray_derm_ray_train_pears_total'"),

@@ -15,6 +15,8 @@ from derm_ray.operations.cluster.documents import Part
 _TARGET = ("container", "endpoint", "instance", "job", "namespace", "pod")
 TARGET_LABELS = frozenset([*_TARGET, "ray_io_cluster", "ray_io_group", "ray_io_node_type"])
 """Labels that Prometheus, or our PodMonitor, puts on every series."""
+MAX_QUERY = 4000
+"""Characters of a query: the parser ends the process on tens of thousands of brackets."""
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)(?::\w+)?\}|\$([A-Za-z_]\w*)")
 _OF_LABELS = re.compile(r"label_values\((?P<selector>.+),\s*(?P<label>\w+)\s*\)")
 
@@ -41,6 +43,9 @@ def check_query(query: Part, *, variables: Iterable[str] = (), recorded: Contain
     for name in variables_of(query.text):
         if name not in variables and not name.startswith("__"):
             query.refuse(f"there is no variable ${name}", "add it to the dashboard's templating, or leave it out")
+    if len(query.text) > MAX_QUERY:
+        query.refuse(f"has {len(query.text)} characters, more than {MAX_QUERY}", "let rules record parts of it")
+        return
     try:
         tree = promql_parser.parse(_filled_in(query.text))
     except ValueError as error:
