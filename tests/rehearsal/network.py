@@ -31,14 +31,17 @@ class Machine:
     Args:
         number: last part of its address.
         temporary: the folder that is another one on each machine.
+
+    Attributes:
+        disk: where that folder lies here.
     """
 
     def __init__(self, number: int, temporary: Path) -> None:
         self.name = f"dermray-{number}"
         self.address = f"{SUBNET}.{number}"
         self._cable = f"dermray-v{number}"
-        self._temporary, self._disk = temporary, temporary.with_name(f"{temporary.name}-{number}")
-        self._disk.mkdir()
+        self._temporary, self.disk = temporary, temporary.with_name(f"{temporary.name}-{number}")
+        self.disk.mkdir()
         _ip("netns", "add", self.name)
         _ip("link", "add", self._cable, "type", "veth", "peer", "name", "eth0", "netns", self.name)
         _ip("link", "set", self._cable, "master", _BRIDGE, "up")
@@ -49,7 +52,7 @@ class Machine:
 
     def command(self, script: str) -> list[str]:
         """Return what runs a shell script on the machine."""
-        mounted = f"mount --bind {self._disk} {self._temporary}\n{script}"
+        mounted = f"mount --bind {self.disk} {self._temporary}\n{script}"
         return ["ip", "netns", "exec", self.name, "bash", "-euo", "pipefail", "-c", mounted]
 
     def start(self, script: str, log: Path, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
@@ -82,7 +85,7 @@ class Machine:
         self.end()
         _ip("link", "del", self._cable)  # at once: a namespace goes only when the last of its processes has gone
         _ip("netns", "del", self.name)
-        shutil.rmtree(self._disk, ignore_errors=True)
+        shutil.rmtree(self.disk, ignore_errors=True)
 
 
 @contextmanager
