@@ -25,6 +25,8 @@ _PIP = re.compile(r"\bpip3? install\b(?P<words>[^;&|]*)")
 _WHEEL = re.compile(r"(?:.*/)?(?P<name>ray|derm_ray)-(?P<version>[\w.]+)-(cp|py)\d.*")
 _REQUIREMENT = re.compile(r"(?P<name>[A-Za-z][\w.-]*)(\[[\w,-]*\])?(?P<rest>[=<>~!@ ].*)?")
 _CONSTRAINT = re.compile(r"(?:^|\s)(?:-c|--constraint)[ =]")
+_GROUPS = ("SecurityGroupIds", "NetworkInterfaces", "LaunchTemplate")
+"""Where a machine of AWS gets its security groups from (ray/autoscaler/_private/aws/config.py)."""
 _LOCAL_ONLY = ("head_node", "worker_nodes", "available_node_types", "head_node_type")
 
 
@@ -59,6 +61,8 @@ def _check_provider(root: Part) -> bool:
     if provider.at("type").value != "local":
         if not root.at("available_node_types").exists:
             root.at("available_node_types").refuse("is missing; Ray's own default machines would hold", "describe them")
+        if provider.at("type").value == "aws":
+            _check_groups(root)
         return True
     refused = [root.at(name) for name in _LOCAL_ONLY if root.at(name).exists]
     for part in refused:
@@ -76,6 +80,15 @@ def _check_provider(root: Part) -> bool:
         if addresses.count(part.value) > 1 or part.value == provider.at("head_ip").value:
             part.refuse("the machine stands twice", "leave one of them out")
     return not refused and provider.at("head_ip").exists and provider.at("worker_ips").exists
+
+
+def _check_groups(root: Part) -> None:
+    for kind in root.entries("available_node_types").values():
+        config = kind.at("node_config")
+        if not any(config.at(name).exists for name in _GROUPS):
+            config.at("SecurityGroupIds").refuse(
+                "is missing; Ray makes a group that lets everybody ssh", "make the group yourself, and name it"
+            )
 
 
 def _check_by_ray(root: Part) -> None:
