@@ -34,6 +34,7 @@ def test_all_files_are_sound(definitions: str, monkeypatch: pytest.MonkeyPatch) 
     assert [str(problem) for report in reports for problem in report.problems] == []
     kinds = {content.split()[0] for report in reports for content in report.contents}
     assert kinds >= {"RayCluster", "RayJob", "RayService", "RayCronJob", "NetworkPolicy", "PodDisruptionBudget"}
+    assert "ServiceAccount" in kinds
     assert kinds >= {"launcher", "Serve", "PodMonitor", "Prometheus", "dashboard"}
 
 
@@ -94,6 +95,37 @@ def test_the_dashboard_is_open_to_the_operator_and_the_client_to_nobody() -> Non
             assert not ports & {10001, 6379}
             assert 8265 not in ports or "kuberay-system" in sources
             assert ports or "part-of" in sources
+
+
+def test_heads_and_workers_have_the_account_that_a_role_is_bound_to() -> None:
+    account = yaml.safe_load((CLUSTER / "kuberay/service-account.yaml").read_text())
+    for pod in pods():
+        wanted = None if pod["metadata"]["labels"]["derm-ray/role"] == "submit" else account["metadata"]["name"]
+        assert pod["spec"].get("serviceAccountName") == wanted
+
+
+def test_pods_reach_dns_and_their_credentials_where_clouds_keep_them() -> None:
+    policy = next(yaml.safe_load_all((CLUSTER / "kuberay/network-policy.yaml").read_text()))
+    reached = {
+        (peer["ipBlock"]["cidr"], port["port"], port.get("protocol", "TCP"))
+        for rule in policy["spec"]["egress"]
+        for peer in rule.get("to", [])
+        if "ipBlock" in peer
+        for port in rule["ports"]
+    }
+    for address in ("169.254.20.10/32", "169.254.169.254/32"):
+        assert {(address, 53, "UDP"), (address, 53, "TCP")} <= reached
+    assert {("169.254.170.23/32", 80, "TCP"), ("169.254.169.254/32", 80, "TCP")} <= reached
+    assert ("169.254.169.252/32", 988, "TCP") in reached
+
+
+def test_machines_of_aws_get_their_own_group_and_only_the_head_may_start_others() -> None:
+    launcher = yaml.safe_load((CLUSTER / "launcher/aws.yaml").read_text())
+    assert "security_group" not in launcher["provider"]
+    configs = {name: kind["node_config"] for name, kind in launcher["available_node_types"].items()}
+    assert all(config["SecurityGroupIds"] for config in configs.values())
+    head = configs.pop(launcher["head_node_type"])["IamInstanceProfile"]
+    assert all(config["IamInstanceProfile"] != head for config in configs.values())
 
 
 def test_a_head_may_not_be_evicted_while_its_job_runs() -> None:

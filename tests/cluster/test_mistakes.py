@@ -10,6 +10,7 @@ TRAIN, SCORE, NIGHTLY, SERVE, SHARED = (
     f"kuberay/{name}.yaml" for name in ("train", "score", "nightly", "serve", "raycluster")
 )
 POLICY, BUDGET = "kuberay/network-policy.yaml", "kuberay/pod-disruption-budget.yaml"
+ACCOUNT = "kuberay/service-account.yaml"
 BARE, AWS = "launcher/bare.yaml", "launcher/aws.yaml"
 CLUSTER = "spec.rayClusterSpec"
 HEAD = f"{CLUSTER}.headGroupSpec"
@@ -54,6 +55,7 @@ SCHEMA: list[tuple[str, str, Any, str]] = [
     (SHARED, "kind", "RayClusters", "kind: unknown kind 'RayClusters'. Did you mean 'RayCluster'?; known: "),
     (SHARED, "kind", "Secret", "kind: a secret does not belong in a file; make it by kubectl create secret"),
     (BUDGET, "spec.minAvailabel", 1, "spec.minAvailabel: unknown field 'minAvailabel'. Did you mean 'minAvailable'?"),
+    (ACCOUNT, "automountServiceAccountTokn", True, "unknown field 'automountServiceAccountTokn'. Did you mean"),
     (POLICY, "spec.ingress[0].ports", [], "spec.ingress[0].ports: [] should be non-empty"),
 ]
 OPERATOR: list[tuple[str, str, Any, str]] = [
@@ -216,6 +218,7 @@ LAUNCHER: list[tuple[str, str, Any, str]] = [
     (AWS, "setup_commands[2]", "pip install -U 'ray[default]'", "setup_commands[2]: installs ray of any version"),
     (AWS, "setup_commands[2]", "pip install x/derm_ray-0.0.9-py3-none-any.whl", "installs derm-ray 0.0.9; say derm-ray"),
     (AWS, "head_setup_commands[0]", "pip install boto3", "head_setup_commands[0]: installs versions of the day"),
+    (AWS, "available_node_types.gpu.node_config.SecurityGroupIds", GONE, "SecurityGroupIds: is missing; Ray makes a group"),
     (AWS, "docker", {"image": "rayproject/ray:2.59.0-py311", "container_name": "c"}, "the image holds Ray 2.59.0"),
     (BARE, "provider.head_ip", GONE, "provider.head_ip: is missing; give the machines' addresses"),
     (BARE, "provider.worker_ips[1]", "10.0.0.2", "provider.worker_ips[1]: the machine stands twice"),
