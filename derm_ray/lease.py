@@ -128,6 +128,7 @@ def hold(folder_uri: str, *, renew_s: float = RENEW_S, expires_s: float = EXPIRE
     except InputError:
         lease.release()
         storage.remove(uri)  # nothing was done
+        storage.remove_empty(folder_uri)
         raise
     except BaseException:
         lease.release()

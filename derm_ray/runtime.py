@@ -25,8 +25,6 @@ logger = logging.getLogger(__name__)
 _ENVIRONMENT = {
     # Workers are polled, and reports taken, this often; Ray's default of 2 s throttles short epochs.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    # How long survivors of a dead worker may hang in a collective before they are stopped.
-    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
     # How long a training worker may leave polls unanswered, as a stopped process does; Ray's default is 10 minutes.
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "45",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",

@@ -355,6 +355,13 @@ def remove(uri: str) -> None:
         fs.rm_file(path)
 
 
+def remove_empty(uri: str) -> None:
+    """Remove a local folder with nothing in it; object stores have no such thing."""
+    if is_local(uri):
+        with suppress(OSError):
+            Path(absolute(uri)).rmdir()
+
+
 def remove_temporary(uri: str) -> None:
     """Remove what writers that were killed left in a local folder; object stores keep nothing of a cut write."""
     if is_local(uri):

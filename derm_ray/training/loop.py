@@ -51,6 +51,8 @@ class TrainingLoop:
         self.network = to_device(network, device)
         self.device = device
         self.precision = resolve_precision(config.precision, device)
+        if self.precision == "fp32":
+            torch.backends.cudnn.deterministic = True  # what is resumed equals what is unbroken, on a GPU as well
         self._weights = torch.from_numpy(np.ones(config.classes, np.float32) if weights is None else weights).to(device)
         self._distributed = dist.is_available() and dist.is_initialized()
         self._module: nn.Module = network
@@ -112,7 +114,8 @@ class TrainingLoop:
             if not np.isfinite(loss):
                 raise TrainingError(f"the loss became {loss} at epoch {epoch + 1}, step {step}. {_MEND}")
             on_step(step, loss, some_due)
-        self._scheduler.step()
+        if self._scheduler.last_epoch == epoch:  # and not resumed behind the epoch's last step
+            self._scheduler.step()
         return losses
 
     def _agree(self, error: DermRayError | None) -> None:

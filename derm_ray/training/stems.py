@@ -59,6 +59,11 @@ class StemCache:
         """Write one file of records (pairs, images, H, W, C), atomically."""
         storage.write_bytes(self.file(index), np.ascontiguousarray(records, self.dtype).tobytes())
 
+    def touch(self, pairs: int) -> None:
+        """Note that the cache, of so many pairs, is used now."""
+        record = {"bytes": self.record_bytes * pairs, "used_at": time.time()}
+        storage.write_json(storage.join(self.uri, INDEX), record)
+
     def read(
         self, pairs: Sequence[LesionPair], rows: Indices, mirror: tuple[int, int] | None
     ) -> tuple[Activations, Activations]:
@@ -118,5 +123,5 @@ def make_room(folder: str, caches: Sequence[tuple[StemCache, int]], limit_gib: f
     by_age = sorted(others, key=lambda uri: float(others[uri]["used_at"]))
     while by_age and needed + sum(others[uri]["bytes"] for uri in by_age) > limit_gib * GIB:
         storage.remove_tree(by_age.pop(0))
-    for uri, size in sizes.items():
-        storage.write_json(storage.join(uri, INDEX), {"bytes": size, "used_at": time.time()})
+    for cache, pairs in caches:
+        cache.touch(pairs)

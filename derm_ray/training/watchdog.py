@@ -19,7 +19,8 @@ class Watchdog:
     """Knows since when a process works, or waits for something outside of it.
 
     Work may take ``work_s``, or :data:`SLOWER` times the longest piece of work so far where that is more. Waiting may
-    take ``wait_s``, and so may the first piece of work, which may compile. A process begins by waiting.
+    take ``wait_s``, and so may the first piece of work, which may compile; it judges the second one only. Watching
+    begins with waiting.
 
     Args:
         bark: told, before the process ends, what stood still.
@@ -31,6 +32,7 @@ class Watchdog:
     ) -> None:
         self._bark = bark
         self._work_s, self._wait_s = work_s, wait_s
+        self._pieces = 0
         self._longest_s = 0.0
         self._state = (False, time.monotonic())
 
@@ -46,13 +48,15 @@ class Watchdog:
         now = time.monotonic()
         worked, since = self._state
         if worked:
-            self._longest_s = max(self._longest_s, now - since)
+            self._pieces += 1
+            self._longest_s = max(self._longest_s if self._pieces > 2 else 0.0, now - since)
         self._state = (working, now)
 
     @contextmanager
     def watch(self) -> Iterator[None]:
         """End the process with :data:`STOOD_STILL` as soon as it stands still, until the block ends."""
         ended = threading.Event()
+        self.wait()
 
         def look() -> None:
             while not ended.wait(min(1.0, self._work_s / 4)):
@@ -72,6 +76,6 @@ class Watchdog:
             ended.set()
 
     def _limit_s(self, working: bool) -> float:
-        if working and self._longest_s:
+        if working and self._pieces:
             return max(self._work_s, SLOWER * self._longest_s)
         return self._wait_s

@@ -67,6 +67,7 @@ def test_a_run_id_is_followed(
     model = load_bundle(trained.bundle_uri)
     assert model.run_id == run_id
     assert {line["run_id"] for line in lines() if line["message"].startswith("run  epoch 1/1")} == {run_id}
+    assert [line["level"] for line in workers_lines(run_id, "ready to train")] == ["INFO"]
 
     show(trained.bundle_uri, as_json=True)
     show(trained.bundle_uri)

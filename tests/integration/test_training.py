@@ -1,6 +1,7 @@
 """Ray Train, for real: two workers as one, runs that die and resume, and the model they seal."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -9,7 +10,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -21,10 +24,13 @@ from derm_ray.data.prepared import prepare
 from derm_ray.errors import ConfigError, ImageError, InputError, OutputExistsError, TrainingError
 from derm_ray.evaluation.evaluate import evaluate
 from derm_ray.inference.predictor import Predictor
+from derm_ray.lease import hold
 from derm_ray.storage import read_bytes
 from derm_ray.training.config import TrainConfig, debug
+from derm_ray.training.run import driver, worker
 from derm_ray.training.run.driver import labelled, train
 from derm_ray.training.run.feed import batches
+from derm_ray.training.run.folder import INVOCATIONS
 from derm_ray.vocabulary import PAPER15, Modality, PredictionKind, Split
 from tests.conftest import TrainedRun, take
 
@@ -198,6 +204,49 @@ def test_a_killed_worker_costs_at_most_its_epoch(
     killer.join()
     assert killed
     assert step_losses(result.run_uri) == pytest.approx(unbroken, rel=1e-4)
+
+
+def die_in_validation(flag: str, settings: dict[str, Any]) -> dict[str, str] | None:
+    """Train with validations that count as long, and die once in the second one."""
+
+    def predict(self: Any) -> Any:
+        if self.history and self.validation_s and not Path(flag).exists():
+            Path(flag).touch()
+            time.sleep(3)  # until Ray Train has taken the report before it
+            os._exit(1)
+        return predicted(self)
+
+    predicted = worker._Worker._predict
+    worker.LONG_VALIDATION_S, worker._Worker._predict = 0.0, predict  # type: ignore[method-assign]
+    return worker.train_worker(settings)
+
+
+@pytest.mark.slow
+def test_a_worker_lost_in_a_long_validation_costs_no_step(
+    ray_local: None,
+    pairs: Manifest,
+    tmp_path: Path,
+    unbroken: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(driver, "train_worker", partial(die_in_validation, str(tmp_path / "flag")))
+    monkeypatch.setattr(logging.getLogger("derm_ray"), "propagate", True)
+    with caplog.at_level(logging.INFO, "derm_ray"):
+        result = train(LONG, small(pairs), str(tmp_path), "run", workers=2)
+    assert (tmp_path / "flag").exists()
+    steps = len(unbroken) // LONG.epochs
+    assert f"resuming at epoch 2, step {steps + 1}" in caplog.text
+    assert step_losses(result.run_uri) == pytest.approx(unbroken, rel=1e-4)
+
+
+def test_a_run_that_another_process_works_on_is_refused(ray_local: None, pairs: Manifest, tmp_path: Path) -> None:
+    with (
+        hold(str(tmp_path / "run" / INVOCATIONS), renew_s=0.1),
+        pytest.raises(OutputExistsError, match="is being written by another run"),
+    ):
+        train(EXACT, small(pairs), str(tmp_path), "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [INVOCATIONS]
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """What a lost machine costs in training, scoring and serving."""
 
+import json
 import re
 import signal
 import threading
@@ -12,7 +13,8 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from tests.rehearsal.conftest import Rehearsal, wait_for
+from tests.cost_model import Costs
+from tests.rehearsal.conftest import ROOT, Rehearsal, wait_for
 from tests.rehearsal.network import Machine
 from tests.rehearsal.runs import Run
 
@@ -20,7 +22,9 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 TRAINER = "RayTrainWorker"
 COPIES = 16
+SHARD = 64
 CALLERS = 4
+COSTS = ROOT / "docs/scaling/costs.json"
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +142,12 @@ def test_as_many_workers_as_there_are_machines(data: Rehearsal, unbroken: list[f
     assert run.losses()[: len(unbroken)] == pytest.approx(unbroken, rel=1e-3)
 
 
+def requests(lines: list[str]) -> Counter[str]:
+    """Count what the storage's log says it was asked, by method; listings are ``LIST``."""
+    found = (re.search(r'"\S*?([A-Z]+) (/\S*) HTTP', line) for line in lines)
+    return Counter("LIST" if "list-type=" in one[2] else one[1] for one in found if one is not None)
+
+
 def test_a_machine_lost_in_scoring(data: Rehearsal, tmp_path: Path) -> None:
     repeat = (
         "import pandas as pd; m = pd.read_parquet('s3://rehearsal/pairs/manifest.parquet');"
@@ -147,12 +157,13 @@ def test_a_machine_lost_in_scoring(data: Rehearsal, tmp_path: Path) -> None:
     data.type(f'python -c "{repeat}"')
     script = (
         "derm-ray submit score --address http://127.0.0.1:8265 --wait -- --model $BUCKET/runs/unbroken/bundle "
-        "--input $BUCKET/pairs/archive.parquet --out $BUCKET/lost-scores --shard-size 64 --engine torch"
+        f"--input $BUCKET/pairs/archive.parquet --out $BUCKET/lost-scores --shard-size {SHARD} --engine torch"
     )
 
     def parts() -> Counter[str]:
         return Counter(re.findall(r'"PUT /rehearsal/lost-scores/(part-[^ ?]+)', data.log("storage")))
 
+    before = len(data.log("storage").splitlines())
     with data.begin(script, "scoring") as process:
         wait_for(lambda: len(parts()) >= 20, "20 parts")
         machine = data.machine_with("ScoringActor")
@@ -160,7 +171,12 @@ def test_a_machine_lost_in_scoring(data: Rehearsal, tmp_path: Path) -> None:
         machine.lose()
         assert process.wait(900) == 0, data.log("scoring")
     twice = sum(count - 1 for count in parts().values())
+    asked = requests(data.log("storage").splitlines()[before:])
+    costs = Costs.from_json(json.loads(COSTS.read_text())).requests
+    expected = {method: costs[method].of(len(parts()), 480 * COPIES) for method in asked}
     print(f"scoring: {len(parts())} parts, {twice} written twice")
+    for method, count in asked.most_common():
+        print(f"  {method}: {count:,} requests, {expected[method]:,.0f} by docs/scaling.md")
     data.replace(machine)
     data.type("derm-ray verify $BUCKET/lost-scores")
     data.type(
@@ -172,6 +188,7 @@ def test_a_machine_lost_in_scoring(data: Rehearsal, tmp_path: Path) -> None:
     spread = scores.assign(lesion=scores["pair_id"].str.rsplit("-", n=1).str[0]).groupby("lesion")["p_melanoma"]
     assert (spread.max() - spread.min()).max() < 1e-5
     assert twice <= 2 * 6
+    assert expected["GET"] <= asked["GET"] <= 1.15 * expected["GET"]
 
 
 def test_a_machine_lost_in_serving(data: Rehearsal) -> None:

@@ -3,7 +3,6 @@
 import logging
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow.fs
@@ -12,6 +11,7 @@ import ray.exceptions
 import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError
 
 from derm_ray import bundle, errors, runtime, storage
 from derm_ray.data.manifest import Manifest, collapse, collapsed, require_split
@@ -19,17 +19,18 @@ from derm_ray.data.prepared import is_prepared, require_size
 from derm_ray.data.validation import validate
 from derm_ray.errors import ConfigError, TrainingError
 from derm_ray.evaluation.calibration import fit_calibration
-from derm_ray.observability import working_for
+from derm_ray.lease import hold
+from derm_ray.observability import WorkerLogs, working_for
 from derm_ray.training.batches import check_batch_size
 from derm_ray.training.config import TrainConfig
 from derm_ray.training.losses import class_weights
 from derm_ray.training.run.announcer import announced
 from derm_ray.training.run.cache import common_stem, prepare_stems
 from derm_ray.training.run.feed import LabelledPairs
-from derm_ray.training.run.folder import BUNDLE, claim, describe
+from derm_ray.training.run.folder import BUNDLE, INVOCATIONS, claim, describe
 from derm_ray.training.run.process_group import AddressedTorchConfig
 from derm_ray.training.run.reference import make_reference, measure_images
-from derm_ray.training.run.worker import STATE, WorkerTask, train_worker
+from derm_ray.training.run.worker import WorkerTask, read_state, train_worker
 from derm_ray.training.start import make_start
 from derm_ray.training.stems import LIMIT_GIB
 from derm_ray.vocabulary import LabelSet, PredictionKind, Split, label_set
@@ -104,7 +105,8 @@ def train(
 
     Raises:
         ManifestError, ConfigError, StorageError: the input is not fit to train on.
-        OutputExistsError: the name is taken by a finished run, another recipe or something else.
+        OutputExistsError: the name is taken by a finished run, another recipe or something else, or another process
+            is working on it.
         TrainingError: the run stopped; its last good checkpoint is kept.
     """
     labels = label_set(config.label_set)
@@ -128,60 +130,64 @@ def train(
     with runtime.ray_session(address, num_cpus=most * local_cpus + spare) as session:
         cpus = cpus_per_worker or session.cpus_each(local_cpus)
         session.require(cpus=workers * cpus + 1, gpus=workers if use_gpu else 0, worker_cpus=cpus)
-        started = claim(run_uri, description, overwrite=overwrite)
-        with working_for(started["run_id"]), announced(name) as announcer:
-            logger.info("%s  run %s", name, started["run_id"])
-            stems = None
-            if cache is not None and stem is not None:
-                stems = prepare_stems(config, stem, splits, cache, limit_gib=cache_limit_gib, use_gpu=use_gpu)
-            task = WorkerTask(
-                config=config,
-                architecture=start.architecture,
-                class_weights=class_weights(np.array(splits[Split.TRAIN].labels), config.classes, config.class_weight),
-                run_uri=run_uri,
-                initial=ray.put(start.network.state_dict()),
-                train=ray.put(splits[Split.TRAIN]),
-                val=ray.put(splits[Split.VAL]),
-                stems=stems,
-                announcer=announcer,
-                use_gpu=use_gpu,
-                threads=cpus,
+        with hold(storage.join(run_uri, INVOCATIONS)) as lease:
+            started = claim(run_uri, description, overwrite=overwrite)
+            with working_for(started["run_id"]), announced(name) as announcer:
+                logger.info("%s  run %s", name, started["run_id"])
+                stems = None
+                if cache is not None and stem is not None:
+                    stems = prepare_stems(config, stem, splits, cache, limit_gib=cache_limit_gib, use_gpu=use_gpu)
+                task = WorkerTask(
+                    config=config,
+                    architecture=start.architecture,
+                    class_weights=class_weights(
+                        np.array(splits[Split.TRAIN].labels), config.classes, config.class_weight
+                    ),
+                    run_uri=run_uri,
+                    initial=ray.put(start.network.state_dict()),
+                    train=ray.put(splits[Split.TRAIN]),
+                    val=ray.put(splits[Split.VAL]),
+                    stems=stems,
+                    announcer=announcer,
+                    logs=WorkerLogs.like_here(started["run_id"]),
+                    use_gpu=use_gpu,
+                    threads=cpus,
+                )
+                scaling = ScalingConfig(
+                    num_workers=(workers, most) if most > workers else workers,
+                    use_gpu=use_gpu,
+                    resources_per_worker={"CPU": cpus},
+                )
+                result = _fit(task, out_uri, name, scaling, max_failures)
+            seen = [pair for split in splits.values() for pair in split.pairs]
+            images = measure_images(seen, config.preprocessing, config.seed)
+            checkpoint, metrics = result.best_checkpoints[-1]
+            state = read_state(checkpoint, torch.device("cpu"))
+            figures = {key: value for key, value in metrics.items() if "/" in key}
+            provenance = {
+                **description,
+                **started,
+                "manifest_uri": manifest.uri,
+                "best_epoch": metrics["epoch"],
+                "workers": workers if most == workers else f"{workers} to {most}",
+                "metrics": figures,
+            }
+            scores = {PredictionKind(kind): values.numpy() for kind, values in state["val"].items()}
+            calibration = fit_calibration(labels, np.array(splits[Split.VAL].labels), scores)
+            lease.check()
+            digest = bundle.seal_bundle(
+                storage.join(run_uri, BUNDLE),
+                network=start.architecture,
+                label_set=labels,
+                preprocessing=config.preprocessing,
+                weights=state["loop"]["network"],
+                provenance=provenance,
+                calibration=calibration,
+                reference=make_reference(labels, scores, calibration, images, prepared=is_prepared(manifest)),
             )
-            scaling = ScalingConfig(
-                num_workers=(workers, most) if most > workers else workers,
-                use_gpu=use_gpu,
-                resources_per_worker={"CPU": cpus},
+            return TrainResult(
+                run_uri, storage.join(run_uri, BUNDLE), started["run_id"], digest, int(metrics["epoch"]), figures
             )
-            result = _fit(task, out_uri, name, scaling, max_failures)
-        seen = [pair for split in splits.values() for pair in split.pairs]
-        images = measure_images(seen, config.preprocessing, config.seed)
-    checkpoint, metrics = result.best_checkpoints[-1]
-    with checkpoint.as_directory() as folder:
-        state = torch.load(Path(folder) / STATE, map_location="cpu", weights_only=True)
-    figures = {key: value for key, value in metrics.items() if "/" in key}
-    provenance = {
-        **description,
-        **started,
-        "manifest_uri": manifest.uri,
-        "best_epoch": metrics["epoch"],
-        "workers": workers if most == workers else f"{workers} to {most}",
-        "metrics": figures,
-    }
-    scores = {PredictionKind(kind): values.numpy() for kind, values in state["val"].items()}
-    calibration = fit_calibration(labels, np.array(splits[Split.VAL].labels), scores)
-    digest = bundle.seal_bundle(
-        storage.join(run_uri, BUNDLE),
-        network=start.architecture,
-        label_set=labels,
-        preprocessing=config.preprocessing,
-        weights=state["loop"]["network"],
-        provenance=provenance,
-        calibration=calibration,
-        reference=make_reference(labels, scores, calibration, images, prepared=is_prepared(manifest)),
-    )
-    return TrainResult(
-        run_uri, storage.join(run_uri, BUNDLE), started["run_id"], digest, int(metrics["epoch"]), figures
-    )
 
 
 def labelled(manifest: Manifest, split: Split, labels: LabelSet) -> LabelledPairs:
@@ -235,8 +241,16 @@ def _rebuilt(kind: type[errors.DermRayError], message: str, run_uri: str) -> err
 
 
 def _cause(error: BaseException) -> str:
-    """Return the last line of what the first failed worker raised."""
-    if isinstance(error, WorkerGroupError):
-        rank, cause = next(iter(error.worker_failures.items()))
-        return f"worker {rank}: " + str(cause).strip().splitlines()[-1].rstrip(".")
-    return str(error).strip().splitlines()[-1].rstrip(".")
+    """Return in a line what went wrong first: a frozen worker before those that it left alone, else the lowest rank."""
+    if not isinstance(error, WorkerGroupError):
+        return _last_line(error)
+    for rank, cause in error.worker_failures.items():
+        if isinstance(cause, WorkerHealthCheckTimeoutError):
+            return f"worker {rank} was frozen and did not answer"
+    rank, cause = next(iter(error.worker_failures.items()))
+    return f"worker {rank}: {_last_line(cause)}"
+
+
+def _last_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1].rstrip(".")

@@ -12,6 +12,8 @@ from derm_ray.training.start import Start
 
 CONFIG = "config.json"
 BUNDLE = "bundle"
+INVOCATIONS = "invocations"
+"""Leases of those who worked on the run; whoever claims it holds one."""
 
 
 def describe(config: TrainConfig, manifest: Manifest, init_weights: str | None, start: Start) -> dict[str, Any]:
@@ -40,12 +42,15 @@ def claim(run_uri: str, description: dict[str, Any], *, overwrite: bool) -> dict
         OutputExistsError: the folder holds a finished run, one with other settings, or something else.
     """
     config_uri = storage.join(run_uri, CONFIG)
-    if overwrite and storage.exists(config_uri):
-        storage.remove_tree(run_uri)
+    names = [name for name in storage.list_folder(run_uri) if name != f"{INVOCATIONS}/"]
+    if overwrite and CONFIG in names:
+        for name in names:
+            storage.remove_tree(storage.join(run_uri, name.rstrip("/")))
+        names = []
     if storage.exists(storage.join(run_uri, BUNDLE, bundle.INDEX)):
         raise OutputExistsError(f"{run_uri} holds a finished run. Choose another --name, or give --overwrite.")
-    if not storage.exists(config_uri):
-        if storage.list_files(run_uri):
+    if CONFIG not in names:
+        if names:
             raise OutputExistsError(f"{run_uri} holds files that are no run of derm_ray. Choose another --name.")
         recorded: dict[str, Any] = {}
     else:

@@ -1,14 +1,21 @@
-"""Torch's process group over the addresses by which Ray knows the nodes."""
+"""Torch's process group over the addresses by which Ray knows the nodes, and its end."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psutil
 import ray.util
+from ray.exceptions import RayError
+from ray.train.constants import TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
 
 INTERFACE_VARIABLE = "GLOO_SOCKET_IFNAME"
+LEAVE_S = 5
+"""How long workers may take to leave the group before they are stopped; survivors of a dead one hang."""
 
 
 class AddressedTorchConfig(TorchConfig):  # type: ignore[misc]
@@ -26,8 +33,28 @@ class AddressedTorchConfig(TorchConfig):  # type: ignore[misc]
 
 class _AddressedBackend(_TorchBackend):  # type: ignore[misc]
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        worker_group.execute(name_interface)
-        super().on_start(worker_group, backend_config)
+        with ended_where_it_fails(worker_group):
+            worker_group.execute(name_interface)
+            super().on_start(worker_group, backend_config)
+
+    def on_shutdown(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        # Here and not in the driver: Ray Train does not hand this variable on to its controller, where 30 s would stay.
+        os.environ.setdefault(TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S, str(LEAVE_S))
+        super().on_shutdown(worker_group, backend_config)
+
+
+@contextmanager
+def ended_where_it_fails(worker_group: Any) -> Iterator[None]:
+    """Let Ray Train start again where a worker dies while the group is set up.
+
+    By itself it takes what the others see of that (a refused connection) for a fault of the run, and it leaves workers
+    that were started before in their places.
+    """
+    try:
+        yield
+    except RayError as error:
+        worker_group.shutdown()
+        raise WorkerGroupStartupFailedError("A worker was lost while the process group was set up.") from error
 
 
 def name_interface() -> None:

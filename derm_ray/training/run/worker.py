@@ -1,6 +1,8 @@
 """What every Ray Train worker runs."""
 
+import io
 import json
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +15,7 @@ import numpy.typing as npt
 import ray
 import ray.train
 import torch
+from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import get_device
 from torch import Tensor
 
@@ -20,7 +23,7 @@ from derm_ray import storage
 from derm_ray.errors import DermRayError, StorageError
 from derm_ray.evaluation.evaluate import figures
 from derm_ray.models.zoo import NetworkConfig, build_network
-from derm_ray.observability import Progress
+from derm_ray.observability import Progress, WorkerLogs
 from derm_ray.training.batches import evaluation_order, training_order
 from derm_ray.training.config import TrainConfig
 from derm_ray.training.loop import KindProbabilities, TrainingLoop
@@ -31,6 +34,8 @@ from derm_ray.training.tensorboard import tensorboard_events
 from derm_ray.training.watchdog import Watchdog
 from derm_ray.vocabulary import PredictionKind, Split, label_set
 
+logger = logging.getLogger(__name__)
+
 STATE = "state.pt"
 METRICS = "metrics.jsonl"
 EVENTS = "tensorboard/events.out.tfevents.derm_ray"
@@ -40,6 +45,8 @@ ASK_EVERY_S = 5.0
 NEVER_BEST = -2.0
 """Score of a checkpoint within an epoch, below that of an epoch without a score."""
 WITHOUT_SCORE = -1.0
+LONG_VALIDATION_S = 30.0
+"""Where validation takes longer, the epoch is saved before it as well: a notice may be shorter than it."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,7 @@ class WorkerTask:
         train, val: references to the splits.
         stems: the splits' activations; ``None`` reads images.
         announcer: the actor that carries progress lines to the driver.
+        logs: how the worker itself logs.
         use_gpu: run on the GPU that Ray assigned; otherwise on CPU, also where a GPU is visible.
         threads: of torch, whatever ``OMP_NUM_THREADS`` says on the machine.
     """
@@ -68,8 +76,20 @@ class WorkerTask:
     val: "ray.ObjectRef[LabelledPairs]"
     stems: Mapping[Split, StemCache] | None
     announcer: Any
+    logs: WorkerLogs
     use_gpu: bool
     threads: int
+
+
+def read_state(checkpoint: ray.train.Checkpoint, device: torch.device) -> dict[str, Any]:
+    """Return what a checkpoint holds, read straight from where it lies.
+
+    Ray Train's own copies share a folder per node, so that one worker may replace what another one reads.
+    """
+    with checkpoint.filesystem.open_input_file(f"{checkpoint.path}/{STATE}") as file:
+        held = io.BytesIO(file.read())
+    state: dict[str, Any] = torch.load(held, map_location=device, weights_only=True)
+    return state
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, str] | None:
@@ -80,6 +100,7 @@ def train_worker(settings: dict[str, Any]) -> dict[str, str] | None:
         Ray does not retry.
     """
     task: WorkerTask = settings["task"]
+    task.logs.begin()
     torch.set_num_threads(task.threads)
     try:
         worker = _Worker(task)
@@ -103,6 +124,7 @@ class _Worker:
         self.steps: list[dict[str, Any]] = []
         self.first_epoch = 0
         self.warned = False
+        self.validation_s = 0.0
         self.asked_s = time.monotonic()
         self.watchdog = Watchdog(self._bark)
         network = build_network(task.architecture, freeze=self.config.freeze, dropout=self.config.dropout)
@@ -110,13 +132,13 @@ class _Worker:
         device = get_device() if task.use_gpu else torch.device("cpu")
         self.loop = TrainingLoop(self.config, network, device, task.class_weights, self.watchdog)
         self._resume()
+        logger.info("worker %d of %d is ready to train, %d threads", self.rank, self.world_size, task.threads)
 
     def _resume(self) -> None:
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
             return
-        with checkpoint.as_directory() as folder:
-            state = torch.load(Path(folder) / STATE, map_location=self.loop.device, weights_only=True)
+        state = read_state(checkpoint, self.loop.device)
         self.loop.load_state_dict(state["loop"])
         self.first_epoch = state["epoch"]
         self.history, self.steps = json.loads(state["history"]), json.loads(state["steps"])
@@ -134,6 +156,7 @@ class _Worker:
             done = len(self.steps)
             feed = self.metrics.training(self._training_batches(epoch, done))
             self.loop.train_epoch(epoch, feed, self._on_step(epoch, progress), done=done, due=self._due)
+            self._save_trained(epoch)
             scores = self._predict()
             figure = self._figures(scores)
             loss = float(np.mean([step["loss"] for step in self.steps]))
@@ -194,8 +217,15 @@ class _Worker:
             metrics = {"epoch": epoch + 1, "score": NEVER_BEST}
             self._report(metrics, {"epoch": epoch}, f"checkpoint_epoch_{epoch + 1:04d}_step_{step:06d}")
 
+    def _save_trained(self, epoch: int) -> None:
+        """Save an epoch without its figures where its validation will take long; all ranks go by rank 0's clock."""
+        if not self.warned and broadcast_from_rank_zero(self.validation_s) > LONG_VALIDATION_S:
+            metrics = {"epoch": epoch + 1, "score": NEVER_BEST}
+            self._report(metrics, {"epoch": epoch}, f"checkpoint_epoch_{epoch + 1:04d}_trained")
+
     def _predict(self) -> KindProbabilities:
         """Return the probabilities of all val pairs."""
+        begun = time.monotonic()
         feed = batches(
             self.val,
             evaluation_order(len(self.val), self.config.global_batch_size),
@@ -204,7 +234,9 @@ class _Worker:
             world_size=self.world_size,
             stems=self.task.stems[Split.VAL] if self.task.stems else None,
         )
-        return self.loop.predict(self.metrics.validating(feed), len(self.val))
+        probabilities = self.loop.predict(self.metrics.validating(feed), len(self.val))
+        self.validation_s = time.monotonic() - begun
+        return probabilities
 
     def _figures(self, scores: KindProbabilities) -> dict[str, float]:
         """Return every defined figure of every prediction kind."""
@@ -240,6 +272,8 @@ class _Worker:
             text = "".join(json.dumps(line) + "\n" for line in lines)
             storage.write_bytes(storage.join(self.task.run_uri, METRICS), text.encode())
             storage.write_bytes(storage.join(self.task.run_uri, EVENTS), tensorboard_events(lines))
+            for split, stems in (self.task.stems or {}).items():
+                stems.touch(len((self.train if split is Split.TRAIN else self.val).listed))
         except StorageError as error:
             # Only this rank knows: it has to die, since the others wait for it in their report.
             raise OSError(str(error)) from error

@@ -5,7 +5,7 @@ import pytest
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
 from derm_ray.errors import OutputExistsError
-from derm_ray.training.run.folder import claim
+from derm_ray.training.run.folder import INVOCATIONS, claim
 
 RECIPE = {"manifest_digest": "m", "training": {"seed": 0}}
 
@@ -23,6 +23,16 @@ def test_a_resumed_run_keeps_its_id_and_notes_its_jobs(tmp_path: Path, monkeypat
     with pytest.raises(OutputExistsError, match=r"other settings: training\.seed was 0, now 1\. Give"):
         claim(str(tmp_path / "run"), {**RECIPE, "training": {"seed": 1}}, overwrite=False)
     assert claim(str(tmp_path / "run"), RECIPE, overwrite=True)["run_id"] != first["run_id"]
+
+
+def test_overwriting_spares_the_lease_of_whoever_does_it(tmp_path: Path) -> None:
+    claim(str(tmp_path / "run"), RECIPE, overwrite=False)
+    (tmp_path / "run" / "checkpoint_epoch_0001").mkdir()
+    (tmp_path / "run" / INVOCATIONS).mkdir()
+    (tmp_path / "run" / INVOCATIONS / "000001.json").write_text("{}")
+    claim(str(tmp_path / "run"), RECIPE, overwrite=True)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.json", INVOCATIONS]
+    assert (tmp_path / "run" / INVOCATIONS / "000001.json").exists()
 
 
 def test_a_run_from_before_there_were_ids_is_resumed(tmp_path: Path) -> None:

@@ -70,6 +70,16 @@ def test_an_epoch_resumed_in_its_middle_equals_an_unbroken_one() -> None:
     assert run(whole, 1) == run(resumed, 1)
 
 
+def test_an_epoch_resumed_behind_its_last_step_equals_an_unbroken_one() -> None:
+    """Whether its learning rate was lowered before it was saved or not."""
+    whole, resumed = loop(), loop()
+    run(whole, 0)
+    resumed.load_state_dict(deepcopy(whole.state_dict()))
+    assert resumed.train_epoch(0, [], lambda *_: None, done=3) == []
+    assert run(whole, 1) == run(resumed, 1)
+    assert run(whole, 2) == run(resumed, 2)
+
+
 def test_the_learning_rates_decay_every_epoch() -> None:
     trainer = loop(replace(CONFIG, learning_rate=0.01, head_learning_rate=0.1))
     assert [group["lr"] for group in trainer._optimizer.param_groups] == [0.01, 0.1]

@@ -26,11 +26,23 @@ def run(body: str) -> "subprocess.CompletedProcess[str]":
     ("body", "said"),
     [
         ("watchdog.work(); time.sleep(0.05); watchdog.work(); time.sleep(60)", "stood still for 1 s in a step"),
+        ("watchdog.work(); time.sleep(0.5); watchdog.work(); time.sleep(60)", "stood still for 3 s in a step"),
+        (
+            "watchdog.work(); time.sleep(0.5); watchdog.work(); watchdog.wait(); watchdog.work(); time.sleep(60)",
+            "stood still for 1 s in a step",
+        ),
         ("watchdog.work(); watchdog.wait(); time.sleep(60)", "stood still for 2 s waiting"),
         ("watchdog.work(); time.sleep(60)", "stood still for 2 s in a step"),
         ("time.sleep(60)", "stood still for 2 s waiting"),
     ],
-    ids=["a step", "a wait", "the first step, which may compile", "the start"],
+    ids=[
+        "a step",
+        "the step behind a slow first one",
+        "a later step, which the first one does not judge",
+        "a wait",
+        "the first step, which may compile",
+        "the start",
+    ],
 )
 def test_what_stands_still_is_ended_with_word_and_stack(body: str, said: str) -> None:
     done = run(body)
