@@ -42,15 +42,15 @@ def claim(run_uri: str, description: dict[str, Any], *, overwrite: bool) -> dict
         OutputExistsError: the folder holds a finished run, one with other settings, or something else.
     """
     config_uri = storage.join(run_uri, CONFIG)
-    names = [name for name in storage.list_folder(run_uri) if name != f"{INVOCATIONS}/"]
-    if overwrite and CONFIG in names:
-        for name in names:
-            storage.remove_tree(storage.join(run_uri, name.rstrip("/")))
-        names = []
+    if overwrite and storage.exists(config_uri):
+        for name in storage.list_folder(run_uri):
+            if name not in (CONFIG, f"{INVOCATIONS}/"):
+                storage.remove_tree(storage.join(run_uri, name.rstrip("/")))
+        storage.remove(config_uri)  # last: without it the folder would be no run
     if storage.exists(storage.join(run_uri, BUNDLE, bundle.INDEX)):
         raise OutputExistsError(f"{run_uri} holds a finished run. Choose another --name, or give --overwrite.")
-    if CONFIG not in names:
-        if names:
+    if not storage.exists(config_uri):
+        if any(storage.parent(uri).rpartition("/")[2] != INVOCATIONS for uri in storage.list_files(run_uri)):
             raise OutputExistsError(f"{run_uri} holds files that are no run of derm_ray. Choose another --name.")
         recorded: dict[str, Any] = {}
     else:
