@@ -160,7 +160,7 @@ def _wait_until_free(folder_uri: str, expires_s: float) -> int:
     if not names:
         return 0
     uri = storage.join(folder_uri, names[-1])
-    first, began = storage.read_json(uri), time.monotonic()
+    first, began = _read(uri), time.monotonic()
     last = first
     while last["state"] == "held" and not _died_here(last):
         if last != first:
@@ -174,8 +174,23 @@ def _wait_until_free(folder_uri: str, expires_s: float) -> int:
         if waited < 1:
             logger.info("%s was held by %s; taking over if it is silent for %g s", uri, last["host"], expires_s)
         time.sleep(min(1.0, expires_s / 10))
-        last = storage.read_json(uri)
+        last = _read(uri)
     return _number(uri)
+
+
+def _read(uri: str) -> dict[str, Any]:
+    """Return a record.
+
+    Raises:
+        StorageError: it is none, as a broken disk may leave it.
+    """
+    try:
+        record = json.loads(storage.read_bytes(uri))
+        if record.keys() >= {"state", "machine", "host", "pid", "began_at"}:
+            return dict(record)
+    except (ValueError, AttributeError):
+        pass
+    raise StorageError(f"{uri} does not tell who works here. Remove it if nobody does, and try again.")
 
 
 @cache

@@ -239,6 +239,8 @@ def create(uri: str, data: bytes) -> bool:
             else:
                 fs.pipe_file(path, data, mode="create")
         except FileExistsError:
+            if is_local(uri) and Path(parent(uri)).is_file():
+                raise
             return False
         except OSError:
             # The condition failed, or an answer was lost: what lies there now tells whose it is.

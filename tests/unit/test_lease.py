@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from derm_ray import storage
-from derm_ray.errors import ConfigError, OutputExistsError
+from derm_ray.errors import ConfigError, OutputExistsError, StorageError
 from derm_ray.lease import LeaseLostError, hold, is_taken, records
 
 QUICK = {"renew_s": 0.05, "expires_s": 0.5}
@@ -103,3 +103,22 @@ def test_a_holder_that_was_killed_here_is_replaced_at_once(tmp_path: Path) -> No
     started = time.monotonic()
     with hold(str(folder)):
         assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]", '{"state": "held"}'])
+def test_a_broken_record_is_one_message(tmp_path: Path, content: str) -> None:
+    (tmp_path / "000001.json").write_text(content)
+    with (
+        pytest.raises(StorageError, match=r"000001\.json does not tell who works here\. Remove it"),
+        hold(str(tmp_path)),
+    ):
+        pass
+    assert (tmp_path / "000001.json").read_text() == content
+
+
+@pytest.mark.timeout(60)
+def test_a_file_in_the_folder_s_place_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "leases").write_text("mine")
+    with pytest.raises(StorageError, match="leases"), hold(str(tmp_path / "leases")):
+        pass
+    assert (tmp_path / "leases").read_text() == "mine"
