@@ -87,6 +87,8 @@ def quantize_bundle(
         raise WorkError(
             "int8 does not answer as fp32 does (wanted: agreement of 0.99, mean |dp| of 0.01); nothing was written.\n"
             + "\n".join(parity.lines())
+            + f"\nIt was calibrated on {len(calibration)} pairs of val: give it more (at most "
+            f"{CALIBRATION_PAIRS} are used), or keep fp32."
         )
     report = {"calibrated_on": len(calibration), **parity.to_json()}
     digest = seal_engine(bundle, openvino.NAME, files, report, made_with, overwrite=overwrite)

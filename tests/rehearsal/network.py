@@ -14,6 +14,8 @@ SUBNET = "10.77.0"
 OUTSIDE = f"{SUBNET}.254"
 """The address of this machine itself, where the storage listens and commands are given."""
 _BRIDGE = "dermray0"
+_BRIDGE_MAC = "02:00:0a:4d:00:fe"
+"""Fixed: a bridge's own changes with its cables, and what was on its way to it would be lost until it is asked for again."""
 
 
 def allowed() -> bool:
@@ -91,7 +93,7 @@ class Machine:
 @contextmanager
 def bridge() -> Iterator[None]:
     """The network between the machines; this machine is :data:`OUTSIDE` on it."""
-    _ip("link", "add", _BRIDGE, "type", "bridge")
+    _ip("link", "add", _BRIDGE, "address", _BRIDGE_MAC, "type", "bridge")
     try:
         _ip("addr", "add", f"{OUTSIDE}/24", "dev", _BRIDGE)
         _ip("link", "set", _BRIDGE, "up")

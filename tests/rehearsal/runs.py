@@ -1,16 +1,17 @@
 """What training runs of the rehearsal leave in the storage, and when."""
 
 import json
+import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 
 import boto3
 from botocore.exceptions import ClientError
 
-from tests.rehearsal.conftest import BUCKET, Rehearsal
+from tests.rehearsal.conftest import BUCKET, Rehearsal, wait_for
 
 
 class Run:
@@ -31,6 +32,7 @@ class Run:
             f"--set freeze_batch_norm=true --set monitor=accuracy {options}"
         )
         self.epochs: dict[int, float] = {}
+        self._job: subprocess.Popen[bytes] | None = None
         self._storage = boto3.client(
             "s3",
             endpoint_url=cluster.environment["AWS_ENDPOINT_URL"],
@@ -45,6 +47,7 @@ class Run:
         ended = threading.Event()
         watcher = threading.Thread(target=self._watch, args=(ended,))
         with self.cluster.begin(self.script, self.name) as process:
+            self._job = process
             watcher.start()
             try:
                 yield self
@@ -54,6 +57,17 @@ class Run:
                 watcher.join()
                 if process.poll() is None:
                     process.kill()
+
+    def wait_for(self, condition: Callable[[], object], what: str, timeout_s: float = 300) -> float:
+        """As the function of this name, and fail at once where the job ends first."""
+
+        def holds() -> object:
+            over = self._job is not None and self._job.poll() is not None
+            found = condition()
+            assert found or not over, f"it ended before {what}: {self.said()}"
+            return found
+
+        return wait_for(holds, what, timeout_s)
 
     def _watch(self, ended: threading.Event) -> None:
         while True:

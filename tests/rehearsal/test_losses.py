@@ -63,7 +63,7 @@ def trainer(cluster: Rehearsal) -> Machine:
 
 def test_a_machine_lost_in_training(data: Rehearsal, unbroken: list[float], record_property: object) -> None:
     with Run(data, "lost").begun() as run:
-        wait_for(lambda: 2 in run.epochs, "two epochs")
+        run.wait_for(lambda: 2 in run.epochs, "two epochs")
         machine = trainer(data)
         machine.lose()
     print(f"machine lost: epoch 3 came {run.delay_s(3):.1f} s late, an epoch takes {run.epoch_s():.1f} s")
@@ -75,11 +75,11 @@ def test_a_machine_lost_in_training(data: Rehearsal, unbroken: list[float], reco
 
 def test_a_machine_that_gives_notice(data: Rehearsal, unbroken: list[float]) -> None:
     with Run(data, "notice").begun() as run:
-        wait_for(lambda: 2 in run.epochs, "two epochs")
+        run.wait_for(lambda: 2 in run.epochs, "two epochs")
         machine = trainer(data)
         (ray,) = processes(machine, "ray start", "--block")
         ray.send_signal(signal.SIGTERM)
-        wait_for(lambda: "is about to be taken away" in run.said(), "the notice", 60)
+        run.wait_for(lambda: "is about to be taken away" in run.said(), "the notice", 60)
         wait_for(lambda: not processes(machine, "raylet"), "the machine's end", 120)
     data.replace(machine)
     saved, resumed = (
@@ -106,11 +106,11 @@ def test_a_worker_that_stands_still(data: Rehearsal, unbroken: list[float]) -> N
     before = logs()
 
     with Run(data, "still").begun() as run:
-        wait_for(lambda: 1 in run.epochs, "an epoch")
+        run.wait_for(lambda: 1 in run.epochs, "an epoch")
         (stopped, *_) = processes(trainer(data), TRAINER)
         stopped.send_signal(signal.SIGSTOP)
         begun = time.time()
-        detected = wait_for(seen, "that it is seen", 120)
+        detected = run.wait_for(seen, "that it is seen", 120)
         ended = wait_for(lambda: not stopped.is_running() or stopped.status() == "zombie", "its end", 120)
     print(f"stopped worker: seen after {detected - begun:.1f} s, ended after {ended - begun:.1f} s")
     assert 30 <= detected - begun <= 60
@@ -132,10 +132,10 @@ def test_a_driver_that_is_killed(data: Rehearsal, unbroken: list[float]) -> None
 
 def test_as_many_workers_as_there_are_machines(data: Rehearsal, unbroken: list[float]) -> None:
     with Run(data, "elastic", "--workers 1 --max-workers 3 --cpus-per-worker 2 --set epochs=16").begun() as run:
-        wait_for(lambda: run.workers()[-1:] == [3], "an epoch of three workers")
+        run.wait_for(lambda: run.workers()[-1:] == [3], "an epoch of three workers")
         machine = trainer(data)
         machine.lose()
-        wait_for(lambda: run.workers()[-1:] == [2], "an epoch of two workers")
+        run.wait_for(lambda: run.workers()[-1:] == [2], "an epoch of two workers")
         data.replace(machine)
     print(f"elastic: workers by epoch {run.workers()}")
     assert run.workers()[-1] == 3
@@ -173,10 +173,10 @@ def test_a_machine_lost_in_scoring(data: Rehearsal, tmp_path: Path) -> None:
     twice = sum(count - 1 for count in parts().values())
     asked = requests(data.log("storage").splitlines()[before:])
     costs = Costs.from_json(json.loads(COSTS.read_text())).requests
-    expected = {method: costs[method].of(len(parts()), 480 * COPIES) for method in asked}
+    expected = {method: cost.of(len(parts()), 480 * COPIES) for method, cost in costs.items()}
     print(f"scoring: {len(parts())} parts, {twice} written twice")
-    for method, count in asked.most_common():
-        print(f"  {method}: {count:,} requests, {expected[method]:,.0f} by docs/scaling.md")
+    for method, count in expected.items():
+        print(f"  {method}: {asked[method]:,} requests, {count:,.0f} by docs/scaling.md")
     data.replace(machine)
     data.type("derm-ray verify $BUCKET/lost-scores")
     data.type(

@@ -3,6 +3,7 @@
 import logging
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow.fs
@@ -19,7 +20,7 @@ from derm_ray.data.prepared import is_prepared, require_size
 from derm_ray.data.validation import validate
 from derm_ray.errors import ConfigError, TrainingError
 from derm_ray.evaluation.calibration import fit_calibration
-from derm_ray.lease import hold
+from derm_ray.lease import Lease, hold
 from derm_ray.observability import WorkerLogs, working_for
 from derm_ray.training.batches import check_batch_size
 from derm_ray.training.config import TrainConfig
@@ -159,35 +160,13 @@ def train(
                     resources_per_worker={"CPU": cpus},
                 )
                 result = _fit(task, out_uri, name, scaling, max_failures)
-            seen = [pair for split in splits.values() for pair in split.pairs]
-            images = measure_images(seen, config.preprocessing, config.seed)
-            checkpoint, metrics = result.best_checkpoints[-1]
-            state = read_state(checkpoint, torch.device("cpu"))
-            figures = {key: value for key, value in metrics.items() if "/" in key}
             provenance = {
                 **description,
                 **started,
                 "manifest_uri": manifest.uri,
-                "best_epoch": metrics["epoch"],
                 "workers": workers if most == workers else f"{workers} to {most}",
-                "metrics": figures,
             }
-            scores = {PredictionKind(kind): values.numpy() for kind, values in state["val"].items()}
-            calibration = fit_calibration(labels, np.array(splits[Split.VAL].labels), scores)
-            lease.check()
-            digest = bundle.seal_bundle(
-                storage.join(run_uri, BUNDLE),
-                network=start.architecture,
-                label_set=labels,
-                preprocessing=config.preprocessing,
-                weights=state["loop"]["network"],
-                provenance=provenance,
-                calibration=calibration,
-                reference=make_reference(labels, scores, calibration, images, prepared=is_prepared(manifest)),
-            )
-            return TrainResult(
-                run_uri, storage.join(run_uri, BUNDLE), started["run_id"], digest, int(metrics["epoch"]), figures
-            )
+            return _seal(task, result, labels, splits, provenance, lease, prepared=is_prepared(manifest))
 
 
 def labelled(manifest: Manifest, split: Split, labels: LabelSet) -> LabelledPairs:
@@ -232,6 +211,42 @@ def _fit(task: WorkerTask, out_uri: str, name: str, scaling: ScalingConfig, max_
         kind = getattr(errors, result.return_value["type"])
         raise _rebuilt(kind, result.return_value["message"], task.run_uri)
     return result
+
+
+def _seal(
+    task: WorkerTask,
+    result: "ray.train.Result",
+    labels: LabelSet,
+    splits: dict[Split, LabelledPairs],
+    provenance: dict[str, Any],
+    lease: Lease,
+    *,
+    prepared: bool,
+) -> TrainResult:
+    """Seal the best epoch's model, with its calibration and what drift is measured against."""
+    config = task.config
+    images = measure_images(
+        [pair for split in splits.values() for pair in split.pairs], config.preprocessing, config.seed
+    )
+    checkpoint, metrics = result.best_checkpoints[-1]
+    state = read_state(checkpoint, torch.device("cpu"))
+    scores = {PredictionKind(kind): values.numpy() for kind, values in state["val"].items()}
+    calibration = fit_calibration(labels, np.array(splits[Split.VAL].labels), scores)
+    epoch = int(metrics["epoch"])
+    figures = {key: value for key, value in metrics.items() if "/" in key}
+    uri = storage.join(task.run_uri, BUNDLE)
+    lease.check()
+    digest = bundle.seal_bundle(
+        uri,
+        network=task.architecture,
+        label_set=labels,
+        preprocessing=config.preprocessing,
+        weights=state["loop"]["network"],
+        provenance={**provenance, "best_epoch": epoch, "metrics": figures},
+        calibration=calibration,
+        reference=make_reference(labels, scores, calibration, images, prepared=prepared),
+    )
+    return TrainResult(task.run_uri, uri, provenance["run_id"], digest, epoch, figures)
 
 
 def _rebuilt(kind: type[errors.DermRayError], message: str, run_uri: str) -> errors.DermRayError:
