@@ -19,12 +19,16 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from derm_ray.data.inputs import MemoryInput
 from derm_ray.data.manifest import Manifest
+from derm_ray.data.splits import split_manifest
+from derm_ray.data.synthetic import synthesize
 from derm_ray.operations.cluster import queries
+from derm_ray.runtime import ray_session
 from derm_ray.scoring.pipeline import ScoringOptions, score
 from derm_ray.serving.endpoint import endpoint
 from derm_ray.storage import read_bytes
 from derm_ray.training.config import make_config
 from derm_ray.training.run.driver import train
+from derm_ray.vocabulary import PAPER15
 from tests.conftest import take, unused_port
 
 EXPORTS_S = 15.0
@@ -80,6 +84,11 @@ def watched() -> Iterator[Shown]:
         thread.join()
 
 
+def make_pairs(folder: Path) -> Manifest:
+    """480 synthetic pairs, enough of them in val that a model holds a reference for drift."""
+    return split_manifest(synthesize(str(folder / "pairs"), 480, PAPER15), val_fraction=0.4).manifest
+
+
 def work(manifest: Manifest, folder: Path) -> None:
     """Train, serve, score with and without decoders, each twice with two exports between, and lose a process."""
     config = make_config("debug", {"epochs": 2})
@@ -111,14 +120,9 @@ def _with_a_missing_image(manifest: Manifest) -> Manifest:
 
 def main() -> None:
     """Write the list."""
-    from derm_ray.data.splits import split_manifest
-    from derm_ray.data.synthetic import synthesize
-    from derm_ray.runtime import ray_session
-    from derm_ray.vocabulary import PAPER15
-
     listed = yaml.safe_load(LIST.read_text()) if LIST.exists() else {"unseen": {}}
     with tempfile.TemporaryDirectory() as name, ray_session(num_cpus=4, local=True):
-        manifest = split_manifest(synthesize(f"{name}/pairs", 480, PAPER15)).manifest
+        manifest = make_pairs(Path(name))
         with watched() as shown:
             work(manifest, Path(name))
     own = {

@@ -24,14 +24,13 @@ from derm_ray.training.run.metrics import STAGES
 from derm_ray.vocabulary import Split
 from tests.cluster.conftest import CLUSTER
 from tests.conftest import unused_port
-from tests.monitored import LIST, Shown, metrics_url, watched, work
+from tests.monitored import LIST, Shown, make_pairs, metrics_url, watched, work
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 EMPTY = {
     "GPUs": "this machine has none",
     "GPU memory": "this machine has none",
     "Storage asked again": "local disks do not fail",
-    "Drift from the training data": "few requests, and a model whose val split is small holds no reference",
 }
 """Panels that may show nothing here, and why."""
 Panels = list[tuple[str, dict[str, Any]]]
@@ -96,11 +95,16 @@ def prometheus(folder: Path) -> Iterator[str | None]:
 
 
 @pytest.fixture(scope="module")
-def observed(ray_local: None, pairs: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Observed:
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return make_pairs(tmp_path_factory.mktemp("pairs"))
+
+
+@pytest.fixture(scope="module")
+def observed(ray_local: None, manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Observed:
     folder, began = tmp_path_factory.mktemp("monitored"), time.time()
     with prometheus(folder) as url:
         with watched() as shown:
-            work(pairs, folder)
+            work(manifest, folder)
         if url is None:
             return Observed(shown, folder, [], [])
         series = [[_series(url, target["expr"], began) for target in panel["targets"]] for _, panel in panels()]
@@ -130,10 +134,10 @@ def test_the_list_tells_the_labels_that_are_shown(observed: Observed) -> None:
     assert ours - exported_metrics().keys() == set()
 
 
-def test_training_counts_what_it_did(observed: Observed, pairs: Manifest) -> None:
+def test_training_counts_what_it_did(observed: Observed, manifest: Manifest) -> None:
     shown, run = observed.shown, "monitored"
     batch = make_config("debug", {}).global_batch_size
-    steps = 2 * (len(pairs.select(Split.TRAIN)) // batch)
+    steps = 2 * (len(manifest.select(Split.TRAIN)) // batch)
     lines = [json.loads(line) for line in (observed.folder / "runs" / run / "metrics.jsonl").read_text().splitlines()]
     assert shown.total("train_starts_total", run=run) == 1
     assert shown.total("train_epochs_total", run=run) == 2
