@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import requests
@@ -78,7 +77,7 @@ def refuse_open_ray(gcs: str) -> None:
     """
     if insecure_allowed():
         return
-    if beyond := _beyond(_nodes_told_to_strangers(gcs)):
+    if beyond := _beyond(nodes_told_to_strangers(gcs)):
         raise ConfigError(f"the Ray at {gcs} runs what anybody sends it who reaches {beyond}: no token. {_MEND}")
 
 
@@ -95,8 +94,15 @@ def refuse_open_jobs(url: str) -> None:
         return
     if _asked_by_a_stranger(f"{url}/api/jobs/") is None:
         return
-    nodes = (_asked_by_a_stranger(f"{url}/nodes?view=summary") or {}).get("data", {}).get("summary", [])
-    if beyond := _beyond([urlsplit(url).hostname or "", *(node["raylet"]["nodeManagerAddress"] for node in nodes)]):
+    told = _asked_by_a_stranger(nodes_url := f"{url}/nodes?view=summary")
+    try:
+        summary = told.json()["data"]["summary"] if told is not None else {}
+        nodes = [node["raylet"]["nodeManagerAddress"] for node in summary]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{nodes_url}: does not tell the cluster's nodes. Give the address of Ray's dashboard."
+        ) from error
+    if beyond := _beyond([urlsplit(url).hostname or "", *nodes]):
         raise ConfigError(f"the cluster at {url} runs what anybody sends it who reaches {beyond}: no token. {_MEND}")
 
 
@@ -118,8 +124,12 @@ def _beyond(hosts: Iterable[str]) -> str:
     return ", ".join(sorted({host for host in hosts if host and not is_loopback(host)}))
 
 
-def _nodes_told_to_strangers(gcs: str) -> list[str]:
-    """Return the addresses of the nodes that are alive, as the head tells them to a caller without a token."""
+def nodes_told_to_strangers(gcs: str) -> list[str]:
+    """Return the addresses of the nodes that are alive, as the head tells them to a caller without a token.
+
+    Raises:
+        ConfigError: it does not tell whether it asks for a token.
+    """
     import grpc
     from ray.core.generated.gcs_pb2 import GcsNodeInfo
     from ray.core.generated.gcs_service_pb2 import GetAllNodeAddressAndLivenessRequest
@@ -129,7 +139,13 @@ def _nodes_told_to_strangers(gcs: str) -> list[str]:
     if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
         from ray._common.tls_utils import load_certs_from_env
 
-        chain, key, authority = load_certs_from_env()
+        try:
+            chain, key, authority = load_certs_from_env()
+        except (RuntimeError, OSError) as error:
+            raise ConfigError(
+                f"RAY_USE_TLS is set, but: {error}. RAY_TLS_SERVER_CERT, RAY_TLS_SERVER_KEY and RAY_TLS_CA_CERT name "
+                "the files."
+            ) from error
         channel = grpc.secure_channel(gcs, grpc.ssl_channel_credentials(authority, key, chain), options)
     else:
         channel = grpc.insecure_channel(gcs, options)
@@ -147,7 +163,7 @@ def _nodes_told_to_strangers(gcs: str) -> list[str]:
     return [node.node_manager_address for node in reply.node_info_list if node.state == GcsNodeInfo.ALIVE]
 
 
-def _asked_by_a_stranger(url: str) -> dict[str, Any] | None:
+def _asked_by_a_stranger(url: str) -> requests.Response | None:
     """Ask as somebody without a token does; ``None`` where that is refused."""
     with requests.Session() as session:  # the library Ray asks with, so that certificates and proxies are the same
         session.auth = lambda request: request  # no .netrc
@@ -157,10 +173,10 @@ def _asked_by_a_stranger(url: str) -> dict[str, Any] | None:
             raise ConfigError(
                 f"{url}: does not tell whether it asks for a token ({type(error).__name__}). Try again."
             ) from error
-    if answer.status_code != 200:
+    if answer.status_code in (401, 403):
         return None
-    try:
-        told = answer.json()
-    except requests.JSONDecodeError:
-        return {}
-    return told if isinstance(told, dict) else {}
+    if answer.is_redirect:  # Ray's client would follow it, with the job, past this question
+        raise ConfigError(f"{url}: leads to {answer.headers['location']}. Give that address itself.")
+    if answer.status_code != 200:
+        raise ConfigError(f"{url}: does not tell whether it asks for a token (HTTP {answer.status_code}). Try again.")
+    return answer

@@ -18,6 +18,9 @@ from derm_ray.errors import ConfigError, DermRayError, unknown_name
 LOG_FORMATS = ("text", "json")
 LOG_FORMAT_VARIABLE = "DERM_RAY_LOG_FORMAT"
 
+NEXT_TO_NOTHING = 1e-9
+"""Prometheus cannot see by how much a counter rose to its first value: where that matters, this is the first one."""
+
 _run_id: ContextVar[str | None] = ContextVar("run_id", default=None)
 _process_runs: list[str] = []
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import ray
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+from ray._private.utils import get_num_cpus
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 from ray.exceptions import AuthenticationError, RayError, RayTaskError
 
@@ -49,8 +50,9 @@ def submission_id() -> str | None:
 
 
 def machine_cpus() -> int:
-    """Return the CPUs this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Return the CPUs this process may use: those it may run on, and no more than its container's quota."""
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(mine, int(get_num_cpus(override_docker_cpu_warning=True))))
 
 
 @dataclass(frozen=True)
@@ -237,8 +239,14 @@ def ray_session(
                 "RAY_AUTH_TOKEN_PATH to a file that holds the cluster's."
             ) from error
         except (ConnectionError, ValueError, RuntimeError) as error:
+            lines = [line.strip() for line in str(error).strip().splitlines()]
+            if lines and lines[0].startswith("Version mismatch"):
+                raise ConfigError(
+                    f"cannot join the Ray at {cluster!r}: {' '.join(lines)}. Use one image, or one environment, for "
+                    "all nodes and for the machine that submits."
+                ) from error
             raise ConfigError(
-                f"cannot join the Ray at {cluster!r}: {str(error).strip().splitlines()[0]} Give --address or "
+                f"cannot join the Ray at {cluster!r}: {(lines or [type(error).__name__])[0]} Give --address or "
                 "RAY_ADDRESS as `auto` on a node of the cluster, or as HEAD:6379; from outside, use `derm-ray submit`."
             ) from error
     try:

@@ -13,7 +13,9 @@ def doctor(
     storage: Annotated[
         list[str] | None,
         typer.Option(
-            "--storage", metavar="URI", help="Also try a folder: one file is written and removed. Repeatable."
+            "--storage",
+            metavar="URI",
+            help="Also try a folder, on every node of a cluster as well: one file is written and removed. Repeatable.",
         ),
     ] = None,
     address: AddressOption = None,
@@ -36,7 +38,7 @@ def doctor(
         findings += place(uri)
     if there := runtime.cluster_address(address):
         try:
-            findings += cluster(there)
+            findings += cluster(there, tuple(storage or ()))
         except DermRayError as error:
             findings.append(Finding("cluster", "cannot be looked at", str(error)))
     width = max(len(finding.subject) for finding in findings)

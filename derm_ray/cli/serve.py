@@ -1,6 +1,5 @@
 """``derm-ray serve``."""
 
-import os
 import queue
 import signal
 from contextlib import suppress
@@ -50,11 +49,12 @@ def serve(
     """
     if config is not None:
         _refuse_others(context, {"config", "address"})
+        from derm_ray import runtime
         from derm_ray.serving.endpoint import configured_endpoint
 
         with configured_endpoint(config, address) as served:
             typer.echo(f"listening on {served.url}: open it in a browser.")
-            if address is None and "RAY_ADDRESS" not in os.environ:
+            if runtime.cluster_address(address) is None:
                 _until_stopped(served)
         return
     if model is None:

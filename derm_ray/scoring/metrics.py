@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from ray.util.metrics import Counter, Gauge
 
-from derm_ray.observability import WORK
+from derm_ray.observability import NEXT_TO_NOTHING, WORK
 
 STAGES = ("read", "decode", "infer", "write")
 _GAUGE_S = 5.0
@@ -50,6 +50,8 @@ class RunMetrics:
         self._left = pairs
         self._work = WorkMetrics(out_uri)
         self._pairs = _counter(out_uri, "pairs", "Pairs by what came of them.", "status")
+        for status in ("ok", "error"):
+            self._pairs.inc(NEXT_TO_NOTHING, {"status": status})
         self._shards = _counter(out_uri, "shards", "Shards whose part is written.")
         self._seconds = _counter(out_uri, "seconds", "Time of the stages, of all replicas and threads.", "stage")
         self._pairs_left = Gauge(

@@ -67,22 +67,24 @@ def check_config(values: object) -> list[str]:
             for name in names
             if name not in (INGRESS, MODEL)
         ]
-    for row, app in enumerate(values["applications"]):
-        problems += _secrets(app, ("applications", row))
-    return problems
+    return [*problems, *_secrets(values, ())]
 
 
-def _secrets(app: Mapping[str, Any], place: tuple[object, ...]) -> list[str]:
-    """Return where an application holds what Ray's dashboard would show to everyone who reaches it."""
+def _secrets(part: object, place: tuple[object, ...]) -> list[str]:
+    """Return where a file holds what Ray's dashboard would show to everyone who reaches it."""
     mend = "which Ray's dashboard shows; let the nodes have the credentials"
-    found = []
-    for name, value in (app.get("args") or {}).items():
-        if isinstance(value, str) and (kind := find_credential(value)):
-            found.append(f"{_place((*place, 'args', name))}: holds {kind}, {mend}")
-    for name, value in ((app.get("runtime_env") or {}).get("env_vars") or {}).items():
-        if names_a_secret(name, str(value)) or find_credential(str(value)):
-            found.append(f"{_place((*place, 'runtime_env', 'env_vars', name))}: looks like a secret, {mend}")
-    return found
+    if isinstance(part, Mapping):
+        named = place[-1:] == ("env_vars",)
+        told = {name for name, value in part.items() if named and names_a_secret(str(name), str(value))}
+        found = [f"{_place((*place, name))}: looks like a secret, {mend}" for name in part if name in told]
+        return found + [
+            one for name, value in part.items() if name not in told for one in _secrets(value, (*place, name))
+        ]
+    if isinstance(part, list):
+        return [one for row, value in enumerate(part) for one in _secrets(value, (*place, row))]
+    if isinstance(part, str) and (kind := find_credential(part)):
+        return [f"{_place(place)}: holds {kind}, {mend}"]
+    return []
 
 
 def _told(error: ValidationError, before: tuple[object, ...]) -> list[str]:

@@ -19,7 +19,7 @@ from derm_ray import storage
 from derm_ray.bundle import load_bundle
 from derm_ray.errors import ConfigError
 from derm_ray.inference.engines.selection import resolve_engine
-from derm_ray.observability import configure_logging
+from derm_ray.observability import WorkerLogs, configure_logging
 from derm_ray.serving.api import MAX_BODY_BYTES, create_app
 from derm_ray.serving.guard import Limits, Traffic, busy
 from derm_ray.serving.metrics import RequestMetrics
@@ -160,13 +160,13 @@ async def _asked(answer: Awaitable[T]) -> T:
 class Ingress:
     """Speaks HTTP."""
 
-    def __init__(self, replicas: DeploymentHandle, tokens: Tokens | None, rate: float) -> None:
+    def __init__(self, replicas: DeploymentHandle, tokens: Tokens | None, rate: float, logs: WorkerLogs) -> None:
         self._room = Room(WAIT_S)
         self._replicas = Replicas(replicas, self._room)
         self._tokens = tokens
         self._limits = Limits(MAX_BODY_BYTES, per_s=rate, burst=max(1, round(BURST_S * rate)))
         self._traffic = Traffic()
-        configure_logging()  # the access log goes to this replica's log file
+        configure_logging(log_format=logs.log_format)  # the access log goes to this replica's log file
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Build the application on the replica, when Serve asks for it."""
@@ -251,4 +251,6 @@ def build(args: ServeArguments, tokens: Tokens | None) -> serve.Application:
         ray_actor_options={"num_cpus": 0},
         **common,
     )
-    return ingress.bind(model.bind(uri, bundle.model_digest, engine, args.gpu, args.cpus), tokens, args.rate)
+    logs = WorkerLogs.like_here(bundle.run_id)
+    replicas = model.bind(uri, bundle.model_digest, engine, args.gpu, args.cpus, logs)
+    return ingress.bind(replicas, tokens, args.rate, WorkerLogs.like_here(None))

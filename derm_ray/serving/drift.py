@@ -12,12 +12,11 @@ from ray.serve import metrics
 
 from derm_ray.data.reference import Quantity, Reference
 from derm_ray.data.statistics import ImageStatistics
+from derm_ray.observability import NEXT_TO_NOTHING
 from derm_ray.vocabulary import Modality, Prediction
 
 FLUSH_S = 1.0
 """How long counts are gathered: to count one request in Ray takes an increment for every bin."""
-NEXT_TO_NOTHING = 1e-9
-"""Prometheus cannot see by how much a counter rose to its first value, so that this is the first one of each."""
 TAGS = ("quantity", "modality", "bin")
 
 

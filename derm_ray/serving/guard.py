@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -70,6 +71,13 @@ class Limits:
     all_bodies_bytes: int = 500_000_000
     per_s: float = 20.0
     burst: int = 100
+
+
+class AccessLine(dict[str, Any]):
+    """A line of the access log: JSON also where other lines are text."""
+
+    def __str__(self) -> str:
+        return json.dumps(self)
 
 
 class Traffic:
@@ -161,17 +169,17 @@ class Guard:
             status = HUNG_UP if status is None or body.cut else status
             if self._observe is not None:
                 self._observe(route, status, seconds)
-            line = {
-                "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-                "request_id": request_id,
-                "token": caller,
-                "method": scope["method"],
-                "route": route,
-                "status": status,
-                "ms": round(1000 * seconds, 1),
-                "model_digest": model_digest,
-            }
-            access.info("%s", json.dumps(line))
+            line = AccessLine(
+                time=datetime.now(UTC).isoformat(timespec="milliseconds"),
+                request_id=request_id,
+                token=caller,
+                method=scope["method"],
+                route=route,
+                status=status,
+                ms=round(1000 * seconds, 1),
+                model_digest=model_digest,
+            )
+            access.info(line)
 
     def _admit(self, scope: Scope, caller: str | None) -> None:
         """Refuse by what the request's head says."""

@@ -47,17 +47,20 @@ class ServedModel:
         engine: name.
         use_gpu: where the network runs.
         threads: that compute, and as many that decode and word answers.
+        logs: how it logs.
 
     Raises:
         BundleError, StorageError: the bundle cannot be loaded, or is another one by now.
     """
 
-    def __init__(self, model_uri: str, model_digest: str, engine: str, use_gpu: bool, threads: int) -> None:
+    def __init__(
+        self, model_uri: str, model_digest: str, engine: str, use_gpu: bool, threads: int, logs: WorkerLogs
+    ) -> None:
+        logs.begin()
         torch.set_num_threads(threads)
         self._bundle = load_bundle(model_uri)
         if self._bundle.model_digest != model_digest:
             raise BundleError(f"{model_uri} has changed while it was being served. Serve it again.")
-        WorkerLogs.like_here(self._bundle.run_id).begin()
         device = torch.device("cuda" if use_gpu else "cpu")
         self._predictor = Predictor(self._bundle, engine, batch_size=MAX_BATCH, device=device)
         self._mapper = SaliencyMapper(self._bundle, device) if self._bundle.network.cam is not None else None

@@ -1,5 +1,6 @@
 """What is asked of a cluster: a command with its arguments, code and settings, under an id of its own."""
 
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field
 from derm_ray import __version__
 from derm_ray.errors import ConfigError, unknown_name
 from derm_ray.exposure import INSECURE_VARIABLE, insecure_allowed
+from derm_ray.observability import LOG_FORMAT_VARIABLE
 from derm_ray.storage import digest, is_local
 from derm_ray.submission.package import Package
 from derm_ray.submission.secrets import refuse_secrets
@@ -79,8 +81,10 @@ class JobRequest:
     @property
     def variables(self) -> dict[str, str]:
         """The job's environment variables."""
-        insecure = {INSECURE_VARIABLE: "1"} if insecure_allowed() else {}
-        return {**insecure, **self.settings, VERSION_VARIABLE: self.version}
+        said = {INSECURE_VARIABLE: "1"} if insecure_allowed() else {}
+        if log_format := os.environ.get(LOG_FORMAT_VARIABLE):
+            said[LOG_FORMAT_VARIABLE] = log_format
+        return {**said, **self.settings, VERSION_VARIABLE: self.version}
 
     @property
     def metadata(self) -> dict[str, str]:

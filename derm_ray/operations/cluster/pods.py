@@ -2,7 +2,7 @@
 
 import re
 
-from derm_ray.credentials import names_a_secret
+from derm_ray.credentials import find_credential, names_a_secret
 from derm_ray.operations.cluster.documents import Part
 
 DRAIN_VARIABLE = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
@@ -87,7 +87,7 @@ def check_environment(container: Part) -> None:
     """Note variables that give a secret away, of which only the name is told, or that switch the token off."""
     for variable in container.items("env"):
         name, value = variable.at("name").text, variable.at("value")
-        if value.text and names_a_secret(name, value.text):
+        if value.text and (names_a_secret(name, value.text) or find_credential(value.text)):
             value.refuse(f"{name} looks like a secret", "take it from a Secret: valueFrom.secretKeyRef")
         if name == MODE_VARIABLE and value.value != "token":
             variable.refuse("the operator leaves this variable as it is, and the cluster open", "leave it out")

@@ -1,6 +1,6 @@
 """``runtimeEnvYAML``: what Ray makes of an environment for a job."""
 
-from derm_ray.credentials import names_a_secret
+from derm_ray.credentials import find_credential, names_a_secret
 from derm_ray.operations.cluster.documents import Part
 from derm_ray.operations.cluster.schema import unknown_field
 
@@ -28,7 +28,7 @@ def check_runtime_env(text: Part) -> None:
                 if place.text and "://" not in place.text:
                     place.refuse("is a folder of whoever applies the file", "give a URI of a .zip, or use the image")
         for name, variable in root.entries("env_vars").items():
-            if variable.text and names_a_secret(name, variable.text):
+            if variable.text and (names_a_secret(name, variable.text) or find_credential(variable.text)):
                 variable.refuse(f"{name} looks like a secret", "give it to the containers from a Secret")
         if not unknown:
             try:

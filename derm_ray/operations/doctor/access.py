@@ -9,6 +9,8 @@ from pathlib import Path
 import httpx
 import psutil
 
+from derm_ray.errors import ConfigError
+from derm_ray.exposure import nodes_told_to_strangers
 from derm_ray.operations.doctor.finding import Finding
 from derm_ray.operations.listeners import DASHBOARD, LISTENERS
 
@@ -28,10 +30,10 @@ def access() -> Iterator[Finding]:
 
 def token() -> Finding:
     """Judge the token that this machine's Ray would use; its value is never told."""
-    mode = os.environ.get("RAY_AUTH_MODE", "")
+    mode = os.environ.get("RAY_AUTH_MODE")
     if mode == "disabled":
         return Finding("Ray's token", "switched off by RAY_AUTH_MODE: for machines that nobody else reaches")
-    if mode not in ("", "token"):
+    if mode not in (None, "token"):  # also where it is empty, Ray takes it for said
         return Finding("Ray's token", f"RAY_AUTH_MODE is {mode!r}", "set RAY_AUTH_MODE=token")
     if os.environ.get("RAY_AUTH_TOKEN", "").strip():
         return Finding("Ray's token", "in RAY_AUTH_TOKEN, which every process of a job inherits")
@@ -55,7 +57,12 @@ def token() -> Finding:
 
 def ports() -> Iterator[Finding]:
     """Yield who listens on the known ports, and which of them let strangers in."""
-    for connection in sorted(psutil.net_connections("tcp"), key=str):
+    try:
+        connections = psutil.net_connections("tcp")
+    except psutil.AccessDenied:  # macOS
+        yield Finding("ports", "only the superuser may look at who listens here: sudo derm-ray doctor")
+        return
+    for connection in sorted(connections, key=str):
         where = connection.laddr
         if connection.status == psutil.CONN_LISTEN and len(where) == 2 and where[1] in PORTS:
             yield _listener(where[0], where[1], connection.pid)
@@ -68,16 +75,25 @@ def _listener(address: str, port: int, pid: int | None) -> Finding:
         name = "a process that has ended"
     found = f"{name} ({pid}) listens on {address}" if pid else f"{name} listens on {address}"
     subject = f"port {port}"
-    if port == DASHBOARD and not ipaddress.ip_address(address).is_loopback and not _asks_for_a_token(address, port):
-        return Finding(subject, f"{found}, {PORTS[port]} without a token", OPEN)
+    if not ipaddress.ip_address(address).is_loopback:
+        ip = ipaddress.ip_address(address)
+        host = "127.0.0.1" if ip.is_unspecified else f"[{address}]" if ip.version == 6 else address
+        if (port == DASHBOARD and _shows_jobs(host)) or (name == "gcs_server" and _tells_nodes(f"{host}:{port}")):
+            return Finding(subject, f"{found}, {PORTS[port]} without a token", OPEN)
     return Finding(subject, f"{found} ({PORTS[port]} by default)")
 
 
-def _asks_for_a_token(address: str, port: int) -> bool:
+def _shows_jobs(host: str) -> bool:
     """Ask Ray's dashboard for its jobs as a stranger does."""
-    ip = ipaddress.ip_address(address)
-    host = "127.0.0.1" if ip.is_unspecified else f"[{address}]" if ip.version == 6 else address
     try:
-        return httpx.get(f"http://{host}:{port}/api/jobs/", timeout=5, trust_env=False).status_code != 200
+        return httpx.get(f"http://{host}:{DASHBOARD}/api/jobs/", timeout=5, trust_env=False).status_code == 200
     except (httpx.HTTPError, httpx.InvalidURL):
-        return True
+        return False
+
+
+def _tells_nodes(gcs: str) -> bool:
+    """Ask Ray's head for its nodes as a stranger does."""
+    try:
+        return bool(nodes_told_to_strangers(gcs))
+    except ConfigError:
+        return False

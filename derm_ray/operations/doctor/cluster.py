@@ -3,18 +3,29 @@
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
 import ray
+import torch
+from packaging.version import Version
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from derm_ray import __version__, runtime
 from derm_ray.operations.doctor.finding import Finding
-from derm_ray.operations.doctor.machine import MIN_DISK, MIN_SHARED_MEMORY, SHARED_MEMORY, room, temporary_folder
-from derm_ray.operations.doctor.places import skew
+from derm_ray.operations.doctor.machine import (
+    MIN_DISK,
+    MIN_MEMORY,
+    MIN_SHARED_MEMORY,
+    SHARED_MEMORY,
+    free_memory,
+    room,
+    temporary_folder,
+)
+from derm_ray.operations.doctor.places import place, skew
 
 ANSWER_S = 60.0
 MAX_SKEW_S = 5.0
@@ -27,28 +38,52 @@ class NodeReport:
     Attributes:
         clock: seconds since 1970.
         versions: of what must be the same everywhere.
-        shared_memory, disk: bytes that are free for Ray's object store and for its logs and spilled objects.
+        cuda: its torch is built for GPUs.
+        memory, shared_memory, disk: bytes that are free, the last two for Ray's object store and for its logs and
+            spilled objects.
+        storage: what was found at the folders that runs use.
     """
 
     clock: float
     versions: tuple[tuple[str, str], ...]
+    cuda: bool
+    memory: int
     shared_memory: int
     disk: int
+    storage: tuple[Finding, ...]
 
 
-def report_node() -> NodeReport:
-    """Report on the node this runs on."""
+def report_node(storage: Sequence[str]) -> NodeReport:
+    """Report on the node this runs on.
+
+    Args:
+        storage: folders to try.
+    """
+    tried = tuple(finding for uri in storage for finding in place(uri))
+    return NodeReport(
+        clock=time.time(),
+        versions=_versions(),
+        cuda=torch.backends.cuda.is_built(),  # type: ignore[no-untyped-call]
+        memory=free_memory(),
+        shared_memory=shutil.disk_usage(SHARED_MEMORY).free,
+        disk=shutil.disk_usage(temporary_folder()).free,
+        storage=tried,
+    )
+
+
+def _versions() -> tuple[tuple[str, str], ...]:
+    """Return those that have to be the same everywhere; torch for CPUs and for GPUs is one version."""
     versions = {"derm_ray": __version__, "python": platform.python_version()}
-    versions |= {package: version(package) for package in ("ray", "torch", "pyarrow")}
-    free = [shutil.disk_usage(folder).free for folder in (SHARED_MEMORY, temporary_folder())]
-    return NodeReport(time.time(), tuple(sorted(versions.items())), *free)
+    versions |= {package: Version(version(package)).public for package in ("ray", "torch", "pyarrow")}
+    return tuple(sorted(versions.items()))
 
 
-def cluster(address: str) -> Iterator[Finding]:
+def cluster(address: str, storage: Sequence[str] = ()) -> Iterator[Finding]:
     """Yield what was found on every node of a cluster.
 
     Args:
         address: as of ``--address``.
+        storage: folders that every node has to reach.
 
     Raises:
         ConfigError: it cannot be joined.
@@ -60,18 +95,18 @@ def cluster(address: str) -> Iterator[Finding]:
         held = ", ".join(f"{resources.get(kind, 0):g} {kind}s" for kind in ("CPU", "GPU"))
         dead = len(nodes) - len(alive)
         yield Finding("cluster", f"{len(alive)} nodes, {held}" + (f"; {dead} nodes were lost" if dead else ""))
-        ours = dict(report_node().versions)
+        ours = dict(_versions())
         for node in alive:
-            yield from _node(node["NodeID"], f"node {node['NodeManagerAddress']}", ours)
+            yield from _node(node, f"node {node['NodeManagerAddress']}", ours, storage)
 
 
-def _node(node_id: str, subject: str, ours: dict[str, str]) -> Iterator[Finding]:
-    there = NodeAffinitySchedulingStrategy(node_id, soft=False)
+def _node(node: dict[str, Any], subject: str, ours: dict[str, str], storage: Sequence[str]) -> Iterator[Finding]:
+    there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
     task = ray.remote(report_node).options(num_cpus=0, scheduling_strategy=there, max_retries=0)
     try:
-        ray.get(task.remote(), timeout=ANSWER_S)  # a worker starts and imports
+        first: NodeReport = ray.get(task.remote(storage), timeout=ANSWER_S)  # a worker starts and imports
         began = time.time()
-        report: NodeReport = ray.get(task.remote(), timeout=ANSWER_S)
+        report: NodeReport = ray.get(task.remote(()), timeout=ANSWER_S)
         ended = time.time()
     except GetTimeoutError:
         yield Finding(subject, f"gave no answer in {ANSWER_S:.0f} s", "look at `ray status` and the node's raylet log")
@@ -84,7 +119,11 @@ def _node(node_id: str, subject: str, ours: dict[str, str]) -> Iterator[Finding]
     told = ", ".join(f"{name} {value} (here {ours[name]})" for name, value in others.items())
     mend = "use one image, or one environment, for all nodes and for the machine that submits"
     yield Finding(subject, told or "the same versions as here", mend if others else "")
+    if node["Resources"].get("GPU") and not report.cuda:
+        yield Finding(f"{subject} torch", "built for CPUs, on a node with GPUs", "give the node the image for GPUs")
     yield skew(f"{subject} clock", max(began - report.clock, report.clock - ended, 0.0), MAX_SKEW_S)
     shm = "Ray's object store lives there; give the node more, in Kubernetes by an emptyDir with medium: Memory"
+    yield room(f"{subject} memory", report.memory, MIN_MEMORY, "give the node more, or use fewer workers on it")
     yield room(f"{subject} shared memory", report.shared_memory, MIN_SHARED_MEMORY, shm)
     yield room(f"{subject} disk", report.disk, MIN_DISK, "Ray spills objects and writes logs there; free some")
+    yield from (Finding(f"{subject} {one.subject}", one.found, one.mend) for one in first.storage)

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 import psutil
 import torch
 from packaging.requirements import Requirement
+from ray._private.utils import estimate_available_memory
 
 from derm_ray import runtime
 from derm_ray.inference.precision import default_device, hardware_has_bf16
@@ -37,7 +38,7 @@ def machine() -> Iterator[Finding]:
         "bf16",
         f"{'in hardware' if bf16 else 'not in hardware: fp32 is used, two to three times slower'} ({device.type})",
     )
-    yield room("memory", psutil.virtual_memory().available, MIN_MEMORY, "close other programs, or use fewer workers")
+    yield room("memory", free_memory(), MIN_MEMORY, "close other programs, or use fewer workers")
     if os.path.isdir(SHARED_MEMORY):
         mend = "Ray's object store lives there; give the container --shm-size=2g"
         yield room("shared memory", shutil.disk_usage(SHARED_MEMORY).free, MIN_SHARED_MEMORY, mend)
@@ -82,6 +83,11 @@ def packages(name: str = "derm-ray") -> Iterator[Finding]:
 def temporary_folder() -> str:
     """Return where Ray keeps its session unless told otherwise."""
     return os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+
+
+def free_memory() -> int:
+    """Return the bytes of memory that are free on this machine, or by its container's limit where that is less."""
+    return int(min(psutil.virtual_memory().available, estimate_available_memory()))
 
 
 def room(subject: str, free: int, least: int, mend: str) -> Finding:

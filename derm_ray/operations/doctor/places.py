@@ -1,5 +1,6 @@
 """Storage: whether a run can work there, and whether its clock and ours agree."""
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,6 +20,9 @@ def place(uri: str) -> Iterator[Finding]:
     Args:
         uri: of the folder.
     """
+    if storage.is_local(uri) and not os.path.isdir(storage.absolute(uri)):
+        yield Finding(uri, "no such folder", "make it, or mount it")
+        return
     probe = storage.join(uri, f".doctor-{uuid4().hex}")
     try:
         yield from _probed(uri, probe)
