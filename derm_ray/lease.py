@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -54,13 +54,21 @@ class Lease:
         with self._lock:
             self.record |= facts
 
+    @property
+    def worked(self) -> bool:
+        """Whether the record tells of pairs; one that does not is taken away where the input was refused."""
+        return "pairs" in self.record
+
     def check(self) -> None:
         """Raise where the folder may no longer be ours.
 
         Raises:
             LeaseLostError: it was taken over, or the record could not be renewed in time.
         """
-        if self._taken or time.monotonic() - self._renewed > self._expires_s:
+        if self._stale() and not self._taken:
+            with suppress(StorageError):  # it may be there again by now
+                self._renew()
+        if self._taken or self._stale():
             raise LeaseLostError(
                 f"{self.uri}: this lease could not be renewed for {self._expires_s:g} s and may be another's now. "
                 "Check the storage; the same command resumes."
@@ -82,15 +90,23 @@ class Lease:
         with self._lock:
             storage.write_json(self.uri, self.record)
 
+    def _stale(self) -> bool:
+        return time.monotonic() - self._renewed > self._expires_s
+
+    def _renew(self) -> None:
+        if is_taken(self.uri):
+            self._taken = True
+            return
+        self.note(renewals=self.record["renewals"] + 1)
+        self._write()
+        self._renewed = time.monotonic()
+
     def _keep(self) -> None:
         while not self._ended.wait(self._renew_s):
             try:
-                if is_taken(self.uri):
-                    self._taken = True
+                self._renew()
+                if self._taken:
                     return
-                self.note(renewals=self.record["renewals"] + 1)
-                self._write()
-                self._renewed = time.monotonic()
             except StorageError as error:
                 logger.warning("the lease could not be renewed: %s", error)
 
@@ -126,9 +142,11 @@ def hold(folder_uri: str, *, renew_s: float = RENEW_S, expires_s: float = EXPIRE
     try:
         yield lease
     except InputError:
+        idle = not lease.worked
         lease.release()
-        storage.remove(uri)  # nothing was done
-        storage.remove_empty(folder_uri)
+        if idle:
+            storage.remove(uri)
+            storage.remove_empty(folder_uri)
         raise
     except BaseException:
         lease.release()

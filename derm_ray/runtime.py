@@ -16,7 +16,7 @@ import ray
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray._private.utils import get_num_cpus
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
-from ray.exceptions import AuthenticationError, RayError, RayTaskError
+from ray.exceptions import AuthenticationError, GetTimeoutError, RayError, RayTaskError
 
 from derm_ray.errors import ConfigError, DermRayError, WorkError
 from derm_ray.exposure import make_token, refuse_open_ray, refuse_told_secrets
@@ -88,6 +88,7 @@ class RaySession:
         if not short and not _fits_a_node(worker):
             short = [f"one worker takes {worker['CPU']:g} CPUs and {worker['GPU']:g} GPUs, more than any node has"]
         if not short:
+            self._tell_what_is_held(wanted)
             return
         if self.started_here:
             raise ConfigError(
@@ -103,26 +104,53 @@ class RaySession:
             )
         logger.warning("the cluster is too small for this run (%s); waiting for it to grow.", "; ".join(short))
 
+    def _tell_what_is_held(self, wanted: dict[str, float]) -> None:
+        """Say what is waited for where others hold it."""
+        free = {} if self.started_here else ray.available_resources()
+        held = [f"{n:g} {kind}s, {free.get(kind, 0):g} are free" for kind, n in wanted.items() if free.get(kind, 0) < n]
+        if free and held:
+            logger.warning(
+                "others use the cluster (this takes %s); waiting for them where that is needed.", "; ".join(held)
+            )
 
-def run_remote(function: Callable[..., T], *args: object, num_cpus: float = 1, num_gpus: float = 0) -> T:
+
+def has_several_nodes() -> bool:
+    """Return whether a Ray is joined in which work may run on another machine."""
+    return bool(ray.is_initialized()) and sum(node["Alive"] for node in ray.nodes()) > 1
+
+
+def run_remote(
+    function: Callable[..., T],
+    *args: object,
+    num_cpus: float = 1,
+    num_gpus: float = 0,
+    timeout_s: float | None = None,
+    mend: str = "try again when it has",
+) -> T:
     """Call a function in one task of the Ray that is joined.
 
     Args:
         function: importable on the workers.
         args: its arguments.
         num_cpus, num_gpus: of the task.
+        timeout_s: how long its answer is waited for.
+        mend: what to do where that is too short.
 
     Returns:
         What it returns.
 
     Raises:
         DermRayError: as the function raised it.
-        WorkError: the task failed otherwise.
+        WorkError: the task failed otherwise, or in time.
     """
+    task = ray.remote(function).options(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=0).remote(*args)
     try:
-        result: T = ray.get(
-            ray.remote(function).options(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=0).remote(*args)
-        )
+        result: T = ray.get(task, timeout=timeout_s)
+    except GetTimeoutError:
+        ray.cancel(task, force=True)
+        raise WorkError(
+            f"the cluster had no room in {timeout_s:g} s for a task of {num_cpus:g} CPUs and {num_gpus:g} GPUs: {mend}."
+        ) from None
     except RayTaskError as error:
         if isinstance(error.cause, DermRayError):
             raise error.cause from None

@@ -85,7 +85,7 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     except OSError as error:  # such as a client library that is not there; asking again does not mend it
         raise StorageError(f"{uri}: cannot open this kind of storage: {error}") from None
     if scheme(uri) in ("s3", "s3a"):
-        fs.retries = S3FS_ATTEMPTS  # of bodies that break off; botocore repeats the rest
+        fs.retries = S3FS_ATTEMPTS  # of bodies that break off; what botocore repeats is repeated as often again
     return fs, path
 
 

@@ -92,7 +92,7 @@ def watch(cluster: "Cluster", job_id: str, *, as_json: bool = False) -> "Job":
         for text in cluster.follow(job_id):
             typer.echo(text, nl=False, err=as_json)
             shown = True
-        job = cluster.job(job_id)
+        job = cluster.wait_for(job_id)
     except KeyboardInterrupt:
         typer.echo(
             f"\njob {job_id} goes on. Stop it: derm-ray jobs stop {job_id} --address {cluster.address}", err=True

@@ -63,11 +63,12 @@ def submit(
 
     cluster = Cluster(address)
     job, new = cluster.submit(request)
+    had_run = not new and job.status == "SUCCEEDED"
     if wait and not job.over:
         job = watch(cluster, job.id, as_json=as_json)
     text = f"job {job.id}: {job.status}"
-    if not new and job.status == "SUCCEEDED" and not wait:
-        text += "; this very command has run already and is not run again"
+    if had_run:
+        text += "; this very command has run already and is not run again. To run it once more, give another --id"
     elif not job.over:
         text += f"\n  derm-ray jobs logs {job.id} --follow --address {cluster.address}"
     emit({"job": job.id, "status": job.status, "exit_code": job.exit_code, "new": new}, text, as_json=as_json)

@@ -153,7 +153,7 @@ def _is_manifest(uri: str) -> bool:
         return True
     if not uri.lower().endswith(".parquet"):
         return False
-    with storage.open_read(uri) as file:
+    with storage.explained(uri), storage.open_read(uri) as file:
         try:
             names = set(pq.read_schema(file).names)
         except (pa.ArrowException, OSError) as error:

@@ -102,7 +102,10 @@ def part_name(shard: Shard, format_name: str) -> str:
 def recorded_engine(out_uri: str) -> str | None:
     """Return the engine of the run that lies in a folder, if there is one."""
     run_uri = storage.join(out_uri, RUN)
-    return str(storage.read_json(run_uri)["engine"]) if storage.exists(run_uri) else None
+    if not storage.exists(run_uri):
+        return None
+    with sound(run_uri):
+        return str(storage.read_json(run_uri)["engine"])
 
 
 def check_folder(out_uri: str) -> None:

@@ -15,10 +15,10 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from derm_ray import storage
-from derm_ray.bundle import load_bundle
+from derm_ray import runtime, storage
+from derm_ray.bundle import Bundle, load_bundle
 from derm_ray.errors import ConfigError
-from derm_ray.inference.engines.selection import resolve_engine
+from derm_ray.inference.engines.selection import resolve_engine, resolve_engine_of
 from derm_ray.observability import WorkerLogs, configure_logging
 from derm_ray.serving.api import MAX_BODY_BYTES, create_app
 from derm_ray.serving.guard import Limits, Traffic, busy
@@ -37,6 +37,8 @@ MAX_QUEUED = 64
 WAIT_S = 10.0
 """The longest expected wait with which a pair is let in; :data:`MAX_QUEUED` bounds what comes before that is known."""
 REQUEST_TIMEOUT_S = 30.0
+MEASURE_S = 1800.0
+"""How long a node is waited for that measures engines: until a cluster has grown by one."""
 BURST_S = 5.0
 """Seconds of a token's rate that it may use at once."""
 RETRY_AFTER_S = 1
@@ -134,9 +136,13 @@ class Replicas:
         now = time.monotonic()
         if self._asking is None or (self._asking.done() and now - self._asked_at > DESCRIBED_S):
             self._asking, self._asked_at = asyncio.create_task(_asked(self._handle.describe.remote())), now
+            self._asking.add_done_callback(lambda task: task.cancelled() or task.exception())  # or asyncio reports it
+        asking = self._asking
         try:
-            self._known = await asyncio.wait_for(asyncio.shield(self._asking), DESCRIBE_S)
+            self._known = await asyncio.wait_for(asyncio.shield(asking), DESCRIBE_S)
         except TimeoutError:
+            if self._asking is asking:
+                self._asking = None  # its replica may be on a node that went without a word: ask another one
             raise NOT_READY from None
         except ApiError as error:
             if error.code != "busy" or self._known is None:
@@ -209,6 +215,27 @@ def application(args: ServeArguments) -> serve.Application:
     return build(args, tokens)
 
 
+def _engine(args: ServeArguments, bundle: Bundle) -> str:
+    """Resolve the engine where replicas run: Serve builds an application on the head, which may lack GPUs.
+
+    Raises:
+        WorkError: no node had room to measure on in time.
+    """
+    device = torch.device("cuda" if args.gpu else "cpu")
+    if args.engine not in ("auto", "compiled") or not runtime.has_several_nodes():
+        return resolve_engine(bundle, args.engine, device)
+    return runtime.run_remote(
+        resolve_engine_of,
+        bundle.uri,
+        args.engine,
+        device,
+        num_cpus=args.cpus,
+        num_gpus=1 if args.gpu else 0,
+        timeout_s=MEASURE_S,
+        mend="name the engine instead of auto, such as torch-bf16",
+    )
+
+
 def build(args: ServeArguments, tokens: Tokens | None) -> serve.Application:
     """Bind the deployments with their limits.
 
@@ -221,7 +248,7 @@ def build(args: ServeArguments, tokens: Tokens | None) -> serve.Application:
     bundle = load_bundle(uri)
     if not bundle.reference:
         logger.info("%s holds no reference of its training data: drift is not counted", uri)
-    engine = resolve_engine(bundle, args.engine, torch.device("cuda" if args.gpu else "cpu"))
+    engine = _engine(args, bundle)
     common = {
         "max_queued_requests": MAX_QUEUED,
         "backpressure_config": BackpressureConfig(retry_after_s=RETRY_AFTER_S),
@@ -247,6 +274,7 @@ def build(args: ServeArguments, tokens: Tokens | None) -> serve.Application:
     ingress = serve.deployment(
         serve.ingress()(Ingress),
         name=INGRESS,
+        num_replicas=2 if runtime.has_several_nodes() else 1,  # each on its own node where Serve can
         max_ongoing_requests=2 * (MAX_QUEUED + 2 * MAX_BATCH * args.most),
         ray_actor_options={"num_cpus": 0},
         **common,

@@ -81,7 +81,7 @@ def endpoint(
             small; or others could call without a token.
         ServingError: host and port are taken, the cluster serves a model already, or the replicas do not start.
     """
-    on_cluster = bool(address or os.environ.get("RAY_ADDRESS"))
+    on_cluster = runtime.cluster_address(address) is not None
     most = max_replicas or replicas
     if most < replicas:
         raise ConfigError(f"--max-replicas {most} is below --replicas {replicas}.")
@@ -106,7 +106,10 @@ def endpoint(
     with _session(address, args, on_cluster=on_cluster):
         before = serve.status()
         if APP in before.applications:
-            raise ServingError("this cluster serves a model already. Stop that `derm-ray serve` first.")
+            raise ServingError(
+                "this cluster serves a model already. Stop that `derm-ray serve` first; where it was killed, on a "
+                f"node: python -c \"import ray; from ray import serve; ray.init('auto'); serve.delete('{APP}')\"."
+            )
         try:
             _start({"host": host, "port": port, "request_timeout_s": REQUEST_TIMEOUT_S}, "HeadOnly")
             where = serve.context._get_global_client().http_config
@@ -138,7 +141,7 @@ def configured_endpoint(config_uri: str, address: str | None = None) -> Iterator
         StorageError, ConfigError: the file cannot be served, or the cluster cannot be joined or is too small.
         BundleError, ServingError: as for :func:`endpoint`.
     """
-    on_cluster = bool(address or os.environ.get("RAY_ADDRESS"))
+    on_cluster = runtime.cluster_address(address) is not None
     config = read_config(config_uri)
     http = config.http_options.model_dump()
     if http["request_timeout_s"] is None:

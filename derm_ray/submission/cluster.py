@@ -22,6 +22,12 @@ from derm_ray.submission.request import JobRequest
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 STOP_TIMEOUT_S = 60.0
+ANSWER_S = 120.0
+"""How long one answer is waited for."""
+SILENCE_S = 60.0
+"""After so long without a word of a job's log, its connection is made anew."""
+CONTACT_S = 60.0
+"""How long a cluster that stopped answering is asked for a job that is watched."""
 _POLL_S = 0.5
 # They tell of every upload and of every connection that ends.
 _TALKATIVE = (
@@ -71,6 +77,13 @@ class Job:
         return {name: getattr(self, name) for name in names} | {"seconds": self.seconds}
 
 
+class _Client(JobSubmissionClient):  # type: ignore[misc]
+    """Ray's, which would wait for an answer for ever."""
+
+    def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+        return super()._do_request(method, endpoint, timeout=ANSWER_S, **options)
+
+
 class Cluster:
     """A cluster's jobs server.
 
@@ -95,7 +108,7 @@ class Cluster:
         for module in _TALKATIVE:
             logging.getLogger(module).setLevel(logging.ERROR)
         with _explained(self.address), _only_address(self.address):
-            self._client = JobSubmissionClient(self.address)
+            self._client = _Client(self.address)
         refuse_open_jobs(self.address.rstrip("/"))
 
     def jobs(self) -> list[Job]:
@@ -112,6 +125,25 @@ class Cluster:
         """
         with _explained(self.address, job_id):
             return _job(self._client.get_job_info(job_id))
+
+    def wait_for(self, job_id: str) -> Job:
+        """Return a job that was there before; a cluster that does not answer is asked again for a while.
+
+        Raises:
+            SubmissionError: it does not answer any more.
+        """
+        deadline = time.monotonic() + CONTACT_S
+        while True:
+            try:
+                return _job(self._client.get_job_info(job_id))
+            except (OSError, RuntimeError) as error:
+                if time.monotonic() > deadline:
+                    raise SubmissionError(
+                        f"{self.address}: the cluster tells nothing of job {job_id} any more ({_last_line(error)}). It "
+                        "may go on, or be lost with the cluster's head: the same command follows it, or resumes its "
+                        "work."
+                    ) from error
+                time.sleep(4 * _POLL_S)
 
     def log(self, job_id: str) -> str:
         """Return all that a job has printed so far.
@@ -130,7 +162,8 @@ class Cluster:
             SubmissionError: the cluster does not answer any more.
         """
         shown = 0
-        while not self.job(job_id).over:
+        self.job(job_id)
+        while not self.wait_for(job_id).over:
             seen = 0
             for chunk in self._tail(job_id):
                 seen += len(chunk)
@@ -147,13 +180,14 @@ class Cluster:
             chunks = self._client.tail_job_logs(job_id)
 
             async def following() -> str | None:
-                chunk: str | None = await anext(chunks, None)
+                # A connection that went without a word looks like a job that prints nothing.
+                chunk: str | None = await asyncio.wait_for(anext(chunks, None), SILENCE_S)
                 return chunk
 
             try:
                 while (chunk := runner.run(following())) is not None:
                     yield chunk
-            except (aiohttp.ClientError, RuntimeError, OSError):
+            except (aiohttp.ClientError, RuntimeError, OSError):  # a timeout is an OSError
                 return  # whether the cluster still answers shows when the job's status is asked for
             finally:
                 runner.run(_close(chunks))

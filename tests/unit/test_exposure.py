@@ -46,9 +46,15 @@ def test_what_only_this_machine_reaches(host: str, loopback: bool) -> None:
 class _Dashboard(http.server.BaseHTTPRequestHandler):
     """Answers as Ray's does, without a token."""
 
-    nodes = ("127.0.0.1",)
+    nodes: tuple[str, ...] = ("127.0.0.1",)
+    code = 200
 
     def do_GET(self) -> None:
+        if self.code != 200:
+            self.send_response(self.code)
+            self.send_header("location", "https://elsewhere/api/jobs/")
+            self.end_headers()
+            return
         told = {
             "/api/jobs/": [],
             "/nodes?view=summary": {"data": {"summary": [{"raylet": {"nodeManagerAddress": ip}} for ip in self.nodes]}},
@@ -62,8 +68,8 @@ class _Dashboard(http.server.BaseHTTPRequestHandler):
 
 
 @contextmanager
-def dashboard(*nodes: str) -> Iterator[int]:
-    handler = type("Handler", (_Dashboard,), {"nodes": nodes})
+def dashboard(*nodes: str, code: int = 200) -> Iterator[int]:
+    handler = type("Handler", (_Dashboard,), {"nodes": nodes, "code": code})
     with http.server.ThreadingHTTPServer((EVERYWHERE, 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_port
@@ -82,6 +88,39 @@ def test_open_jobs_are_refused_by_url_and_by_the_nodes_behind_it() -> None:
         refuse_open_jobs(f"http://127.0.0.1:{port}")
     with pytest.raises(ConfigError, match="does not tell whether it asks for a token"):
         refuse_open_jobs(f"http://127.0.0.1:{unused_port()}")
+
+
+@pytest.mark.parametrize("code", [401, 403])
+def test_jobs_that_ask_for_a_token_are_let_through(code: int) -> None:
+    with dashboard(code=code) as port:
+        refuse_open_jobs(f"http://{EVERYWHERE}:{port}")
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (302, "leads to https://elsewhere/api/jobs/"),
+        (308, "Give that address itself"),
+        (404, "HTTP 404"),
+        (503, "HTTP 503"),
+    ],
+)
+def test_what_does_not_say_that_it_asks_for_a_token_is_refused(code: int, said: str) -> None:
+    """Ray's client follows a redirect, and the job with it."""
+    with dashboard(code=code) as port, pytest.raises(ConfigError, match=said):
+        refuse_open_jobs(f"http://127.0.0.1:{port}")
+
+
+def test_tls_without_its_files_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_USE_TLS", "1")
+    for name in ("RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY", "RAY_TLS_CA_CERT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigError, match="RAY_TLS_SERVER_CERT, RAY_TLS_SERVER_KEY and RAY_TLS_CA_CERT name"):
+        refuse_open_ray("127.0.0.1:1")
+    for name in ("RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY", "RAY_TLS_CA_CERT"):
+        monkeypatch.setenv(name, "/nowhere.pem")
+    with pytest.raises(ConfigError, match=r"nowhere\.pem"):
+        refuse_open_ray("127.0.0.1:1")
 
 
 def test_an_open_ray_is_refused_and_one_who_insists_is_let_through(

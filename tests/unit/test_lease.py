@@ -122,3 +122,21 @@ def test_a_file_in_the_folder_s_place_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="leases"), hold(str(tmp_path / "leases")):
         pass
     assert (tmp_path / "leases").read_text() == "mine"
+
+
+def test_a_gap_that_nobody_used_is_closed(folder: str) -> None:
+    with hold(folder, renew_s=60, expires_s=0.1) as held:
+        time.sleep(0.2)
+        held.check()
+        assert records(folder)[0]["renewals"] == 1
+
+
+def test_who_worked_leaves_a_record_whatever_ended_it(folder: str) -> None:
+    def work() -> None:
+        with hold(folder) as held:
+            held.note(pairs=7)
+            raise ConfigError("too late")
+
+    with pytest.raises(ConfigError):
+        work()
+    assert [(one["pairs"], one["state"]) for one in records(folder)] == [(7, "released")]

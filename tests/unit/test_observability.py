@@ -137,6 +137,19 @@ def test_bytes_read_and_requests_repeated_are_counted(tmp_path: Path, monkeypatc
     assert WORK.take() == {("bytes", "read"): 1000, ("retries", ""): 2}
 
 
+def test_storage_that_answers_nobody_is_not_asked_three_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "BACKOFF", retry.Backoff(first_s=0.0, patience_s=0.0))
+    asked = []
+
+    def ask() -> None:
+        asked.append(1)
+        raise StorageError("no answer in 240 s") from TimeoutError()
+
+    with pytest.raises(StorageError):
+        retry.persistently(ask)
+    assert len(asked) == 1
+
+
 def test_json_lines_name_the_run_they_belong_to() -> None:
     code = """
 import logging, threading

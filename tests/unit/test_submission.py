@@ -34,11 +34,14 @@ def test_an_id_follows_from_all_that_is_asked() -> None:
 
 def test_what_a_cluster_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(INSECURE_VARIABLE, raising=False)
+    monkeypatch.delenv("DERM_RAY_LOG_FORMAT", raising=False)
     request = JobRequest("score", ARGUMENTS, settings={"AWS_PROFILE": "a"})
     assert request.entrypoint == (
         "python -m derm_ray score --model s3://b/model --input 's3://b/my pairs.parquet' --out s3://b/scores --json"
     )
     assert request.variables == {"AWS_PROFILE": "a", VERSION_VARIABLE: __version__}
+    monkeypatch.setenv("DERM_RAY_LOG_FORMAT", "json")
+    assert request.variables["DERM_RAY_LOG_FORMAT"] == "json"
     assert JobRequest("score", ("--json",)).entrypoint.count("--json") == 1
     assert JobRequest("score", (), Package(b"", "2.0", "f")).variables[VERSION_VARIABLE] == "2.0"
 

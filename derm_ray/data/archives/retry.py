@@ -16,11 +16,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Backoff:
-    """How often storage is asked, and how long between: doubling from ``first_s`` to ``most_s``, with jitter."""
+    """How often storage is asked, and how long between: doubling from ``first_s`` to ``most_s``, with jitter.
+
+    Not again after ``patience_s``: client libraries have then asked many times, and storage answers nobody.
+    """
 
     attempts: int = 3
     first_s: float = 0.2
     most_s: float = 5.0
+    patience_s: float = 60.0
 
     def waits(self) -> Iterator[float]:
         """Yield the seconds to wait after each failure but the last."""
@@ -45,11 +49,13 @@ def persistently(work: Callable[[], T]) -> T:
     Raises:
         StorageError: of the last attempt.
     """
+    began = time.monotonic()
     for wait in BACKOFF.waits():
         try:
             return work()
         except StorageError as error:
-            if error.__cause__ is None or _final(error) is not None:
+            patient = time.monotonic() - began < BACKOFF.patience_s
+            if not patient or error.__cause__ is None or _final(error) is not None:
                 raise
         WORK.add("retries")
         time.sleep(wait)

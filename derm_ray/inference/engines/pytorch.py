@@ -9,7 +9,7 @@ import torch
 from derm_ray.bundle import Bundle
 from derm_ray.errors import ConfigError
 from derm_ray.inference.engines.engine import Images, Probabilities
-from derm_ray.inference.precision import autocast, default_device, normalise, resolve_precision, to_device
+from derm_ray.inference.precision import autocast, default_device, normalise, to_device
 from derm_ray.models.networks import PairLogits
 from derm_ray.vocabulary import PredictionKind
 
@@ -72,7 +72,7 @@ class TorchEngine:
 
 
 class CompiledEngine(TorchEngine):
-    """PyTorch compiled for this processor or GPU, weights frozen into the program, in bf16 where there is hardware.
+    """PyTorch compiled for this processor or GPU, weights frozen into the program.
 
     A program serves one number of pairs: on CPUs, which gain nothing from more, one pair after the other; on GPUs the
     batch is filled up, and where memory does not suffice a smaller program takes over for good. The first pass with
@@ -82,11 +82,11 @@ class CompiledEngine(TorchEngine):
         ConfigError: see :func:`require_compiler`.
     """
 
-    def __init__(self, bundle: Bundle, device: torch.device | None = None) -> None:
+    def __init__(self, bundle: Bundle, precision: str, device: torch.device | None = None) -> None:
         chosen = device or default_device()
         require_compiler(chosen)
-        super().__init__(bundle, resolve_precision("auto", chosen), chosen)
-        self.name = "compiled"
+        super().__init__(bundle, precision, chosen)
+        self.name = f"compiled@{precision}"
         self._pairs: int = GPU_PAIRS if chosen.type == "cuda" else 1
         self._program = torch.compile(self._network, dynamic=False, options={"freezing": True})
 

@@ -13,7 +13,7 @@ from derm_ray.inference.engines import openvino
 from derm_ray.inference.engines.engine import Engine
 from derm_ray.inference.engines.pytorch import CompiledEngine, TorchEngine, require_compiler
 from derm_ray.inference.engines.sealed import engine_identity, load_engine, sealed_engines
-from derm_ray.inference.precision import default_device, hardware_has_bf16
+from derm_ray.inference.precision import default_device, hardware_has_bf16, resolve_precision
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def resolve_engine(bundle: Bundle, name: str, device: torch.device | None = None
         device: ``None`` is the first GPU, or the CPU.
 
     Returns:
-        The name; that of an engine in the bundle with its digest behind an ``@``.
+        The name; behind an ``@``, the digest of an engine in the bundle, and the precision of ``compiled``.
 
     Raises:
         ConfigError: the name is unknown, or the engine cannot run here.
@@ -48,7 +48,8 @@ def resolve_engine(bundle: Bundle, name: str, device: torch.device | None = None
     """
     chosen = device or default_device()
     base, _, pinned = name.partition("@")
-    if base not in ENGINES or (pinned and base != openvino.NAME):
+    precisions = ("fp32", "bf16") if base == "compiled" else ()
+    if base not in ENGINES or (pinned and base != openvino.NAME and pinned not in precisions):
         raise ConfigError(unknown_name("engine", name, ENGINES))
     if base == openvino.NAME:
         if chosen.type != "cpu":
@@ -60,6 +61,7 @@ def resolve_engine(bundle: Bundle, name: str, device: torch.device | None = None
         return identity
     if base == "compiled":
         require_compiler(chosen)
+        return f"{base}@{pinned or resolve_precision('auto', chosen)}"
     return _fastest(bundle, chosen) if name == "auto" else name
 
 
@@ -96,7 +98,7 @@ def _candidates(bundle: Bundle, device: torch.device) -> list[Engine]:
 def _make(bundle: Bundle, name: str, device: torch.device) -> Engine:
     match name.partition("@")[0]:
         case "compiled":
-            return CompiledEngine(bundle, device)
+            return CompiledEngine(bundle, name.partition("@")[2], device)
         case openvino.NAME:
             return openvino.OpenVinoEngine(load_engine(bundle, openvino.NAME))
         case _:

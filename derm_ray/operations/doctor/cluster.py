@@ -3,7 +3,7 @@
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -115,15 +115,27 @@ def _node(node: dict[str, Any], subject: str, ours: dict[str, str], storage: Seq
         mend = "derm_ray has to be in the image of every node" if "No module" in str(error) else "see the node's logs"
         yield Finding(subject, str(error).strip().splitlines()[-1], mend)
         return
+    yield from judge(subject, report, ours, gpus=node["Resources"].get("GPU", 0))
+    yield skew(f"{subject} clock", max(began - report.clock, report.clock - ended, 0.0), MAX_SKEW_S)
+    yield from (Finding(f"{subject} {one.subject}", one.found, one.mend) for one in first.storage)
+
+
+def judge(subject: str, report: NodeReport, ours: Mapping[str, str], *, gpus: float) -> Iterator[Finding]:
+    """Judge what a node says of itself, but for its clock and storage.
+
+    Args:
+        subject: what to call the node.
+        report: of it.
+        ours: the versions here.
+        gpus: that Ray counts on the node.
+    """
     others = {name: value for name, value in report.versions if ours[name] != value}
     told = ", ".join(f"{name} {value} (here {ours[name]})" for name, value in others.items())
     mend = "use one image, or one environment, for all nodes and for the machine that submits"
     yield Finding(subject, told or "the same versions as here", mend if others else "")
-    if node["Resources"].get("GPU") and not report.cuda:
+    if gpus and not report.cuda:
         yield Finding(f"{subject} torch", "built for CPUs, on a node with GPUs", "give the node the image for GPUs")
-    yield skew(f"{subject} clock", max(began - report.clock, report.clock - ended, 0.0), MAX_SKEW_S)
     shm = "Ray's object store lives there; give the node more, in Kubernetes by an emptyDir with medium: Memory"
     yield room(f"{subject} memory", report.memory, MIN_MEMORY, "give the node more, or use fewer workers on it")
     yield room(f"{subject} shared memory", report.shared_memory, MIN_SHARED_MEMORY, shm)
     yield room(f"{subject} disk", report.disk, MIN_DISK, "Ray spills objects and writes logs there; free some")
-    yield from (Finding(f"{subject} {one.subject}", one.found, one.mend) for one in first.storage)

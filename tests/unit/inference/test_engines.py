@@ -82,7 +82,7 @@ def test_a_compiled_network_answers_as_the_eager_one(cam_bundle_uri: str) -> Non
     bundle = load_bundle(cam_bundle_uri)
     precision = resolve_precision("auto", CPU)
     eager, compiled = TorchEngine(bundle, precision, CPU), make_engine(bundle, "compiled", CPU)
-    assert compiled.name == "compiled"
+    assert compiled.name == f"compiled@{precision}"
     for count in (5, 2):
         clinical, dermoscopy = images(count)
         for given in ((clinical, dermoscopy), (clinical, None)):

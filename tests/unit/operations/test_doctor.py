@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 
@@ -64,6 +65,28 @@ def test_a_place_that_cannot_be_used_says_why(tmp_path: Path, s3: str) -> None:
     assert "no-such-bucket" in found.mend
 
 
+def test_a_folder_that_is_not_there_is_told_and_not_made(tmp_path: Path) -> None:
+    assert list(places.place(str(tmp_path / "share/runs"))) == [
+        Finding(str(tmp_path / "share/runs"), "no such folder", "make it, or mount it")
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_node_with_gpus_wants_torch_for_gpus() -> None:
+    ours = {"torch": "2.14.1"}
+    report = cluster.NodeReport(time.time(), (("torch", "2.14.1"),), False, 1 << 40, 1 << 40, 1 << 40, ())
+    told = list(cluster.judge("n", report, ours, gpus=1))
+    assert [finding.subject for finding in told if finding.mend] == ["n torch"]
+    assert not any(finding.mend for finding in cluster.judge("n", report, ours, gpus=0))
+    assert not any("+" in version for _, version in cluster.report_node(()).versions), "+cpu and +cu126 are one version"
+
+
+def test_the_memory_of_a_container_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = machine.free_memory()
+    monkeypatch.setattr(machine, "estimate_available_memory", lambda: 1 << 20)
+    assert machine.free_memory() == 1 << 20 < whole
+
+
 def test_storage_that_overwrites_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def overwrite(uri: str, data: bytes) -> bool:
         storage.write_bytes(uri, data)
@@ -100,8 +123,9 @@ def test_a_token_has_to_be_there_whole_and_private(token: Path, monkeypatch: pyt
     assert access.token().mend == f"chmod 600 {token}"
     token.chmod(stat.S_IRUSR | stat.S_IWUSR)
     assert access.token() == Finding("Ray's token", str(token))
-    monkeypatch.setenv("RAY_AUTH_MODE", "tokne")
-    assert access.token().mend == "set RAY_AUTH_MODE=token"
+    for said in ("tokne", ""):  # Ray takes an empty one for no token
+        monkeypatch.setenv("RAY_AUTH_MODE", said)
+        assert access.token().mend == "set RAY_AUTH_MODE=token"
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     assert "switched off" in access.token().found
 
@@ -134,6 +158,23 @@ def test_a_dashboard_that_lets_strangers_in_is_told(
     assert (found.mend == access.OPEN) is open_
 
 
+def test_a_head_that_lets_strangers_in_is_told(ray_local: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = int(ray.get_runtime_context().gcs_address.rpartition(":")[2])
+    monkeypatch.setattr(access, "PORTS", {port: "Ray's head"})
+    told = list(access.ports())
+    assert told, "the head listens"
+    assert all("gcs_server" in finding.found and finding.mend == access.OPEN for finding in told)
+
+
+def test_ports_that_only_the_superuser_may_look_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(kind: str) -> None:
+        raise psutil.AccessDenied
+
+    monkeypatch.setattr(psutil, "net_connections", refused)
+    (found,) = access.ports()
+    assert "sudo derm-ray doctor" in found.found
+
+
 def test_a_cluster_and_a_folder_that_are_not_there_are_findings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_TMPDIR", "/nowhere")
     done = subprocess.run(
@@ -145,15 +186,20 @@ def test_a_cluster_and_a_folder_that_are_not_there_are_findings(monkeypatch: pyt
     assert "cannot join the Ray at '127.0.0.1:" in done.stdout
 
 
-def test_every_node_of_a_cluster_is_asked(ray_local: None) -> None:
-    found = list(cluster.cluster("auto"))
+def test_every_node_of_a_cluster_is_asked(ray_local: None, tmp_path: Path) -> None:
+    found = list(cluster.cluster("auto", (str(tmp_path), str(tmp_path / "share"))))
     assert found[0].found.startswith("1 nodes, 4 CPUs")
-    assert [finding.found for finding in found[1:3]] == ["the same versions as here", "agrees with this machine's"]
+    node = f"node {ray.util.get_node_ip_address()}"
+    told = {finding.subject: finding.found for finding in found}
+    assert told[node] == "the same versions as here"
+    assert told[f"{node} clock"] == "agrees with this machine's"
+    assert told[f"{node} {tmp_path}"] == "can be read, written, listed and created exclusively"
+    assert only(iter(found), f"{node} {tmp_path}/share").mend == "make it, or mount it"
     assert ray.is_initialized()
 
 
 def test_a_node_of_other_versions_is_told(ray_local: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    report = cluster.report_node()
+    report = cluster.report_node(())
     monkeypatch.setattr(cluster, "__version__", "9.9.9")  # here, not in the node's worker
     found = list(cluster.cluster("auto"))
     assert f"derm_ray {dict(report.versions)['derm_ray']} (here 9.9.9)" in found[1].found

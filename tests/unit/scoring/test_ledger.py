@@ -8,9 +8,9 @@ from derm_ray import storage
 from derm_ray.data.inputs import open_input
 from derm_ray.data.locations import Locations
 from derm_ray.data.manifest import Manifest
-from derm_ray.errors import ImageError, ImageErrorCode, OutputExistsError, StorageError
+from derm_ray.errors import ImageError, ImageErrorCode, OutputExistsError, ScoringError, StorageError
 from derm_ray.lease import hold
-from derm_ray.scoring.ledger import INVOCATIONS, Run, RunDescription, open_run
+from derm_ray.scoring.ledger import INVOCATIONS, Run, RunDescription, open_run, recorded_engine
 from derm_ray.scoring.reconcile import reconcile, verify
 from derm_ray.scoring.report import seal
 from derm_ray.scoring.schema import score_schema
@@ -62,6 +62,14 @@ def test_a_run_keeps_its_id_and_one_from_before_there_were_any_goes_on(
     with hold(storage.join(run.out_uri, INVOCATIONS)) as lease:
         seal(before, reconcile(before), lease)
     assert verify(run.out_uri).pairs == 25
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "{"])
+def test_a_run_whose_record_is_damaged_is_one_message(run: Run, content: str) -> None:
+    assert recorded_engine(run.out_uri) == "torch"
+    (Path(run.out_uri) / "_RUN.json").write_text(content)
+    with pytest.raises((ScoringError, StorageError), match=r"_RUN\.json"):
+        recorded_engine(run.out_uri)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,26 @@ def test_the_files_we_ship_are_good(file: Path) -> None:
             {"env_vars": {"AWS_PROFILE": "x", "AWS_SECRET_ACCESS_KEY": "hunter2"}},
             "applications.0.runtime_env.env_vars.AWS_SECRET_ACCESS_KEY: looks like a secret",
         ),
+        (
+            ["applications", 0, "runtime_env"],
+            {"working_dir": "https://h/code.zip?X-Amz-Signature=hunter2"},
+            "applications.0.runtime_env.working_dir: holds a signed URI",
+        ),
+        (
+            ["applications", 0, "runtime_env"],
+            {"py_modules": ["s3://b/a.zip", "https://h/b.zip?sig=hunter2"]},
+            "applications.0.runtime_env.py_modules.1: holds a signed URI",
+        ),
+        (
+            ["applications", 0, "deployments", 1, "ray_actor_options"],
+            {"runtime_env": {"env_vars": {"AWS_SECRET_ACCESS_KEY": "hunter2"}}},
+            "deployments.1.ray_actor_options.runtime_env.env_vars.AWS_SECRET_ACCESS_KEY: looks like a secret",
+        ),
+        (
+            ["applications", 0, "deployments", 1, "user_config"],
+            {"endpoint": "http://u:hunter2@minio"},
+            "deployments.1.user_config.endpoint: holds a password in a URI",
+        ),
     ],
 )
 def test_what_serve_would_pass_over_is_a_problem(place: list[Any], value: object, problem: str) -> None:

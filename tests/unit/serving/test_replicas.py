@@ -3,9 +3,11 @@ from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 
 import pytest
+import torch
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
+from derm_ray.inference.engines.selection import resolve_engine_of
 from derm_ray.serving import deployment
 from derm_ray.serving.deployment import Replicas
 from derm_ray.serving.model import Answered
@@ -112,3 +114,38 @@ def test_what_would_wait_too_long_is_refused_though_its_head_had_passed(monkeypa
     with pytest.raises(ApiError) as caught:
         asyncio.run(Replicas(handle, room).score(b"", None, saliency=False))  # type: ignore[arg-type]
     assert (caught.value.code, caught.value.headers, handle.asked) == ("busy", {"retry-after": "2"}, 0)
+
+
+def test_a_replica_that_never_answers_is_not_asked_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployment, "DESCRIBE_S", 0.05)
+    handle = Handle(never)
+
+    async def check() -> None:
+        replicas = Replicas(handle, Room(10))  # type: ignore[arg-type]
+        for answer in await asyncio.gather(*(replicas.describe() for _ in range(9)), return_exceptions=True):
+            assert isinstance(answer, ApiError)
+        handle.answer = model
+        assert await replicas.describe() == MODEL
+        assert handle.asked == 2
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize(("engine", "gpu"), [("auto", True), ("auto", False), ("compiled", True)])
+def test_an_engine_is_chosen_where_replicas_run(
+    engine: str, gpu: bool, bundle_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Serve builds an application on the head, which may have no GPU, nor torch for one."""
+    asked = []
+
+    def run_remote(function: object, *args: object, **options: object) -> str:
+        asked.append((function, args, options["num_gpus"]))
+        return "torch-bf16"
+
+    monkeypatch.setattr(deployment.runtime, "has_several_nodes", lambda: True)
+    monkeypatch.setattr(deployment.runtime, "run_remote", run_remote)
+    args = deployment.ServeArguments(model=bundle_uri, engine=engine, gpu=gpu, insecure=True)
+    application = deployment.build(args, None)
+    assert asked == [(resolve_engine_of, (bundle_uri, engine, torch.device("cuda" if gpu else "cpu")), int(gpu))]
+    replicas = application._bound_deployment.init_args[0]._bound_deployment
+    assert replicas.init_args[2] == "torch-bf16"

@@ -1,0 +1,106 @@
+"""Watching a job on a cluster that stops answering."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import pytest
+import ray
+from aiohttp import web
+
+from derm_ray.errors import SubmissionError
+from derm_ray.submission import cluster
+from derm_ray.submission.cluster import Cluster
+
+JOB = {"type": "SUBMISSION", "submission_id": "x", "status": "RUNNING", "entrypoint": "sleep", "message": ""}
+
+
+@dataclass
+class Jobs:
+    """A jobs server as Ray's, which can be told how to fail; it tails a job's log in silence.
+
+    Attributes:
+        failure: HTTP status of what is said of a job, or 0 for no answer at all; ``None`` is the truth.
+    """
+
+    url: str = ""
+    failure: int | None = None
+    asked: int = 0
+    tails: int = 0
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
+
+    async def start(self) -> None:
+        app = web.Application()
+        app.router.add_get("/api/version", self.version)
+        app.router.add_get("/api/jobs/x", self.job)
+        app.router.add_get("/api/jobs/x/logs/tail", self.tail)
+        runner = web.AppRunner(app, shutdown_timeout=0)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+
+    async def version(self, _: web.Request) -> web.Response:
+        return web.json_response({"version": "4", "ray_version": ray.__version__, "ray_commit": ray.__commit__})
+
+    async def job(self, _: web.Request) -> web.Response:
+        self.asked += 1
+        if self.failure == 0:
+            await asyncio.sleep(60)
+        return web.json_response(JOB, status=self.failure or 200)
+
+    async def tail(self, request: web.Request) -> web.WebSocketResponse:
+        self.tails += 1
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        await socket.send_str("begun\n")
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        return socket
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Jobs]:
+    monkeypatch.setattr(cluster, "ANSWER_S", 0.2)
+    monkeypatch.setattr(cluster, "SILENCE_S", 0.3)
+    monkeypatch.setattr(cluster, "CONTACT_S", 1.0)
+    monkeypatch.setattr(cluster, "_POLL_S", 0.02)
+    server = Jobs()
+    server.loop.run_until_complete(server.start())
+    thread = threading.Thread(target=server.loop.run_forever, daemon=True)
+    thread.start()
+    yield server
+    server.loop.call_soon_threadsafe(server.loop.stop)
+    thread.join()
+
+
+@pytest.mark.parametrize("failure", [0, 404, 502])
+def test_a_cluster_that_tells_nothing_any_more_is_asked_again_and_then_given_up(jobs: Jobs, failure: int) -> None:
+    there = Cluster(jobs.url)
+    assert there.wait_for("x").status == "RUNNING"
+    jobs.failure, before = failure, jobs.asked
+    began = time.monotonic()
+    with pytest.raises(SubmissionError, match="tells nothing of job x any more.*the same command follows it"):
+        there.wait_for("x")
+    assert time.monotonic() - began < 10
+    assert jobs.asked - before > 1
+
+
+def test_a_gap_is_bridged(jobs: Jobs) -> None:
+    there = Cluster(jobs.url)
+    jobs.failure = 502
+    threading.Timer(0.3, lambda: setattr(jobs, "failure", None)).start()
+    assert there.wait_for("x").status == "RUNNING"
+
+
+@pytest.mark.timeout(60)
+def test_a_connection_without_a_word_is_made_anew_and_nothing_is_shown_twice(jobs: Jobs) -> None:
+    shown = Cluster(jobs.url).follow("x")
+    assert next(shown) == "begun\n"
+    threading.Timer(1.5, lambda: setattr(jobs, "failure", 404)).start()
+    with pytest.raises(SubmissionError):
+        next(shown)
+    assert jobs.tails > 1
