@@ -83,7 +83,7 @@ def test_a_cluster_that_tells_nothing_any_more_is_asked_again_and_then_given_up(
     assert there.wait_for("x").status == "RUNNING"
     jobs.failure, before = failure, jobs.asked
     began = time.monotonic()
-    with pytest.raises(SubmissionError, match="tells nothing of job x any more.*the same command follows it"):
+    with pytest.raises(SubmissionError, match=r"tells nothing of job x any more.*the same command follows it"):
         there.wait_for("x")
     assert time.monotonic() - began < 10
     assert jobs.asked - before > 1
