@@ -1,10 +1,10 @@
 """Watching a job on a cluster that stops answering."""
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -37,11 +37,13 @@ class Jobs:
         app.router.add_get("/api/version", self.version)
         app.router.add_get("/api/jobs/x", self.job)
         app.router.add_get("/api/jobs/x/logs/tail", self.tail)
-        runner = web.AppRunner(app, shutdown_timeout=0)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        self.runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
+        await self.runner.setup()
+        await web.TCPSite(self.runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{self.runner.addresses[0][1]}"
+
+    async def stop(self) -> None:
+        await self.runner.cleanup()
 
     async def version(self, _: web.Request) -> web.Response:
         return web.json_response({"version": "4", "ray_version": ray.__version__, "ray_commit": ray.__commit__})
@@ -57,8 +59,7 @@ class Jobs:
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         await socket.send_str("begun\n")
-        with suppress(asyncio.CancelledError):
-            await asyncio.sleep(60)
+        await asyncio.sleep(60)
         return socket
 
 
@@ -73,8 +74,10 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Jobs]:
     thread = threading.Thread(target=server.loop.run_forever, daemon=True)
     thread.start()
     yield server
+    asyncio.run_coroutine_threadsafe(server.stop(), server.loop).result(10)
     server.loop.call_soon_threadsafe(server.loop.stop)
     thread.join()
+    server.loop.close()
 
 
 @pytest.mark.parametrize("failure", [0, 404, 502])
@@ -97,6 +100,7 @@ def test_a_gap_is_bridged(jobs: Jobs) -> None:
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Ray's client closes no websocket
 def test_a_connection_without_a_word_is_made_anew_and_nothing_is_shown_twice(jobs: Jobs) -> None:
     shown = Cluster(jobs.url).follow("x")
     assert next(shown) == "begun\n"
@@ -104,3 +108,4 @@ def test_a_connection_without_a_word_is_made_anew_and_nothing_is_shown_twice(job
     with pytest.raises(SubmissionError):
         next(shown)
     assert jobs.tails > 1
+    gc.collect()

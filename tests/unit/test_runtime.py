@@ -1,0 +1,68 @@
+"""Joining a Ray, and what it is asked."""
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+import ray
+
+from derm_ray import runtime
+from derm_ray.errors import ConfigError, WorkError
+
+MISMATCH = """Version mismatch: The cluster was started with:
+    Ray: 2.60.0
+    Python: 3.11.9
+This process on Ray Client was started with:
+    Ray: 2.60.0
+    Python: 3.12.1
+"""
+
+
+@pytest.fixture
+def listening() -> Iterator[str]:
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (MISMATCH, r"Python: 3\.11\.9 .*Python: 3\.12\.1\. Use one image"),
+        ("", r"RuntimeError Give --address"),
+        ("a\nb", "a Give --address"),
+    ],
+)
+def test_a_ray_that_cannot_be_joined_says_why(
+    raised: str, said: str, listening: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError(raised)
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refuse)
+    with (
+        pytest.raises(ConfigError, match=f"cannot join the Ray at '{listening}': .*{said}"),
+        runtime.ray_session(listening),
+    ):
+        pass
+
+
+def test_a_container_has_the_cpus_of_its_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "get_num_cpus", lambda **_: 1)
+    assert runtime.machine_cpus() == 1
+    monkeypatch.setattr(runtime, "get_num_cpus", lambda **_: 0)
+    assert runtime.machine_cpus() == 1
+    monkeypatch.setattr(runtime, "get_num_cpus", lambda **_: 10_000)
+    assert 1 <= runtime.machine_cpus() < 10_000
+
+
+@pytest.mark.ray
+def test_a_task_for_which_there_is_no_room_ends_with_its_mend(ray_local: None) -> None:
+    assert not runtime.has_several_nodes()
+    assert runtime.run_remote(len, "abc", timeout_s=60) == 3
+    began = time.monotonic()
+    with pytest.raises(WorkError, match="no room in 1 s for a task of 1 CPUs and 1 GPUs: name the engine"):
+        runtime.run_remote(len, "abc", num_gpus=1, timeout_s=1, mend="name the engine")
+    assert time.monotonic() - began < 30
