@@ -21,7 +21,7 @@ OutOption = Annotated[str, typer.Option("--out", help="Manifest to write (.parqu
 def import_milk10k(
     source: Annotated[str, typer.Argument(help="Folder with the MILK10k_Training_* files.")],
     out: OutOption,
-    label_set: LabelSetOption = "paper15",
+    label_set: Annotated[str, typer.Option("--label-set", help="paper15 or milk10k.")] = "paper15",
     as_json: JsonOption = False,
 ) -> None:
     """Import MILK10k (doi:10.34970/648456) in its official layout."""
@@ -34,7 +34,7 @@ def import_milk10k(
 def import_derm7pt(
     source: Annotated[str, typer.Argument(help="Folder with meta/ and images/.")],
     out: OutOption,
-    label_set: LabelSetOption = "derm7pt",
+    label_set: Annotated[str, typer.Option("--label-set", help="derm7pt or paper15.")] = "derm7pt",
     as_json: JsonOption = False,
 ) -> None:
     """Import the 7-point checklist data set (doi:10.1109/JBHI.2018.2824327) with its own splits."""

@@ -33,7 +33,8 @@ def score(
     saliency: Annotated[bool, typer.Option("--saliency", help="Also write overlays of where the model looks.")] = False,
     shard_size: Annotated[int, typer.Option("--shard-size", min=1, help="Pairs per part.")] = 256,
     replicas: Annotated[
-        int | None, typer.Option("--replicas", min=1, help="Actors that score; default: what the cluster holds.")
+        int | None,
+        typer.Option("--replicas", min=1, help="Actors that score; default: one here, what a cluster holds."),
     ] = None,
     decoders: Annotated[
         int, typer.Option("--decoders", min=0, help="Actors of one CPU each that decode for them, on any node.")
@@ -43,10 +44,12 @@ def score(
     ] = 0.0,
     max_error_rate: Annotated[
         float,
-        typer.Option("--max-error-rate", min=0, max=1, help="Stop above this share of errors (from 100 pairs on)."),
+        typer.Option(
+            "--max-error-rate", min=0, max=1, help="Stop above this share of errors: from 100 pairs on, and at the end."
+        ),
     ] = 0.5,
     retry_errors: Annotated[
-        bool, typer.Option("--retry-errors", help="Also score parts again that hold errors of storage.")
+        bool, typer.Option("--retry-errors", help="Also score parts again that hold errors of storage, or crashes.")
     ] = False,
     allow_prefix: Annotated[
         list[str] | None, typer.Option("--allow-prefix", help="Folder that images may lie in; then no other may.")

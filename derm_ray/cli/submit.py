@@ -37,14 +37,15 @@ def submit(
         typer.Option("--env", metavar="NAME=VALUE", help="Setting of the job, nothing secret; repeatable."),
     ] = None,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Print the job's log until its end; the exit code is the command's.")
+        bool,
+        typer.Option("--wait", help="Print the job's log until its end; exit code 0, 2 for bad input, 1 otherwise."),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a command on a cluster as a Ray Job: derm-ray submit score --address URL -- --model ... --input ...
 
-    The same command again follows the job while it waits or runs, reports it once it has succeeded, and starts a new
-    attempt where it failed or was stopped; that resumes the work.
+    The same command again finds the job while it waits or runs (--wait follows it), reports it once it has succeeded,
+    and starts a new attempt where it failed or was stopped; that resumes the work.
     """
     from derm_ray.submission.package import read_package
     from derm_ray.submission.request import JobRequest, parse_settings

@@ -39,7 +39,9 @@ def token() -> Finding:
         return Finding("Ray's token", "in RAY_AUTH_TOKEN, which every process of a job inherits")
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
     path = Path(named or Path.home() / ".ray" / "auth_token")
-    make = f"(umask 077; ray get-auth-token --generate > {path})"
+    make = "(umask 077; ray get-auth-token --generate > /dev/null)"
+    if named:  # Ray makes the other one only
+        make = f"copy the cluster's, or: (umask 077; python -c 'import secrets; print(secrets.token_hex(32))' > {path})"
     try:
         value, permissions = path.read_text().strip(), path.stat().st_mode
     except FileNotFoundError:
@@ -49,7 +51,7 @@ def token() -> Finding:
     except OSError as error:
         return Finding("Ray's token", f"{path}: {error.strerror}", f"let this user read {path}")
     if not value:
-        return Finding("Ray's token", f"{path}: empty", make)
+        return Finding("Ray's token", f"{path}: empty", f"remove it; {make}")
     if permissions & (stat.S_IRWXG | stat.S_IRWXO):
         return Finding("Ray's token", f"{path}: others can read it", f"chmod 600 {path}")
     return Finding("Ray's token", str(path))

@@ -115,7 +115,7 @@ def token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_token_has_to_be_there_whole_and_private(token: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "--generate" in access.token().mend
+    assert f"secrets.token_hex(32))' > {token})" in access.token().mend
     token.write_text("\n")
     assert access.token().found.endswith("empty")
     token.write_text("c2VjcmV0")
