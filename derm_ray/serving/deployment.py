@@ -170,7 +170,9 @@ class Ingress:
         self._room = Room(WAIT_S)
         self._replicas = Replicas(replicas, self._room)
         self._tokens = tokens
-        self._limits = Limits(MAX_BODY_BYTES, per_s=rate, burst=max(1, round(BURST_S * rate)))
+        self._limits = Limits(
+            MAX_BODY_BYTES, answer_s=REQUEST_TIMEOUT_S, per_s=rate, burst=max(1, round(BURST_S * rate))
+        )
         self._traffic = Traffic()
         configure_logging(log_format=logs.log_format)  # the access log goes to this replica's log file
 

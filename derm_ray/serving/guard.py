@@ -33,6 +33,8 @@ CHARGE = "charge"
 SCORING = frozenset({"/v1/score", "/v1/score-batch"})
 HUNG_UP = 499
 """Stands for the status of a request whose caller did not wait for an answer."""
+TIMED_OUT = 504
+"""Stands for that of one which Serve's proxy gave up, with a 408; here it looks as if the caller had gone."""
 SECURITY_HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -61,6 +63,7 @@ class Limits:
     Attributes:
         body_bytes: of one request.
         body_s: seconds in which a whole body has to arrive.
+        answer_s: seconds after which Serve's proxy gives a request up.
         all_bodies_bytes: of all requests under way.
         per_s: requests per second, of each token, at one ingress replica.
         burst: requests at once, of each token.
@@ -68,6 +71,7 @@ class Limits:
 
     body_bytes: int
     body_s: float = 20.0
+    answer_s: float = 30.0
     all_bodies_bytes: int = 500_000_000
     per_s: float = 20.0
     burst: int = 100
@@ -166,7 +170,8 @@ class Guard:
             self._traffic.ongoing -= 1
             body.release()
             route, seconds = getattr(scope.get("route"), "path", None), time.perf_counter() - begun
-            status = HUNG_UP if status is None or body.cut else status
+            if status is None or body.cut:
+                status = TIMED_OUT if not body.cut and seconds > self._limits.answer_s - 1 else HUNG_UP
             if self._observe is not None:
                 self._observe(route, status, seconds)
             line = AccessLine(

@@ -132,7 +132,7 @@ def test_a_program_too_large_for_memory_gives_way_to_a_smaller_one(
 
     network = load_bundle(cam_bundle_uri).build()
     monkeypatch.setattr(torch, "compile", lambda network, **options: program)
-    engine = CompiledEngine(load_bundle(cam_bundle_uri), CPU)
+    engine = CompiledEngine(load_bundle(cam_bundle_uri), "fp32", CPU)
     monkeypatch.setattr(engine, "_pairs", 32)
     engine.run(*images(20))
     engine.run(*images(8))

@@ -10,6 +10,7 @@ from derm_ray.bundle import load_bundle
 from derm_ray.data.manifest import Manifest
 from derm_ray.data.preprocessing import PairPixels
 from derm_ray.errors import BundleError
+from derm_ray.observability import WorkerLogs
 from derm_ray.serving import api
 from derm_ray.serving.guard import Limits
 from derm_ray.serving.model import ServedModel
@@ -200,7 +201,7 @@ def test_answers_name_the_model_that_gave_them(client: Client, bundle_uri: str, 
 
 def test_a_bundle_that_was_exchanged_is_not_served_as_the_one_before(bundle_uri: str) -> None:
     with pytest.raises(BundleError, match="has changed while it was being served"):
-        ServedModel(bundle_uri, "0" * 64, "torch", use_gpu=False, threads=1)
+        ServedModel(bundle_uri, "0" * 64, "torch", use_gpu=False, threads=1, logs=WorkerLogs())
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(model: OftenBusy, files: dict[str, bytes]) -> None:

@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from derm_ray.bundle import load_bundle
+from derm_ray.observability import WorkerLogs
 from derm_ray.serving import api
 from derm_ray.serving.guard import Limits
 from derm_ray.serving.model import ServedModel
@@ -16,7 +17,9 @@ SECRET, LINE = new_token("tester")
 
 @pytest.fixture(scope="session")
 def contract(bundle_uri: str) -> schemathesis.BaseSchema:
-    model = ServedModel(bundle_uri, load_bundle(bundle_uri).model_digest, "torch", use_gpu=False, threads=2)
+    model = ServedModel(
+        bundle_uri, load_bundle(bundle_uri).model_digest, "torch", use_gpu=False, threads=2, logs=WorkerLogs()
+    )
     limits = Limits(api.MAX_BODY_BYTES, per_s=1e6, burst=10**6)
     app = api.create_app(model, tokens=parse_tokens(LINE, "tokens"), limits=limits)
     return schemathesis.openapi.from_asgi("/openapi.json", app)

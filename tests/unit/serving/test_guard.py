@@ -123,11 +123,12 @@ def test_a_caller_who_hangs_up_is_measured_too(lines: pytest.LogCaptureFixture) 
     async def gone(scope: Scope, receive: Receive, send: Send) -> None:
         raise asyncio.CancelledError
 
-    guard = Guard(gone, tokens=None, limits=Limits(1000), traffic=Traffic(), observe=lambda *told: seen.append(told))
-    with pytest.raises(asyncio.CancelledError):
-        asyncio.run(guard({"type": "http", "method": "GET", "path": "/healthz", "headers": []}, None, None))  # type: ignore[arg-type]
-    assert [told[:2] for told in seen] == [(None, 499)]
-    assert json.loads(lines.messages[-1])["status"] == 499
+    for limits in (Limits(1000), Limits(1000, answer_s=1.0)):
+        guard = Guard(gone, tokens=None, limits=limits, traffic=Traffic(), observe=lambda *told: seen.append(told))
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(guard({"type": "http", "method": "GET", "path": "/healthz", "headers": []}, None, None))  # type: ignore[arg-type]
+    assert [told[:2] for told in seen] == [(None, 499), (None, 504)], "the second one had all the time that Serve gives"
+    assert [json.loads(line)["status"] for line in lines.messages[-2:]] == [499, 504]
 
 
 def test_a_body_that_is_cut_off_is_its_caller_s_doing_and_no_refusal(lines: pytest.LogCaptureFixture) -> None:
