@@ -29,6 +29,8 @@ _ENVIRONMENT = {
     # How long a training worker may leave polls unanswered, as a stopped process does; Ray's default is 10 minutes.
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "45",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # Of calls whose answers nobody fetches, which are Ray's own, such as Ray Data's figures after a node was lost.
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
     # Read by Serve's HTTP proxy, before it listens.
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "derm_ray.serving.proxy.harden",
     # From proxy to ingress to replica, for less than actor calls cost. Replicas listen for it either way.
