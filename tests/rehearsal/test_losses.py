@@ -61,7 +61,7 @@ def trainer(cluster: Rehearsal) -> Machine:
     return machine
 
 
-def test_a_machine_lost_in_training(data: Rehearsal, unbroken: list[float], record_property: object) -> None:
+def test_a_machine_lost_in_training(data: Rehearsal, unbroken: list[float]) -> None:
     with Run(data, "lost").begun() as run:
         run.wait_for(lambda: 2 in run.epochs, "two epochs")
         machine = trainer(data)
