@@ -84,6 +84,7 @@ def test_a_cell_that_fails_leaves_the_others_and_is_done_next_time(
         reproduce(few.with_column("split", few.column("split")[::-1]), str(out), **options)
 
 
+@pytest.mark.slow
 def test_cached_activations_train_the_same_network(ray_local: None, pairs: Manifest, tmp_path: Path) -> None:
     config = replace(EXACT, network="share", freeze="pool2", epochs=2)
     cache = tmp_path / "cache"

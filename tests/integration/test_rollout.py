@@ -163,6 +163,7 @@ applications:
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.slow
 def test_the_command_rolls_out_at_sighup(tmp_path: Path, pairs: Manifest, free_port: int, derm_ray: RunCommand) -> None:
     first = seal_untrained(str(tmp_path / "first"), NetworkConfig(trunk="tiny"))
     second = seal_untrained(str(tmp_path / "second"), NetworkConfig(trunk="tiny"), seed=1)
