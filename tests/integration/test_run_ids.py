@@ -57,7 +57,6 @@ def workers_lines(run_id: str, message: str) -> list[dict[str, Any]]:
         time.sleep(0.2)
 
 
-@pytest.mark.slow
 def test_a_run_id_is_followed(
     ray_local: None, pairs: Manifest, tmp_path: Path, lines: Lines, capsys: pytest.CaptureFixture[str]
 ) -> None:

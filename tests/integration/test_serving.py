@@ -192,6 +192,7 @@ def test_more_than_can_wait_is_refused_at_once_and_the_rest_is_answered(
     assert max(answer.elapsed.total_seconds() for answer in answers) < 10
 
 
+@pytest.mark.slow
 def test_replicas_come_under_load_and_go_after_it(
     ray_local: None, bundle_uri: str, pairs: Manifest, free_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ import ray
 
 from derm_ray import runtime
 from derm_ray.errors import ConfigError, WorkError
+from derm_ray.observability import format_duration
 
 MISMATCH = """Version mismatch: The cluster was started with:
     Ray: 2.60.0
@@ -61,8 +62,8 @@ def test_a_container_has_the_cpus_of_its_quota(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.ray
 def test_a_task_for_which_there_is_no_room_ends_with_its_mend(ray_local: None) -> None:
     assert not runtime.has_several_nodes()
-    assert runtime.run_remote(len, "abc", timeout_s=60) == 3
+    assert runtime.run_remote(format_duration, 3, timeout_s=60) == "3s"
     began = time.monotonic()
     with pytest.raises(WorkError, match="no room in 1 s for a task of 1 CPUs and 1 GPUs: name the engine"):
-        runtime.run_remote(len, "abc", num_gpus=1, timeout_s=1, mend="name the engine")
+        runtime.run_remote(format_duration, 3, num_gpus=1, timeout_s=1, mend="name the engine")
     assert time.monotonic() - began < 30

@@ -20,7 +20,7 @@ def place(uri: str) -> Iterator[Finding]:
     Args:
         uri: of the folder.
     """
-    if storage.is_local(uri) and not os.path.isdir(storage.absolute(uri)):
+    if storage.is_local(uri) and not os.path.exists(storage.absolute(uri)):
         yield Finding(uri, "no such folder", "make it, or mount it")
         return
     probe = storage.join(uri, f".doctor-{uuid4().hex}")

@@ -53,7 +53,7 @@ class OftenBusy(ServedModel):
 
 
 def served(uri: str) -> OftenBusy:
-    return OftenBusy(uri, load_bundle(uri).model_digest, "torch", use_gpu=False, threads=2)
+    return OftenBusy(uri, load_bundle(uri).model_digest, "torch", use_gpu=False, threads=2, logs=WorkerLogs())
 
 
 @pytest.fixture(scope="module")
