@@ -78,7 +78,13 @@ class Reconciliation:
         self.pairs += table.num_rows
         self.scored += status.get("ok", 0)
         self.errors += status.get("error", 0)
-        bins = np.minimum(table["confidence"].drop_null().to_numpy() * BINS, BINS - 1).astype(int)
+        confidence = table["confidence"].drop_null().to_numpy()
+        if not np.isfinite(confidence).all():
+            raise ScoringError(
+                f"{name}: some scores are no numbers: the model computes NaN for these images. Do not use it; another "
+                "engine, such as torch, into another --out tells whether it is the engine's doing."
+            )
+        bins = np.minimum(confidence * BINS, BINS - 1).astype(int)
         self.confidence = (np.bincount(bins, minlength=BINS) + self.confidence).tolist()
         self.parts[name] = digest
         self.times.append((pc.max(table["scored_at"]).as_py().timestamp(), table.num_rows))

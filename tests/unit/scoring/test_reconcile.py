@@ -2,6 +2,8 @@ import json
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from derm_ray import storage
@@ -22,6 +24,17 @@ def finish(run: Run, bundle_uri: str) -> Reconciliation:
         counts = reconcile(run)
         seal(run, counts, lease)
     return counts
+
+
+def test_scores_that_are_no_numbers_are_one_message(run: Run, bundle_uri: str) -> None:
+    score_all(run, bundle_uri)
+    part = run.part_uri(run.shards[0])
+    table = pq.read_table(part)
+    place = table.schema.get_field_index("confidence")
+    values = [None if value is None else float("nan") for value in table["confidence"].to_pylist()]
+    column = pa.array(values, table.schema.field(place).type)
+    with pytest.raises(ScoringError, match="the model computes NaN"):
+        Reconciliation().add("part", "", table.set_column(place, table.schema.field(place), column))
 
 
 @pytest.mark.parametrize("name", FORMATS)
