@@ -31,7 +31,7 @@ test: check
 test-slow: setup
 	$(BIN)/pytest -m slow
 
-# docs/deploy.md typed on machines of their own (network namespaces, so as root), and what lost ones cost; half an hour.
+# docs/deploy.md typed on machines of their own (network namespaces, so as root), and what lost ones cost; up to an hour.
 rehearsal: setup
 	$(BIN)/pytest -m slow tests/rehearsal -rP
 

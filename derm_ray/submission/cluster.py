@@ -136,6 +136,8 @@ class Cluster:
         while True:
             try:
                 return _job(self._client.get_job_info(job_id))
+            except AuthenticationError:
+                return self.job(job_id)  # which says what to do about it
             except (OSError, RuntimeError) as error:
                 if time.monotonic() > deadline:
                     raise SubmissionError(
