@@ -148,6 +148,7 @@ def requests(lines: list[str]) -> Counter[str]:
     return Counter("LIST" if "list-type=" in one[2] else one[1] for one in found if one is not None)
 
 
+@pytest.mark.usefixtures("unbroken")
 def test_a_machine_lost_in_scoring(data: Rehearsal, tmp_path: Path) -> None:
     repeat = (
         "import pandas as pd; m = pd.read_parquet('s3://rehearsal/pairs/manifest.parquet');"
@@ -191,6 +192,7 @@ def test_a_machine_lost_in_scoring(data: Rehearsal, tmp_path: Path) -> None:
     assert expected["GET"] <= asked["GET"] <= 1.15 * expected["GET"]
 
 
+@pytest.mark.usefixtures("unbroken")
 def test_a_machine_lost_in_serving(data: Rehearsal) -> None:
     if "on the head: a caller's token" not in data.said:
         data.type_block("on the head: a caller's token")
