@@ -14,7 +14,7 @@ _CREDENTIALS = (
     (re.compile(r"https?://(?P<value>[^/\s@]+)@"), "a credential in a URI"),
     (
         re.compile(
-            r"[?&](?:sig(?:nature)?|x-(?:amz|goog)-[a-z-]+|[a-z_-]*(?:secret|token|password|passwd|pwd|key))="
+            r"[?&#](?:sig(?:nature)?|x-(?:amz|goog)-[a-z-]+|[a-z_.-]*(?:secret|token|password|passwd|pwd|key))="
             r"(?P<value>[^&\s'\"#]*)",
             re.IGNORECASE,
         ),

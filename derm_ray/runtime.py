@@ -143,7 +143,7 @@ def run_remote(
 
     Raises:
         DermRayError: as the function raised it.
-        WorkError: the task failed otherwise, or in time.
+        WorkError: the task failed otherwise, or gave no answer in time.
     """
     task = ray.remote(function).options(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=0).remote(*args)
     try:

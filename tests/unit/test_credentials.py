@@ -25,6 +25,8 @@ TEXTS = [
         "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=***;EndpointSuffix=core.windows.net",
     ),
     ("https://h/x.zip?access_token=hunter2&v=1", "https://h/x.zip?access_token=***&v=1"),
+    ("https://h/x.zip#access_token=hunter2", "https://h/x.zip#access_token=***"),
+    ("https://h/x.zip?api.key=hunter2", "https://h/x.zip?api.key=***"),
     ("https://h/x.zip?v=1&user_pwd=hunter2", "https://h/x.zip?v=1&user_pwd=***"),
     ("Authorization: Bearer hunter2hunter2hunter2", "Authorization: Bearer ***"),
     ("key AKIAIOSFODNN7EXAMPLE.", "key ***."),

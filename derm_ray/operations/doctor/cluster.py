@@ -109,7 +109,10 @@ def _node(node: dict[str, Any], subject: str, ours: dict[str, str], storage: Seq
         report: NodeReport = ray.get(task.remote(()), timeout=ANSWER_S)
         ended = time.time()
     except GetTimeoutError:
-        yield Finding(subject, f"gave no answer in {ANSWER_S:.0f} s", "look at `ray status` and the node's raylet log")
+        mend = "look at `ray status` and the node's raylet log" + (
+            ", and whether it reaches the storage" if storage else ""
+        )
+        yield Finding(subject, f"gave no answer in {ANSWER_S:.0f} s", mend)
         return
     except RayError as error:
         mend = "derm_ray has to be in the image of every node" if "No module" in str(error) else "see the node's logs"
