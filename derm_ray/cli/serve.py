@@ -36,9 +36,9 @@ def serve(
     ] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Let anybody call who reaches the port.")] = False,
     rate: Annotated[
-        float,
-        typer.Option("--rate", min=0.01, help="Requests a second of one token; 5 s of them at once."),
-    ] = 20.0,
+        float | None,
+        typer.Option("--rate", min=0.01, help="Requests a second of one token, 5 s of them at once; default no limit."),
+    ] = None,
     engine: EngineOption = "auto",
     address: AddressOption = None,
 ) -> None:

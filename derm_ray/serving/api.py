@@ -2,16 +2,16 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from fastapi import APIRouter, Depends, FastAPI, File, Form, Request, Response, UploadFile
 from fastapi.security import HTTPBearer
 
 from derm_ray import RESEARCH_NOTICE, __version__
+from derm_ray.serving.admission import Admission
 from derm_ray.serving.guard import CHARGE, MODEL_DIGEST, Guard, Limits, Traffic
 from derm_ray.serving.page import add_page
 from derm_ray.serving.problems import PROBLEM_JSON, ApiError, add_problem_handlers, to_problem
-from derm_ray.serving.room import Room
 from derm_ray.serving.schemas import (
     MAX_PAIR_ID,
     Answers,
@@ -19,14 +19,10 @@ from derm_ray.serving.schemas import (
     Pair,
     PairAnswer,
     Pairs,
-    Problem,
     Score,
     State,
 )
 from derm_ray.serving.tokens import Tokens
-
-if TYPE_CHECKING:
-    from derm_ray.serving.model import Answered
 
 MAX_IMAGE_BYTES = 25_000_000
 MAX_BODY_BYTES = 2 * MAX_IMAGE_BYTES + 100_000
@@ -47,12 +43,15 @@ _PROBLEMS = {
 class Backend(Protocol):
     """What the application asks; :class:`derm_ray.serving.model.ServedModel` is one."""
 
-    async def score(self, clinical: bytes | None, dermoscopy: bytes | None, saliency: bool) -> "Answered":
-        """Answer for the encoded images of one lesion, or raise :class:`ApiError`."""
+    admission: Admission
+
+    @property
+    def description(self) -> Model:
+        """Which model answers."""
         ...
 
-    async def describe(self) -> Model:
-        """Tell which model answers, or raise :class:`ApiError`."""
+    async def score(self, clinical: bytes | None, dermoscopy: bytes | None, saliency: bool) -> Score:
+        """Answer for the encoded images of one lesion, or raise :class:`ApiError`."""
         ...
 
 
@@ -62,17 +61,15 @@ def create_app(
     tokens: Tokens | None = None,
     limits: Limits | None = None,
     traffic: Traffic | None = None,
-    room: Room | None = None,
     observe: Observe | None = None,
 ) -> FastAPI:
     """Return the application.
 
     Args:
-        backend: answers.
+        backend: answers, and decides on admission.
         tokens: who may call; ``None`` lets everybody in.
         limits: what one caller may do.
         traffic: counts requests, and lets them drain.
-        room: tells whether a pair would be answered in time; the backend counts pairs there.
         observe: is told of every request's route, status and seconds.
     """
     app = FastAPI(
@@ -88,13 +85,19 @@ def create_app(
         for status, text in _PROBLEMS.items()
     }
 
-    async def answer(pair: Pair, *, saliency: bool) -> "Answered":
+    digest = backend.description.model_digest
+
+    async def answer(pair: Pair, *, saliency: bool) -> Score:
         images = [pair.clinical, pair.dermoscopy]
         if images == [None, None]:
             raise ApiError(400, "no_image", "Send an image in 'clinical', in 'dermoscopy', or in both.")
         if any(image is not None and len(image) > MAX_IMAGE_BYTES for image in images):
             raise ApiError(413, "too_large", f"An image may hold {MAX_IMAGE_BYTES // 1_000_000} MB at most.")
-        return await backend.score(pair.clinical, pair.dermoscopy, saliency)
+        try:
+            return await backend.score(pair.clinical, pair.dermoscopy, saliency)
+        except ApiError as error:
+            error.headers = {**(error.headers or {}), MODEL_DIGEST: digest}
+            raise
 
     @app.get("/healthz")
     async def healthz() -> State:
@@ -104,7 +107,6 @@ def create_app(
     @app.get("/readyz", responses={503: problems[503]})
     async def readyz() -> State:
         """Tell that the model answers as well."""
-        await backend.describe()
         return State(status="ready")
 
     # The guard asks for the token; this tells the schema that it does.
@@ -114,9 +116,8 @@ def create_app(
     @versioned.get("/model", responses={status: problems[status] for status in (401, 429, 503)})
     async def get_model(response: Response) -> Model:
         """Tell which model answers, and how good it was."""
-        model = await backend.describe()
-        response.headers[MODEL_DIGEST] = model.model_digest
-        return model
+        response.headers[MODEL_DIGEST] = digest
+        return backend.description
 
     @versioned.post("/score", responses=problems)
     async def score(
@@ -128,26 +129,23 @@ def create_app(
     ) -> Score:
         """Score one lesion: a clinical photo, a dermoscopy image, or better both."""
         pair = Pair.model_construct(pair_id=pair_id, clinical=await _read(clinical), dermoscopy=await _read(dermoscopy))
-        digest, result = await answer(pair, saliency=saliency == "png")
+        result = await answer(pair, saliency=saliency == "png")
         response.headers[MODEL_DIGEST] = digest
-        if isinstance(result, Problem):
-            raise ApiError(result.status, result.code, result.detail, {MODEL_DIGEST: digest})
         return result.model_copy(update={"pair_id": pair_id})
 
     @versioned.post("/score-batch", responses=problems)
     async def score_batch(request: Request, batch: Pairs) -> Answers:
         """Score several lesions; a bad image is the problem of its own pair only."""
-        getattr(request.state, CHARGE)(len(batch.pairs) - 1)
+        if (charge := getattr(request.state, CHARGE, None)) is not None:
+            charge(len(batch.pairs) - 1)
         refused: list[ApiError] = []
 
         async def one(pair: Pair) -> PairAnswer:
             try:
-                result = (await answer(pair, saliency=False)).result
+                result = await answer(pair, saliency=False)
             except ApiError as error:
                 refused.append(error)
-                result = to_problem(error)
-            if isinstance(result, Problem):
-                return PairAnswer(pair_id=pair.pair_id, score=None, problem=result)
+                return PairAnswer(pair_id=pair.pair_id, score=None, problem=to_problem(error))
             score = result.model_copy(update={"pair_id": pair.pair_id})
             return PairAnswer(pair_id=pair.pair_id, score=score, problem=None)
 
@@ -164,7 +162,7 @@ def create_app(
         tokens=tokens,
         limits=limits or Limits(MAX_BODY_BYTES),
         traffic=traffic or Traffic(),
-        room=room,
+        admission=backend.admission,
         observe=observe,
     )
     return app

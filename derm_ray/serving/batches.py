@@ -1,12 +1,23 @@
 """Answering all who wait at once."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+class Late(Exception):  # noqa: N818
+    """An item's turn came when it could no longer be answered in time."""
+
+
+class _Waiting(NamedTuple, Generic[Item, Result]):
+    item: Item
+    deadline: float
+    answer: "asyncio.Future[Result]"
 
 
 class Batches(Generic[Item, Result]):
@@ -17,18 +28,34 @@ class Batches(Generic[Item, Result]):
     Args:
         call: answers for a batch, in order.
         largest: batch.
+        clock: seconds, monotonic.
     """
 
-    def __init__(self, call: Callable[[list[Item]], Awaitable[list[Result]]], largest: int) -> None:
+    def __init__(
+        self,
+        call: Callable[[list[Item]], Awaitable[list[Result]]],
+        largest: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._call = call
         self._largest = largest
-        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._clock = clock
+        self._waiting: deque[_Waiting[Item, Result]] = deque()
         self._running: asyncio.Task[None] | None = None
+        self._call_s = 0.0
 
-    async def ask(self, item: Item) -> Result:
-        """Return the answer for one item, or raise what its batch's call raised."""
+    async def ask(self, item: Item, deadline: float = float("inf")) -> Result:
+        """Return the answer for one item, or raise what its batch's call raised.
+
+        Args:
+            item: what to answer.
+            deadline: by the clock, when the answer has to be there.
+
+        Raises:
+            Late: a call that takes as long as the last one would end after the deadline.
+        """
         answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, answer))
+        self._waiting.append(_Waiting(item, deadline, answer))
         if self._running is None:
             self._running = asyncio.create_task(self._run())
         return await answer
@@ -36,24 +63,30 @@ class Batches(Generic[Item, Result]):
     async def _run(self) -> None:
         try:
             while batch := self._take():
+                begun = self._clock()
                 try:
-                    results = await self._call([item for item, _ in batch])
+                    results = await self._call([one.item for one in batch])
                 except Exception as error:
-                    for _, answer in batch:
-                        if not answer.done():
-                            answer.set_exception(error)
+                    for one in batch:
+                        if not one.answer.done():
+                            one.answer.set_exception(error)
                 else:
-                    for (_, answer), result in zip(batch, results, strict=True):
-                        if not answer.done():
-                            answer.set_result(result)
+                    for one, result in zip(batch, results, strict=True):
+                        if not one.answer.done():
+                            one.answer.set_result(result)
+                self._call_s = self._clock() - begun
         finally:
             self._running = None
 
-    def _take(self) -> list[tuple[Item, "asyncio.Future[Result]"]]:
-        """Return the next batch, without those whose caller has gone."""
-        batch: list[tuple[Item, asyncio.Future[Result]]] = []
+    def _take(self) -> list[_Waiting[Item, Result]]:
+        """Return the next batch, without those whose caller has gone and those who are late."""
+        batch: list[_Waiting[Item, Result]] = []
         while self._waiting and len(batch) < self._largest:
             one = self._waiting.popleft()
-            if not one[1].done():
+            if one.answer.done():
+                continue
+            if self._clock() + self._call_s > one.deadline:
+                one.answer.set_exception(Late())
+            else:
                 batch.append(one)
         return batch

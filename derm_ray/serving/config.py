@@ -12,7 +12,7 @@ from ray.serve.schema import ServeDeploySchema
 from derm_ray import storage
 from derm_ray.credentials import find_credential, names_a_secret
 from derm_ray.errors import ConfigError
-from derm_ray.serving.deployment import INGRESS, MODEL, ServeArguments, application
+from derm_ray.serving.deployment import DEPLOYMENT, ServeArguments, application
 
 IMPORT_PATH = f"{application.__module__}:{application.__name__}"
 
@@ -63,9 +63,9 @@ def check_config(values: object) -> list[str]:
             problems += _told(error, ("applications", row, "args"))
         names = [deployment["name"] for deployment in app.get("deployments", [])]
         problems += [
-            f"applications.{row}.deployments: {name!r} is none of {INGRESS}, {MODEL}"
+            f"applications.{row}.deployments: {name!r} is unknown; the deployment is {DEPLOYMENT}"
             for name in names
-            if name not in (INGRESS, MODEL)
+            if name != DEPLOYMENT
         ]
     return [*problems, *_secrets(values, ())]
 

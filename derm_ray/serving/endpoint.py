@@ -54,7 +54,7 @@ def endpoint(
     address: str | None = None,
     tokens: Tokens | None = None,
     insecure: bool = False,
-    rate: float = 20.0,
+    rate: float | None = None,
 ) -> Iterator[Endpoint]:
     """Serve a model for the length of a block, on this machine or on a cluster.
 
@@ -71,7 +71,7 @@ def endpoint(
         address: a cluster's; ``None`` takes ``RAY_ADDRESS``, or starts a Ray on this machine where that is unset.
         tokens: who may call; ``None`` lets everybody in who reaches the port.
         insecure: listen beyond this machine without tokens.
-        rate: requests a second that one token may keep up.
+        rate: requests a second that one token may keep up; ``None`` sets no limit.
 
     Yields:
         The endpoint, once it answers.

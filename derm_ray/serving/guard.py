@@ -14,10 +14,10 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from derm_ray.serving.admission import Admission
 from derm_ray.serving.body import Body, Held, too_large
-from derm_ray.serving.problems import ApiError, respond
+from derm_ray.serving.problems import ApiError, busy, respond
 from derm_ray.serving.rates import RateLimit
-from derm_ray.serving.room import Room
 from derm_ray.serving.tokens import Tokens
 
 logger = logging.getLogger(__name__)
@@ -47,11 +47,6 @@ SECURITY_HEADERS = {
 }
 
 
-def busy(wait_s: int) -> ApiError:
-    """Return the refusal of a request for which there is no room."""
-    return ApiError(503, "busy", "The endpoint has more to do than it can. Try again.", {"retry-after": str(wait_s)})
-
-
 STOPPING = ApiError(503, "stopping", "The endpoint is being stopped.", {"retry-after": "5", "connection": "close"})
 UNEXPECTED = ApiError(500, "internal_error", "The server could not answer. Try again.")
 
@@ -65,16 +60,16 @@ class Limits:
         body_s: seconds in which a whole body has to arrive.
         answer_s: seconds after which Serve's proxy gives a request up.
         all_bodies_bytes: of all requests under way.
-        per_s: requests per second, of each token, at one ingress replica.
-        burst: requests at once, of each token.
+        per_s: requests a second, of each token; ``None`` sets no limit.
+        burst_s: seconds of ``per_s`` that may come at once.
     """
 
     body_bytes: int
     body_s: float = 20.0
     answer_s: float = 30.0
     all_bodies_bytes: int = 500_000_000
-    per_s: float = 20.0
-    burst: int = 100
+    per_s: float | None = None
+    burst_s: float = 5.0
 
 
 class AccessLine(dict[str, Any]):
@@ -109,7 +104,7 @@ class Guard:
         tokens: who may call; ``None`` lets everybody in.
         limits: what one caller may do.
         traffic: counts requests; what comes after it was closed is refused.
-        room: tells by a request's head whether it would be answered in time; ``None`` lets all in.
+        admission: asked at a request's head whether it would be answered in time; ``None`` admits all.
         observe: is told of every request's route, status and seconds.
     """
 
@@ -120,16 +115,16 @@ class Guard:
         tokens: Tokens | None,
         limits: Limits,
         traffic: Traffic,
-        room: Room | None = None,
+        admission: Admission | None = None,
         observe: Callable[[str | None, int, float], None] | None = None,
     ) -> None:
         self._app = app
         self._tokens = tokens
         self._limits = limits
         self._traffic = traffic
-        self._room = room
+        self._admission = admission
         self._observe = observe
-        self._rate = RateLimit(limits.per_s, limits.burst)
+        self._rate = RateLimit(limits.per_s, max(1, round(limits.per_s * limits.burst_s))) if limits.per_s else None
         self._held = Held()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -157,7 +152,7 @@ class Guard:
         self._traffic.ongoing += 1
         try:
             self._admit(scope, caller)
-            if caller is not None:
+            if caller is not None and self._rate is not None:
                 scope["state"] = {**scope.get("state", {}), CHARGE: partial(self._rate.charge, caller)}
             await self._app(scope, body, answer)
         except ApiError as error:
@@ -195,9 +190,9 @@ class Guard:
             return
         if caller is None:
             raise ApiError(401, "unauthorized", "Send `Authorization: Bearer TOKEN`.", {"www-authenticate": "Bearer"})
-        if wait_s := self._rate.wait_s(caller):
+        if self._rate is not None and (wait_s := self._rate.wait_s(caller)):
             raise ApiError(429, "too_many_requests", "Too many requests of this token.", {"retry-after": str(wait_s)})
-        if path in SCORING and self._room is not None and (wait_s := self._room.retry_after_s()):
+        if path in SCORING and self._admission is not None and (wait_s := self._admission.retry_after_s()):
             raise busy(wait_s)
         declared = Headers(scope=scope).get("content-length", "0")
         if not declared.isdecimal():

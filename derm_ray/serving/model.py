@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from time import perf_counter
-from typing import NamedTuple, TypeVar
+from time import monotonic, perf_counter
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,23 +17,23 @@ from derm_ray.errors import BundleError, ImageError
 from derm_ray.inference.predictor import Predictor
 from derm_ray.inference.saliency import SaliencyMapper, overlay_files
 from derm_ray.observability import WorkerLogs
-from derm_ray.serving.batches import Batches
+from derm_ray.serving.admission import Admission
+from derm_ray.serving.batches import Batches, Late
 from derm_ray.serving.drift import DriftMetrics
 from derm_ray.serving.metrics import ModelMetrics
-from derm_ray.serving.problems import ApiError, to_problem
-from derm_ray.serving.schemas import Model, Problem, Score, describe_model, to_score
+from derm_ray.serving.problems import ApiError, busy
+from derm_ray.serving.schemas import Model, Score, describe_model, to_score
 from derm_ray.vocabulary import Modality, Prediction
 
 MAX_BATCH = 16
+ANSWER_S = 10.0
+"""A pair that could not be answered within this time, from its arrival, is refused when its turn comes."""
+WAIT_S = 5.0
+"""The longest expected wait with which a pair is admitted."""
+MAX_PAIRS = 512
+"""Pairs under way, admitted before the speed is known or on a machine that answers more than 100 a second."""
 
 T = TypeVar("T")
-
-
-class Answered(NamedTuple):
-    """What a model said of a pair."""
-
-    model_digest: str
-    result: Score | Problem
 
 
 class ServedModel:
@@ -71,6 +71,7 @@ class ServedModel:
         self._threads = ThreadPoolExecutor(threads)
         self._forward = ThreadPoolExecutor(1)
         self._batches = Batches(self.predict_batch, MAX_BATCH)
+        self.admission = Admission(WAIT_S, MAX_PAIRS)
         self._warm_up(MAX_BATCH if use_gpu else 1)
 
     def _warm_up(self, batch: int) -> None:
@@ -81,37 +82,58 @@ class ServedModel:
         if self._mapper is not None:
             overlay_files(self._mapper, pair)
 
-    async def describe(self) -> Model:
-        """Tell which model this is."""
+    @property
+    def description(self) -> Model:
+        """Which model this is."""
         return self._description
 
-    async def score(self, clinical: bytes | None, dermoscopy: bytes | None, saliency: bool) -> Answered:
-        """Answer for the encoded images of one lesion, one of them at least."""
-        digest = self._bundle.model_digest
+    async def score(self, clinical: bytes | None, dermoscopy: bytes | None, saliency: bool) -> Score:
+        """Answer for the encoded images of one lesion, one of them at least.
+
+        Raises:
+            ApiError: an image cannot be used (422), the model has no maps (400), or there is no time for it (503).
+        """
         if saliency and self._mapper is None:
-            no_maps = ApiError(400, "no_saliency", "This model has no maps: its head is not cam_bp.")
-            return Answered(digest, to_problem(no_maps))
-        try:
-            with self._metrics.stage("decode"):
-                pixels, statistics = await self._decode(clinical, dermoscopy)
-        except ImageError as error:
-            self._metrics.image_error(str(error.code))
-            return Answered(digest, to_problem(ApiError(422, str(error.code), error.message)))
-        prediction = await self.predict((pixels, perf_counter()))
-        with self._metrics.stage("encode"):
-            overlays = await self._off(overlay_files, self._mapper, pixels) if saliency else None
-            score = to_score(prediction, None, self._bundle.label_set, digest, flags=pixels.flags, overlays=overlays)
+            raise ApiError(400, "no_saliency", "This model has no maps: its head is not cam_bp.")
+        if wait_s := self.admission.retry_after_s():
+            raise busy(wait_s)
+        deadline = monotonic() + ANSWER_S
+        with self.admission.admitted():
+            try:
+                with self._metrics.stage("decode"):
+                    pixels, statistics = await self._decode(clinical, dermoscopy)
+            except ImageError as error:
+                self._metrics.image_error(str(error.code))
+                raise ApiError(422, str(error.code), error.message) from error
+            prediction = await self.predict((pixels, perf_counter()), deadline)
+            with self._metrics.stage("encode"):
+                overlays = await self._off(overlay_files, self._mapper, pixels) if saliency else None
+                score = to_score(
+                    prediction,
+                    None,
+                    self._bundle.label_set,
+                    self._bundle.model_digest,
+                    flags=pixels.flags,
+                    overlays=overlays,
+                )
         self._metrics.prediction(prediction)
         self._drift.observe(prediction, statistics)
-        return Answered(digest, score)
+        return score
 
-    async def predict(self, waiting: tuple[PairPixels, float]) -> Prediction:
+    async def predict(self, waiting: tuple[PairPixels, float], deadline: float) -> Prediction:
         """Answer for one preprocessed pair, together with those that wait by then.
 
         Args:
             waiting: the pair, and since when it waits (:func:`time.perf_counter`).
+            deadline: when its answer has to be there (:func:`time.monotonic`).
+
+        Raises:
+            ApiError: that will not be possible (503).
         """
-        return await self._batches.ask(waiting)
+        try:
+            return await self._batches.ask(waiting, deadline)
+        except Late:
+            raise busy(self.admission.retry_after_s() or 1) from None
 
     async def predict_batch(self, waiting: list[tuple[PairPixels, float]]) -> list[Prediction]:
         """Answer for preprocessed pairs in one forward pass, off the event loop."""

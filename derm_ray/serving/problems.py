@@ -31,6 +31,15 @@ class ApiError(HTTPException):
         super().__init__(status, detail, headers)
 
 
+def busy(wait_s: int) -> ApiError:
+    """Return the refusal of a request that would not be answered in time.
+
+    Args:
+        wait_s: seconds after which it might.
+    """
+    return ApiError(503, "busy", "The endpoint is busy. Try again later.", {"retry-after": str(wait_s)})
+
+
 def to_problem(error: HTTPException) -> Problem:
     """Return what a caller is told of an error."""
     status = http.HTTPStatus(error.status_code)
