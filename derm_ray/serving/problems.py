@@ -16,7 +16,7 @@ from derm_ray.serving.schemas import Pair, Pairs, Problem
 PROBLEM_JSON = "application/problem+json"
 MOST_TOLD = 10
 """Invalid fields that a problem document names."""
-_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,39}")
+_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,23}")
 
 
 class ApiError(HTTPException):
@@ -54,7 +54,7 @@ def invalid_request(problems: Sequence[str]) -> ApiError:
 
 
 def shown(name: str) -> str:
-    """Return a caller's name for a field as an answer quotes it: only a plain word of at most 40 characters."""
+    """Return a caller's name for a field as an answer quotes it: only a plain word of at most 24 characters."""
     return repr(name) if _PLAIN.fullmatch(name) else "(its name is not a plain word)"
 
 

@@ -29,6 +29,8 @@ TEXTS = [
     ("https://h/x.zip?api.key=hunter2", "https://h/x.zip?api.key=***"),
     ("https://h/x.zip?v=1&user_pwd=hunter2", "https://h/x.zip?v=1&user_pwd=***"),
     ("Authorization: Bearer hunter2hunter2hunter2", "Authorization: Bearer ***"),
+    ("Illegal header value b'Bearer hunter2\\n'", "Illegal header value b'Bearer ***\\n'"),
+    ("http://me:hunt@er2@proxy:3128", "http://***@proxy:3128"),
     ("key AKIAIOSFODNN7EXAMPLE.", "key ***."),
     ("hf_" + "a1" * 17, "***"),
     ("-----BEGIN RSA PRIVATE KEY-----\nhunter2\n-----END", "-----BEGIN RSA PRIVATE KEY-----***-----END"),
@@ -38,6 +40,7 @@ ORDINARY = [
     "abfs://container@account.dfs.core.windows.net/x",
     "http://minio:9000/bucket/a@b",
     "Send `Authorization: Bearer TOKEN`.",
+    "holds a bearer token, and",
     "s3://b/monkey.parquet?v=3&keys=2",
 ]
 

@@ -150,7 +150,7 @@ SCORED = "clinical, dermoscopy, pair_id, saliency"
         ("", ["CLINICAL"], f"unknown field 'CLINICAL'. Did you mean 'clinical'? Known: {SCORED}."),
         ("", ["clinical", "clinical", "dermoscopy"], "field 'clinical' stands more than once. Send it once."),
         ("", ["clinical", "<b>\nx"], f"unknown field (its name is not a plain word). Known: {SCORED}."),
-        ("", ["clinical", "x" * 41], f"unknown field (its name is not a plain word). Known: {SCORED}."),
+        ("", ["clinical", "x" * 25], f"unknown field (its name is not a plain word). Known: {SCORED}."),
         ("", ["clinical", "saliency=none", "saliency=png"], "field 'saliency' stands more than once. Send it once."),
         ("", ["clinical", "a=1", "b=2"], f"unknown field 'a'. Known: {SCORED}; unknown field 'b'. Known: {SCORED}."),
         ("?pair_id=7&saliency=png", ["clinical"], "unknown query parameter 'pair_id'. This address takes none; "
@@ -237,7 +237,16 @@ def test_base64_is_read_as_people_write_it(client: Client, files: dict[str, byte
     for way in ways:
         (answer,) = client("POST", "/v1/score-batch", json={"pairs": [{"clinical": way}]}).json()["answers"]
         assert answer["score"]["probabilities"] == pytest.approx(alone, abs=1e-6), way[:40]
-    wrong = ["no base64!", "QUJD=QUJD", "Q", "QUJDR===", "data:image/jpeg,QUJD", "data:text/plain;base64;QUJD", "QUJD\0", "Ä"]
+    wrong = [
+        "no base64!",
+        "QUJD=QUJD",
+        "Q",
+        "QUJDR===",
+        "data:image/jpeg,QUJD",
+        "data:text/plain;base64;QUJD",
+        "QUJD\0",
+        "Ä",
+    ]
     for way in wrong:
         response = client("POST", "/v1/score-batch", json={"pairs": [{"clinical": plain}, {"dermoscopy": way}]})
         assert (response.status_code, response.json()["detail"]) == (422, "pairs[1].dermoscopy: this is not base64.")

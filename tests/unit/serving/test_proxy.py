@@ -30,22 +30,30 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-@pytest.fixture
-def address(monkeypatch: pytest.MonkeyPatch, free_port: int) -> Iterator[tuple[str, int]]:
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[str, int]]:
     """A server as Serve's proxy starts it, with short limits."""
-    monkeypatch.setattr(proxy, "HEAD_S", 0.4)
-    monkeypatch.setitem(uvicorn.config.HTTP_PROTOCOLS, "auto", uvicorn.config.HTTP_PROTOCOLS["auto"])
-    (middleware,) = proxy.harden()
-    guarded = middleware.cls(app, *middleware.args, **middleware.kwargs)
+    with pytest.MonkeyPatch.context() as patch, socket.socket() as listening:
+        patch.setattr(proxy, "HEAD_S", 0.4)
+        patch.setitem(uvicorn.config.HTTP_PROTOCOLS, "auto", uvicorn.config.HTTP_PROTOCOLS["auto"])
+        (middleware,) = proxy.harden()
+        guarded = middleware.cls(app, *middleware.args, **middleware.kwargs)
+        listening.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(guarded, lifespan="off", log_level="critical"))
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield listening.getsockname()
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def address(server: tuple[str, int]) -> tuple[str, int]:
+    """The server's address, with nothing noted of earlier requests."""
     SEEN.clear()
-    server = uvicorn.Server(uvicorn.Config(guarded, port=free_port, lifespan="off", log_level="critical"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield "127.0.0.1", free_port
-    server.should_exit = True
-    thread.join()
+    return server
 
 
 def everything(connection: socket.socket) -> bytes:
@@ -147,7 +155,7 @@ LENGTH = b"content-length: %d\r\n\r\n" % len(SMUGGLED) + SMUGGLED
 CHUNKED = b"transfer-encoding: chunked\r\n\r\n%x\r\n" % len(SMUGGLED) + SMUGGLED + b"\r\n0\r\n\r\n"
 
 
-def talk(address: tuple[str, int], *parts: bytes, pause: float = 0.03) -> list[int]:
+def talk(address: tuple[str, int], *parts: bytes, pause: float = 0.01) -> list[int]:
     """Send the parts one after the other; return the statuses of the answers until the server hangs up."""
     with socket.create_connection(address) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -196,7 +204,9 @@ def test_an_upgrade_without_a_body_is_ignored(address: tuple[str, int]) -> None:
 
 def test_headers_beside_an_upgrade_stay_as_they_are(address: tuple[str, int]) -> None:
     with socket.create_connection(address) as connection:
-        connection.sendall(b"GET /a?b=%20c HTTP/1.1\r\nhost: a\r\nx-a: \xe9 :b\r\nx-empty:\r\n" + H2C + b"x-a: c\r\n\r\n")
+        connection.sendall(
+            b"GET /a?b=%20c HTTP/1.1\r\nhost: a\r\nx-a: \xe9 :b\r\nx-empty:\r\n" + H2C + b"x-a: c\r\n\r\n"
+        )
         assert everything(connection).endswith(b"\r\n\r\nhost,x-a,x-empty,connection,http2-settings,x-a")
 
 
@@ -292,7 +302,10 @@ def test_a_broken_request_takes_nobody_s_answer(address: tuple[str, int]) -> Non
     assert talk(address, early, b"zz\r\n", NEXT, pause=0.1) == [200]  # answered before its body broke
     assert talk(address, b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n", b"\0", pause=0.1) == [200]
     assert talk(address, POST + b"transfer-encoding: chunked\r\n\r\n", b"zz\r\n", pause=0.1) == [400]
-    assert talk(address, b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n" + POST + b"transfer-encoding: chunked\r\n\r\nzz\r\n") == []
+    assert (
+        talk(address, b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n" + POST + b"transfer-encoding: chunked\r\n\r\nzz\r\n")
+        == []
+    )
 
 
 def test_a_body_that_was_not_asked_for_is_not_waited_for(address: tuple[str, int]) -> None:
