@@ -5,6 +5,7 @@ import ipaddress
 import os
 import ssl
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -102,20 +103,22 @@ def certificates(*variables: str) -> str | None:
         reason = ""
     except OSError as error:
         reason = error.strerror or str(error)
-    if not reason and os.path.isdir(path := os.environ[variable]) and not os.listdir(path):
+    path = Path(os.environ[variable])
+    if path.is_dir() and next(path.iterdir(), None) is None:
         reason = "the folder is empty"
     if reason:
         raise ConfigError(
-            f"{variable}={os.environ[variable]}: holds no certificates ({reason}). Name a PEM file of trusted "
-            "certificates, or unset it."
+            f"{variable}={path}: holds no certificates ({reason}). Name a PEM file of trusted certificates, or unset it."
         )
     return variable
 
 
 def trusting(variable: str) -> ssl.SSLContext:
-    """Return a context that trusts the certificates which a variable names."""
+    """Return a context that trusts the certificates of the file, or folder, which a variable names."""
     path = os.environ[variable]
-    return ssl.create_default_context(**({"capath": path} if os.path.isdir(path) else {"cafile": path}))
+    if Path(path).is_dir():
+        return ssl.create_default_context(capath=path)
+    return ssl.create_default_context(cafile=path)
 
 
 def _in_network(host: str) -> bool:

@@ -48,6 +48,8 @@ class Client:
             address = httpx.URL(url.rstrip("/"))
         except (httpx.InvalidURL, ValueError) as error:
             raise ConfigError(f"--url {url}: no address ({error}). Give one such as http://127.0.0.1:8000.") from None
+        if address.scheme not in ("http", "https") or not address.host:
+            raise ConfigError(f"--url {url}: no address. Give one such as http://127.0.0.1:8000.")
         self._proxy = proxy_for(str(address), "socksio")
         self._trusted = certificates("SSL_CERT_FILE", "SSL_CERT_DIR") if address.scheme == "https" else None
         self._http = httpx.Client(
@@ -124,7 +126,7 @@ class Client:
         for left in reversed(range(self._attempts)):
             try:
                 answer = self._http.request(method, path, **options)
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, UnicodeError) as error:  # of a host that is no name, too
                 reason = str(error) or type(error).__name__
                 raise ServingError(f"{where}: no answer ({reason}). Check {check}, and that it serves.") from error
             if answer.status_code not in (429, 503) or not left:

@@ -100,9 +100,9 @@ class BoundedHead(HttpToolsProtocol):
         self._body_begun = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep it, unless it is a trailer."""
+        """Keep it without the blanks around its value, unless it is a trailer."""
         if self._in_head:
-            super().on_header(name, value)
+            super().on_header(name, value.strip(b" \t"))
 
     def on_headers_complete(self) -> None:
         """End the wait, or note the head without its upgrade."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
@@ -301,6 +302,11 @@ def _explained(address: str, job_id: str | None = None) -> Iterator[None]:
         raise ConfigError(
             f"{address}: {'the cluster refuses this token' if wrong else 'the cluster asks for a token'}. "
             "Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a file that holds the cluster's."
+        ) from error
+    except (requests.exceptions.InvalidHeader, UnicodeError) as error:
+        raise ConfigError(
+            f"{address}: the cluster's token cannot be sent, since it holds characters that no token has. Look at "
+            "RAY_AUTH_TOKEN, or at the file that RAY_AUTH_TOKEN_PATH names."
         ) from error
     except OSError as error:  # also all that requests raises
         proxy = proxy_for(address, "socks")

@@ -75,7 +75,7 @@ def test_refusals_and_strangers_are_one_message(served: tuple[str, list[Response
                 client.model()
     with Client("http://127.0.0.1:1") as client, pytest.raises(ServingError, match="Check the address"):
         client.model()
-    for wrong in ("nonsense", "ftp://host", "http://[::1"):
+    for wrong in ("nonsense", "ftp://host", "http://[::1", "", "http://", "http://" + "a" * 70):
         with pytest.raises((ConfigError, ServingError), match="address"), Client(wrong) as client:
             client.model()
 
