@@ -76,7 +76,8 @@ def proxy_for(url: str, socks_package: str) -> Proxy | None:
         usable = False
     if not usable:
         raise ConfigError(
-            f"{variable}: is not a proxy's address. Give one such as http://HOST:3128 or socks5://HOST:1080, or unset it."
+            f"{variable}: is not a proxy's address. Give one such as http://HOST:3128 or socks5://HOST:1080, or unset "
+            "it."
         )
     if proxy.is_socks and importlib.util.find_spec(socks_package) is None:
         raise ConfigError(
@@ -108,7 +109,8 @@ def certificates(*variables: str) -> str | None:
         reason = "the folder is empty"
     if reason:
         raise ConfigError(
-            f"{variable}={path}: holds no certificates ({reason}). Name a PEM file of trusted certificates, or unset it."
+            f"{variable}={path}: holds no certificates ({reason}). Name a PEM file of trusted certificates, or unset "
+            "it."
         )
     return variable
 

@@ -48,7 +48,7 @@ def test_nothing_of_a_caller_s_is_kept(target: Target) -> None:
         target.ask(content=photo, headers=headers | {"content-type": marker}),
         target.ask("/v1/score-batch", json={"pairs": [batch | {marker: marker}]}, headers=headers),
         target.ask("/v1/score-batch", json={marker: [marker]}, headers=headers),
-        target.ask("/v1/score-batch", json={"pairs": [{"clinical": marker}]}, headers=headers),
+        target.ask("/v1/score-batch", json={"pairs": [{"clinical": f"{marker}!"}]}, headers=headers),
         target.ask("/v1/score-batch", content=f'{{"pairs": "{marker}', headers=headers | {"content-type": "application/json"}),
         target.ask(f"/v1/{marker}?{marker}", headers=headers),
         target.ask(f"/{marker}/v1/score", files={"clinical": photo}, **id_of),

@@ -10,6 +10,7 @@ import pytest
 from derm_ray.credentials import find_credential, redact
 from derm_ray.errors import ImageError, ImageErrorCode, ManifestError, StorageError
 from derm_ray.observability import configure_logging
+from derm_ray.operations.doctor.finding import Finding
 
 TEXTS = [
     ("s3://AKID:hunter2@bucket/x", "s3://***@bucket/x"),
@@ -71,6 +72,11 @@ def test_errors_tell_none(error: Exception) -> None:
         assert "hunter2" not in str(one)
         assert "X-Amz-Signature=***" in str(one)
     assert "hunter2" not in getattr(error, "message", "")
+
+
+def test_findings_of_the_doctor_tell_none() -> None:
+    finding = Finding(*(text for text, _ in TEXTS[:3]))
+    assert (finding.subject, finding.found, finding.mend) == tuple(shown for _, shown in TEXTS[:3])
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
