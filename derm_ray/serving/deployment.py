@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 DEPLOYMENT = "ModelReplica"
 """Name of the deployment, as config files know it."""
 MAX_ONGOING = 4 * MAX_PAIRS
-"""Requests at a replica, more than it ever admits: where Serve reaches this bound, its router sleeps up to 0.5 s a try."""
+"""Requests at a replica, more than it ever admits: where this bound is reached, Serve's router sleeps up to 0.5 s."""
 MAX_QUEUED = 64
 """Requests that wait in each of Serve's proxies while no replica is up, or all are at :data:`MAX_ONGOING`."""
 REQUEST_TIMEOUT_S = 30.0
