@@ -266,7 +266,7 @@ IMAGES = {
         dicom(uids.JPEGBaseline8Bit, PixelData=encapsulate([jpeg_of_size(65_535, 65_535)])),
         {"too_many_pixels"},
     ),
-    "dicom with a pdf as frame": (dicom(uids.JPEG2000, PixelData=encapsulate([b"%PDF-1.7"])), {"not_an_image"}),
+    "dicom with a pdf as frame": (dicom(uids.JPEG2000, PixelData=encapsulate([b"%PDF-1.7"])), {"corrupt"}),
 }
 
 
