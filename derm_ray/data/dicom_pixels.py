@@ -72,10 +72,10 @@ def first_frame(header: Dataset, data: bytes, offset: int, max_pixels: int) -> I
         levels = (_palette if photometric == "PALETTE COLOR" else _grey_levels)(np.arange(low, high + 1), image)
         # Row by row, since an index takes eight bytes a pixel.
         values = np.stack([levels[row.astype(np.intp) - low] for row in values])
-    elif stored > 8:
-        values = (values >> (stored - 8)).astype(np.uint8)
     elif stored < 8:
         values = np.rint(values * (255 / (2**stored - 1))).astype(np.uint8)
+    elif allocated > 8:
+        values = (values >> (stored - 8)).astype(np.uint8)
     shown = Image.fromarray(np.ascontiguousarray(values))
     if "ICCProfile" in image:
         shown.info["icc_profile"] = image.ICCProfile
