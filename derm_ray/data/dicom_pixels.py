@@ -17,7 +17,8 @@ from pydicom.pixels.utils import as_pixel_options, get_expected_length
 from derm_ray.errors import ImageError, ImageErrorCode
 
 MAX_TILES = 16_384
-"""Of a JPEG 2000 frame; OpenJPEG takes several kilobytes for each before it decodes any."""
+MAX_MAIN_HEADER = 1_000_000
+"""Of a JPEG 2000 frame. OpenJPEG takes several kilobytes for each tile before it decodes any."""
 _GREYS = ("MONOCHROME1", "MONOCHROME2")
 _YBR = ("YBR_FULL", "YBR_FULL_422")
 _TRANSFORMED = ("YBR_ICT", "YBR_RCT")  # by JPEG 2000, which undoes it
@@ -25,9 +26,12 @@ _SAMPLES = dict.fromkeys((*_GREYS, "PALETTE COLOR"), 1) | dict.fromkeys(("RGB", 
 _WINDOW = ("WindowCenter", "WindowWidth", "VOILUTFunction")
 _TABLE = "PaletteColorLookupTable"
 _PALETTE = tuple(f"{color}{_TABLE}{part}" for color in ("Red", "Green", "Blue") for part in ("Descriptor", "Data"))
+_REQUIRED = (
+    *("PhotometricInterpretation", "SamplesPerPixel", "Rows", "Columns"),
+    *("BitsAllocated", "BitsStored", "PixelRepresentation"),
+)
 _ELEMENTS = (
-    *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
-    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "RescaleSlope", "RescaleIntercept"),
+    *(*_REQUIRED, "PlanarConfiguration", "NumberOfFrames", "HighBit", "RescaleSlope", "RescaleIntercept"),
     *("ModalityLUTSequence", "VOILUTSequence", *_WINDOW, *_PALETTE, "ICCProfile"),
 )
 
@@ -52,6 +56,8 @@ def first_frame(header: Dataset, data: bytes, offset: int, max_pixels: int) -> I
         raise _unsupported(image, "floating-point pixel data")
     if tag != (0x7FE0, 0x0010):
         raise ImageError(ImageErrorCode.CORRUPT, "the DICOM file has no pixel data, or not where it is looked for")
+    if missing := [keyword for keyword in _REQUIRED if keyword not in image]:
+        raise ImageError(ImageErrorCode.CORRUPT, f"the DICOM header has no value for {', '.join(missing)}")
     _check_size((image.Columns, image.Rows), image, max_pixels)
     photometric, allocated, stored = image.PhotometricInterpretation, image.BitsAllocated, image.BitsStored
     if _SAMPLES.get(photometric) != image.SamplesPerPixel:
@@ -62,21 +68,15 @@ def first_frame(header: Dataset, data: bytes, offset: int, max_pixels: int) -> I
         raise _unsupported(image, "YBR is read of 8 bits")
     if image.PixelRepresentation and (image.SamplesPerPixel == 3 or allocated == 1):
         raise _unsupported(image, "only greys and palettes of 8 or 16 bits may be signed")
-    if syntax.is_encapsulated:
-        frame = get_frame(data[offset + 12 :], 0, number_of_frames=max(int(image.get("NumberOfFrames", 1)), 1))
-        values = (_jpeg if frame.startswith(b"\xff\xd8") else _jpeg_2000)(frame, image, max_pixels)
+    if not syntax.is_encapsulated:
+        shown = _displayed(_native(data, offset, image, syntax), image)
     else:
-        values = _native(data, offset, image, syntax)
-    if image.SamplesPerPixel == 1:
-        low, high = _range(image)
-        levels = (_palette if photometric == "PALETTE COLOR" else _grey_levels)(np.arange(low, high + 1), image)
-        # Row by row, since an index takes eight bytes a pixel.
-        values = np.stack([levels[row.astype(np.intp) - low] for row in values])
-    elif stored < 8:
-        values = np.rint(values * (255 / (2**stored - 1))).astype(np.uint8)
-    elif allocated > 8:
-        values = (values >> (stored - 8)).astype(np.uint8)
-    shown = Image.fromarray(np.ascontiguousarray(values))
+        frame = get_frame(data[offset + 12 :], 0, number_of_frames=max(int(image.get("NumberOfFrames", 1)), 1))
+        if frame.startswith(b"\xff\xd8"):
+            picture = _jpeg(frame, image, max_pixels)
+            shown = picture if picture.mode == "RGB" else _displayed(np.asarray(picture), image)
+        else:
+            shown = _displayed(_jpeg_2000(frame, image, max_pixels), image)
     if "ICCProfile" in image:
         shown.info["icc_profile"] = image.ICCProfile
     return shown
@@ -92,13 +92,15 @@ def _elements(header: Dataset) -> Dataset:
         for element in image.iterall():
             if element.VR == "OW":
                 element.value = np.frombuffer(element.value, ">u2").astype("<u2").tobytes()
-    image.PhotometricInterpretation = str(image.PhotometricInterpretation).strip().upper()
+    if "PhotometricInterpretation" in image:
+        image.PhotometricInterpretation = str(image.PhotometricInterpretation).strip().upper()
     return image
 
 
 def _unsupported(image: Dataset, what: str) -> ImageError:
     sign = "signed" if image.get("PixelRepresentation") else "unsigned"
-    pixels = f"{image.PhotometricInterpretation}, {image.get('BitsStored')} of {image.BitsAllocated} bits, {sign}"
+    bits = f"{image.get('BitsStored', '?')} of {image.get('BitsAllocated', '?')} bits"
+    pixels = f"{image.get('PhotometricInterpretation', '?')}, {bits}, {sign}"
     return ImageError(ImageErrorCode.UNSUPPORTED, f"DICOM pixels ({pixels}) are not supported: {what}")
 
 
@@ -145,7 +147,7 @@ def _native(data: bytes, offset: int, image: Dataset, syntax: uids.UID) -> npt.N
     return values
 
 
-def _jpeg(frame: bytes, image: Dataset, max_pixels: int) -> npt.NDArray[Any]:
+def _jpeg(frame: bytes, image: Dataset, max_pixels: int) -> Image.Image:
     """Decode a JPEG frame: its own marks tell whether it is RGB; only where it has none, the header does."""
     if image.PhotometricInterpretation in ("PALETTE COLOR", *_TRANSFORMED):
         raise _unsupported(image, "this photometric interpretation, in JPEG")
@@ -164,9 +166,9 @@ def _jpeg(frame: bytes, image: Dataset, max_pixels: int) -> npt.NDArray[Any]:
     marked = picture.info.keys() & {"adobe", "jfif", "exif"} or ids == b"RGB" or len(factors) > 1
     if image.PhotometricInterpretation == "RGB" and not marked:
         picture.draft("YCbCr", None)  # keeps libjpeg from converting what is RGB already
-    if "ICCProfile" not in image and picture.info.get("icc_profile"):
-        image.ICCProfile = picture.info["icc_profile"]
-    return np.asarray(picture)
+        return Image.merge("RGB", picture.split())
+    picture.load()
+    return picture
 
 
 def _jpeg_2000(frame: bytes, image: Dataset, max_pixels: int) -> npt.NDArray[Any]:
@@ -177,22 +179,30 @@ def _jpeg_2000(frame: bytes, image: Dataset, max_pixels: int) -> npt.NDArray[Any
     if b"pclr" in frame[:start] or b"cdef" in frame[:start]:
         raise _unsupported(image, "JPEG 2000 with a palette or channel definitions")
     frame = frame[start:]
-    length, _, right, bottom, left, top, width, height, *_, parts = struct.unpack_from(">HH8IH", frame, 4)
+    length, _, right, bottom, left, top, width, height, *tiles_at, parts = struct.unpack_from(">HH8IH", frame, 4)
     _check_size((right - left, bottom - top), image, max_pixels)
     signed, precision = frame[42] >> 7, (frame[42] & 0x7F) + 1
     if parts != image.SamplesPerPixel or frame[42 : 42 + 3 * parts] != bytes([frame[42], 1, 1]) * parts:
         raise _unsupported(image, f"JPEG 2000 of {parts} components, or with subsampled or unequal ones")
-    if left or top or right * bottom > MAX_TILES * width * height:
+    if left or top or any(tiles_at) or right * bottom > MAX_TILES * width * height:
         raise _unsupported(image, "JPEG 2000 with an offset or many tiles")
     same = precision == image.BitsStored and image.PhotometricInterpretation in _GREYS
     if precision > image.BitsAllocated or (signed != image.PixelRepresentation and not same):
         raise _unsupported(image, f"JPEG 2000 of {precision} bits, {'signed' if signed else 'unsigned'}")
-    place = 4 + length
-    while frame[place : place + 2] != b"\xff\x52":
-        place += 2 + struct.unpack_from(">H", frame, place + 2)[0]
-    if frame[place + 8] and image.PhotometricInterpretation in _YBR:
-        raise _unsupported(image, "JPEG 2000 whose own colour transform yields RGB")
-    options = as_pixel_options(image, pixel_keyword="PixelData", number_of_frames=1)
+    place, main, found = 4 + length, frame[:MAX_MAIN_HEADER], set()
+    while (marker := main[place : place + 2]) != b"\xff\x90":
+        if marker == b"\xff\x52" and main[place + 8] and image.PhotometricInterpretation in _YBR:
+            raise _unsupported(image, "JPEG 2000 whose own colour transform yields RGB")
+        place += 2 + struct.unpack_from(">H", main, place + 2)[0]
+    while frame[place : place + 2] == b"\xff\x90":  # a part of a tile; OpenJPEG leaves tiles black that are not there
+        tile, size = struct.unpack_from(">HI", frame, place + 4)
+        found.add(tile)
+        place += max(size, 12) if size else len(frame)
+    if len(found) < -(-right // width) * -(-bottom // height):
+        raise ImageError(
+            ImageErrorCode.CORRUPT, f"the JPEG 2000 frame of the DICOM file has {len(found)} tiles of more"
+        )
+    options = as_pixel_options(image, pixel_keyword="PixelData", number_of_frames=1, planar_configuration=0)
     values: npt.NDArray[Any]
     values, _ = get_decoder(uids.JPEG2000).as_array(
         encapsulate([frame]), index=0, decoding_plugin="pylibjpeg", **options
@@ -200,7 +210,25 @@ def _jpeg_2000(frame: bytes, image: Dataset, max_pixels: int) -> npt.NDArray[Any
     return values if precision <= image.BitsStored else np.clip(values, *_range(image))
 
 
-def _grey_levels(values: npt.NDArray[Any], image: Dataset) -> npt.NDArray[np.uint8]:
+def _displayed(values: npt.NDArray[Any], image: Dataset) -> Image.Image:
+    """Return stored values, one or three a pixel, as an image."""
+    stored = image.BitsStored
+    if image.SamplesPerPixel == 1:
+        low, high = _range(image)
+        with np.errstate(all="ignore"):
+            levels = (_palette if "PALETTE" in image.PhotometricInterpretation else _greys)(
+                np.arange(low, high + 1), image
+            )
+        # Row by row, since an index takes eight bytes a pixel.
+        values = np.stack([levels[row.astype(np.intp) - low] for row in values])
+    elif stored < 8:
+        values = np.rint(values * (255 / (2**stored - 1))).astype(np.uint8)
+    elif values.dtype != np.uint8:
+        values = (values >> (stored - 8)).astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(values))
+
+
+def _greys(values: npt.NDArray[Any], image: Dataset) -> npt.NDArray[np.uint8]:
     """Return what stored values are displayed as (PS3.3 C.11.1, C.11.2)."""
     if (table := _table(image, "ModalityLUTSequence")) is not None:
         values, highest = _look_up(values, *table, image)
@@ -222,14 +250,15 @@ def _grey_levels(values: npt.NDArray[Any], image: Dataset) -> npt.NDArray[np.uin
             if keyword in image:
                 window.add(image[keyword])
         try:
-            with np.errstate(over="ignore"):
-                values = apply_windowing(values, window)
+            values = apply_windowing(values, window)
         except ValueError as error:
             raise _unsupported(image, f"{error}") from error
-    if not np.isfinite(values).all() or span[0] == span[1]:
+    levels: npt.NDArray[np.float64] = np.rint((values - span[0]) * np.divide(255, span[1] - span[0]))
+    if not np.isfinite(levels).all():
         raise _unsupported(image, "a rescale slope of 0, or a number that is not finite")
-    levels = np.rint((values - span[0]) * (255 / (span[1] - span[0]))).astype(np.uint8)
-    return 255 - levels if image.PhotometricInterpretation == "MONOCHROME1" else levels
+    if image.PhotometricInterpretation == "MONOCHROME1":
+        levels = 255 - levels
+    return levels.astype(np.uint8)
 
 
 def _palette(values: npt.NDArray[Any], image: Dataset) -> npt.NDArray[np.uint8]:

@@ -164,7 +164,9 @@ def _views(depth: Depth, rng: np.random.Generator, big: bool) -> dict[str, Calla
     def rescaled(slope: float, intercept: float, windowed: bool) -> View:
         elements = {"RescaleSlope": slope, "RescaleIntercept": intercept}
         if not windowed:
-            return View(elements, lambda v: _full(v * slope + intercept, low * slope + intercept, high * slope + intercept))
+            return View(
+                elements, lambda v: _full(v * slope + intercept, low * slope + intercept, high * slope + intercept)
+            )
         middle, wide = round(c * slope + intercept, 3), round(abs(w * slope) + 1, 3)
         more = {"WindowCenter": f"{middle}", "WindowWidth": f"{wide}"}
         return View(elements | more, lambda v: _window(v * slope + intercept, middle, wide))
@@ -244,7 +246,9 @@ def _native_greys() -> Iterator[Plan]:
         depth = Depth(allocated, stored, signed)
         vr = "OW" if allocated == 16 or syntax == uids.ImplicitVRLittleEndian or number % 3 else "OB"
 
-        def encode(values: Pixels, rng: np.random.Generator, depth: Depth = depth, *where: str, at: Any = (syntax, vr)) -> bytes:
+        def encode(
+            values: Pixels, rng: np.random.Generator, depth: Depth = depth, *where: str, at: Any = (syntax, vr)
+        ) -> bytes:
             return depth.packed(values, *at, rng.integers(0, 256, values.shape))
 
         yield _grey(f"{uids.UID(syntax).name} {vr}", depth, GREYS[number // 3 % 2], view, syntax, encode, vr)
@@ -327,7 +331,9 @@ def _palettes() -> Iterator[Plan]:
 
     depths = [Depth(8, 8), Depth(8, 6), Depth(16, 10), Depth(16, 16), Depth(8, 8, True), Depth(16, 12, True)]
     tables = [(8, False), (8, True), (16, True)]
-    for syntax, depth, entries, (bits, wide) in product((*NATIVE, uids.JPEG2000Lossless), depths, (255, 16, 1000), tables):
+    for syntax, depth, entries, (bits, wide) in product(
+        (*NATIVE, uids.JPEG2000Lossless), depths, (255, 16, 1000), tables
+    ):
         yield palette(depth, entries, bits, wide, (0, 5)[entries == 16], syntax)
 
 
@@ -356,8 +362,11 @@ def _jpegs() -> Iterator[Plan]:
             options = {"colorspace": "RGB", "outcolorspace": "RGB"} if stored == "RGB" else {"subsampling": sampling}
             whole = imagecodecs.jpeg8_encode(_smooth(rng, 3), level=quality, **options)
             frame = whole if marks else _without_marks(whole)
-            name = f"{uids.UID(syntax).name} of {stored} {sampling}, {'' if marks else 'not '}marked, called {photometric}"
-            file = dicom(encapsulate([frame]), syntax, photometric, eight.elements())
+            name = (
+                f"{uids.UID(syntax).name} of {stored} {sampling}, {'' if marks else 'not '}marked, called {photometric}"
+            )
+            planar = {"PlanarConfiguration": (None, 0, 1)[int(rng.integers(3))]}  # without meaning here
+            file = dicom(encapsulate([frame]), syntax, photometric, eight.elements() | planar)
             return Specimen(name, file, lambda: imagecodecs.jpeg8_decode(whole))
 
         return plan
@@ -413,10 +422,13 @@ def _jpegs_2000() -> Iterator[Plan]:
             values = values * (2**depth.stored - 1) // 255
             if ybr := photometric == "YBR_FULL":
                 values = _to_ybr(values)
-            options = {"mct": mct, "codecformat": "jp2" if jp2 else "j2k"} | ({"reversible": False, "level": 40} if lossy else {})
+            options = {"mct": mct, "codecformat": "jp2" if jp2 else "j2k"} | (
+                {"reversible": False, "level": 40} if lossy else {}
+            )
             pixels = _lossless(values, depth, **options)
             syntax = uids.JPEG2000 if lossy else uids.JPEG2000Lossless
-            file = dicom(pixels, syntax, photometric, depth.elements())
+            planar = {"PlanarConfiguration": (None, 0, 1)[int(rng.integers(3))]}  # without meaning here
+            file = dicom(pixels, syntax, photometric, depth.elements() | planar)
             name = f"JPEG 2000 {'lossy' if lossy else 'lossless'} {'JP2 ' * jp2}{'MCT ' * mct}called {photometric}, {depth}"
 
             def reference() -> Pixels:
@@ -501,8 +513,21 @@ def _oddities() -> Iterator[Plan]:
             elements[f"{color}PaletteColorLookupTableDescriptor"] = ("US", [256, 0, 16])
             ramp = np.array([0, 1, 0, 1, 255, 65280], "<u2")  # one entry, then a line of 255 to the end
             elements[f"Segmented{color}PaletteColorLookupTableData"] = ("OW", ramp.tobytes())
-        return dicom(eight.packed(indices, little, "OB"), little, "PALETTE COLOR", elements), np.repeat(indices[..., None], 3, -1).astype(np.uint8)
+        return dicom(eight.packed(indices, little, "OB"), little, "PALETTE COLOR", elements), np.repeat(
+            indices[..., None], 3, -1
+        ).astype(np.uint8)
 
-    for make in (deep, high_bit, jpeg_12, jpeg_12_called_8, jpeg_ls, deep_ybr, whole_422, hsv, bits_in_big_endian, segmented):
+    for make in (
+        deep,
+        high_bit,
+        jpeg_12,
+        jpeg_12_called_8,
+        jpeg_ls,
+        deep_ybr,
+        whole_422,
+        hsv,
+        bits_in_big_endian,
+        segmented,
+    ):
         for number in range(3):
             yield odd(f"{make.__name__} {number}", make)
