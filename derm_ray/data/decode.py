@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, TiffImagePlugin, UnidentifiedImageError, _imaging
 
-from derm_ray.data.dicom import DicomFrame, decode_dicom, ignore_warnings_of, is_dicom
+from derm_ray.data.dicom import decode_dicom, ignore_warnings_of, is_dicom
 from derm_ray.errors import ImageError, ImageErrorCode
 from derm_ray.vocabulary import ImageFlag
 
@@ -69,7 +69,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, side: int | None = None
     if not data:
         raise ImageError(ImageErrorCode.EMPTY, "the file is empty")
     if is_dicom(data):
-        return _from_dicom(decode_dicom(data, max_pixels))
+        return _from_dicom(data, max_pixels)
     image = _open(data, max_pixels)
     # The further pictures of an MPO, as phones write them, are previews and depth maps of the same photo.
     try:
@@ -83,9 +83,10 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, side: int | None = None
     return Decoded(_to_rgb(image), shorter_side, (ImageFlag.ANIMATED,) if animated else ())
 
 
-def _from_dicom(frame: DicomFrame) -> Decoded:
-    """Finish the frame of a DICOM file."""
-    return Decoded(_to_rgb(frame.image), min(frame.image.size), frame.flags)
+def _from_dicom(data: bytes, max_pixels: int) -> Decoded:
+    """Decode the first frame of a DICOM file."""
+    image, flags = decode_dicom(data, max_pixels)
+    return Decoded(_to_rgb(image), min(image.size), flags)
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:

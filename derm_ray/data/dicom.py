@@ -80,19 +80,6 @@ class DicomHeader:
     acquired: tuple[str, int]
 
 
-@dataclass(frozen=True)
-class DicomFrame:
-    """The first frame of a DICOM file.
-
-    Attributes:
-        image: decoded, mode L or RGB; its ``info`` holds the ICC profile, if any.
-        flags: values of :class:`derm_ray.vocabulary.ImageFlag`.
-    """
-
-    image: Image.Image
-    flags: tuple[str, ...]
-
-
 def read_header(data_or_head: bytes) -> DicomHeader:
     """Read the header of a DICOM file.
 
@@ -110,18 +97,22 @@ def read_header(data_or_head: bytes) -> DicomHeader:
         raise _damaged(error) from error
 
 
-def decode_dicom(data: bytes, max_pixels: int) -> DicomFrame:
-    """Return the first frame of a DICOM file, as the standard displays it.
+def decode_dicom(data: bytes, max_pixels: int) -> tuple[Image.Image, tuple[str, ...]]:
+    """Return the first frame of a DICOM file as the standard displays it, and its flags.
 
-    Grey values pass through the modality LUT or rescale, then the first VOI LUT or else the first window, then the
-    polarity of their photometric interpretation (PS3.3 C.11.1, C.11.2 and C.7.6.3.1.2). Without VOI LUT and window, the
-    full range that the stored bits can express becomes 0..255, whatever range the image uses. Colours of more than 8
-    bits keep their upper 8. An element without a value counts as absent.
+    Grey values pass through the modality LUT or the rescale, then through the first VOI LUT or else the first window,
+    and MONOCHROME1 is inverted (PS3.3 C.11.1, C.11.2 and C.7.6.3.1.2). Without a VOI LUT and a window, the full range
+    that the stored bits can express becomes 0..255, whatever part of it the image uses. Colours of more than 8 bits
+    keep their upper 8. An element without a value counts as absent. An EXIF orientation inside a frame is ignored.
 
     Args:
         data: a DICOM file.
-        max_pixels: largest width x height accepted, checked on the header and on the frame's own header before any
-            pixel is decoded.
+        max_pixels: largest width x height accepted. The DICOM header and the frame's own header are checked before
+            any pixel is decoded.
+
+    Returns:
+        The image, mode L or RGB, with the ICC profile in its ``info``, and values of
+        :class:`derm_ray.vocabulary.ImageFlag`.
 
     Raises:
         ImageError: with the code ``not_an_image``, ``too_many_pixels``, ``unsupported`` (a layout that is not read,
@@ -134,7 +125,7 @@ def decode_dicom(data: bytes, max_pixels: int) -> DicomFrame:
             flags.append(ImageFlag.ANIMATED)
         if _burned_in(header):
             flags.append(ImageFlag.BURNED_IN_ANNOTATION)
-        return DicomFrame(first_frame(header, data, offset, max_pixels), tuple(flags))
+        return first_frame(header, data, offset, max_pixels), tuple(flags)
     except ImageError:
         raise
     except Exception as error:

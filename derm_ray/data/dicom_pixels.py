@@ -11,7 +11,7 @@ from PIL import Image, JpegImagePlugin
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.processing import apply_rescale, apply_windowing
+from pydicom.pixels.processing import apply_windowing
 from pydicom.pixels.utils import as_pixel_options, get_expected_length
 
 from derm_ray.errors import ImageError, ImageErrorCode
@@ -63,9 +63,7 @@ def first_frame(header: Dataset, data: bytes, offset: int, max_pixels: int) -> I
     if _SAMPLES.get(photometric) != image.SamplesPerPixel:
         raise _unsupported(image, f"{image.SamplesPerPixel} samples a pixel")
     if allocated not in (1, 8, 16) or not 1 <= stored <= allocated or (allocated == 1 and photometric not in _GREYS):
-        raise _unsupported(image, "greys are read of 1 to 16 stored bits, colours of 1 to 16 in 8 or 16")
-    if photometric in _YBR and stored != 8:
-        raise _unsupported(image, "YBR is read of 8 bits")
+        raise _unsupported(image, "pixels are read of 8 or 16 allocated bits, greys of 1 as well")
     if image.PixelRepresentation and (image.SamplesPerPixel == 3 or allocated == 1):
         raise _unsupported(image, "only greys and palettes of 8 or 16 bits may be signed")
     if not syntax.is_encapsulated:
@@ -132,19 +130,17 @@ def _native(data: bytes, offset: int, image: Dataset, syntax: uids.UID) -> npt.N
         raise _unsupported(image, f"high bit {image.HighBit}")
     if image.BitsAllocated == 1 and not syntax.is_little_endian:
         raise _unsupported(image, "single bits in big endian")
-    frames, image.NumberOfFrames = image.get("NumberOfFrames", 1), 1
+    frames, image.NumberOfFrames = max(int(image.get("NumberOfFrames", 1)), 1), 1
     expected = int(get_expected_length(image, unit="bytes"))
     if image.PhotometricInterpretation == "YBR_FULL_422" and (
-        image.PlanarConfiguration != 0 or image.Columns % 2 or length >= frames * expected * 3 // 2
+        image.get("PlanarConfiguration") or image.Columns % 2 or length >= frames * expected * 3 // 2
     ):
         raise _unsupported(image, "YBR_FULL_422 is read as pairs of pixels that share their colour")
     found = min(length, len(data) - start)
     if found < expected or length == 0xFFFFFFFF:
         raise ImageError(ImageErrorCode.CORRUPT, f"DICOM pixels of {found} bytes, not {expected}")
-    options = as_pixel_options(image, pixel_keyword="PixelData", pixel_vr=vr, view_only=True)
     pixels = memoryview(data)[start : start + expected + expected % 2]
-    values: npt.NDArray[Any] = get_decoder(syntax).as_array(pixels, index=0, **options)[0]
-    return values
+    return _decoded(pixels, syntax, image, pixel_vr=vr, view_only=True)
 
 
 def _jpeg(frame: bytes, image: Dataset, max_pixels: int) -> Image.Image:
@@ -164,6 +160,10 @@ def _jpeg(frame: bytes, image: Dataset, max_pixels: int) -> Image.Image:
         raise _unsupported(image, f"JPEG of {len(picture.getbands())} components")
     ids, factors = bytes(part[0] for part in picture.layer), {part[1:3] for part in picture.layer}
     marked = picture.info.keys() & {"adobe", "jfif", "exif"} or ids == b"RGB" or len(factors) > 1
+    if ids.upper() == b"RGB" and (
+        "jfif" in picture.info or (ids == b"rgb" and image.PhotometricInterpretation != "RGB")
+    ):
+        raise _unsupported(image, "JPEG whose marks for RGB and YBR contradict each other")
     if image.PhotometricInterpretation == "RGB" and not marked:
         picture.draft("YCbCr", None)  # keeps libjpeg from converting what is RGB already
         return Image.merge("RGB", picture.split())
@@ -198,16 +198,19 @@ def _jpeg_2000(frame: bytes, image: Dataset, max_pixels: int) -> npt.NDArray[Any
         tile, size = struct.unpack_from(">HI", frame, place + 4)
         found.add(tile)
         place += max(size, 12) if size else len(frame)
-    if len(found) < -(-right // width) * -(-bottom // height):
-        raise ImageError(
-            ImageErrorCode.CORRUPT, f"the JPEG 2000 frame of the DICOM file has {len(found)} tiles of more"
-        )
-    options = as_pixel_options(image, pixel_keyword="PixelData", number_of_frames=1, planar_configuration=0)
-    values: npt.NDArray[Any]
-    values, _ = get_decoder(uids.JPEG2000).as_array(
-        encapsulate([frame]), index=0, decoding_plugin="pylibjpeg", **options
-    )
+    if len(found) < (tiles := -(-right // width) * -(-bottom // height)):
+        raise ImageError(ImageErrorCode.CORRUPT, f"the JPEG 2000 frame has {len(found)} of its {tiles} tiles")
+    values = _decoded(encapsulate([frame]), uids.JPEG2000, image, decoding_plugin="pylibjpeg", planar_configuration=0)
     return values if precision <= image.BitsStored else np.clip(values, *_range(image))
+
+
+def _decoded(pixels: bytes | memoryview, syntax: uids.UID, image: Dataset, **options: Any) -> npt.NDArray[Any]:
+    """Return what pydicom makes of one frame: stored values, or RGB."""
+    if image.PhotometricInterpretation in _YBR and (image.BitsAllocated, image.BitsStored) != (8, 8):
+        raise _unsupported(image, "YBR is read of 8 bits")
+    options = as_pixel_options(image, pixel_keyword="PixelData", number_of_frames=1) | options
+    values: npt.NDArray[Any] = get_decoder(syntax).as_array(pixels, index=0, **options)[0]
+    return values
 
 
 def _displayed(values: npt.NDArray[Any], image: Dataset) -> Image.Image:
@@ -216,7 +219,7 @@ def _displayed(values: npt.NDArray[Any], image: Dataset) -> Image.Image:
     if image.SamplesPerPixel == 1:
         low, high = _range(image)
         with np.errstate(all="ignore"):
-            levels = (_palette if "PALETTE" in image.PhotometricInterpretation else _greys)(
+            levels = (_greys if image.PhotometricInterpretation in _GREYS else _palette)(
                 np.arange(low, high + 1), image
             )
         # Row by row, since an index takes eight bytes a pixel.
@@ -234,10 +237,7 @@ def _greys(values: npt.NDArray[Any], image: Dataset) -> npt.NDArray[np.uint8]:
         values, highest = _look_up(values, *table, image)
         span = (0.0, highest)
     else:
-        if "RescaleSlope" in image or "RescaleIntercept" in image:
-            image.setdefault("RescaleSlope", 1)
-            image.setdefault("RescaleIntercept", 0)
-        values = apply_rescale(values, image)
+        values = values * float(image.get("RescaleSlope", 1)) + float(image.get("RescaleIntercept", 0))
         span = (float(values.min()), float(values.max()))
     if (table := _table(image, "VOILUTSequence")) is not None:
         values, highest = _look_up(np.rint(values), *table, image)

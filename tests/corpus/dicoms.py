@@ -87,7 +87,7 @@ def dicom(pixels: bytes, syntax: str, photometric: str, elements: dict[str, Any]
     data.file_meta = FileMetaDataset()
     data.file_meta.TransferSyntaxUID = uids.UID(syntax)
     data.SOPClassUID, data.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.77.1.7", "1.2.3"
-    data.Rows, data.Columns, data.PhotometricInterpretation = HEIGHT, WIDTH, photometric
+    data.Rows, data.Columns, data.PhotometricInterpretation = HEIGHT, WIDTH, photometric.upper()
     data.SamplesPerPixel = 1 if photometric in (*GREYS, "PALETTE COLOR") else 3
     if data.SamplesPerPixel == 3:
         data.PlanarConfiguration = 0
@@ -101,7 +101,7 @@ def dicom(pixels: bytes, syntax: str, photometric: str, elements: dict[str, Any]
     buffer = io.BytesIO()
     little, implicit = syntax != uids.ExplicitVRBigEndian, syntax == uids.ImplicitVRLittleEndian
     data.save_as(buffer, implicit_vr=implicit, little_endian=little, enforce_file_format=True)
-    return buffer.getvalue()
+    return buffer.getvalue().replace(photometric.upper().encode(), photometric.encode(), 1)  # pydicom warns of "rgb"
 
 
 def _shown(levels: Pixels, photometric: str) -> Pixels:
@@ -129,13 +129,16 @@ def _window(values: Pixels, center: float, width: float, function: str = "LINEAR
 
 
 def _table(
-    rng: np.random.Generator, entries: int, first: int, bits: int, words: bool, big: bool
+    rng: np.random.Generator, entries: int, first: int, bits: int, words: bool, big: bool, narrow: bool = False
 ) -> tuple[Dataset, Callable[[Pixels], Pixels]]:
     """Return an item with a lookup table of random entries, and what it does (PS3.3 C.11.1.1, C.11.2.1.1)."""
     table = rng.integers(0, 2**bits, entries)
     item = Dataset()
     item.add_new("LUTDescriptor", "SS" if first < 0 else "US", [entries, first, bits])
-    if words:
+    if narrow:
+        data = table.astype(np.uint8).tobytes()
+        item.add_new("LUTData", "OW", _words(data) if big else data + bytes(len(data) % 2))
+    elif words:
         item.add_new("LUTData", "OW", table.astype(">u2" if big else "<u2").tobytes())
     else:
         item.add_new("LUTData", "US", table.tolist())
@@ -171,9 +174,9 @@ def _views(depth: Depth, rng: np.random.Generator, big: bool) -> dict[str, Calla
         more = {"WindowCenter": f"{middle}", "WindowWidth": f"{wide}"}
         return View(elements | more, lambda v: _window(v * slope + intercept, middle, wide))
 
-    def voi(bits: int, words: bool, **more: Any) -> View:
+    def voi(bits: int, words: bool, narrow: bool = False, **more: Any) -> View:
         entries = min(span + 1, 1000)
-        item, look_up = _table(rng, entries, low + (span + 1 - entries) // 2, bits, words, big)
+        item, look_up = _table(rng, entries, low + (span + 1 - entries) // 2, bits, words, big, narrow)
         return View({"VOILUTSequence": [item], **more}, lambda v: look_up(v) / (2**bits - 1))
 
     def modality(bits: int, windowed: bool) -> View:
@@ -207,6 +210,7 @@ def _views(depth: Depth, rng: np.random.Generator, big: bool) -> dict[str, Calla
         "a falling rescale and a window": lambda: rescaled(-1, 500, True),
         "a VOI LUT of 8 bits": lambda: voi(8, False),
         "a VOI LUT of 8 bits in words": lambda: voi(8, True),
+        "a VOI LUT of 8 bits in bytes": lambda: voi(8, True, narrow=True),
         "a VOI LUT of 12 bits": lambda: voi(12, True),
         "a VOI LUT of 16 bits and a window": lambda: voi(16, False, **window),
         "an empty VOI LUT and a window": lambda: windowed(None, VOILUTSequence=[]),
@@ -296,7 +300,7 @@ def _native_colors() -> Iterator[Plan]:
 
     for syntax, depth, planar, vr, odd in product(NATIVE, depths, (0, 1), ("OB", "OW"), (False, True)):
         if vr == "OW" or (depth[0] == 8 and syntax != uids.ImplicitVRLittleEndian):
-            yield native(Depth(*depth), ("RGB", "rgb ")[planar and odd], planar, syntax, vr, False, odd)
+            yield native(Depth(*depth), ("RGB", "rgb")[planar and odd], planar, syntax, vr, False, odd)
     for syntax, vr, planar in product(NATIVE, ("OB", "OW"), (0, 1)):
         if vr == "OW" or syntax != uids.ImplicitVRLittleEndian:
             yield native(Depth(8, 8), "YBR_FULL", planar, syntax, vr, True, False)
