@@ -56,6 +56,8 @@ def first_frame(header: Dataset, data: bytes, offset: int, max_pixels: int) -> I
         raise _unsupported(image, "floating-point pixel data")
     if tag != (0x7FE0, 0x0010):
         raise ImageError(ImageErrorCode.CORRUPT, "the DICOM file has no pixel data, or not where it is looked for")
+    if image.get("SamplesPerPixel") == 3:
+        image.setdefault("PixelRepresentation", 0)  # colours have no sign
     if missing := [keyword for keyword in _REQUIRED if keyword not in image]:
         raise ImageError(ImageErrorCode.CORRUPT, f"the DICOM header has no value for {', '.join(missing)}")
     _check_size((image.Columns, image.Rows), image, max_pixels)

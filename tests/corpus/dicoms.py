@@ -1,25 +1,20 @@
 """DICOM files of every layout, with the pixels that the formulas of PS3.3 give for their stored values."""
 
-import io
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import imagecodecs
 import numpy as np
 import pydicom.uid as uids
-from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 
 from tests.corpus import Specimen
+from tests.corpus.dicom_views import GREYS, HEIGHT, VIEWS, WIDTH, Depth, Pixels, dicom, full, shown, swapped, views
 
-Pixels = np.ndarray[Any, Any]
 Plan = Callable[[np.random.Generator], Specimen]
-HEIGHT, WIDTH = 16, 24
 NATIVE = (uids.ImplicitVRLittleEndian, uids.ExplicitVRLittleEndian, uids.ExplicitVRBigEndian)
-GREYS = ("MONOCHROME1", "MONOCHROME2")
 YBR = np.array([[0.299, 0.587, 0.114], [-0.1687, -0.3313, 0.5], [0.5, -0.4187, -0.0813]])
 """From RGB, PS3.3 C.7.6.3.1.2."""
 
@@ -30,198 +25,6 @@ def dicom_specimens(seed: int) -> Iterator[Specimen]:
     random.Random(seed).shuffle(plans)
     for number, plan in enumerate(plans):
         yield plan(np.random.default_rng([seed, number]))
-
-
-@dataclass(frozen=True)
-class Depth:
-    """How a value is stored."""
-
-    allocated: int
-    stored: int
-    signed: bool = False
-
-    @property
-    def low(self) -> int:
-        return -(2 ** (self.stored - 1)) if self.signed else 0
-
-    @property
-    def high(self) -> int:
-        return self.low + 2**self.stored - 1
-
-    def __str__(self) -> str:
-        return f"{'signed' if self.signed else 'unsigned'} {self.stored} of {self.allocated} bits"
-
-    def draw(self, rng: np.random.Generator, *shape: int) -> Pixels:
-        """Return values from the lowest to the highest; both are among them."""
-        values = rng.integers(self.low, self.high, (HEIGHT, WIDTH, *shape), endpoint=True)
-        values[0, 0], values[0, 1] = self.low, self.high
-        return values
-
-    def packed(self, values: Pixels, syntax: str, vr: str, garbage: Pixels | int = 0) -> bytes:
-        """Return values as they are stored, with garbage above the stored bits."""
-        if self.allocated == 1:
-            return np.packbits(values.ravel().astype(np.uint8), bitorder="little").tobytes()
-        raw = (values & (2**self.stored - 1)) | (garbage << self.stored)
-        raw &= 2**self.allocated - 1
-        big = syntax == uids.ExplicitVRBigEndian
-        data = raw.astype(f"{'>' if big else '<'}u{self.allocated // 8}").tobytes()
-        return _words(data) if big and self.allocated == 8 and vr == "OW" else data
-
-    def elements(self) -> dict[str, object]:
-        return {
-            "BitsAllocated": self.allocated,
-            "BitsStored": self.stored,
-            "HighBit": self.stored - 1,
-            "PixelRepresentation": int(self.signed),
-        }
-
-
-def _words(data: bytes) -> bytes:
-    """Return bytes as 16-bit words in the other order."""
-    return np.frombuffer(data + bytes(len(data) % 2), "<u2").astype(">u2").tobytes()
-
-
-def dicom(pixels: bytes, syntax: str, photometric: str, elements: dict[str, Any], vr: str = "OB") -> bytes:
-    """Return a file; an element may be (VR, value)."""
-    data = Dataset()
-    data.file_meta = FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = uids.UID(syntax)
-    data.SOPClassUID, data.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.77.1.7", "1.2.3"
-    data.Rows, data.Columns, data.PhotometricInterpretation = HEIGHT, WIDTH, photometric.upper()
-    data.SamplesPerPixel = 1 if photometric in (*GREYS, "PALETTE COLOR") else 3
-    if data.SamplesPerPixel == 3:
-        data.PlanarConfiguration = 0
-    for keyword, value in elements.items():
-        if isinstance(value, tuple):
-            data.add_new(keyword, *value)
-        else:
-            setattr(data, keyword, value)
-    data.PixelData = pixels
-    data["PixelData"].VR = vr
-    buffer = io.BytesIO()
-    little, implicit = syntax != uids.ExplicitVRBigEndian, syntax == uids.ImplicitVRLittleEndian
-    data.save_as(buffer, implicit_vr=implicit, little_endian=little, enforce_file_format=True)
-    return buffer.getvalue().replace(photometric.upper().encode(), photometric.encode(), 1)  # pydicom warns of "rgb"
-
-
-def _shown(levels: Pixels, photometric: str) -> Pixels:
-    """Return levels 0..1 as grey pixels."""
-    grey = np.rint(np.clip(1 - levels if photometric == "MONOCHROME1" else levels, 0, 1) * 255)
-    return np.repeat(grey[..., None], 3, -1).astype(np.uint8)
-
-
-@dataclass(frozen=True)
-class View:
-    """Elements that say how values are displayed, and the display they mean: 0 for black to 1 for white."""
-
-    elements: dict[str, Any]
-    levels: Callable[[Pixels], Pixels]
-
-
-def _window(values: Pixels, center: float, width: float, function: str = "LINEAR") -> Pixels:
-    """PS3.3 C.11.2.1.2.1, C.11.2.1.3.1 and C.11.2.1.3.2."""
-    if function == "SIGMOID":
-        return 1 / (1 + np.exp(-4 * (values - center) / width))
-    if function == "LINEAR":
-        center, width = center - 0.5, width - 1
-    inside = (values - center) / width + 0.5
-    return np.where(values <= center - width / 2, 0, np.where(values > center + width / 2, 1, inside))
-
-
-def _table(
-    rng: np.random.Generator, entries: int, first: int, bits: int, words: bool, big: bool, narrow: bool = False
-) -> tuple[Dataset, Callable[[Pixels], Pixels]]:
-    """Return an item with a lookup table of random entries, and what it does (PS3.3 C.11.1.1, C.11.2.1.1)."""
-    table = rng.integers(0, 2**bits, entries)
-    item = Dataset()
-    item.add_new("LUTDescriptor", "SS" if first < 0 else "US", [entries, first, bits])
-    if narrow:
-        data = table.astype(np.uint8).tobytes()
-        item.add_new("LUTData", "OW", _words(data) if big else data + bytes(len(data) % 2))
-    elif words:
-        item.add_new("LUTData", "OW", table.astype(">u2" if big else "<u2").tobytes())
-    else:
-        item.add_new("LUTData", "US", table.tolist())
-
-    def look_up(values: Pixels) -> Pixels:
-        return table[np.clip(values.astype(int) - first, 0, entries - 1)]
-
-    return item, look_up
-
-
-def _full(values: Pixels, *ends: float) -> Pixels:
-    return (values - min(ends)) / (max(ends) - min(ends))
-
-
-def _views(depth: Depth, rng: np.random.Generator, big: bool) -> dict[str, Callable[[], View]]:
-    """Return ways to display values of a depth, by name."""
-    low, high, span = depth.low, depth.high, depth.high - depth.low
-    center, width = low + span * 0.4, max(span * 0.5, 1.5)
-    window = {"WindowCenter": f"{center:.6g}", "WindowWidth": f"{width:.6g}"}
-    c, w = float(window["WindowCenter"]), float(window["WindowWidth"])
-
-    def windowed(function: str | None, **more: Any) -> View:
-        elements = window | ({"VOILUTFunction": function} if function else {}) | more
-        return View(elements, lambda v: _window(v, c, w, (function or "LINEAR").upper()))
-
-    def rescaled(slope: float, intercept: float, windowed: bool) -> View:
-        elements = {"RescaleSlope": slope, "RescaleIntercept": intercept}
-        if not windowed:
-            return View(
-                elements, lambda v: _full(v * slope + intercept, low * slope + intercept, high * slope + intercept)
-            )
-        middle, wide = round(c * slope + intercept, 3), round(abs(w * slope) + 1, 3)
-        more = {"WindowCenter": f"{middle}", "WindowWidth": f"{wide}"}
-        return View(elements | more, lambda v: _window(v * slope + intercept, middle, wide))
-
-    def voi(bits: int, words: bool, narrow: bool = False, **more: Any) -> View:
-        entries = min(span + 1, 1000)
-        item, look_up = _table(rng, entries, low + (span + 1 - entries) // 2, bits, words, big, narrow)
-        return View({"VOILUTSequence": [item], **more}, lambda v: look_up(v) / (2**bits - 1))
-
-    def modality(bits: int, windowed: bool) -> View:
-        entries = min(span + 1, 300)
-        item, look_up = _table(rng, entries, low, bits, True, big)
-        item.ModalityLUTType = "US"
-        if not windowed:
-            return View({"ModalityLUTSequence": [item]}, lambda v: look_up(v) / (2**bits - 1))
-        more = {"WindowCenter": "90", "WindowWidth": "120"}
-        return View({"ModalityLUTSequence": [item], **more}, lambda v: _window(look_up(v), 90, 120))
-
-    def both() -> View:
-        entries, first = min(2 * span + 1, 900), max(2 * low + 7, -3000)
-        item, look_up = _table(rng, entries, first, 16, True, big)
-        elements = {"RescaleSlope": 2, "RescaleIntercept": 7, "VOILUTSequence": [item]}
-        return View(elements, lambda v: look_up(2 * v + 7) / 65535)
-
-    empty = dict.fromkeys(("WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept", "VOILUTFunction"))
-    return {
-        "the full range": lambda: View({}, lambda v: _full(v, low, high)),
-        "empty elements": lambda: View(empty, lambda v: _full(v, low, high)),
-        "a window": lambda: windowed(None),
-        "a window called linear": lambda: windowed("LINEAR"),
-        "an exact window": lambda: windowed("LINEAR_EXACT"),
-        "a sigmoid": lambda: windowed("SIGMOID"),
-        "an empty function": lambda: windowed(None, VOILUTFunction=""),
-        "two windows": lambda: windowed(None, WindowCenter=[window["WindowCenter"], "3"], WindowWidth=[window["WindowWidth"], "5"]),
-        "a rescale": lambda: rescaled(1.5, -100, False),
-        "a falling rescale": lambda: rescaled(-2, 30, False),
-        "a rescale and a window": lambda: rescaled(0.25, -1024, True),
-        "a falling rescale and a window": lambda: rescaled(-1, 500, True),
-        "a VOI LUT of 8 bits": lambda: voi(8, False),
-        "a VOI LUT of 8 bits in words": lambda: voi(8, True),
-        "a VOI LUT of 8 bits in bytes": lambda: voi(8, True, narrow=True),
-        "a VOI LUT of 12 bits": lambda: voi(12, True),
-        "a VOI LUT of 16 bits and a window": lambda: voi(16, False, **window),
-        "an empty VOI LUT and a window": lambda: windowed(None, VOILUTSequence=[]),
-        "a modality LUT of 8 bits": lambda: modality(8, False),
-        "a modality LUT of 12 bits": lambda: modality(12, False),
-        "a modality LUT and a window": lambda: modality(8, True),
-        "a rescale and a VOI LUT": both,
-    }  # fmt: skip
-
-
-VIEWS = tuple(_views(Depth(8, 8), np.random.default_rng(0), big=False))
 
 
 def _grey(
@@ -236,10 +39,10 @@ def _grey(
 ) -> Plan:
     def plan(rng: np.random.Generator) -> Specimen:
         values = depth.draw(rng)
-        shown = _views(depth, rng, syntax == uids.ExplicitVRBigEndian)[view]()
-        data = dicom(encode(values, rng), syntax, photometric, depth.elements() | shown.elements | more, vr)
+        display = views(depth, rng, syntax == uids.ExplicitVRBigEndian)[view]()
+        data = dicom(encode(values, rng), syntax, photometric, depth.elements() | display.elements | more, vr)
         title = f"{name}, {photometric}, {depth}, {view}"
-        return Specimen(title, data, lambda: _shown(shown.levels(values.astype(float)), photometric))
+        return Specimen(title, data, lambda: shown(display.levels(values.astype(float)), photometric))
 
     return plan
 
@@ -317,7 +120,7 @@ def _palettes() -> Iterator[Plan]:
                 data = table.astype("<u2" if wide else np.uint8).tobytes()
                 name = f"{color}PaletteColorLookupTable"
                 elements[f"{name}Descriptor"] = ("SS" if depth.signed else "US", [entries, first, bits])
-                elements[f"{name}Data"] = ("OW", _words(data) if big else data + bytes(len(data) % 2))
+                elements[f"{name}Data"] = ("OW", swapped(data) if big else data + bytes(len(data) % 2))
             if encapsulated := syntax == uids.JPEG2000Lossless:
                 pixels = _lossless(indices, depth)
             else:
@@ -467,24 +270,24 @@ def _oddities() -> Iterator[Plan]:
         depth = Depth(32, 32)
         values = depth.draw(rng)
         file = dicom(values.astype("<u4").tobytes(), little, "MONOCHROME2", depth.elements(), "OW")
-        return file, _shown(_full(values, 0, 2**32 - 1), "MONOCHROME2")
+        return file, shown(full(values, 0, 2**32 - 1), "MONOCHROME2")
 
     def high_bit(rng: np.random.Generator) -> tuple[bytes, Pixels]:
         depth = Depth(16, 12)
         values = depth.draw(rng)
         raw = (values << 4) | rng.integers(0, 16, values.shape)
         file = dicom(raw.astype("<u2").tobytes(), little, "MONOCHROME2", depth.elements() | {"HighBit": 15}, "OW")
-        return file, _shown(_full(values, 0, 4095), "MONOCHROME2")
+        return file, shown(full(values, 0, 4095), "MONOCHROME2")
 
     def jpeg_12(rng: np.random.Generator) -> tuple[bytes, Pixels]:
         frame = imagecodecs.jpeg8_encode(_smooth(rng).astype(np.uint16) << 4, level=95, bitspersample=12)
         file = dicom(encapsulate([frame]), uids.JPEGExtended12Bit, "MONOCHROME2", Depth(16, 12).elements())
-        return file, _shown(_full(imagecodecs.jpeg8_decode(frame), 0, 4095), "MONOCHROME2")
+        return file, shown(full(imagecodecs.jpeg8_decode(frame), 0, 4095), "MONOCHROME2")
 
     def jpeg_12_called_8(rng: np.random.Generator) -> tuple[bytes, Pixels]:
         frame = imagecodecs.jpeg8_encode(_smooth(rng).astype(np.uint16) << 4, level=95, bitspersample=12)
         file = dicom(encapsulate([frame]), uids.JPEGExtended12Bit, "MONOCHROME2", eight.elements())
-        return file, _shown(_full(imagecodecs.jpeg8_decode(frame), 0, 4095), "MONOCHROME2")
+        return file, shown(full(imagecodecs.jpeg8_decode(frame), 0, 4095), "MONOCHROME2")
 
     def jpeg_ls(rng: np.random.Generator) -> tuple[bytes, Pixels]:
         values = eight.draw(rng, 3).astype(np.uint8)
@@ -506,9 +309,9 @@ def _oddities() -> Iterator[Plan]:
 
     def bits_in_big_endian(rng: np.random.Generator) -> tuple[bytes, Pixels]:
         values = Depth(1, 1).draw(rng)
-        data = _words(Depth(1, 1).packed(values, "", ""))
+        data = swapped(Depth(1, 1).packed(values, "", ""))
         file = dicom(data, uids.ExplicitVRBigEndian, "MONOCHROME2", Depth(1, 1).elements(), "OW")
-        return file, _shown(values, "MONOCHROME2")
+        return file, shown(values, "MONOCHROME2")
 
     def segmented(rng: np.random.Generator) -> tuple[bytes, Pixels]:
         indices = eight.draw(rng)

@@ -226,6 +226,7 @@ def test_an_element_without_a_value_counts_as_absent() -> None:
         assert np.array_equal(shown(grey(eight, 8, **dict.fromkeys(names)))[..., 0], eight)
     assert np.array_equal(shown(grey(eight, 8, VOILUTSequence=[], ModalityLUTSequence=[]))[..., 0], eight)
     assert np.array_equal(shown(dicom(PICTURE.tobytes(), NumberOfFrames=None, ICCProfile=None)), PICTURE)
+    assert np.array_equal(shown(dicom(PICTURE.tobytes(), PixelRepresentation=None)), PICTURE), "colours have no sign"
     missing = refused(dicom(PICTURE.tobytes(), BitsStored=None, Rows=None))
     assert (missing.code, missing.message) == (
         ImageErrorCode.CORRUPT,
