@@ -63,7 +63,7 @@ def first_frame(header: Dataset, data: bytes, offset: int, max_pixels: int) -> I
     _check_size((image.Columns, image.Rows), image, max_pixels)
     photometric, allocated, stored = image.PhotometricInterpretation, image.BitsAllocated, image.BitsStored
     if _SAMPLES.get(photometric) != image.SamplesPerPixel:
-        raise _unsupported(image, f"{image.SamplesPerPixel} samples a pixel")
+        raise _unsupported(image, f"{photometric} of {image.SamplesPerPixel} samples a pixel")
     if allocated not in (1, 8, 16) or not 1 <= stored <= allocated or (allocated == 1 and photometric not in _GREYS):
         raise _unsupported(image, "pixels are read of 8 or 16 allocated bits, greys of 1 as well")
     if image.PixelRepresentation and (image.SamplesPerPixel == 3 or allocated == 1):
