@@ -84,17 +84,24 @@ def import_folder(
         columns[name] = header
     tab = delimiter is not None and delimiter.lower() in ("tab", r"\t")
     csv_format = CsvFormat("\t" if tab else delimiter, encoding)
-    _import(partial(read, csv_format=csv_format, columns=columns), source, out, label_set, as_json=as_json)
+    _import(
+        partial(read, csv_format=csv_format, columns=columns), source, out, label_set, as_json=as_json, rows_of=source
+    )
 
 
-def _import(read: "Importer", source: str, out: str, label_set: str, *, as_json: bool) -> None:
+def _import(
+    read: "Importer", source: str, out: str, label_set: str, *, as_json: bool, rows_of: str | None = None
+) -> None:
+    """Import, check and write; ``rows_of`` is the file whose rows are the manifest's, for messages."""
+    from dataclasses import replace
+
     from derm_ray.data.manifest import write_manifest
-    from derm_ray.data.summary import missing_text
+    from derm_ray.data.summary import summarize
     from derm_ray.data.validation import find_warnings, validate
     from derm_ray.vocabulary import label_set as find
 
     result = read(source, find(label_set), out)
-    validate(result.manifest, find(label_set))
+    validate(replace(result.manifest, uri=rows_of or out), find(label_set))
     write_manifest(result.manifest, out)
     warnings = list(find_warnings(result.manifest))
     _warn(warnings)
@@ -103,10 +110,12 @@ def _import(read: "Importer", source: str, out: str, label_set: str, *, as_json:
     if left_out:
         lines.append(f"{left_out} left out, outside {label_set}:")
         lines += [f"  {count:>5}  {reason}" for reason, count in result.left_out.items()]
-    lines += missing_text(result.manifest)
+    summary = summarize(result.manifest)
+    lines += summary.missing_lines()
     lines += result.notes
     values = {"manifest": out, "imported": len(result.manifest), "found": result.found, "left_out": result.left_out}
-    values |= {"missing_words": result.manifest.missing_words, "notes": result.notes, "warnings": warnings}
+    values |= {"missing": summary.missing, "missing_words": summary.missing_words}
+    values |= {"notes": result.notes, "warnings": warnings}
     emit(values, "\n".join(lines), as_json=as_json)
 
 
@@ -156,7 +165,7 @@ def validate(
 ) -> None:
     """Check a manifest's rules; all problems are listed at once."""
     from derm_ray.data.manifest import read_manifest
-    from derm_ray.data.summary import missing_text
+    from derm_ray.data.summary import summarize
     from derm_ray.data.validation import find_warnings
     from derm_ray.data.validation import validate as check
     from derm_ray.errors import ManifestError
@@ -176,7 +185,7 @@ def validate(
     _warn(warnings)
     emit(
         {"manifest": manifest, "pairs": len(read), "valid": True, "warnings": warnings},
-        "\n".join([f"{manifest}: {len(read)} pairs, valid", *missing_text(read)]),
+        "\n".join([f"{manifest}: {len(read)} pairs, valid", *summarize(read).missing_lines()]),
         as_json=as_json,
     )
 
@@ -208,7 +217,7 @@ def split(
     _warn(warnings)
     summary = summarize(written)
     values = {"manifest": target, "seed": seed, "warnings": warnings, "diagnoses": summary.diagnoses}
-    values |= {"missing_words": summary.missing_words}
+    values |= {"missing": summary.missing, "missing_words": summary.missing_words}
     emit(values, summary.text(), as_json=as_json)
 
 

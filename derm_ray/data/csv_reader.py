@@ -141,7 +141,7 @@ class CsvTables:
             if head.startswith(mark):
                 if asked and not asked.startswith(encoding.removesuffix("-sig")):
                     raise self._refuse(
-                        f"begins with the byte order mark of {encoding[:6]}, not {asked}: leave --encoding out"
+                        f"begins with the byte order mark of {encoding.removesuffix('-sig')}, not {asked}: leave --encoding out"
                     )
                 return encoding
         if asked is None and b"\0" in head:
@@ -226,7 +226,7 @@ class CsvTables:
             self._row += 1
             if len(cells) != width:
                 count = f"{len(cells)} cell{'s' * (len(cells) != 1)}"
-                hint = "Quote cells that hold the delimiter, or remove one too many"
+                hint = "Is it cut off?" if len(cells) < width else "Quote cells that hold the delimiter, or remove it"
                 if cells[0].startswith("#"):
                     hint = "Comments are not read; remove the line"
                 raise self._refuse(f"row {self._row} (line {self._line}) has {count}, the header has {width}. {hint}")

@@ -57,15 +57,21 @@ class ManifestSummary:
         ]
         if self.age_years:
             lines.append("age         {:g} to {:g} years, median {:g}".format(*(self.age_years[i] for i in (0, 2, 1))))
-        missing = {name: count for name, count in self.missing.items() if count < self.pairs}
-        if missing:
-            lines.append("missing     " + _inline(missing))
-        lines += _words_text(self.missing_words)
+        lines += self.missing_lines()
         lines += ["", f"{'diagnosis':<{width}} {'all':>6}" + "".join(f" {part:>7}" for part in used)]
         for name, row in self.diagnoses.items():
             cells = "".join(f" {row.get(part, 0):>7}" for part in used)
             lines.append(f"{name:<{width}} {sum(row.values()):>6}{cells}")
         return "\n".join(lines)
+
+    def missing_lines(self) -> list[str]:
+        """Return the missing values of columns that are not empty, and the words among them, as lines for a terminal."""
+        missing = {
+            name: count for name, count in self.missing.items() if count < self.pairs or name in self.missing_words
+        }
+        lines = ["missing     " + _inline(missing)] if missing else []
+        words = (f"{name} {_inline(words)}" for name, words in self.missing_words.items())
+        return lines + [f"  read as missing: {line}" for line in words]
 
 
 def summarize(manifest: Manifest) -> ManifestSummary:
@@ -98,15 +104,6 @@ def summarize(manifest: Manifest) -> ManifestSummary:
         missing={name: count for name in SCHEMA.names if (count := manifest.table[name].null_count)},
         missing_words={name: dict(words) for name, words in manifest.missing_words.items()},
     )
-
-
-def missing_text(manifest: Manifest) -> list[str]:
-    """Return a line for each column in which words were read as missing values."""
-    return _words_text(manifest.missing_words)
-
-
-def _words_text(missing_words: Mapping[str, Mapping[str, int]]) -> list[str]:
-    return [f"read as missing: {name} " + _inline(words) for name, words in missing_words.items()]
 
 
 def _count(values: list[str | None]) -> dict[str, int]:

@@ -65,7 +65,9 @@ def import_folder(
     for name in URI_COLUMNS:
         with ThreadPoolExecutor(16) as executor:
             found = list(executor.map(images.find, manifest.column(name)))
-        problems += [(row, f"row {row}: {name} {why}") for row, (_, why) in enumerate(found, 1) if why]
+        problems += [
+            (row, f"row {row}: {name.removesuffix('_uri')} {why}") for row, (_, why) in enumerate(found, 1) if why
+        ]
         manifest = manifest.with_column(name, [uri for uri, _ in found])
     if problems:
         raise ManifestError(source, [text for _, text in sorted(problems)])
@@ -137,7 +139,7 @@ class _Images:
         if storage.is_windows_path(path):
             return (
                 None,
-                f"{path}: a path of Windows, which is not on this machine. Write it relative to the CSV, with '/'",
+                f"{path} is a path of Windows, and not on this machine. Write it relative to the CSV, with '/'",
             )
         uri = storage.resolve(path, self._base)
         kind = storage.kind(uri)
@@ -155,7 +157,7 @@ class _Images:
         if kind is None:
             return None, f"no image at {uri}{self._hint(path, uri)}"
         if kind != "file":
-            return None, f"{uri} is a {'folder' if kind == 'directory' else 'pipe or device'}, no image"
+            return None, f"{uri} is a {'folder' if kind == 'directory' else 'pipe or device'}, not an image"
         return uri, ""
 
     def _hint(self, path: str, uri: str) -> str:
