@@ -141,7 +141,7 @@ class CsvTables:
             if head.startswith(mark):
                 if asked and not asked.startswith(encoding.removesuffix("-sig")):
                     raise self._refuse(
-                        f"begins with the byte order mark of {encoding.removesuffix('-sig')}, not {asked}: leave --encoding out"
+                        f"its byte order mark is of {encoding.removesuffix('-sig')}, not {asked}: leave --encoding out"
                     )
                 return encoding
         if asked is None and b"\0" in head:

@@ -65,11 +65,9 @@ class ManifestSummary:
         return "\n".join(lines)
 
     def missing_lines(self) -> list[str]:
-        """Return the missing values of columns that are not empty, and the words among them, as lines for a terminal."""
-        missing = {
-            name: count for name, count in self.missing.items() if count < self.pairs or name in self.missing_words
-        }
-        lines = ["missing     " + _inline(missing)] if missing else []
+        """Return the missing values of columns that are not empty, and the words among them, as lines."""
+        named = [name for name, count in self.missing.items() if count < self.pairs or name in self.missing_words]
+        lines = ["missing     " + _inline({name: self.missing[name] for name in named})] if named else []
         words = (f"{name} {_inline(words)}" for name, words in self.missing_words.items())
         return lines + [f"  read as missing: {line}" for line in words]
 

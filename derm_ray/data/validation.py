@@ -87,7 +87,7 @@ def row_problems(manifest: Manifest, first_row: int = 0) -> Iterator[str]:
     rows = zip(manifest.pairs(), manifest.column("patient_id"), strict=True)
     for row, (pair, patient) in enumerate(rows, first_row):
         if not pair.pair_id or not pair.lesion_id:
-            yield f"{_rows([row])}: pair_id and lesion_id must not be empty; NA, None, nan, null, unknown count as empty"
+            yield f"{_rows([row])}: pair_id and lesion_id must not be empty (nor NA, None, nan, null or unknown)"
         for name, value in (("pair_id", pair.pair_id), ("lesion_id", pair.lesion_id), ("patient_id", patient or "")):
             if has_unseen(value):
                 yield f"{_rows([row])}: {name} {value!a} holds characters that cannot be seen"

@@ -83,7 +83,7 @@ def number_text(value: float) -> str:
 
 
 def _reached(name: str, value: float, lacking: str) -> str:
-    return f"{name} {value:.1%}" if math.isfinite(value) else f"{name} {NOT_DEFINED} (no {lacking} in this split)"
+    return f"{value:.1%} {name}" if math.isfinite(value) else f"{name} {NOT_DEFINED} (no {lacking} in this split)"
 
 
 def summary_text(evaluation: Evaluation) -> str:
