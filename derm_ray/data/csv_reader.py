@@ -110,6 +110,7 @@ class CsvTables:
 
     def _tables(self, lines: Iterator[str]) -> Iterator[pa.Table]:
         sample = list(islice(lines, _SAMPLE_LINES))
+        cut = len(sample) == _SAMPLE_LINES
         while sample and not sample[0].strip():
             del sample[0]
             self._skipped += 1
@@ -117,7 +118,7 @@ class CsvTables:
         if separator:
             del sample[0]
             self._skipped += 1
-        delimiter = self.format.delimiter or (separator[1] if separator else self._delimiter(sample))
+        delimiter = self.format.delimiter or (separator[1] if separator else self._delimiter(sample, cut=cut))
         records = self._records(chain(sample, lines), delimiter)
         names = self._header(next(records, []))
         count, empty = 0, True
@@ -176,8 +177,8 @@ class CsvTables:
                 raise self._refuse(f"line {number} holds a NUL character: the file is damaged. Export it again")
             yield line
 
-    def _delimiter(self, sample: list[str]) -> str:
-        candidates = {name: _shape(sample, name) for name in DELIMITERS}
+    def _delimiter(self, sample: list[str], *, cut: bool) -> str:
+        candidates = {name: _shape(sample, name, cut=cut) for name in DELIMITERS}
         present = [name for name, counts in candidates.items() if counts and counts[0] > 1]
         if len(present) < 2:
             return present[0] if present else ","
@@ -220,7 +221,7 @@ class CsvTables:
 
     def _checked(self, records: Iterator[list[str]], width: int) -> Iterator[list[str]]:
         for cells in records:
-            if not any(map(str.strip, cells)):
+            if not (cells and cells[0].strip()) and not any(map(str.strip, cells)):
                 self.empty_rows += bool(cells)
                 continue
             self._row += 1
@@ -248,11 +249,11 @@ class CsvTables:
         )
 
 
-def _shape(sample: list[str], delimiter: str) -> list[int]:
-    """Return the number of cells of the header and of each row that is not empty; the last line may be cut off."""
+def _shape(sample: list[str], delimiter: str, *, cut: bool) -> list[int]:
+    """Return the number of cells of the header and of each row that is not empty; but of a cut last one."""
     records: list[list[str]] = []
     with suppress(csv.Error):
         records.extend(csv.reader(sample, delimiter=delimiter))
-    if len(sample) == _SAMPLE_LINES and len(records) > 1:
+    if cut and len(records) > 1:
         records.pop()
     return [len(record) for number, record in enumerate(records) if number == 0 or any(map(str.strip, record))]
