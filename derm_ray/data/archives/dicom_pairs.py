@@ -63,11 +63,16 @@ def index_dicom(uris: Sequence[str], read: Callable[[str], bytes]) -> tuple[list
 
 def _normalized(header: DicomHeader) -> DicomHeader:
     """Return a header whose ids have the form of a manifest's; words for missing ones are none."""
-    ids = {
-        name: normalize(value) if (value := getattr(header, name)) is not None and not is_missing(value) else None
-        for name in ("patient_id", "tracking_id", "tracking_uid")
-    }
-    return replace(header, **ids)
+    return replace(
+        header,
+        patient_id=_known(header.patient_id),
+        tracking_id=_known(header.tracking_id),
+        tracking_uid=_known(header.tracking_uid),
+    )
+
+
+def _known(value: str | None) -> str | None:
+    return None if value is None or is_missing(value) else normalize(value)
 
 
 def _lesion(header: DicomHeader, instance: str) -> tuple[str, ...]:
