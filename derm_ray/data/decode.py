@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, TiffImagePlugin, UnidentifiedImageError, _imaging
 
-from derm_ray.data.dicom import DicomFrame, decode_dicom, ignore_warnings_of, is_dicom
+from derm_ray.data.dicom import decode_dicom, ignore_warnings_of, is_dicom
 from derm_ray.errors import ImageError, ImageErrorCode
 from derm_ray.vocabulary import ImageFlag
 
@@ -69,7 +69,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, side: int | None = None
     if not data:
         raise ImageError(ImageErrorCode.EMPTY, "the file is empty")
     if is_dicom(data):
-        return _from_dicom(decode_dicom(data, max_pixels), max_pixels)
+        return _from_dicom(data, max_pixels)
     image = _open(data, max_pixels)
     # The further pictures of an MPO, as phones write them, are previews and depth maps of the same photo.
     try:
@@ -83,22 +83,10 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, side: int | None = None
     return Decoded(_to_rgb(image), shorter_side, (ImageFlag.ANIMATED,) if animated else ())
 
 
-def _from_dicom(frame: DicomFrame, max_pixels: int) -> Decoded:
-    """Decode the frame that a DICOM file encapsulates, and finish it."""
-    if isinstance(frame.pixels, Image.Image):
-        image = frame.pixels
-    else:
-        image = _open(frame.pixels, max_pixels)
-        if image.size != frame.size:
-            raise ImageError(ImageErrorCode.CORRUPT, f"the frame is {image.size}, its DICOM header says {frame.size}")
-        marked = "adobe" in image.info or "jfif" in image.info
-        if image.format == "JPEG" and frame.photometric == "RGB" and image.mode == "RGB" and not marked:
-            image.draft("YCbCr", None)  # keeps libjpeg from converting what is RGB already
-        _load(image)
-        image = frame.interpreted(image)
-    if frame.profile is not None:
-        image.info["icc_profile"] = frame.profile
-    return Decoded(_to_rgb(image), min(image.size), frame.flags)
+def _from_dicom(data: bytes, max_pixels: int) -> Decoded:
+    """Decode the first frame of a DICOM file."""
+    image, flags = decode_dicom(data, max_pixels)
+    return Decoded(_to_rgb(image), min(image.size), flags)
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:

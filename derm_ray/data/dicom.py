@@ -5,19 +5,14 @@ import logging
 import re
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pydicom.uid as uids
 from PIL import Image
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import get_frame
 from pydicom.filereader import read_dataset
-from pydicom.pixels.processing import apply_color_lut
-from pydicom.pixels.utils import get_expected_length, pixel_array
 
+from derm_ray.data.dicom_pixels import first_frame
 from derm_ray.errors import ImageError, ImageErrorCode
 from derm_ray.vocabulary import ImageFlag, Modality
 
@@ -40,9 +35,6 @@ SOP_CLASSES = (
     "1.2.840.10008.5.1.4.1.1.7.4",  # Multi-frame True Color Secondary Capture Image Storage
 )
 _PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
-_YBR = ("YBR_FULL", "YBR_FULL_422")
-_COLOURS = ("RGB", *_YBR, "YBR_ICT", "YBR_RCT")
-_GREYS = ("MONOCHROME1", "MONOCHROME2")
 
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
@@ -88,40 +80,6 @@ class DicomHeader:
     acquired: tuple[str, int]
 
 
-@dataclass(frozen=True)
-class DicomFrame:
-    """The first frame of a DICOM file.
-
-    Attributes:
-        pixels: decoded, or an encoded JPEG or JPEG 2000 image.
-        size: width and height that the header says.
-        photometric: photometric interpretation.
-        profile: ICC profile.
-        flags: values of :class:`derm_ray.vocabulary.ImageFlag`.
-        header: for :meth:`interpreted`.
-    """
-
-    pixels: Image.Image | bytes
-    size: tuple[int, int]
-    photometric: str
-    profile: bytes | None
-    flags: tuple[str, ...]
-    header: Dataset
-
-    def interpreted(self, image: Image.Image) -> Image.Image:
-        """Return a decoded JPEG or JPEG 2000 frame in the colours its header means."""
-        if self.photometric in _GREYS:
-            if image.mode not in ("L", "I;16"):
-                raise ImageError(ImageErrorCode.CORRUPT, f"a frame of mode {image.mode} in a DICOM file of grey ones")
-            spare = (16 if image.mode == "I;16" else 8) - int(self.header.BitsStored)
-            return _grey(np.asarray(image) >> max(spare, 0), self.header)
-        if image.mode == "YCbCr":  # not converted by libjpeg: RGB as it is
-            return Image.merge("RGB", image.split())
-        if image.format == "JPEG2000" and image.mode == "RGB" and self.photometric in _YBR:
-            return Image.merge("YCbCr", image.split())
-        return image
-
-
 def read_header(data_or_head: bytes) -> DicomHeader:
     """Read the header of a DICOM file.
 
@@ -139,22 +97,35 @@ def read_header(data_or_head: bytes) -> DicomHeader:
         raise _damaged(error) from error
 
 
-def decode_dicom(data: bytes, max_pixels: int) -> DicomFrame:
-    """Return the first frame of a DICOM file.
+def decode_dicom(data: bytes, max_pixels: int) -> tuple[Image.Image, tuple[str, ...]]:
+    """Return the first frame of a DICOM file as the standard displays it, and its flags.
 
-    Native pixels come decoded; an encapsulated frame comes encoded, for :func:`derm_ray.data.decode.decode` to
-    decode like any other image and to hand to :meth:`DicomFrame.interpreted`.
+    Grey values pass through the modality LUT or the rescale, then through the first VOI LUT or else the first window,
+    and MONOCHROME1 is inverted (PS3.3 C.11.1, C.11.2 and C.7.6.3.1.2). Without a VOI LUT and a window, the full range
+    that the stored bits can express becomes 0..255, whatever part of it the image uses. Colours of more than 8 bits
+    keep their upper 8. An element without a value counts as absent. An EXIF orientation inside a frame is ignored.
 
     Args:
         data: a DICOM file.
-        max_pixels: most pixels of a frame; checked on the header.
+        max_pixels: largest width x height accepted. The DICOM header and the frame's own header are checked before
+            any pixel is decoded.
+
+    Returns:
+        The image, mode L or RGB, with the ICC profile in its ``info``, and values of
+        :class:`derm_ray.vocabulary.ImageFlag`.
 
     Raises:
-        ImageError: with the code ``not_an_image``, ``too_many_pixels``, ``unsupported`` or ``corrupt``.
+        ImageError: with the code ``not_an_image``, ``too_many_pixels``, ``unsupported`` (a layout that is not read,
+            named in the message) or ``corrupt``.
     """
     header, offset = _read(data)
     try:
-        return _frame(header, data, offset, max_pixels)
+        flags = []
+        if int(header.get("NumberOfFrames") or 1) > 1:
+            flags.append(ImageFlag.ANIMATED)
+        if _burned_in(header):
+            flags.append(ImageFlag.BURNED_IN_ANNOTATION)
+        return first_frame(header, data, offset, max_pixels), tuple(flags)
     except ImageError:
         raise
     except Exception as error:
@@ -162,7 +133,9 @@ def decode_dicom(data: bytes, max_pixels: int) -> DicomFrame:
 
 
 def _damaged(error: Exception) -> ImageError:
-    return ImageError(ImageErrorCode.CORRUPT, f"damaged or truncated DICOM: {type(error).__name__}: {error}")
+    return ImageError(
+        ImageErrorCode.CORRUPT, f"damaged or truncated DICOM: {type(error).__name__}: {' '.join(str(error).split())}"
+    )
 
 
 class _Head(io.BytesIO):
@@ -218,77 +191,6 @@ def _named(uid: uids.UID) -> str:
     return uid if uid.name == uid else f"{uid.name} ({uid})"
 
 
-def _frame(header: Dataset, data: bytes, offset: int, max_pixels: int) -> DicomFrame:
-    height, width, samples = int(header.Rows), int(header.Columns), int(header.get("SamplesPerPixel", 1))
-    frames = int(header.get("NumberOfFrames", None) or 1)
-    photometric = str(header.PhotometricInterpretation)
-    if width * height > max_pixels:
-        raise ImageError(
-            ImageErrorCode.TOO_MANY_PIXELS,
-            f"{width} x {height} = {width * height / 1e6:.1f} megapixels, at most {max_pixels / 1e6:g} are accepted",
-        )
-    if samples != (3 if photometric in _COLOURS else 1) or photometric not in (*_COLOURS, *_GREYS, "PALETTE COLOR"):
-        raise ImageError(ImageErrorCode.UNSUPPORTED, f"DICOM pixels {photometric} of {samples} samples")
-    if int(header.BitsAllocated) not in (1, 8, 16) or not 1 <= int(header.BitsStored) <= int(header.BitsAllocated):
-        raise ImageError(
-            ImageErrorCode.UNSUPPORTED, f"DICOM pixels of {header.BitsStored} in {header.BitsAllocated} bits"
-        )
-    flags = []
-    if frames > 1:
-        flags.append(ImageFlag.ANIMATED)
-    if str(header.get("BurnedInAnnotation", "")).upper() == "YES":
-        flags.append(ImageFlag.BURNED_IN_ANNOTATION)
-    header.NumberOfFrames = 1
-    syntax = header.file_meta.TransferSyntaxUID
-    at_value = 8 if syntax.is_implicit_VR else 12
-    pixels: Image.Image | bytes
-    if syntax in ENCAPSULATED:
-        pixels = get_frame(data[offset + at_value :], 0, number_of_frames=frames)
-    else:
-        length = get_expected_length(header, unit="bytes")
-        header.PixelData = data[offset + at_value : offset + at_value + length]
-        if len(header.PixelData) < length:
-            raise ImageError(ImageErrorCode.CORRUPT, f"DICOM pixels of {len(header.PixelData)} bytes, not {length}")
-        pixels = _native(header, photometric)
-    profile = header.get("ICCProfile", None)
-    return DicomFrame(pixels, (width, height), photometric, profile, tuple(flags), header)
-
-
-def _native(header: Dataset, photometric: str) -> Image.Image:
-    """Return native pixels as an image of mode L or RGB."""
-    values = pixel_array(header)
-    if photometric in _GREYS:
-        return _grey(values, header)
-    bits = int(header.BitsStored)
-    if photometric == "PALETTE COLOR":
-        values = apply_color_lut(values, header)
-        bits = int(header.RedPaletteColorLookupTableDescriptor[2])
-    return Image.fromarray((values >> (bits - 8)).astype(np.uint8))
-
-
-def _grey(values: npt.NDArray[Any], header: Dataset) -> Image.Image:
-    """Return grey values of any depth as 0..255: through the window where there is one, else over all stored bits."""
-    bits, signed = int(header.BitsStored), int(header.get("PixelRepresentation", 0)) == 1
-    low, span = (-(2.0 ** (bits - 1)) if signed else 0.0), 2.0**bits - 1
-    scale = 1.0
-    if "WindowCenter" in header and "WindowWidth" in header:
-        # PS3.3 C.11.2.1.2.1, on values rescaled by slope and intercept.
-        scale, shift = float(header.get("RescaleSlope", 1)), float(header.get("RescaleIntercept", 0))
-        center, span = _first(header.WindowCenter), max(_first(header.WindowWidth) - 1, 1e-3)
-        low = center - 0.5 - span / 2 - shift
-    levels = values.astype(np.float32)
-    levels *= scale * 255 / span
-    levels -= low * 255 / span
-    np.rint(np.clip(levels, 0, 255, out=levels), out=levels)
-    shown = levels.astype(np.uint8)
-    return Image.fromarray(255 - shown if header.PhotometricInterpretation == "MONOCHROME1" else shown)
-
-
-def _first(value: Any) -> float:
-    """Return a number, or the first of several."""
-    return float(value if isinstance(value, (int, float, str)) else value[0])
-
-
 def _summary(header: Dataset) -> DicomHeader:
     found: dict[str, str] = {}
     for element in header.iterall():
@@ -304,11 +206,15 @@ def _summary(header: Dataset) -> DicomHeader:
         tracking_uid=found.get("TrackingUID"),
         modality=MODALITIES.get(str(header.SOPClassUID)),
         sop_instance_uid=_text(header, "SOPInstanceUID"),
-        burned_in=str(header.get("BurnedInAnnotation", "")).upper() == "YES",
+        burned_in=_burned_in(header),
         age_years=_age(str(header.get("PatientAge") or "")),
         sex={"M": "male", "F": "female", "O": "other"}.get(str(header.get("PatientSex") or "")),
         acquired=(str(time), int(header.get("InstanceNumber") or 0)),
     )
+
+
+def _burned_in(header: Dataset) -> bool:
+    return str(header.get("BurnedInAnnotation", "")).upper() == "YES"
 
 
 def _text(header: Dataset, keyword: str) -> str | None:

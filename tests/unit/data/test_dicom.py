@@ -1,7 +1,9 @@
 import io
+import re
 import warnings
 from collections import Counter
 
+import imagecodecs
 import numpy as np
 import pydicom.uid as uids
 import pytest
@@ -137,6 +139,7 @@ def test_a_window_stretches_what_it_shows() -> None:
     assert middle[0] == 0
     assert middle[-1] == 255
     assert abs(int(middle[6]) - round((1020 - 500) / 999 * 255)) <= 1
+    assert np.array_equal(shown(dicom(PICTURE.tobytes(), **window)), PICTURE), "colours have no window"
     rescaled = grey(RAMP, 12, WindowCenter=[900, 5], WindowWidth=[1000, 5], RescaleSlope=1, RescaleIntercept=-100)
     assert np.array_equal(shown(rescaled)[0, :, 0], middle)
 
@@ -177,6 +180,96 @@ def test_encapsulated_greys_keep_their_brightness(photometric: str) -> None:
     assert np.array_equal(shown(data)[..., 0], 255 - expected if photometric == "MONOCHROME1" else expected)
 
 
+def jpeg_2000(values: np.ndarray, bits: int = 8, **options: object) -> bytes:
+    """An encapsulated frame without loss."""
+    kept = {"codecformat": "j2k", "level": 0, "reversible": True, "bitspersample": bits} | options
+    return encapsulate([imagecodecs.jpeg2k_encode(values, **kept)])
+
+
+def packed_grey(frame: bytes, bits: int, signed: bool = False, **more: object) -> bytes:
+    elements = {"BitsAllocated": 16, "BitsStored": bits, "HighBit": bits - 1, "PixelRepresentation": int(signed)}
+    grey = {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2"}
+    return dicom(frame, uids.JPEG2000Lossless, **(elements | grey | more))
+
+
+def test_jpeg_2000_and_native_values_show_the_same() -> None:
+    """Whatever their sign, and whatever bits and sign the codestream says."""
+    unsigned = RAMP.astype(np.uint16)
+    signed = RAMP.astype(np.int16) - 2048
+    expected = shown(grey(unsigned, 12))
+    assert np.array_equal(shown(grey(signed, 12, PixelRepresentation=1)), expected)
+    assert np.array_equal(shown(packed_grey(jpeg_2000(unsigned, 12), 12)), expected)
+    assert np.array_equal(shown(packed_grey(jpeg_2000(unsigned, 16), 12)), expected)
+    assert np.array_equal(shown(packed_grey(jpeg_2000(signed, 12), 12, signed=True)), expected)
+    assert np.array_equal(shown(packed_grey(jpeg_2000(signed, 16), 12, signed=True)), expected)
+    as_unsigned = jpeg_2000((signed & 0xFFF).astype(np.uint16), 12)
+    assert np.array_equal(shown(packed_grey(as_unsigned, 12, signed=True)), expected)
+    ambiguous = refused(packed_grey(jpeg_2000(unsigned, 16), 12, signed=True))
+    assert ambiguous.code is ImageErrorCode.UNSUPPORTED
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+@pytest.mark.parametrize("odd", [0, 1])
+def test_bytes_in_big_endian_words_are_swapped(frames: int, odd: int) -> None:
+    picture = PICTURE[: 16 - odd, : 24 - odd]
+    every = np.concatenate([picture.ravel()] + [255 - picture.ravel()] * (frames - 1))
+    elements = {"NumberOfFrames": frames, "Rows": picture.shape[0], "Columns": picture.shape[1]}
+    every = np.append(every, np.zeros(every.size % 2, np.uint8))
+    for vr, data in (("OB", every.tobytes()), ("OW", every.view("<u2").astype(">u2").tobytes())):
+        file = dicom(data, uids.ExplicitVRBigEndian, **elements)
+        assert np.array_equal(shown(file.replace(b"\x7f\xe0\x00\x10OB", b"\x7f\xe0\x00\x10" + vr.encode())), picture)
+
+
+def test_an_element_without_a_value_counts_as_absent() -> None:
+    eight = (RAMP >> 4).astype(np.uint8)
+    for names in (("WindowCenter", "WindowWidth"), ("RescaleSlope", "RescaleIntercept"), ("VOILUTFunction", "HighBit")):
+        assert np.array_equal(shown(grey(eight, 8, **dict.fromkeys(names)))[..., 0], eight)
+    assert np.array_equal(shown(grey(eight, 8, VOILUTSequence=[], ModalityLUTSequence=[]))[..., 0], eight)
+    assert np.array_equal(shown(dicom(PICTURE.tobytes(), NumberOfFrames=None, ICCProfile=None)), PICTURE)
+    assert np.array_equal(shown(dicom(PICTURE.tobytes(), PixelRepresentation=None)), PICTURE), "colours have no sign"
+    missing = refused(dicom(PICTURE.tobytes(), BitsStored=None, Rows=None))
+    assert (missing.code, missing.message) == (
+        ImageErrorCode.CORRUPT,
+        "the DICOM header has no value for Rows, BitsStored",
+    )
+
+
+def test_names_in_small_letters_and_odd_depths_are_read() -> None:
+    small = dicom(PICTURE.tobytes()).replace(b"CS\4\0RGB ", b"CS\4\0rgb ")
+    assert np.array_equal(shown(small), PICTURE)
+    seven = shown(dicom((PICTURE >> 1).tobytes(), BitsStored=7, HighBit=6))
+    assert np.array_equal(seven, np.rint((PICTURE >> 1) * (255 / 127)))
+
+
+def test_a_frame_that_contradicts_its_header_is_refused() -> None:
+    wide = refused(dicom(jpeg_2000(PICTURE), uids.JPEG2000Lossless, Columns=23))
+    assert (wide.code, wide.message) == (ImageErrorCode.CORRUPT, "the frame is 24 x 16, its DICOM header says 23 x 16")
+    bands = dicom(jpeg_2000(PICTURE), uids.JPEG2000Lossless, SamplesPerPixel=1, PhotometricInterpretation="MONOCHROME2")
+    deep = dicom(jpeg_2000(PICTURE.astype(np.uint16) << 4, 12), uids.JPEG2000Lossless)
+    converted = dicom(jpeg_2000(PICTURE, mct=True), uids.JPEG2000Lossless, PhotometricInterpretation="YBR_FULL")
+    signed = dicom(jpeg_2000(PICTURE.astype(np.int8)), uids.JPEG2000Lossless)
+    for data in (bands, deep, converted, signed):
+        assert refused(data).code is ImageErrorCode.UNSUPPORTED
+    whole = encoded("JPEG2000", no_jp2=True, tile_size=(8, 8))
+    first_tile = whole[: whole.index(b"\xff\x90", whole.index(b"\xff\x90") + 2)]
+    assert np.array_equal(shown(dicom(encapsulate([whole]), uids.JPEG2000Lossless)), PICTURE)
+    partly = refused(dicom(encapsulate([first_tile + b"\xff\xd9"]), uids.JPEG2000Lossless))
+    assert (partly.code, partly.message) == (ImageErrorCode.CORRUPT, "the JPEG 2000 frame has 1 of its 6 tiles")
+
+
+def test_the_marks_of_a_jpeg_frame_tell_its_colours() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    jfif = encoded("JPEG", quality=95, exif=exif, subsampling=0)
+    length = int.from_bytes(jfif[4:6], "big")
+    camera = jfif[:2] + jfif[4 + length :]  # EXIF, no JFIF
+    subsampled = encoded("JPEG", quality=95, subsampling=2)
+    unmarked = subsampled[:2] + subsampled[4 + int.from_bytes(subsampled[4:6], "big") :]
+    for frame in (jfif, camera, subsampled, unmarked):
+        colors = shown(dicom(encapsulate([frame]), uids.JPEGBaseline8Bit))
+        assert np.abs(colors.astype(int) - PICTURE).mean() < 3, "as it is stored: a DICOM header knows no EXIF"
+
+
 def test_a_profile_of_the_data_set_is_honoured() -> None:
     from tests.unit.data.test_decode import WIDE_GAMUT
 
@@ -209,7 +302,28 @@ def test_what_is_not_supported_is_named() -> None:
         error = refused(dicom(pixels, syntax))
         assert error.code is ImageErrorCode.UNSUPPORTED
         assert syntax.name in error.message
-    assert refused(dicom(PICTURE.tobytes(), PhotometricInterpretation="HSV")).code is ImageErrorCode.UNSUPPORTED
+    deep = np.zeros((16, 24, 3), np.uint32).tobytes()
+    twelve = imagecodecs.jpeg8_encode(RAMP, level=95, bitspersample=12)
+    wide = {"BitsAllocated": 16, "BitsStored": 12, "HighBit": 11}
+    grey_jpeg = {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2"}
+    for data, named in (
+        (dicom(PICTURE.tobytes(), PhotometricInterpretation="HSV"), "HSV"),
+        (dicom(deep, BitsAllocated=32, BitsStored=32, HighBit=31), "32 of 32 bits"),
+        (dicom(deep, BitsAllocated=16, BitsStored=16, PhotometricInterpretation="YBR_FULL"), "YBR_FULL, 16 of 16"),
+        (dicom(PICTURE.tobytes(), PhotometricInterpretation="YBR_RCT"), "YBR_RCT.*native"),
+        (dicom(PICTURE.tobytes(), PhotometricInterpretation="YBR_FULL_422"), "pairs"),
+        (dicom(PICTURE.tobytes(), PixelRepresentation=1), "signed"),
+        (grey(RAMP, 12, HighBit=15), "high bit 15"),
+        (grey(RAMP, 12, WindowCenter=5, WindowWidth=0), "Window Width"),
+        (grey(RAMP, 12, WindowCenter=5, WindowWidth=9, VOILUTFunction="CUBIC"), "CUBIC"),
+        (grey(RAMP, 12, RescaleSlope=0, RescaleIntercept=1), "slope of 0"),
+        (dicom(encapsulate([twelve]), uids.JPEGExtended12Bit, **grey_jpeg, **wide), "12 of 16 bits.*JPEG"),
+        (dicom(encapsulate([twelve]), uids.JPEGExtended12Bit, **grey_jpeg), "12-bit"),
+        (dicom(PICTURE.tobytes()).replace(b"\xe0\x7f\x10\0OB", b"\xe0\x7f\x08\0OF"), "floating-point"),
+    ):
+        error = refused(data)
+        assert error.code is ImageErrorCode.UNSUPPORTED
+        assert re.search(named, error.message)
 
 
 def test_the_pixel_cap_holds() -> None:
@@ -283,9 +397,11 @@ def test_a_tracking_id_counts_within_its_patient_only() -> None:
         ("b", DERMOSCOPY, "P1"),
         ("c", CLINICAL, ""),
         ("d", DERMOSCOPY, ""),
+        ("e", CLINICAL, "Unknown"),
+        ("f", DERMOSCOPY, "Unknown"),
     ):
         files.add(uri, sop_class, patient, None, TrackingID="mole 1")
-    assert set(files.pairs()) == {(None, "d"), ("a", "b"), ("c", None)}
+    assert set(files.pairs()) == {(None, "d"), ("a", "b"), ("c", None), ("e", None), (None, "f")}
 
 
 def test_several_visits_are_paired_in_order_and_nothing_is_lost() -> None:

@@ -81,13 +81,30 @@ def gif_of_many_frames(frames: int) -> bytes:
     return b"GIF89a" + struct.pack("<HHBBB", 64, 64, 0x80, 0, 0) + bytes([0, 0, 0, 9, 9, 9]) + one * frames + b";"
 
 
-def jpeg_2000(width: int, height: int) -> bytes:
-    """A raw codestream whose SIZ segment claims another size, in one tile."""
+def jpeg_2000(width: int, height: int, tile: int = 0) -> bytes:
+    """A raw codestream whose SIZ segment claims another size, in one tile or in tiles of a size."""
     data = bytearray(encoded("JPEG2000", no_jp2=True))
     place = data.index(b"\xff\x51")
     struct.pack_into(">II", data, place + 6, width, height)
-    struct.pack_into(">II", data, place + 22, width, height)
+    struct.pack_into(">II", data, place + 22, tile or width, tile or height)
     return bytes(data)
+
+
+def unequal_components() -> bytes:
+    """A raw codestream whose second component claims 16 bits, twice the bytes of the first."""
+    data = bytearray(encoded("JPEG2000", no_jp2=True))
+    data[data.index(b"\xff\x51") + 43] = 15
+    return bytes(data)
+
+
+def repeating_palette() -> dict[str, object]:
+    """A palette of a value and a reference to itself, twice: without an end, and more each time."""
+    segments = np.array([0, 1, 7, 2, 3, 0, 0, 2, 3, 0, 0], "<u2").tobytes()
+    elements: dict[str, object] = {"SamplesPerPixel": 1, "PhotometricInterpretation": "PALETTE COLOR"}
+    for color in ("Red", "Green", "Blue"):
+        elements[f"{color}PaletteColorLookupTableDescriptor"] = [256, 0, 16]
+        elements[f"Segmented{color}PaletteColorLookupTableData"] = segments
+    return elements
 
 
 def webp(width: int, height: int) -> bytes:
@@ -266,7 +283,40 @@ IMAGES = {
         dicom(uids.JPEGBaseline8Bit, PixelData=encapsulate([jpeg_of_size(65_535, 65_535)])),
         {"too_many_pixels"},
     ),
-    "dicom with a pdf as frame": (dicom(uids.JPEG2000, PixelData=encapsulate([b"%PDF-1.7"])), {"not_an_image"}),
+    "dicom with a jpeg 2000 of another size": (
+        dicom(uids.JPEG2000, PixelData=encapsulate([jpeg_2000(2_000, 2_000)])),
+        {"corrupt"},
+    ),
+    "dicom with a jpeg 2000 of 50,000 x 50,000": (
+        dicom(uids.JPEG2000, PixelData=encapsulate([jpeg_2000(50_000, 50_000)])),
+        {"too_many_pixels"},
+    ),
+    "dicom with a jpeg 2000 larger than its data": (
+        dicom(uids.JPEG2000, Rows=2_000, Columns=2_000, PixelData=encapsulate([jpeg_2000(2_000, 2_000)])),
+        {"corrupt", "picture"},
+    ),
+    "dicom with a jpeg 2000 of 49 million tiles": (
+        dicom(uids.JPEG2000, Rows=7_000, Columns=7_000, PixelData=encapsulate([jpeg_2000(7_000, 7_000, tile=1)])),
+        {"unsupported"},
+    ),
+    "dicom with a jpeg 2000 of tiles that are not there": (
+        dicom(uids.JPEG2000, Rows=7_000, Columns=7_000, PixelData=encapsulate([jpeg_2000(7_000, 7_000, tile=64)])),
+        {"corrupt"},
+    ),
+    "dicom with a jpeg 2000 of unequal components": (
+        dicom(uids.JPEG2000, Rows=96, Columns=128, PixelData=encapsulate([unequal_components()])),
+        {"unsupported"},
+    ),
+    "dicom with a jpeg 2000 in a box of no length": (
+        dicom(uids.JPEG2000, PixelData=encapsulate([b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(10_000)])),
+        {"corrupt"},
+    ),
+    "dicom with a jpeg 2000 of empty segments": (
+        dicom(uids.JPEG2000, PixelData=encapsulate([jpeg_2000(8, 8)[:51] + b"\xff\x30\0\2" * 2_000_000])),
+        {"corrupt"},
+    ),
+    "dicom with a segmented palette that repeats itself": (dicom(**repeating_palette()), {"unsupported"}),
+    "dicom with a pdf as frame": (dicom(uids.JPEG2000, PixelData=encapsulate([b"%PDF-1.7"])), {"corrupt"}),
 }
 
 
@@ -309,6 +359,9 @@ def truncatable() -> dict[str, bytes]:
         "DICOM": dicom,
         "DICOM JPEG": lambda: dicom(
             uids.JPEGBaseline8Bit, Rows=96, Columns=128, PixelData=encapsulate([encoded("JPEG")])
+        ),
+        "DICOM JPEG 2000": lambda: dicom(
+            uids.JPEG2000, Rows=96, Columns=128, PixelData=encapsulate([encoded("JPEG2000", no_jp2=True)])
         ),
     }
     return {kind: make() for kind, make in whole.items()}
