@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from derm_ray.serving.admission import Admission
 from derm_ray.serving.body import Body, Held, too_large
+from derm_ray.serving.forwarding import receive_forwarded
 from derm_ray.serving.problems import ApiError, busy, respond
 from derm_ray.serving.rates import RateLimit
 from derm_ray.serving.tokens import Tokens
@@ -148,7 +149,8 @@ class Guard:
             await send(message)
 
         caller = self._tokens.identify(Headers(scope=scope).get("authorization")) if self._tokens else "anyone"
-        body = Body(receive, self._limits.body_bytes, self._limits.body_s, self._held, self._limits.all_bodies_bytes)
+        received = receive_forwarded(scope, receive)
+        body = Body(received, self._limits.body_bytes, self._limits.body_s, self._held, self._limits.all_bodies_bytes)
         self._traffic.ongoing += 1
         try:
             self._admit(scope, caller)

@@ -12,6 +12,8 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from derm_ray.serving.forwarding import ForwardedBodies
+
 HEAD_S = 20.0
 """Seconds a connection may be without a whole request head: at its start, and after each answer."""
 MAX_HEAD_BYTES = 65_536
@@ -31,7 +33,7 @@ CONTROLS = frozenset(
 def harden() -> list[Middleware]:
     """Make the server of this process one of bounded heads; return the middleware that Serve adds."""
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:BoundedHead"
-    return [Middleware(WithoutControls)]
+    return [Middleware(WithoutControls), Middleware(ForwardedBodies)]
 
 
 class BoundedHead(HttpToolsProtocol):

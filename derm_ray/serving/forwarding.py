@@ -1,0 +1,86 @@
+"""Small bodies travel from Serve's proxy to a replica together with their request's head.
+
+A replica of Ray Serve fetches a body from the proxy by calls between actors, one after the other. For a body of two
+photos they took 5 ms of a request's 16 on the machine where this was measured.
+"""
+
+import asyncio
+from collections import deque
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+EXTENSION = "derm_ray.body"
+"""Name in ``scope["extensions"]`` of a whole body."""
+MAX_BYTES = 8_000_000
+"""Of a body; a larger one is fetched by the replica, as are those beyond :data:`MAX_HELD_BYTES`."""
+MAX_HELD_BYTES = 256_000_000
+"""Of all bodies that wait here for their end."""
+WAIT_S = 1.0
+"""How long a body's end is waited for; the replica fetches a slower one, and judges its pace."""
+
+
+class ForwardedBodies:
+    """ASGI middleware of Serve's proxy that puts a request's body into its scope.
+
+    Args:
+        app: the proxy.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._held = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on with its body, or with what came of it first."""
+        size = _announced(scope)
+        if not 0 < size <= MAX_BYTES or self._held + size > MAX_HELD_BYTES:
+            await self._app(scope, receive, send)
+            return
+        self._held += size
+        try:
+            messages = await _gathered(receive)
+        finally:
+            self._held -= size
+        if messages and messages[-1]["type"] == "http.request" and not messages[-1].get("more_body", False):
+            body = b"".join(message.get("body", b"") for message in messages)
+            scope = {**scope, "extensions": {**scope.get("extensions", {}), EXTENSION: body}}
+            messages.clear()
+        await self._app(scope, _replayed(messages, receive), send)
+
+
+def receive_forwarded(scope: Scope, receive: Receive) -> Receive:
+    """Return what a replica receives: the body in the scope, if there is one, and then what ``receive`` returns."""
+    extensions: dict[str, Any] = scope.get("extensions") or {}
+    if (body := extensions.pop(EXTENSION, None)) is None:
+        return receive
+    return _replayed(deque([{"type": "http.request", "body": body, "more_body": False}]), receive)
+
+
+def _announced(scope: Scope) -> int:
+    """Return the bytes of body that a request announces; 0 where it leaves them open, or waits to be asked for them."""
+    if scope["type"] != "http":
+        return 0
+    headers = Headers(scope=scope)
+    length = headers.get("content-length", "")
+    return 0 if "expect" in headers or not (length.isascii() and length.isdecimal()) else int(length)
+
+
+async def _gathered(receive: Receive) -> deque[Message]:
+    """Return the messages of a body, as far as they come in time."""
+    messages: deque[Message] = deque()
+    try:
+        async with asyncio.timeout(WAIT_S):
+            while not messages or messages[-1].get("more_body", False):
+                messages.append(await receive())
+    except TimeoutError:
+        pass
+    return messages
+
+
+def _replayed(messages: deque[Message], receive: Receive) -> Receive:
+    async def replayed() -> Message:
+        return messages.popleft() if messages else await receive()
+
+    return replayed
