@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from derm_ray.serving.forwarding import ForwardedBodies
+from derm_ray.serving.shedding import Shedding
 
 HEAD_S = 20.0
 """Seconds a connection may be without a whole request head: at its start, and after each answer."""
@@ -33,7 +34,7 @@ CONTROLS = frozenset(
 def harden() -> list[Middleware]:
     """Make the server of this process one of bounded heads; return the middleware that Serve adds."""
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:BoundedHead"
-    return [Middleware(WithoutControls), Middleware(ForwardedBodies)]
+    return [Middleware(WithoutControls), Middleware(Shedding), Middleware(ForwardedBodies)]
 
 
 class BoundedHead(HttpToolsProtocol):
