@@ -123,6 +123,8 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise ImageError(ImageErrorCode.TOO_MANY_PIXELS, f"{error}") from error
     except Exception as error:
         raise ImageError(ImageErrorCode.CORRUPT, f"unreadable header: {error}") from error
+    if image.format == "GIF" and "transparency" not in image.info and image.tile[0].extents != (0, 0, *image.size):
+        raise unsupported("GIF whose first picture does not fill its canvas")
     width, height = image.size
     if width * height > max_pixels:
         raise too_many_pixels(width, height, max_pixels)
@@ -151,6 +153,7 @@ def _damaged(error: Exception) -> ImageError:
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Return decoded pixels of any mode as RGB in sRGB."""
     profile = image.info.get("icc_profile")
+    gamma = image.info.get("gamma") if not image.info.keys() & {"icc_profile", "srgb"} else None
     if image.mode in ("I", "F", "LAB"):
         raise ImageError(ImageErrorCode.UNSUPPORTED, f"pixels of mode {image.mode} are not supported (32 bits, or Lab)")
     try:
@@ -159,6 +162,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = _on_white(image)
         if image.mode not in ("L", "RGB", "CMYK"):
             image = image.convert("L" if image.mode == "1" else "RGB")
+        if gamma and abs(gamma * 2.2 - 1) > 0.05:  # PNG's gAMA, as browsers apply it
+            image = image.point([round(255 * (v / 255) ** (1 / (2.2 * gamma))) for v in range(256)] * len(image.mode))
         if isinstance(profile, bytes) and len(profile) <= MAX_PROFILE_BYTES:
             transform = _to_srgb(profile, image.mode)
             if transform is not None:

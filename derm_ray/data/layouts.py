@@ -35,15 +35,23 @@ _OTHERS = (
     (rb"AT&TFORM", "DjVu"),
 )
 """How files begin of formats that are not read."""
-_JPEG_PROCESSES = {0xC3: "lossless JPEG", 0xF7: "JPEG-LS", 0xCB: "lossless JPEG"} | dict.fromkeys(
+_JPEG_PROCESSES = {0xC3: "lossless JPEG", 0xF7: "JPEG-LS", 0xCB: "lossless JPEG", 0xC9: "arithmetic JPEG", 0xCA: "arithmetic JPEG"} | dict.fromkeys(
     (0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "hierarchical JPEG"
 )
-_TIFF_PACKINGS = {
-    **dict.fromkeys((1, 5, 7, 8, 32773, 32946, 34925, 50000)),
-    **{2: "CCITT", 3: "fax", 4: "fax", 6: "old-style JPEG", 32766: "NeXT", 32809: "ThunderScan"},
-    **dict.fromkeys((33003, 33004, 33005, 34712), "JPEG 2000"),
-    **{34676: "LogLuv", 34677: "LogLuv", 34887: "LERC", 34892: "lossy JPEG of a raw file", 34933: "PNG"},
-    **{22610: "JPEG XR", 34934: "JPEG XR", 50001: "WebP", 50002: "JPEG XL", 52546: "JPEG XL"},
+_TIFF_PACKINGS = dict.fromkeys((1, 5, 7, 8, 32773, 32946, 34925, 50000)) | {
+    number: name
+    for name, numbers in (
+        ("CCITT fax", (2, 3, 4)),
+        ("old-style JPEG", (6,)),
+        ("JPEG 2000", (33003, 33004, 33005, 34712)),
+        ("JPEG XR", (22610, 34934)),
+        ("JPEG XL", (50002, 52546)),
+        ("LogLuv", (34676, 34677)),
+        ("WebP", (50001,)),
+        ("LERC", (34887,)),
+        ("PNG", (34933,)),
+    )
+    for number in numbers
 }
 """Compression of TIFFs: no name for those that are read."""
 _TIFF_COLORS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}
@@ -59,6 +67,7 @@ _TIFF_SPACES = {
     32844: "LogL",
     32845: "LogLuv",
 }
+_SRGB_CHROMATICITIES = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
 _BMP_MASKS = {
     16: {(0xF800, 0x7E0, 0x1F, 0), (0x7C00, 0x3E0, 0x1F, 0)},
     32: {
@@ -109,7 +118,7 @@ def _jpeg(data: bytes) -> None:
         marker, length = struct.unpack_from(">xBH", data, place)
         if marker in _JPEG_PROCESSES:
             raise unsupported(_JPEG_PROCESSES[marker])
-        if marker in (0xC0, 0xC1, 0xC2, 0xC9, 0xCA):
+        if marker in (0xC0, 0xC1, 0xC2):
             break
         adobe |= marker == 0xEE and data[place + 4 : place + 9] == b"Adobe"
         place += 2 + length
@@ -128,10 +137,18 @@ def _png(data: bytes) -> None:
         place += 12 + length
     if b"iCCP" not in found and found.get(b"cICP", b"\1\x0d\0\1") != b"\1\x0d\0\1":
         raise unsupported("PNG of a colour space other than sRGB (cICP)", "Convert the image to sRGB")
+    whites = struct.unpack(">8I", found.get(b"cHRM", b"").ljust(32, b"\0")[:32])
+    if not found.keys() & {b"iCCP", b"sRGB", b"cICP"} and b"cHRM" in found:
+        if any(abs(value - srgb) > 1000 for value, srgb in zip(whites, _SRGB_CHROMATICITIES, strict=True)):
+            raise unsupported("PNG of primary colours other than sRGB's (cHRM)", "Convert the image to sRGB")
+    bits, color = found[b"IHDR"][8:10]
+    if b"tRNS" in found and (bits, color) in ((2, 0), (4, 0), (16, 2)):
+        # Pillow compares scaled pixels with a colour that is not scaled.
+        raise unsupported(f"PNG of {bits} bits with one transparent colour")
 
 
 def _bmp(data: bytes) -> None:
-    size, width, height, _, bits, packing = struct.unpack_from("<IiiHHI", data, 14)
+    size, bits, packing, used = struct.unpack_from("<I10xHI12xI", data, 14)
     if size == 12:
         return
     if size not in (40, 52, 56, 64, 108, 124):
@@ -145,6 +162,9 @@ def _bmp(data: bytes) -> None:
         masks = masks if size >= 56 else (*masks[:3], 0)
         if masks not in _BMP_MASKS.get(bits, set()):
             raise unsupported(f"BMP of {bits} bits with the masks {', '.join(f'{mask:X}' for mask in masks)}")
+    palette = data[14 + size : 14 + size + 4 * (used or 2**bits)]
+    if bits in (4, 8) and used == 2 and palette[:7] == b"\0\0\0\0\xff\xff\xff"[:7]:
+        raise unsupported(f"BMP of {bits} bits with a palette of black and white")  # Pillow takes it for single bits
     if size == 124 and data[14 + 56 : 14 + 60] in (b"DEBM", b"KNIL"):
         raise unsupported("BMP with a colour profile", "Convert the image to PNG")
 
@@ -169,6 +189,10 @@ def _tiff(data: bytes) -> None:
     if len(set(bits)) > 1 or bits[0] not in _TIFF_BITS[space]:
         raise unsupported(f"TIFF of {' and '.join(map(str, sorted(set(bits))))} bits a channel in this colour space")
     samples, extra = tags.get(277, 1), _several(tags.get(338, ()))
+    if 1 in extra and bits[0] == 16:
+        raise unsupported("TIFF of 16 bits with premultiplied alpha")  # Pillow divides in 8 bits
+    if extra and tags.get(284, 1) == 2 and space not in (2,):
+        raise unsupported("TIFF of planes with channels besides the colours")  # Pillow drops some and mixes others
     if samples != _TIFF_COLORS[space] + len(extra):
         raise unsupported(f"TIFF of {samples} channels, {len(extra)} of them named as more than colours,")
     if tags.get(266, 1) != 1:
