@@ -35,9 +35,13 @@ _OTHERS = (
     (rb"AT&TFORM", "DjVu"),
 )
 """How files begin of formats that are not read."""
-_JPEG_PROCESSES = {0xC3: "lossless JPEG", 0xF7: "JPEG-LS", 0xCB: "lossless JPEG", 0xC9: "arithmetic JPEG", 0xCA: "arithmetic JPEG"} | dict.fromkeys(
-    (0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "hierarchical JPEG"
-)
+_JPEG_PROCESSES = {
+    0xC3: "lossless JPEG",
+    0xF7: "JPEG-LS",
+    0xCB: "lossless JPEG",
+    0xC9: "arithmetic JPEG",
+    0xCA: "arithmetic JPEG",
+} | dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "hierarchical JPEG")
 _TIFF_PACKINGS = dict.fromkeys((1, 5, 7, 8, 32773, 32946, 34925, 50000)) | {
     number: name
     for name, numbers in (
@@ -142,6 +146,9 @@ def _png(data: bytes) -> None:
         if any(abs(value - srgb) > 1000 for value, srgb in zip(whites, _SRGB_CHROMATICITIES, strict=True)):
             raise unsupported("PNG of primary colours other than sRGB's (cHRM)", "Convert the image to sRGB")
     bits, color = found[b"IHDR"][8:10]
+    if bits == 16 and b"gAMA" in found and not found.keys() & {b"iCCP", b"sRGB", b"cICP"}:
+        if abs(struct.unpack(">I", found[b"gAMA"])[0] - 45455) > 2000:  # 8 bits are too few for it
+            raise unsupported("PNG of 16 bits with another gamma than sRGB's (gAMA)", "Convert the image to sRGB")
     if b"tRNS" in found and (bits, color) in ((2, 0), (4, 0), (16, 2)):
         # Pillow compares scaled pixels with a colour that is not scaled.
         raise unsupported(f"PNG of {bits} bits with one transparent colour")
@@ -191,12 +198,14 @@ def _tiff(data: bytes) -> None:
     samples, extra = tags.get(277, 1), _several(tags.get(338, ()))
     if 1 in extra and bits[0] == 16:
         raise unsupported("TIFF of 16 bits with premultiplied alpha")  # Pillow divides in 8 bits
-    if extra and tags.get(284, 1) == 2 and space not in (2,):
+    if extra and tags.get(284, 1) == 2 and (space != 2 or len(extra) > 1):
         raise unsupported("TIFF of planes with channels besides the colours")  # Pillow drops some and mixes others
     if samples != _TIFF_COLORS[space] + len(extra):
         raise unsupported(f"TIFF of {samples} channels, {len(extra)} of them named as more than colours,")
     if tags.get(266, 1) != 1:
         raise unsupported("TIFF with bits in reverse order")
+    if (tags.prefix, space, (1,), 1, bits[:1] * samples, extra) not in TiffImagePlugin.OPEN_INFO:
+        raise unsupported(f"TIFF of {samples} x {bits[0]} bits in this colour space and byte order")
 
 
 def _several(value: Any) -> tuple[int, ...]:

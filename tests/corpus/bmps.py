@@ -106,7 +106,9 @@ def _plain(bits: int, header: int, down: bool, kind: str = "colour") -> Plan:
         pixels = _rows(stored, bits, down)
         data = _file(pixels, width, -height if down else height, bits, header, palette=palette, colors=colors)
         title = f"BMP of {bits} bits, {kind}, header {header}{', top down' * down}"
-        return Specimen(title, data, lambda: rgb(shown), required=header in (12, 40, 108, 124) and kind not in ("identity", "two"))
+        return Specimen(
+            title, data, lambda: rgb(shown), required=header in (12, 40, 108, 124) and kind not in ("identity", "two")
+        )
 
     return plan
 
@@ -132,7 +134,12 @@ def _masked(name: str, header: int) -> Plan:
         def reference() -> Pixels:
             return rgb(shown[..., :3] if opaque else on_white(shown[..., :3], shown[..., 3]))
 
-        return Specimen(f"BMP masks {name}, header {header}", data, reference, required and header in (40, 108, 124) and not (header == 40 and masks[3] and name == "RGBA"))
+        return Specimen(
+            f"BMP masks {name}, header {header}",
+            data,
+            reference,
+            required and header in (40, 108, 124) and not (header == 40 and masks[3] and name == "RGBA"),
+        )
 
     return plan
 

@@ -18,7 +18,9 @@ Plan = Callable[[np.random.Generator], Specimen]
 
 def jpeg_2000s() -> Iterator[Plan]:
     """Yield all JPEG 2000 images."""
-    for bits, channels, codec, level in product((1, 2, 4, 7, 8, 9, 10, 12, 14, 15, 16), (1, 3), ("jp2", "j2k"), (0, 50)):
+    for bits, channels, codec, level in product(
+        (1, 2, 4, 7, 8, 9, 10, 12, 14, 15, 16), (1, 3), ("jp2", "j2k"), (0, 50)
+    ):
         for _ in range(2):
             yield _colors(bits, channels, codec, level)
     for mode, side, irreversible in product(("L", "RGB"), (8, 16, 64), (False, True)):
@@ -92,7 +94,9 @@ def _signed(bits: int, channels: int) -> Plan:
         values = picture(rng, channels, bits)
         signed = (values.astype(np.int32) - 2 ** (bits - 1)).astype(np.int8 if bits == 8 else np.int16)
         data = _encoded(signed, bits, codecformat="jp2", level=0)
-        return Specimen(f"JPEG 2000 {channels} x {bits} signed", data, lambda: rgb(levels(values, bits)), required=False)
+        return Specimen(
+            f"JPEG 2000 {channels} x {bits} signed", data, lambda: rgb(levels(values, bits)), required=False
+        )
 
     return plan
 
@@ -158,9 +162,7 @@ def _other_space(number: int) -> Plan:
         values = picture(rng, 4 if number == 12 else 3, 8)
         data = _file(_bare(values, 8), values, 8, number)
         # No formula here: not to be read.
-        return Specimen(
-            f"JPEG 2000 of space {number}", data, lambda: np.zeros((1, 1, 3), np.uint8), required=False
-        )
+        return Specimen(f"JPEG 2000 of space {number}", data, lambda: np.zeros((1, 1, 3), np.uint8), required=False)
 
     return plan
 

@@ -98,7 +98,11 @@ def _other(name: str, channels: int) -> Plan:
         bits, encode = OTHERS[name]
         values = picture(rng, channels, bits)
         gray_too = "AVIF" not in name
-        data = bytes(encode(values[..., 0] if channels == 1 and gray_too else np.broadcast_to(values, (*values.shape[:2], 3)).copy()))
+        data = bytes(
+            encode(
+                values[..., 0] if channels == 1 and gray_too else np.broadcast_to(values, (*values.shape[:2], 3)).copy()
+            )
+        )
         return Specimen(f"{name} of {channels} channels", data, lambda: rgb(levels(values, bits)), required=False)
 
     return plan

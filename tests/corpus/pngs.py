@@ -25,9 +25,10 @@ def pngs() -> Iterator[Plan]:
         if transparent and color >= 4:
             continue
         for _ in range(4):
-            yield _png(color, bits, interlaced, transparent)
+            required = not transparent or (color, bits) not in ((0, 2), (0, 4), (2, 16))
+            yield _png(color, bits, interlaced, transparent, required=required)
     for (color, bits), (name, chunks, gamma, required) in product(layouts, CHUNKS):
-        yield _png(color, bits, False, False, name, chunks, gamma, required)
+        yield _png(color, bits, False, False, name, chunks, gamma, required and (bits < 16 or gamma is None))
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
@@ -46,7 +47,12 @@ CHUNKS = (
     ("cICP of sRGB", _chunk(b"cICP", SRGB_CICP), None, True),
     ("cICP of P3", _chunk(b"cICP", P3_CICP), -1.0, False),
     ("cICP of PQ", _chunk(b"cICP", PQ_CICP), -1.0, False),
-    ("cHRM of Adobe RGB", _chunk(b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 21000, 71000, 15000, 6000)), -1.0, False),
+    (
+        "cHRM of Adobe RGB",
+        _chunk(b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 21000, 71000, 15000, 6000)),
+        -1.0,
+        False,
+    ),
 )
 """Name, chunks before the pixels, their gamma (none where the values are sRGB, -1 where they must not be read), required."""
 

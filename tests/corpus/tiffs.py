@@ -60,7 +60,9 @@ class Kind:
 
 KINDS = [
     *(Kind(photometric, bits) for photometric in ("minisblack", "rgb") for bits in (8, 16)),
-    *(Kind("rgb", bits, (alpha,)) for bits in (8, 16) for alpha in ("unassalpha", "assocalpha", "unspecified")),
+    *(Kind("rgb", bits, (alpha,)) for bits in (8, 16) for alpha in ("unassalpha", "unspecified")),
+    Kind("rgb", 8, ("assocalpha",)),
+    Kind("rgb", 16, ("assocalpha",), required=False),
     *(Kind("minisblack", 8, (alpha,)) for alpha in ("unassalpha", "assocalpha", "unspecified")),
     Kind("miniswhite", 8),
     Kind("palette", 8),
@@ -69,7 +71,6 @@ KINDS = [
     *(Kind("minisblack", 16, (alpha,), required=False) for alpha in ("unassalpha", "unspecified")),
     Kind("rgb", 8, ("unspecified", "unspecified"), required=False),
     Kind("rgb", 8, ("unassalpha", "unspecified"), required=False),
-    Kind("palette", 8, ("unassalpha",), required=False),
     Kind("miniswhite", 16, required=False),
     Kind("separated", 16, required=False),
     Kind("separated", 8, ("unspecified",), required=False),
@@ -79,9 +80,7 @@ KINDS = [
 
 def tiffs() -> Iterator[Plan]:
     """Yield all TIFFs."""
-    for kind, packing, order, planar, tile in product(
-        KINDS, PACKINGS, "<>", ("contig", "separate"), (None, (16, 16))
-    ):
+    for kind, packing, order, planar, tile in product(KINDS, PACKINGS, "<>", ("contig", "separate"), (None, (16, 16))):
         if planar == "contig" or COLORS[kind.photometric] + len(kind.extra) > 1:
             yield _written(kind, packing, order, planar, tile=tile)
     for kind, packing, order, planar in product(KINDS, PACKINGS[1:5:2], "<>", ("contig", "separate")):
@@ -108,9 +107,10 @@ def _turned(shown: Pixels, orientation: int) -> Pixels:
     return np.swapaxes(shown[::down, ::across], 0, 1)
 
 
-def _written(
-    kind: Kind, packing: str | None, order: str, planar: str, orientation: int = 1, **options: Any
-) -> Plan:
+def _written(kind: Kind, packing: str | None, order: str, planar: str, orientation: int = 1, **options: Any) -> Plan:
+    required = kind.required and not (order == ">" and "bigtiff" in options)
+    required &= planar == "contig" or kind.photometric == "rgb" or not kind.extra
+
     def plan(rng: np.random.Generator) -> Specimen:
         values = kind.draw(rng)
         colors = rng.integers(0, 256, (3, 256))
@@ -138,9 +138,7 @@ def _written(
         )
         words = ", ".join(f"{name} {value}" for name, value in options.items() if value)
         title = f"TIFF {kind}, {packing}, {order}, {planar}, {words}, turn {orientation}"
-        return Specimen(
-            title, data.getvalue(), lambda: _turned(kind.shown(values, colors), orientation), kind.required
-        )
+        return Specimen(title, data.getvalue(), lambda: _turned(kind.shown(values, colors), orientation), required)
 
     return plan
 
@@ -148,9 +146,7 @@ def _written(
 def _odd_depths() -> Iterator[Plan]:
     for bits, order, channels in product((2, 4, 6, 10, 12, 14), "<>", (1, 3)):
 
-        def plan(
-            rng: np.random.Generator, bits: int = bits, order: str = order, channels: int = channels
-        ) -> Specimen:
+        def plan(rng: np.random.Generator, bits: int = bits, order: str = order, channels: int = channels) -> Specimen:
             values = picture(rng, channels, bits)
             data = io.BytesIO()
             tifffile.imwrite(
@@ -287,7 +283,11 @@ def _plain() -> Iterator[Plan]:
     for bits, photometric, order, fill in product((1, 2, 4, 8), (0, 1, 3), "<>", (1, 2)):
 
         def low(
-            rng: np.random.Generator, bits: int = bits, photometric: int = photometric, order: str = order, fill: int = fill
+            rng: np.random.Generator,
+            bits: int = bits,
+            photometric: int = photometric,
+            order: str = order,
+            fill: int = fill,
         ) -> Specimen:
             values = picture(rng, 1, bits)[..., 0]
             colors = rng.integers(0, 256, (3, 2**bits))

@@ -1,13 +1,11 @@
 """WebPs and GIFs."""
 
-import io
 import struct
 from collections.abc import Callable, Iterator
 from itertools import product
 
 import imagecodecs
 import numpy as np
-from PIL import Image
 
 from tests.corpus import Specimen
 from tests.corpus.pictures import SIZES, Pixels, on_white, picture, rgb
@@ -24,7 +22,9 @@ def webps() -> Iterator[Plan]:
 
 def gifs() -> Iterator[Plan]:
     """Yield all GIFs."""
-    for size, transparent, part, interlaced in product((2, 4, 16, 128, 256), (False, True), (False, True), (False, True)):
+    for size, transparent, part, interlaced in product(
+        (2, 4, 16, 128, 256), (False, True), (False, True), (False, True)
+    ):
         yield _gif(size, transparent, part, interlaced)
 
 
