@@ -12,7 +12,7 @@ from PIL import Image, ImageCms, ImageOps, TiffImagePlugin, UnidentifiedImageErr
 
 from derm_ray.data.dicom import decode_dicom, ignore_warnings_of, is_dicom
 from derm_ray.data.jpeg2000 import decode_jpeg_2000, is_jpeg_2000, too_many_pixels
-from derm_ray.data.layouts import check_layout, other_format, unsupported
+from derm_ray.data.layouts import GAMMA_TOLERANCE, check_layout, other_format, unsupported
 from derm_ray.errors import ImageError, ImageErrorCode
 from derm_ray.vocabulary import ImageFlag
 
@@ -162,7 +162,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = _on_white(image)
         if image.mode not in ("L", "RGB", "CMYK"):
             image = image.convert("L" if image.mode == "1" else "RGB")
-        if gamma and abs(gamma * 2.2 - 1) > 0.05:  # PNG's gAMA, as browsers apply it
+        if gamma and abs(gamma / 0.45455 - 1) > GAMMA_TOLERANCE:  # PNG's gAMA, as browsers apply it
             image = image.point([round(255 * (v / 255) ** (1 / (2.2 * gamma))) for v in range(256)] * len(image.mode))
         if isinstance(profile, bytes) and len(profile) <= MAX_PROFILE_BYTES:
             transform = _to_srgb(profile, image.mode)

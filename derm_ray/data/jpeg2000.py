@@ -4,7 +4,7 @@ import struct
 from collections.abc import Iterator
 
 import numpy as np
-import openjpeg
+from openjpeg.utils import decode as decode_openjpeg
 from PIL import Image
 
 from derm_ray.errors import ImageError, ImageErrorCode
@@ -62,7 +62,7 @@ def decode_jpeg_2000(data: bytes, max_pixels: int) -> Image.Image:
     mode = _MODES.get((space, components, alpha))
     if mode is None or (space == _SYCC and bits != 8):
         raise _unsupported(f"of {components} components of {bits} bits, colour space {space}")
-    values = openjpeg.decode(codestream, j2k_format=0)
+    values = decode_openjpeg(codestream, j2k_format=0)
     if bits < 8:
         values = np.rint(values * (255 / (2**bits - 1)))
     elif bits > 8:

@@ -35,13 +35,12 @@ _OTHERS = (
     (rb"AT&TFORM", "DjVu"),
 )
 """How files begin of formats that are not read."""
-_JPEG_PROCESSES = {
-    0xC3: "lossless JPEG",
-    0xF7: "JPEG-LS",
-    0xCB: "lossless JPEG",
-    0xC9: "arithmetic JPEG",
-    0xCA: "arithmetic JPEG",
-} | dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "hierarchical JPEG")
+_JPEG_PROCESSES = (
+    dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "hierarchical JPEG")
+    | dict.fromkeys((0xC9, 0xCA), "arithmetic JPEG")
+    | dict.fromkeys((0xC3, 0xCB), "lossless JPEG")
+    | {0xF7: "JPEG-LS"}
+)
 _TIFF_PACKINGS = dict.fromkeys((1, 5, 7, 8, 32773, 32946, 34925, 50000)) | {
     number: name
     for name, numbers in (
@@ -60,18 +59,14 @@ _TIFF_PACKINGS = dict.fromkeys((1, 5, 7, 8, 32773, 32946, 34925, 50000)) | {
 """Compression of TIFFs: no name for those that are read."""
 _TIFF_COLORS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}
 _TIFF_BITS = {0: (1, 2, 4, 8, 16), 1: (1, 2, 4, 8, 12, 16), 2: (8, 16), 3: (1, 2, 4, 8), 5: (8, 16), 6: (8,)}
-_TIFF_SPACES = {
-    4: "a mask",
-    8: "CIELab",
-    9: "ICCLab",
-    10: "ITULab",
-    32803: "a raw file's sensor",
-    34892: "a raw file",
-} | {
-    32844: "LogL",
-    32845: "LogLuv",
-}
-_SRGB_CHROMATICITIES = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+_TIFF_SPACES = {4: "a mask", 8: "CIELab", 9: "ICCLab", 10: "ITULab", 32803: "a sensor", 32844: "LogL", 32845: "LogLuv"}
+MAX_SEGMENTS = 10_000
+"""Before the pixels of a JPEG or PNG."""
+GAMMA_TOLERANCE = 0.02
+"""A PNG's gamma that is off sRGB's by no more than this share moves no channel by more than two levels of 255."""
+_TO_SRGB = "Convert the image to sRGB"
+_SRGB_CICP = b"\x01\x0d\x00\x01"
+_SRGB_PRIMARIES = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
 _BMP_MASKS = {
     16: {(0xF800, 0x7E0, 0x1F, 0), (0x7C00, 0x3E0, 0x1F, 0)},
     32: {
@@ -116,10 +111,13 @@ def unsupported(what: str, fix: str = "Convert the image to PNG or 8-bit TIFF") 
 
 def _jpeg(data: bytes) -> None:
     place, adobe = 2, False
-    while True:
-        while data[place + 1] == 0xFF:
+    for _ in range(MAX_SEGMENTS):
+        fill, marker, length = struct.unpack_from(">BBH", data, place)
+        if fill != 0xFF:
+            raise ValueError("no marker")
+        if marker == 0xFF:
             place += 1
-        marker, length = struct.unpack_from(">xBH", data, place)
+            continue
         if marker in _JPEG_PROCESSES:
             raise unsupported(_JPEG_PROCESSES[marker])
         if marker in (0xC0, 0xC1, 0xC2):
@@ -135,20 +133,22 @@ def _jpeg(data: bytes) -> None:
 
 def _png(data: bytes) -> None:
     place, found = 8, {}
-    while (kind := data[place + 4 : place + 8]) not in (b"IDAT", b""):
-        (length,) = struct.unpack_from(">I", data, place)
+    for _ in range(MAX_SEGMENTS):
+        length, kind = struct.unpack_from(">I4s", data, place)
+        if kind == b"IDAT":
+            break
         found[kind] = data[place + 8 : place + 8 + min(length, 64)]
         place += 12 + length
-    if b"iCCP" not in found and found.get(b"cICP", b"\1\x0d\0\1") != b"\1\x0d\0\1":
-        raise unsupported("PNG of a colour space other than sRGB (cICP)", "Convert the image to sRGB")
-    whites = struct.unpack(">8I", found.get(b"cHRM", b"").ljust(32, b"\0")[:32])
-    if not found.keys() & {b"iCCP", b"sRGB", b"cICP"} and b"cHRM" in found:
-        if any(abs(value - srgb) > 1000 for value, srgb in zip(whites, _SRGB_CHROMATICITIES, strict=True)):
-            raise unsupported("PNG of primary colours other than sRGB's (cHRM)", "Convert the image to sRGB")
     bits, color = found[b"IHDR"][8:10]
-    if bits == 16 and b"gAMA" in found and not found.keys() & {b"iCCP", b"sRGB", b"cICP"}:
-        if abs(struct.unpack(">I", found[b"gAMA"])[0] - 45455) > 2000:  # 8 bits are too few for it
-            raise unsupported("PNG of 16 bits with another gamma than sRGB's (gAMA)", "Convert the image to sRGB")
+    if not found.keys() & {b"iCCP", b"sRGB"}:
+        primaries = struct.unpack(">8I", found.get(b"cHRM", struct.pack(">8I", *_SRGB_PRIMARIES)))
+        (gamma,) = struct.unpack(">I", found.get(b"gAMA", struct.pack(">I", 45455)))
+        if max(abs(value - srgb) for value, srgb in zip(primaries, _SRGB_PRIMARIES, strict=True)) > 1000:
+            raise unsupported("PNG of primary colours other than sRGB's (cHRM)", _TO_SRGB)
+        if found.get(b"cICP", _SRGB_CICP) != _SRGB_CICP:
+            raise unsupported("PNG of a colour space other than sRGB (cICP)", _TO_SRGB)
+        if abs(gamma / 45455 - 1) > GAMMA_TOLERANCE and (bits == 16 or b"cICP" in found):
+            raise unsupported(f"PNG of {bits} bits with another gamma than sRGB's (gAMA)", _TO_SRGB)
     if b"tRNS" in found and (bits, color) in ((2, 0), (4, 0), (16, 2)):
         # Pillow compares scaled pixels with a colour that is not scaled.
         raise unsupported(f"PNG of {bits} bits with one transparent colour")
@@ -169,8 +169,8 @@ def _bmp(data: bytes) -> None:
         masks = masks if size >= 56 else (*masks[:3], 0)
         if masks not in _BMP_MASKS.get(bits, set()):
             raise unsupported(f"BMP of {bits} bits with the masks {', '.join(f'{mask:X}' for mask in masks)}")
-    palette = data[14 + size : 14 + size + 4 * (used or 2**bits)]
-    if bits in (4, 8) and used == 2 and palette[:7] == b"\0\0\0\0\xff\xff\xff"[:7]:
+    palette = data[14 + size : 22 + size]
+    if bits in (4, 8) and used == 2 and palette[:3] + palette[4:7] == b"\0\0\0\xff\xff\xff":
         raise unsupported(f"BMP of {bits} bits with a palette of black and white")  # Pillow takes it for single bits
     if size == 124 and data[14 + 56 : 14 + 60] in (b"DEBM", b"KNIL"):
         raise unsupported("BMP with a colour profile", "Convert the image to PNG")
