@@ -7,6 +7,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+from PIL import ImageCms
 
 from derm_ray.data.decode import decode
 from derm_ray.errors import ImageError, ImageErrorCode
@@ -95,3 +96,31 @@ def test_what_is_not_read_is_called_by_its_name(name: str) -> None:
     assert caught.value.code is ImageErrorCode.UNSUPPORTED
     assert caught.value.message.startswith(name)
     assert "Convert the image to " in caught.value.message
+
+
+def jp2(pixels: np.ndarray, color: bytes) -> bytes:
+    """A JP2 file whose colour specification box has the content given."""
+    stream = imagecodecs.jpeg2k_encode(pixels, codecformat="j2k", level=0)
+    height, width, channels = pixels.shape
+    boxes = [(b"ihdr", struct.pack(">IIHBBBB", height, width, channels, 7, 7, 0, 0)), (b"colr", color)]
+    header = b"".join(struct.pack(">I4s", 8 + len(content), kind) + content for kind, content in boxes)
+    start = b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjp2 \0\0\0\0jp2 "
+    return start + struct.pack(">I4s", 8 + len(header), b"jp2h") + header + b"\0\0\0\0jp2c" + stream
+
+
+def test_a_colour_profile_of_a_jpeg_2000_is_applied() -> None:
+    pixels = np.full((16, 16, 3), (180, 120, 100), np.uint8)
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert (decoded(jp2(pixels, b"\2\0\0" + srgb)) == pixels).all()
+    # The primaries of red and green exchanged.
+    swapped = srgb.replace(b"rXYZ", b"tXYZ").replace(b"gXYZ", b"rXYZ").replace(b"tXYZ", b"gXYZ")
+    shown = decoded(jp2(pixels, b"\2\0\0" + swapped)).astype(int)
+    assert np.abs(shown - (120, 180, 100)).max() <= 2
+
+
+def test_components_of_a_jpeg_2000_with_other_sizes_are_named() -> None:
+    data = bytearray(jp2(np.dstack([GREY] * 3), struct.pack(">BBBI", 1, 0, 0, 16)))
+    data[data.index(b"\xff\x51") + 44] = 2
+    with pytest.raises(ImageError, match="unequal depth or size") as caught:
+        decode(bytes(data))
+    assert caught.value.code is ImageErrorCode.UNSUPPORTED
