@@ -90,7 +90,8 @@ class ImageErrorCode(StrEnum):
     ``missing``, ``forbidden``: storage has no such file, or does not show it. ``storage``, ``timeout``: storage failed
     or did not answer in time, also when asked again. ``too_large``: more bytes than an image may have. ``bomb``: a
     packed member that expands far beyond its size. ``empty``, ``not_an_image``, ``too_many_pixels``, ``corrupt``,
-    ``unsupported``: the bytes themselves. ``crash``: the process that worked on it died, more than once.
+    ``unsupported`` (a format or layout that is not read): the bytes themselves. ``crash``: the process that worked on
+    it died, more than once.
     """
 
     MISSING = "missing"

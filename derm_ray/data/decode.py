@@ -11,17 +11,21 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, TiffImagePlugin, UnidentifiedImageError, _imaging
 
 from derm_ray.data.dicom import decode_dicom, ignore_warnings_of, is_dicom
+from derm_ray.data.jpeg2000 import decode_jpeg_2000, is_jpeg_2000, too_many_pixels
+from derm_ray.data.layouts import GAMMA_TOLERANCE, check_layout, other_format, unsupported
 from derm_ray.errors import ImageError, ImageErrorCode
 from derm_ray.vocabulary import ImageFlag
 
 MAX_PIXELS = 50_000_000
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000")
-"""What Pillow is given besides DICOM; untrusted bytes reach no other decoder."""
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+"""What Pillow is given; besides, DICOM and JPEG 2000 are read. Untrusted bytes reach no other decoder."""
 MAX_PROFILE_BYTES = 4_000_000
 SRGB_TOLERANCE = 3
 """A colour profile that moves no channel by more than this many levels of 255 counts as sRGB."""
 
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
+# Pillow's own decoder takes uncompressed planes of 16 bits for 8 bits, and ignores the subsampling of YCbCr.
+TiffImagePlugin.READ_LIBTIFF = True
 
 
 def _silence_libtiff() -> None:
@@ -58,18 +62,21 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, side: int | None = None
     16 bits become the upper 8, CMYK and all other modes RGB.
 
     Args:
-        data: an image of one of :data:`FORMATS`, or a DICOM file; its first frame counts.
+        data: an image of one of :data:`FORMATS`, JPEG 2000 or a DICOM file; its first frame counts.
         max_pixels: largest width x height accepted.
         side: pixels that are wanted at least, each way: a JPEG photo is decoded at the smallest of 1/8, 1/4, 1/2 and
             all of its size that has them, at a fraction of the cost (libjpeg computes fewer DCT coefficients).
 
     Raises:
-        ImageError: with the code ``empty``, ``not_an_image``, ``too_many_pixels``, ``unsupported`` or ``corrupt``.
+        ImageError: with the code ``empty``, ``not_an_image``, ``too_many_pixels``, ``corrupt`` or ``unsupported``: an
+            image of a format or layout that is not read, named in the message.
     """
     if not data:
         raise ImageError(ImageErrorCode.EMPTY, "the file is empty")
     if is_dicom(data):
         return _from_dicom(data, max_pixels)
+    if is_jpeg_2000(data):
+        return _from_jpeg_2000(data, max_pixels)
     image = _open(data, max_pixels)
     # The further pictures of an MPO, as phones write them, are previews and depth maps of the same photo.
     try:
@@ -89,26 +96,38 @@ def _from_dicom(data: bytes, max_pixels: int) -> Decoded:
     return Decoded(_to_rgb(image), min(image.size), flags)
 
 
+def _from_jpeg_2000(data: bytes, max_pixels: int) -> Decoded:
+    try:
+        image = decode_jpeg_2000(data, max_pixels)
+    except ImageError:
+        raise
+    except Exception as error:
+        raise _damaged(error) from error
+    return Decoded(_to_rgb(image), min(image.size))
+
+
 def _open(data: bytes, max_pixels: int) -> Image.Image:
     """Read the header and check the pixel count."""
     ignore_warnings_of("PIL")
+    check_layout(data)
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         accepts = [Image.OPEN[name][1] for name in FORMATS]
         if any(accept is not None and accept(data[:16]) for accept in accepts):
-            raise ImageError(ImageErrorCode.CORRUPT, "its header is damaged, or of a kind unknown here") from error
+            raise ImageError(ImageErrorCode.CORRUPT, "its header is damaged") from error
+        if (name := other_format(data)) is not None:
+            raise unsupported(name, "Convert the image to JPEG or PNG") from error
         raise ImageError(ImageErrorCode.NOT_AN_IMAGE, "not an image of a known format") from error
     except Image.DecompressionBombError as error:
         raise ImageError(ImageErrorCode.TOO_MANY_PIXELS, f"{error}") from error
     except Exception as error:
         raise ImageError(ImageErrorCode.CORRUPT, f"unreadable header: {error}") from error
+    if image.format == "GIF" and "transparency" not in image.info and image.tile[0].extents != (0, 0, *image.size):
+        raise unsupported("GIF whose first picture does not fill its canvas")
     width, height = image.size
     if width * height > max_pixels:
-        raise ImageError(
-            ImageErrorCode.TOO_MANY_PIXELS,
-            f"{width} x {height} = {width * height / 1e6:.1f} megapixels, at most {max_pixels / 1e6:g} are accepted",
-        )
+        raise too_many_pixels(width, height, max_pixels)
     return image
 
 
@@ -119,6 +138,10 @@ def _load(image: Image.Image) -> None:
         image.load()
     except Exception as error:
         raise _damaged(error) from error
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.mode == "P":
+        colors = image.tag_v2.get(TiffImagePlugin.COLORMAP, (0,))
+        if max(colors) < 256:  # of 8 bits, as libtiff's tools take them, though the standard has 16
+            image.putpalette(np.reshape(colors, (3, -1)).T.astype(np.uint8).tobytes())
     with suppress(Exception):  # damaged EXIF tells no orientation
         ImageOps.exif_transpose(image, in_place=True)
 
@@ -130,6 +153,7 @@ def _damaged(error: Exception) -> ImageError:
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Return decoded pixels of any mode as RGB in sRGB."""
     profile = image.info.get("icc_profile")
+    gamma = image.info.get("gamma") if not image.info.keys() & {"icc_profile", "srgb"} else None
     if image.mode in ("I", "F", "LAB"):
         raise ImageError(ImageErrorCode.UNSUPPORTED, f"pixels of mode {image.mode} are not supported (32 bits, or Lab)")
     try:
@@ -138,6 +162,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = _on_white(image)
         if image.mode not in ("L", "RGB", "CMYK"):
             image = image.convert("L" if image.mode == "1" else "RGB")
+        if gamma and abs(gamma / 0.45455 - 1) > GAMMA_TOLERANCE:  # PNG's gAMA, as browsers apply it
+            image = image.point([round(255 * (v / 255) ** (1 / (2.2 * gamma))) for v in range(256)] * len(image.mode))
         if isinstance(profile, bytes) and len(profile) <= MAX_PROFILE_BYTES:
             transform = _to_srgb(profile, image.mode)
             if transform is not None:

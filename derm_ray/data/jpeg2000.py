@@ -1,0 +1,161 @@
+"""JPEG 2000 files, whose own headers (ISO/IEC 15444-1) say whether their pixels can be read without a guess."""
+
+import struct
+from collections.abc import Iterator
+
+import numpy as np
+from openjpeg.utils import decode as decode_openjpeg
+from PIL import Image
+
+from derm_ray.errors import ImageError, ImageErrorCode
+
+MAX_TILES = 16_384
+"""OpenJPEG takes several kilobytes for each tile before it decodes any."""
+MAX_MAIN_HEADER = 1_000_000
+_CODESTREAM = b"\xff\x4f\xff\x51"
+_FILE = b"\0\0\0\x0cjP  \r\n\x87\n"
+_GREY, _SRGB, _SYCC, _PROFILE, _UNSTATED = "grey", "sRGB", "sYCC", "of a profile", "not stated"
+_MODES = {
+    **{(space, 1, False): "L" for space in (_GREY, _PROFILE, _UNSTATED)},
+    **{(space, 2, True): "LA" for space in (_GREY, _PROFILE)},
+    **{(space, 3, False): "RGB" for space in (_SRGB, _PROFILE, _UNSTATED)},
+    **{(space, 4, True): "RGBA" for space in (_SRGB, _PROFILE)},
+    (_SYCC, 3, False): "YCbCr",
+}
+"""Of colour space, components and whether the last one is alpha."""
+
+
+def is_jpeg_2000(data: bytes) -> bool:
+    """Tell whether bytes begin as a JPEG 2000 file or a bare codestream does."""
+    return data.startswith((_CODESTREAM, _FILE))
+
+
+def decode_jpeg_2000(data: bytes, max_pixels: int) -> Image.Image:
+    """Decode a JPEG 2000 file with OpenJPEG.
+
+    Read are 1 to 16 unsigned bits of grey, sRGB or (8 bits) sYCC, or with a colour profile; the former with or without
+    alpha.
+
+    Args:
+        data: a JP2 or JPX file, or a codestream.
+        max_pixels: largest width x height accepted; checked before any pixel is decoded.
+
+    Returns:
+        Mode L, LA, RGB, RGBA or YCbCr, 8 bits a channel (the upper 8 of more), with the ICC profile in its ``info``.
+
+    Raises:
+        ImageError: with the code ``too_many_pixels``, ``unsupported`` (named in the message) or ``corrupt``.
+        Exception: for damaged files.
+    """
+    space, alpha, profile, codestream = _UNSTATED, False, b"", data
+    if data.startswith(_FILE):
+        boxes = dict(_boxes(data))
+        header: dict[bytes, bytes] = {}
+        for kind, content in _boxes(boxes[b"jp2h"]):
+            header.setdefault(kind, content)  # the first colour specification counts
+        if header.keys() & {b"pclr", b"cmap"}:
+            raise _unsupported("with a palette")
+        space, profile = _color(header.get(b"colr", b""))
+        alpha = _has_alpha(header.get(b"cdef", b""))
+        codestream = boxes[b"jp2c"]
+    components, bits = _check_codestream(codestream, max_pixels)
+    mode = _MODES.get((space, components, alpha))
+    if mode is None or (space == _SYCC and bits != 8):
+        raise _unsupported(f"of {components} components of {bits} bits, colour space {space}")
+    values = decode_openjpeg(codestream, j2k_format=0)
+    if bits < 8:
+        values = np.rint(values * (255 / (2**bits - 1)))
+    elif bits > 8:
+        values = values >> (bits - 8)
+    pixels = values.astype(np.uint8)
+    image = Image.frombytes(mode, (pixels.shape[1], pixels.shape[0]), pixels.tobytes())
+    if profile:
+        image.info["icc_profile"] = profile
+    return image
+
+
+def too_many_pixels(width: int, height: int, max_pixels: int) -> ImageError:
+    """Return the error for an image that has more pixels than accepted."""
+    return ImageError(
+        ImageErrorCode.TOO_MANY_PIXELS,
+        f"{width} x {height} = {width * height / 1e6:.1f} megapixels, at most {max_pixels / 1e6:g} are accepted",
+    )
+
+
+def _unsupported(what: str) -> ImageError:
+    return ImageError(
+        ImageErrorCode.UNSUPPORTED, f"JPEG 2000 {what} is not supported. Convert the image to PNG or 8-bit TIFF"
+    )
+
+
+def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield kind and content of boxes (I.4), up to the codestream."""
+    place = 0
+    while place + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, place)
+        head = 8
+        if length == 1:
+            (length,), head = struct.unpack_from(">Q", data, place + 8), 16
+        if length == 0:
+            length = len(data) - place
+        if length < head:
+            raise ValueError("a box of no length")
+        yield kind, data[place + head : place + length]
+        if kind == b"jp2c":
+            return
+        place += length
+
+
+def _color(box: bytes) -> tuple[str, bytes]:
+    """Return colour space and ICC profile of a colour specification box (I.5.3.3)."""
+    if not box:
+        return _UNSTATED, b""
+    if box[0] in (2, 3):
+        return _PROFILE, box[3:]
+    (number,) = struct.unpack_from(">I", box, 3)
+    space = {16: _SRGB, 17: _GREY, 18: _SYCC}.get(number) if box[0] == 1 else None
+    if space is None:
+        raise _unsupported(f"of colour space {number} (method {box[0]})")
+    return space, b""
+
+
+def _has_alpha(box: bytes) -> bool:
+    """Return whether a channel definition box (I.5.3.6) makes the last channel alpha."""
+    if not box:
+        return False
+    (count,) = struct.unpack_from(">H", box)
+    channels = sorted(struct.iter_unpack(">3H", box[2 : 2 + 6 * count]))
+    alpha = channels[-1][1:] == (1, 0)
+    colors = channels[:-1] if alpha else channels
+    if colors != [(number, 0, number + 1) for number in range(len(colors))]:
+        raise _unsupported("with channels in another order, or of other kinds than colours and alpha")
+    return alpha
+
+
+def _check_codestream(data: bytes, max_pixels: int) -> tuple[int, int]:
+    """Return how many components a codestream has, and their bits (A.5.1), once all of its tiles are there (A.4.2)."""
+    if not data.startswith(_CODESTREAM):
+        raise ValueError("no codestream")
+    length, _, right, bottom, left, top, width, height, *tiles_at, parts = struct.unpack_from(">HH8IH", data, 4)
+    if (right - left) * (bottom - top) > max_pixels:
+        raise too_many_pixels(right - left, bottom - top, max_pixels)
+    kinds = data[42 : 42 + 3 * parts]
+    if kinds[0] & 0x80:
+        raise _unsupported("of signed components")
+    bits = kinds[0] + 1
+    if bits > 16 or kinds != bytes([kinds[0], 1, 1]) * parts:
+        raise _unsupported("of more than 16 bits, or with components of unequal depth or size,")
+    if left or top or any(tiles_at) or right * bottom > MAX_TILES * width * height:
+        raise _unsupported("with an offset, or many tiles,")
+    place, found = 4 + length, set()
+    while (marker := data[place : place + 2]) != b"\xff\x90":
+        if len(marker) < 2 or place > MAX_MAIN_HEADER:
+            raise ValueError("no tile")
+        place += 2 + struct.unpack_from(">H", data, place + 2)[0]
+    while data[place : place + 2] == b"\xff\x90":  # a part of a tile; OpenJPEG leaves tiles black that are not there
+        tile, size = struct.unpack_from(">HI", data, place + 4)
+        found.add(tile)
+        place += max(size, 12) if size else len(data)
+    if len(found) < (tiles := -(-right // width) * -(-bottom // height)):
+        raise ValueError(f"{len(found)} of {tiles} tiles")
+    return parts, bits
