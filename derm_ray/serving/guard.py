@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from derm_ray.serving.admission import Admission
 from derm_ray.serving.body import Body, Held, too_large
-from derm_ray.serving.forwarding import receive_forwarded
+from derm_ray.serving.forwarding import REQUEST_ID, receive_forwarded
 from derm_ray.serving.problems import ApiError, busy, respond
 from derm_ray.serving.rates import RateLimit
 from derm_ray.serving.tokens import Tokens
@@ -144,7 +144,7 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
-                headers["request-id"] = request_id
+                headers[REQUEST_ID] = request_id
                 model_digest = headers.get(MODEL_DIGEST)
             await send(message)
 

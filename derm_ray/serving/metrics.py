@@ -69,7 +69,7 @@ class ModelMetrics:
 
 
 class RequestMetrics:
-    """What the ingress measures of all requests."""
+    """What a replica, or a proxy that refuses for it, measures of all requests."""
 
     def __init__(self) -> None:
         self._requests = Counter(

@@ -13,6 +13,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from derm_ray.serving.forwarding import ForwardedBodies
+from derm_ray.serving.lost import LostReplicas
+from derm_ray.serving.metrics import RequestMetrics
 from derm_ray.serving.shedding import Shedding
 
 HEAD_S = 20.0
@@ -34,7 +36,12 @@ CONTROLS = frozenset(
 def harden() -> list[Middleware]:
     """Make the server of this process one of bounded heads; return the middleware that Serve adds."""
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:BoundedHead"
-    return [Middleware(WithoutControls), Middleware(Shedding), Middleware(ForwardedBodies)]
+    return [  # the innermost first
+        Middleware(LostReplicas),
+        Middleware(ForwardedBodies),
+        Middleware(Shedding, observe=RequestMetrics().request),
+        Middleware(WithoutControls),
+    ]
 
 
 class BoundedHead(HttpToolsProtocol):

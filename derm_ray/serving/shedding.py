@@ -11,6 +11,9 @@ from collections.abc import Callable
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from derm_ray.serving.forwarding import REQUEST_ID
+from derm_ray.serving.guard import SCORING
+
 HOLD_S = 1.0
 """How long a refusal is repeated. A replica that refuses has work for seconds, so that it never idles meanwhile."""
 
@@ -20,14 +23,14 @@ class Shedding:
 
     Args:
         app: the proxy.
-        observe: is called with the path and status of every refusal.
+        observe: is called with route, status and seconds of every refusal.
         clock: seconds, monotonic.
     """
 
     def __init__(
         self,
         app: ASGIApp,
-        observe: Callable[[str, int], None] | None = None,
+        observe: Callable[[str, int, float], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app
@@ -37,16 +40,17 @@ class Shedding:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse one request, or pass it on."""
-        if scope["type"] != "http" or scope["method"] != "POST":
+        path: str = scope["path"]
+        route = next((route for route in SCORING if path.endswith(route)), None)
+        if route is None or scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        path: str = scope["path"]
         until, refusal = self._refusals.get(path, (0.0, []))
         if self._clock() < until:
             for message in refusal:
                 await send(message)
             if self._observe is not None:
-                self._observe(path, refusal[0]["status"])
+                self._observe(route, refusal[0]["status"], 0.0)
             return
         self._refusals.pop(path, None)
         answer: list[Message] = []
@@ -75,5 +79,5 @@ def _is_busy(answer: list[Message]) -> bool:
 def _without_request_id(answer: list[Message]) -> list[Message]:
     """Return an answer that fits any request: the id is that of one line in the access log."""
     start, *body = answer
-    headers = [header for header in start["headers"] if header[0].lower() != b"request-id"]
+    headers = [header for header in start["headers"] if header[0].lower() != REQUEST_ID.encode()]
     return [{**start, "headers": headers}, *body]

@@ -178,7 +178,7 @@ OURS: list[tuple[str, str, Any, str]] = [
     (TRAIN, f"{WORKER}.containers[0].env[0].value", "90s", "env[0].value: is no whole number of seconds"),
     (SERVE, "spec.serveConfigV2", "", "spec.serveConfigV2: is missing, so that nothing is served"),
     (SERVE, "spec.serveConfigV2", replaced("      replicas: 2", "      replica: 2"), "args.replica: Extra inputs are not permitted"),
-    (SERVE, "spec.serveConfigV2", replaced("name: Ingress", "name: Ingres"), "deployments: 'Ingres' is none of Ingress"),
+    (SERVE, "spec.serveConfigV2", replaced("name: ModelReplica", "name: Model"), "deployments: 'Model' is unknown"),
     (SERVE, "spec.serveConfigV2", replaced("port: 8000", "prot: 8000"), "'prot' was unexpected"),
     (SERVE, "spec.serveConfigV2", replaced("max_replicas: 8", "max_replicas: 1"), "max_replicas 1 is below replicas 2"),
     (SERVE, "spec.serveConfigV2", replaced("EveryNode", "HeadOnly"), "proxy_location: the operator asks every worker's"),

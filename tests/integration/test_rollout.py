@@ -136,7 +136,6 @@ applications:
     import_path: derm_ray.serving.deployment:application
     args: {{model: {uri}, engine: torch, tokens: {tokens}, rate: {RATE}}}
     deployments:
-      - {{name: Ingress, num_replicas: 2}}
       - {{name: ModelReplica, max_ongoing_requests: 20}}
 """)
 

@@ -1,3 +1,4 @@
+import asyncio
 import textwrap
 from base64 import b64decode, b64encode, encodebytes, urlsafe_b64encode
 from collections.abc import AsyncIterator
@@ -14,9 +15,8 @@ from derm_ray.errors import BundleError
 from derm_ray.observability import WorkerLogs
 from derm_ray.serving import api
 from derm_ray.serving.guard import Limits
-from derm_ray.serving.model import ServedModel
+from derm_ray.serving.model import WAIT_S, ServedModel
 from derm_ray.serving.problems import ApiError
-from derm_ray.serving.schemas import Model
 from derm_ray.storage import read_bytes
 from derm_ray.vocabulary import Prediction
 
@@ -28,8 +28,6 @@ class Client:
         self._transport = httpx.ASGITransport(app, raise_app_exceptions=False)  # type: ignore[arg-type]
 
     def __call__(self, method: str, path: str, **options: object) -> httpx.Response:
-        import asyncio
-
         async def call() -> httpx.Response:
             async with httpx.AsyncClient(transport=self._transport, base_url="http://test") as client:
                 return await client.request(method, path, **options)  # type: ignore[arg-type]
@@ -38,19 +36,12 @@ class Client:
 
 
 class OftenBusy(ServedModel):
-    """A real model that has no room for dermoscopy images, and is being loaded where ``loading`` says so."""
+    """A real model that has no time for dermoscopy images."""
 
-    loading = False
-
-    async def predict(self, waiting: tuple[PairPixels, float]) -> Prediction:
+    async def predict(self, waiting: tuple[PairPixels, float], deadline: float) -> Prediction:
         if waiting[0].modality == "dermoscopy":
-            raise ApiError(503, "busy", "All replicas are busy.", {"retry-after": "1"})
-        return await super().predict(waiting)
-
-    async def describe(self) -> Model:
-        if self.loading:
-            raise ApiError(503, "not_ready", "The model is being loaded.", {"retry-after": "1"})
-        return await super().describe()
+            raise ApiError(503, "busy", "The model is busy.", {"retry-after": "1"})
+        return await super().predict(waiting, deadline)
 
 
 def served(uri: str) -> OftenBusy:
@@ -64,7 +55,7 @@ def model(bundle_uri: str) -> OftenBusy:
 
 @pytest.fixture(scope="module")
 def client(model: OftenBusy) -> Client:
-    return Client(api.create_app(model, limits=Limits(api.MAX_BODY_BYTES, burst=10_000)))
+    return Client(api.create_app(model, limits=Limits(api.MAX_BODY_BYTES)))
 
 
 @pytest.fixture(scope="module")
@@ -105,21 +96,35 @@ def test_problems_have_a_stable_code(client: Client, files: dict[str, bytes], mo
     assert client("GET", "/v1/nothing").status_code == 404
 
 
-def test_busy_replicas_are_a_problem_that_says_when_to_come_back(
-    client: Client, model: OftenBusy, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_busy_model_is_a_problem_that_says_when_to_come_back(client: Client, files: dict[str, bytes]) -> None:
     response = client("POST", "/v1/score", files={"dermoscopy": files["dermoscopy"]})
     assert (response.status_code, response.json()["code"], response.headers["retry-after"]) == (503, "busy", "1")
     assert client("GET", "/readyz").json() == {"status": "ready"}
-    monkeypatch.setattr(model, "loading", True)
-    response = client("GET", "/readyz")
-    assert (response.status_code, response.json()["code"], response.headers["retry-after"]) == (503, "not_ready", "1")
+
+
+def test_what_would_wait_too_long_is_refused_though_its_head_had_passed(
+    model: OftenBusy, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model.admission, "expected_s", lambda: WAIT_S + 2)
+    with pytest.raises(ApiError) as caught:
+        asyncio.run(model.score(files["clinical"], None, saliency=False))
+    assert (caught.value.code, caught.value.headers) == ("busy", {"retry-after": "2"})
+
+
+def test_what_cannot_be_answered_in_time_any_more_is_refused(
+    model: OftenBusy, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("derm_ray.serving.model.ANSWER_S", -1.0)
+    with pytest.raises(ApiError) as caught:
+        asyncio.run(model.score(files["clinical"], None, saliency=False))
+    assert (caught.value.code, caught.value.headers) == ("busy", {"retry-after": "1"})
+    assert model.admission.expected_s() == 0, "nothing is left under way"
 
 
 def test_a_batch_counts_as_its_pairs_and_is_refused_whole_where_all_are(
     model: OftenBusy, files: dict[str, bytes]
 ) -> None:
-    client = Client(api.create_app(model, limits=Limits(api.MAX_BODY_BYTES, per_s=0.5, burst=3)))
+    client = Client(api.create_app(model, limits=Limits(api.MAX_BODY_BYTES, per_s=0.5, burst_s=6)))
     encoded = {name: b64encode(data).decode() for name, data in files.items()}
     busy = {"dermoscopy": encoded["dermoscopy"]}
     refused = client("POST", "/v1/score-batch", json={"pairs": [busy, busy]})

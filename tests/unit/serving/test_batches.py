@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from derm_ray.serving.batches import Batches
+from derm_ray.serving.batches import Batches, Late
 
 
 class Recorder:
@@ -61,3 +61,22 @@ def test_who_has_gone_is_not_answered_for() -> None:
 
     asyncio.run(check())
     assert call.batches == [[0, 1], [3], [9]]
+
+
+def test_what_is_late_is_not_worth_a_call() -> None:
+    call, now = Recorder(), [0.0]
+
+    async def timed(batch: list[int]) -> list[int]:
+        now[0] += 3.0
+        return await call(batch)
+
+    async def check() -> list[int | BaseException]:
+        batches = Batches(timed, largest=1, clock=lambda: now[0])
+        deadlines = {1: 3.0, 2: 6.0, 3: 8.9, 4: 9.0}
+        asked = [batches.ask(number, deadline) for number, deadline in deadlines.items()]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    first, second, third, fourth = asyncio.run(check())
+    assert (first, second, fourth) == (2, 4, 8)
+    assert isinstance(third, Late)
+    assert call.batches == [[1], [2], [4]]

@@ -32,17 +32,21 @@ def test_the_files_we_ship_are_good(file: Path) -> None:
         (["applications", 0, "args", "replicas"], 9, "max_replicas 8 is below replicas 9"),
         (["applications", 0, "args"], {}, "applications.0.args.model: Field required"),
         (["applications", 0, "import_path"], "other:app", "applications: 0 have `import_path: derm_ray.serving."),
-        (["applications", 0, "deployments", 0, "name"], "Ingres", "deployments: 'Ingres' is none of Ingress"),
-        (["applications", 0, "deployments", 1, "max_surge"], 1, "applications.0.deployments.1: Additional properties"),
         (
-            ["applications", 0, "deployments", 1, "autoscaling_config"],
+            ["applications", 0, "deployments", 0, "name"],
+            "Model",
+            "deployments: 'Model' is unknown; the deployment is ModelReplica",
+        ),
+        (["applications", 0, "deployments", 0, "max_surge"], 1, "applications.0.deployments.0: Additional properties"),
+        (
+            ["applications", 0, "deployments", 0, "autoscaling_config"],
             {"min_replica": 1},
-            "applications.0.deployments.1.autoscaling_config",
+            "applications.0.deployments.0.autoscaling_config",
         ),
         (
-            ["applications", 0, "deployments", 1, "ray_actor_options"],
+            ["applications", 0, "deployments", 0, "ray_actor_options"],
             {"num_cpu": 1},
-            "applications.0.deployments.1.ray_actor_options: Additional properties are not allowed ('num_cpu'",
+            "applications.0.deployments.0.ray_actor_options: Additional properties are not allowed ('num_cpu'",
         ),
         (["logging_config", "level"], "INFO", "logging_config: Additional properties"),
         (
@@ -66,14 +70,14 @@ def test_the_files_we_ship_are_good(file: Path) -> None:
             "applications.0.runtime_env.py_modules.1: holds a signed URI",
         ),
         (
-            ["applications", 0, "deployments", 1, "ray_actor_options"],
+            ["applications", 0, "deployments", 0, "ray_actor_options"],
             {"runtime_env": {"env_vars": {"AWS_SECRET_ACCESS_KEY": "hunter2"}}},
-            "deployments.1.ray_actor_options.runtime_env.env_vars.AWS_SECRET_ACCESS_KEY: looks like a secret",
+            "deployments.0.ray_actor_options.runtime_env.env_vars.AWS_SECRET_ACCESS_KEY: looks like a secret",
         ),
         (
-            ["applications", 0, "deployments", 1, "user_config"],
+            ["applications", 0, "deployments", 0, "user_config"],
             {"endpoint": "http://u:hunter2@minio"},
-            "deployments.1.user_config.endpoint: holds a password in a URI",
+            "deployments.0.user_config.endpoint: holds a password in a URI",
         ),
     ],
 )

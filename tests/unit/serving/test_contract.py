@@ -20,7 +20,7 @@ def contract(bundle_uri: str) -> schemathesis.BaseSchema:
     model = ServedModel(
         bundle_uri, load_bundle(bundle_uri).model_digest, "torch", use_gpu=False, threads=2, logs=WorkerLogs()
     )
-    limits = Limits(api.MAX_BODY_BYTES, per_s=1e6, burst=10**6)
+    limits = Limits(api.MAX_BODY_BYTES)
     app = api.create_app(model, tokens=parse_tokens(LINE, "tokens"), limits=limits)
     return schemathesis.openapi.from_asgi("/openapi.json", app)
 

@@ -10,10 +10,10 @@ import pytest
 from fastapi import FastAPI, Form, Request, Response
 from starlette.types import Message, Receive, Scope, Send
 
+from derm_ray.serving.admission import Admission
 from derm_ray.serving.api import Observe
 from derm_ray.serving.guard import SECURITY_HEADERS, Guard, Limits, Traffic
 from derm_ray.serving.problems import add_problem_handlers
-from derm_ray.serving.room import Room
 from derm_ray.serving.tokens import Tokens, new_token, parse_tokens
 
 SECRET, LINE = new_token("clinic")
@@ -25,7 +25,7 @@ def app(
     tokens: Tokens | None = None,
     observe: Observe | None = None,
     traffic: Traffic | None = None,
-    room: Room | None = None,
+    admission: Admission | None = None,
 ) -> FastAPI:
     inner = FastAPI()
 
@@ -55,7 +55,12 @@ def app(
 
     add_problem_handlers(inner)
     inner.add_middleware(
-        Guard, tokens=tokens, limits=limits or Limits(1000), traffic=traffic or Traffic(), room=room, observe=observe
+        Guard,
+        tokens=tokens,
+        limits=limits or Limits(1000),
+        traffic=traffic or Traffic(),
+        admission=admission,
+        observe=observe,
     )
     return inner
 
@@ -159,7 +164,7 @@ def test_the_log_holds_nothing_a_caller_wrote(lines: pytest.LogCaptureFixture) -
 
 
 def test_a_caller_that_asks_too_often_is_told_when_to_come_back() -> None:
-    guarded = app(Limits(1000, per_s=0.1, burst=2))
+    guarded = app(Limits(1000, per_s=0.1, burst_s=20))
     answers = [call(guarded, "POST", "/echo") for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     assert answers[2].headers["retry-after"] == "10"
@@ -229,11 +234,11 @@ def test_an_endpoint_that_stops_ends_what_it_has_begun() -> None:
 
 
 def test_what_would_wait_too_long_is_refused_by_its_head() -> None:
-    room = Room(10)
-    guarded = app(room=room)
+    admission = Admission(10, 100)
+    guarded = app(admission=admission)
     assert call(guarded, "POST", "/v1/score").json() == "scored"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(room, "expected_s", lambda: 12.5)
+        patch.setattr(admission, "expected_s", lambda: 12.5)
         refused = call(guarded, "POST", "/v1/score")
         assert call(guarded, "POST", "/echo", content=b"abc").json() == 3
     assert (refused.status_code, refused.json()["code"], refused.headers["retry-after"]) == (503, "busy", "3")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import uvicorn
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from derm_ray.serving import proxy
 
@@ -36,8 +36,9 @@ def server() -> Iterator[tuple[str, int]]:
     with pytest.MonkeyPatch.context() as patch, socket.socket() as listening:
         patch.setattr(proxy, "HEAD_S", 0.4)
         patch.setitem(uvicorn.config.HTTP_PROTOCOLS, "auto", uvicorn.config.HTTP_PROTOCOLS["auto"])
-        (middleware,) = proxy.harden()
-        guarded = middleware.cls(app, *middleware.args, **middleware.kwargs)
+        guarded: ASGIApp = app
+        for middleware in proxy.harden():
+            guarded = middleware.cls(guarded, *middleware.args, **middleware.kwargs)
         listening.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(guarded, lifespan="off", log_level="critical"))
         thread = threading.Thread(target=server.run, args=([listening],))
