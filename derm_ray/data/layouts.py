@@ -60,6 +60,7 @@ _TIFF_PACKINGS = dict.fromkeys((1, 5, 7, 8, 32773, 32946, 34925, 50000)) | {
 _TIFF_COLORS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}
 _TIFF_BITS = {0: (1, 2, 4, 8, 16), 1: (1, 2, 4, 8, 12, 16), 2: (8, 16), 3: (1, 2, 4, 8), 5: (8, 16), 6: (8,)}
 _TIFF_SPACES = {4: "a mask", 8: "CIELab", 9: "ICCLab", 10: "ITULab", 32803: "a sensor", 32844: "LogL", 32845: "LogLuv"}
+_LUMA = [0.3, 0.59, 0.11]
 MAX_SEGMENTS = 10_000
 """Before the pixels of a JPEG or PNG."""
 GAMMA_TOLERANCE = 0.02
@@ -92,7 +93,7 @@ def check_layout(data: bytes) -> None:
     Raises:
         ImageError: with the code ``unsupported``: what it is, and the fix.
     """
-    checks = {b"\xff\xd8\xff": _jpeg, b"\x89PNG": _png, b"BM": _bmp}
+    checks = {b"\xff\xd8\xff": _jpeg, b"\x89PNG": _png, b"BM": _bmp, b"RIFF": _webp}
     checks |= dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0"), _tiff)
     for magic, check in checks.items():
         if data.startswith(magic):
@@ -139,6 +140,8 @@ def _png(data: bytes) -> None:
             break
         found[kind] = data[place + 8 : place + 8 + min(length, 64)]
         place += 12 + length
+    if b"CgBI" in found:
+        raise unsupported("PNG in Apple's own variant (CgBI)")
     bits, color = found[b"IHDR"][8:10]
     if not found.keys() & {b"iCCP", b"sRGB"}:
         primaries = struct.unpack(">8I", found.get(b"cHRM", struct.pack(">8I", *_SRGB_PRIMARIES)))
@@ -152,6 +155,20 @@ def _png(data: bytes) -> None:
     if b"tRNS" in found and (bits, color) in ((2, 0), (4, 0), (16, 2)):
         # Pillow compares scaled pixels with a colour that is not scaled.
         raise unsupported(f"PNG of {bits} bits with one transparent colour")
+
+
+def _webp(data: bytes) -> None:
+    place, canvas, alpha = 12, b"", 0
+    for _ in range(MAX_SEGMENTS):
+        kind, length = struct.unpack_from("<4sI", data, place)
+        content = data[place + 8 : place + 20]
+        if kind == b"VP8X":
+            alpha, canvas = content[0] & 0x10, content[4:10]
+        elif kind == b"ANMF" and content[6:12] != canvas and not alpha:  # libwebp takes what is around it for black
+            raise unsupported("WebP whose first picture does not fill its canvas")
+        elif kind in (b"ANMF", b"VP8 ", b"VP8L"):
+            return
+        place += 8 + length + length % 2
 
 
 def _bmp(data: bytes) -> None:
@@ -204,6 +221,18 @@ def _tiff(data: bytes) -> None:
         raise unsupported(f"TIFF of {samples} channels, {len(extra)} of them named as more than colours,")
     if tags.get(266, 1) != 1:
         raise unsupported("TIFF with bits in reverse order")
+    if packing == 7 and bits[0] != 8:
+        raise unsupported(f"TIFF with JPEG of {bits[0]} bits")  # libtiff loses the last column of odd widths
+    if tags.get(317, 1) != 1 and (bits[0] not in (8, 16) or packing in (1, 7, 32773)):
+        raise unsupported(f"TIFF of {bits[0]} bits with a predictor in this compression")
+    if space == 6 and packing != 7 and (tags.get(530, (2, 2))[1] > 2 or tags.get(284, 1) == 2):
+        raise unsupported("TIFF of YCbCr in planes, or with colours shared by four rows")  # libtiff loses some pixels
+    if tags.get(332, 1) != 1 or _several(tags.get(336, 0))[0] != 0:
+        raise unsupported("TIFF of other inks than CMYK, or of inverted ones")
+    if set(tags.get(532, ())) - {0, 128, 2 ** bits[0] - 1}:
+        raise unsupported("TIFF with another black and white than its lowest and highest values")
+    if packing == 7 and [round(float(share), 2) for share in tags.get(529, _LUMA)] != _LUMA:
+        raise unsupported("TIFF with JPEG of other YCbCr coefficients than JPEG's own")  # libjpeg ignores them
     if (tags.prefix, space, (1,), 1, bits[:1] * samples, extra) not in TiffImagePlugin.OPEN_INFO:
         raise unsupported(f"TIFF of {samples} x {bits[0]} bits in this colour space and byte order")
 
