@@ -10,7 +10,7 @@ _FILE_NAMES = re.compile(r"(_FILE|_PATH)$|^GOOGLE_APPLICATION_CREDENTIALS$", re.
 _HIDDEN = "***"
 # What is hidden is the group `value`.
 _CREDENTIALS = (
-    (re.compile(r"://(?P<value>[^/\s@:]*:[^/\s@]*)@"), "a password in a URI"),
+    (re.compile(r"://(?P<value>[^/\s@:]*:[^/\s]*)@"), "a password in a URI"),
     (re.compile(r"https?://(?P<value>[^/\s@]+)@"), "a credential in a URI"),
     (
         re.compile(
@@ -25,6 +25,8 @@ _CREDENTIALS = (
         "a connection string",
     ),
     (re.compile(r"\bBearer\s+(?P<value>[\w.~+/=-]{16,})", re.IGNORECASE), "a bearer token"),
+    (re.compile(r"['\"]Bearer\s+(?P<value>[^'\"]+)['\"]"), "a bearer token"),  # a whole header, whatever is in it
+    (re.compile(r"\bBearer\s+(?!TOKEN\b|\*)(?P<value>[^\s'\"`\\]+)"), "a bearer token"),
     (re.compile(r"\b(?P<value>(?:AKIA|ASIA)[0-9A-Z]{16})\b"), "an AWS access key"),
     (re.compile(r"\b(?P<value>gh[pousr]_\w{36,}|hf_[A-Za-z0-9]{30,})\b"), "an access token"),
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?P<value>[^-]*)"), "a private key"),

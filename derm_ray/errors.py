@@ -142,6 +142,6 @@ class SubmissionError(WorkError):
 
 def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:
     """Return the message for a name that is not in a closed list, with the nearest known one."""
-    near = get_close_matches(name, known, n=1)
+    near = get_close_matches(name, known, n=1) or get_close_matches(name.lower(), known, n=1)
     hint = f" Did you mean {str(near[0])!r}?" if near else ""
     return f"unknown {kind} {name!r}.{hint} Known: {', '.join(known)}."

@@ -1,6 +1,5 @@
 """Who can use a Ray: its token, and whether it lets in without one who reaches it from another machine."""
 
-import ipaddress
 import os
 import secrets
 import tempfile
@@ -13,6 +12,7 @@ import requests
 
 from derm_ray.credentials import find_credential
 from derm_ray.errors import ConfigError
+from derm_ray.proxies import for_requests, is_loopback
 
 INSECURE_VARIABLE = "DERM_RAY_INSECURE_CLUSTER"
 """``1`` lets commands use a Ray that anybody can use who reaches it."""
@@ -21,14 +21,6 @@ _MEND = (
     "Set RAY_AUTH_MODE=token, and for a cluster RAY_AUTH_TOKEN_PATH, where Ray is started and here; or, on a network "
     f"that nobody else reaches, {INSECURE_VARIABLE}=1."
 )
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches a host or address."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def insecure_allowed() -> bool:
@@ -168,7 +160,7 @@ def _asked_by_a_stranger(url: str) -> requests.Response | None:
     with requests.Session() as session:  # the library Ray asks with, so that certificates and proxies are the same
         session.auth = lambda request: request  # no .netrc
         try:
-            answer = session.get(url, timeout=ANSWER_S, allow_redirects=False)
+            answer = session.get(url, timeout=ANSWER_S, allow_redirects=False, proxies=for_requests(url))
         except requests.RequestException as error:
             raise ConfigError(
                 f"{url}: does not tell whether it asks for a token ({type(error).__name__}). Try again."

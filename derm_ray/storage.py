@@ -22,6 +22,7 @@ from derm_ray.errors import StorageError
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 15
 S3FS_ATTEMPTS = 4
+_WINDOWS = re.compile(r"[A-Za-z]:[\\/](?!/)|\\\\")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {
@@ -46,6 +47,11 @@ def is_local(uri: str) -> bool:
     return scheme(uri) in ("", "file", "local")
 
 
+def is_windows_path(uri: str) -> bool:
+    """Tell whether a path begins with a drive or a share of Windows, which no machine here has."""
+    return bool(_WINDOWS.match(uri))
+
+
 def absolute(uri: str) -> str:
     """Return the URI with a bare or ``file:`` path made absolute; other URIs lose a trailing slash."""
     if is_local(uri):
@@ -66,7 +72,7 @@ def parent(uri: str) -> str:
 
 def resolve(uri: str, base: str) -> str:
     """Resolve a possibly relative URI, also with ``.`` and ``..``, against the folder ``base``."""
-    if scheme(uri) or uri.startswith("/"):
+    if scheme(uri) or uri.startswith("/") or is_windows_path(uri):
         return uri
     protocol, separator, path = base.rpartition("://")
     return protocol + separator + posixpath.normpath(posixpath.join(path, uri))
@@ -117,6 +123,21 @@ def _is_storage_failure(error: Exception) -> bool:
     """Tell I/O errors, and those of client libraries that are not OSErrors, from bugs."""
     package = type(error).__module__.split(".")[0]
     return isinstance(error, OSError) or package in {"botocore", "aiobotocore", "aiohttp", "gcsfs", "adlfs", "azure"}
+
+
+def kind(uri: str) -> str | None:
+    """Return ``file``, ``directory`` or another kind of what lies at a URI, ``None`` where nothing does."""
+    fs, path = filesystem(uri)
+    with explained(uri):
+        fs.invalidate_cache(path)
+        try:
+            return str(fs.info(path)["type"])
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                return None
+            raise
 
 
 def exists(uri: str) -> bool:

@@ -4,9 +4,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from derm_ray.cli.options import ClinicalOption, DermoscopyOption, JsonOption, LabelSetOption, emit
+from derm_ray.cli.options import ClinicalOption, DermoscopyOption, JsonOption, LabelSetOption, emit, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from derm_ray.data.importers import Importer
 
 app = typer.Typer(help="Make, check and split manifests of lesion pairs.", no_args_is_help=True)
@@ -48,29 +50,78 @@ def import_folder(
     source: Annotated[str, typer.Argument(help="CSV with lesion_id, clinical, dermoscopy and any manifest column.")],
     out: OutOption,
     label_set: LabelSetOption = "paper15",
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column",
+            metavar="NAME=HEADER",
+            help="The CSV's name for a manifest column, such as clinical=img_path or patient_id=pat. Repeatable.",
+        ),
+    ] = None,
+    delimiter: Annotated[
+        str | None, typer.Option("--delimiter", help="Between cells, such as ';' or tab; default: recognized.")
+    ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(
+            "--encoding", help="Of the CSV, such as cp1252; default: UTF-8, or what its byte order mark says."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Import images listed in a CSV, paths relative to it."""
+    from functools import partial
+
+    from derm_ray.data.csv_reader import CsvFormat
     from derm_ray.data.importers.folder import import_folder as read
+    from derm_ray.errors import ConfigError
 
-    _import(read, source, out, label_set, as_json=as_json)
+    columns: dict[str, str] = {}
+    for entry in column or ():
+        name, equals, header = (part.strip() for part in entry.partition("="))
+        if not (name and equals and header) or name in columns:
+            raise ConfigError(f"--column {entry!r}: write NAME=HEADER, each NAME once, such as clinical=img_path.")
+        columns[name] = header
+    tab = delimiter is not None and delimiter.lower() in ("tab", r"\t")
+    csv_format = CsvFormat("\t" if tab else delimiter, encoding)
+    _import(
+        partial(read, csv_format=csv_format, columns=columns), source, out, label_set, as_json=as_json, rows_of=source
+    )
 
 
-def _import(read: "Importer", source: str, out: str, label_set: str, *, as_json: bool) -> None:
+def _import(
+    read: "Importer", source: str, out: str, label_set: str, *, as_json: bool, rows_of: str | None = None
+) -> None:
+    """Import, check and write; ``rows_of`` is the file whose rows are the manifest's, for messages."""
+    from dataclasses import replace
+
     from derm_ray.data.manifest import write_manifest
-    from derm_ray.data.validation import validate
+    from derm_ray.data.summary import summarize
+    from derm_ray.data.validation import find_warnings, validate
     from derm_ray.vocabulary import label_set as find
 
     result = read(source, find(label_set), out)
-    validate(result.manifest, find(label_set))
+    validate(replace(result.manifest, uri=rows_of or out), find(label_set))
     write_manifest(result.manifest, out)
+    warnings = list(find_warnings(result.manifest))
+    _warn(warnings)
     left_out = sum(result.left_out.values())
     lines = [f"{len(result.manifest)} of {result.found} lesions imported as {label_set} to {out}"]
     if left_out:
         lines.append(f"{left_out} left out, outside {label_set}:")
         lines += [f"  {count:>5}  {reason}" for reason, count in result.left_out.items()]
+    summary = summarize(result.manifest)
+    lines += summary.missing_lines()
+    lines += result.notes
     values = {"manifest": out, "imported": len(result.manifest), "found": result.found, "left_out": result.left_out}
+    values |= {"missing": summary.missing, "missing_words": summary.missing_words}
+    values |= {"notes": result.notes, "warnings": warnings}
     emit(values, "\n".join(lines), as_json=as_json)
+
+
+def _warn(warnings: "Iterable[str]") -> None:
+    for warning in warnings:
+        typer.echo(f"warning: {printable(warning)}", err=True)
 
 
 @app.command()
@@ -114,6 +165,8 @@ def validate(
 ) -> None:
     """Check a manifest's rules; all problems are listed at once."""
     from derm_ray.data.manifest import read_manifest
+    from derm_ray.data.summary import summarize
+    from derm_ray.data.validation import find_warnings
     from derm_ray.data.validation import validate as check
     from derm_ray.errors import ManifestError
     from derm_ray.vocabulary import Split
@@ -128,9 +181,11 @@ def validate(
             raise
         emit({"manifest": manifest, "pairs": len(read), "valid": False, "problems": error.problems}, "", as_json=True)
         raise typer.Exit(error.exit_code) from error
+    warnings = list(find_warnings(read))
+    _warn(warnings)
     emit(
-        {"manifest": manifest, "pairs": len(read), "valid": True},
-        f"{manifest}: {len(read)} pairs, valid",
+        {"manifest": manifest, "pairs": len(read), "valid": True, "warnings": warnings},
+        "\n".join([f"{manifest}: {len(read)} pairs, valid", *summarize(read).missing_lines()]),
         as_json=as_json,
     )
 
@@ -149,16 +204,20 @@ def split(
     from derm_ray.data.manifest import read_manifest, write_manifest
     from derm_ray.data.splits import split_manifest
     from derm_ray.data.summary import summarize
+    from derm_ray.data.validation import find_warnings
+    from derm_ray.data.validation import validate as check
 
     target = out or manifest
     result = split_manifest(read_manifest(manifest), seed)
+    check(result.manifest)
     moved = storage.parent(target) != storage.parent(manifest)
     written = replace(result.manifest.absolute(), uri=storage.absolute(target)) if moved else result.manifest
     write_manifest(written, target)
-    for warning in result.warnings:
-        typer.echo(f"warning: {warning}", err=True)
+    warnings = [*result.warnings, *find_warnings(written)]
+    _warn(warnings)
     summary = summarize(written)
-    values = {"manifest": target, "seed": seed, "warnings": result.warnings, "diagnoses": summary.diagnoses}
+    values = {"manifest": target, "seed": seed, "warnings": warnings, "diagnoses": summary.diagnoses}
+    values |= {"missing": summary.missing, "missing_words": summary.missing_words}
     emit(values, summary.text(), as_json=as_json)
 
 

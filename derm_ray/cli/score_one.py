@@ -57,7 +57,7 @@ def score_one(
 def _ask(url: str, clinical: bytes | None, dermoscopy: bytes | None, *, saliency: bool) -> "Score":
     from derm_ray.serving.client import Client
 
-    with Client(url, os.environ.get(TOKEN_VARIABLE)) as client:
+    with Client(url, os.environ.get(TOKEN_VARIABLE), token_name=TOKEN_VARIABLE) as client:
         return client.score(clinical, dermoscopy, saliency=saliency)
 
 

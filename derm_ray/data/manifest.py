@@ -1,21 +1,22 @@
 """The manifest: one row per lesion pair, as Parquet, CSV or JSON Lines at any fsspec URI."""
 
 import json
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from dataclasses import field as dataclass_field
 from functools import cached_property
 from io import BytesIO
-from itertools import islice
 from typing import BinaryIO
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from derm_ray import storage
+from derm_ray.data.csv_reader import CsvTables
+from derm_ray.data.jsonl_reader import jsonl_tables
+from derm_ray.data.normalization import column_key, convert, has_unseen, not_numbers
 from derm_ray.errors import ConfigError, ManifestError
 from derm_ray.vocabulary import LabelSet, LesionPair, Modality, Split
 
@@ -38,10 +39,12 @@ SCHEMA = pa.schema(
 """The known columns. ``skin_tone`` counts on ``skin_tone_scale``: milk (0 very dark .. 5 very light),
 fitzpatrick (1 light .. 6 dark) or monk (1 light .. 10 dark). Further columns are kept as they are."""
 
+ID_COLUMNS = ("pair_id", "lesion_id", "patient_id")
 URI_COLUMNS = ("clinical_uri", "dermoscopy_uri")
 _SUFFIXES = (".parquet", ".csv", ".jsonl")
 BATCH_ROWS = 65_536
-_UNPARSABLE = (ValueError, OverflowError, RecursionError, pa.ArrowException, pd.errors.ParserWarning)
+_LISTED = 400
+_UNPARSABLE = (ValueError, OverflowError, RecursionError, pa.ArrowException)
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,12 @@ class Manifest:
     Attributes:
         table: columns of :data:`SCHEMA` first, then any others.
         uri: where it was read from; relative image URIs resolve against its folder.
+        missing_words: column -> word -> number of values that were read as missing; empty cells do not count.
     """
 
     table: pa.Table
     uri: str
+    missing_words: Mapping[str, Counter[str]] = dataclass_field(default_factory=dict)
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -81,7 +86,7 @@ class Manifest:
         """Return a copy with one known column replaced."""
         index = self.table.schema.get_field_index(name)
         column = pa.array(values, type=SCHEMA.field(name).type)
-        return Manifest(self.table.set_column(index, SCHEMA.field(name), column), self.uri)
+        return replace(self, table=self.table.set_column(index, SCHEMA.field(name), column))
 
     def pairs(self) -> list[LesionPair]:
         """Return all rows with absolute image URIs."""
@@ -149,52 +154,85 @@ def _suffix(uri: str) -> str:
     raise ConfigError(f"{uri}: a manifest's name must end in one of {', '.join(_SUFFIXES)}.")
 
 
-def conform(table: pa.Table, uri: str) -> Manifest:
+def conform(table: pa.Table, uri: str, *, first_row: int = 0) -> Manifest:
     """Bring any table with at least ``lesion_id`` or ``pair_id`` to :data:`SCHEMA`.
 
-    ``pair_id`` defaults to ``lesion_id`` and the other way round; absent columns become null; further
-    columns stay behind the known ones.
+    Names of columns are compared without case, blanks and separators (``Lesion ID`` is ``lesion_id``). ``pair_id``
+    defaults to ``lesion_id`` and the other way round; absent columns become null; further columns stay behind the
+    known ones. Text is normalized (:func:`derm_ray.data.normalization.convert`): ids and categories lose
+    blanks at their ends, and words for "missing" become null, counted in ``missing_words``.
+
+    Args:
+        table: whole, or a piece.
+        uri: where the manifest lies.
+        first_row: the piece's first row in the whole, counted from 0, for messages.
 
     Raises:
-        ManifestError: neither id column is there, or a column does not convert; all columns are named.
+        ManifestError: neither id column is there, a column stands twice, or values do not convert; all are named.
     """
-    if not {"pair_id", "lesion_id"} & set(table.column_names):
-        raise ManifestError(uri, ["no column 'lesion_id' or 'pair_id'; add one of them"])
-    if twice := [name for name, count in Counter(table.column_names).items() if count > 1]:
-        raise ManifestError(uri, [f"column {name!r} stands more than once; keep one" for name in twice])
+    names = _known_columns(table.column_names, uri)
     problems: list[str] = []
-    arrays: list[pa.Array] = []
+    arrays: list[pa.ChunkedArray] = []
+    missing_words: dict[str, Counter[str]] = {}
     for field in SCHEMA:
-        name = field.name
-        if name not in table.column_names:
-            name = {"pair_id": "lesion_id", "lesion_id": "pair_id"}.get(name, name)
-        if name not in table.column_names:
+        name = names.get(field.name, names.get({"pair_id": "lesion_id", "lesion_id": "pair_id"}.get(field.name, "")))
+        if name is None:
             arrays.append(pa.nulls(table.num_rows, field.type))
             continue
         column = table[name]
-        if pa.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
         try:
-            if pa.types.is_integer(field.type) and not pa.types.is_integer(column.type):
-                column = column.cast(pa.float64())  # text and floats such as 3.0
-            arrays.append(_blank_to_null(column.cast(field.type)))
-        except pa.ArrowException as error:
-            problems.append(f"column {name!r} is not {field.type}: {error}")
+            converted, words = convert(
+                column, field.type, is_id=field.name in ID_COLUMNS, is_uri=field.name in URI_COLUMNS
+            )
+        except (ValueError, pa.ArrowException) as error:
+            problems += [f"row {first_row + row}: {name} {why}" for row, why in not_numbers(column, field.type)] or [
+                f"column {name!r} of type {column.type}: {error}"
+            ]
+            continue
+        arrays.append(converted)
+        if words and field.name in names:
+            missing_words[field.name] = words
     if problems:
         raise ManifestError(uri, problems)
     nullable = pa.schema([field.with_nullable(True) for field in SCHEMA])
     conformed = pa.table(arrays, schema=nullable)
     for name in table.column_names:
-        if name not in SCHEMA.names:
+        if name not in names.values():
             conformed = conformed.append_column(name, table[name])
-    return Manifest(conformed, uri)
+    return Manifest(conformed, uri, missing_words)
 
 
-def _blank_to_null(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    if not pa.types.is_string(column.type):
-        return column
-    blank = pc.equal(pc.utf8_trim_whitespace(column), "")
-    return pc.if_else(blank, pa.scalar(None, column.type), column)
+def _known_columns(names: Sequence[str], uri: str) -> dict[str, str]:
+    """Return known name -> name in the table.
+
+    Raises:
+        ManifestError: see :func:`conform`.
+    """
+    problems = [f"column {name!r} stands more than once; keep one" for name, n in Counter(names).items() if n > 1]
+    problems += [
+        f"column {name!r}: its name holds characters that cannot be seen" for name in names if has_unseen(name)
+    ]
+    keys = {column_key(known): known for known in SCHEMA.names}
+    found: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        if known := keys.get(column_key(name)):
+            found.setdefault(known, []).append(name)
+    problems += [
+        f"columns {' and '.join(map(repr, same))} are both {known!r}; keep one"
+        for known, same in found.items()
+        if len(same) > 1
+    ]
+    if not {"pair_id", "lesion_id"} & set(found):
+        problems.append(f"no column 'lesion_id' or 'pair_id'; add one of them. Columns found: {listed(names)}")
+    if problems:
+        raise ManifestError(uri, problems)
+    return {known: same[0] for known, same in found.items()}
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names of columns for a message."""
+    text = ", ".join(map(repr, names)) or "none"
+    return text if len(text) <= _LISTED else text[:_LISTED] + " ..."
 
 
 def scan_manifest(uri: str, rows: int = BATCH_ROWS) -> Iterator[Manifest]:
@@ -210,9 +248,15 @@ def scan_manifest(uri: str, rows: int = BATCH_ROWS) -> Iterator[Manifest]:
         ManifestError: its content cannot be parsed or a column has the wrong type.
     """
     suffix = _suffix(uri)
-    parse = {".parquet": _parquet_tables, ".csv": csv_tables, ".jsonl": _jsonl_tables}[suffix]
+    first_row = 0
     with storage.open_read(uri) as file:
-        tables = parse(file, rows)
+        tables = iter(
+            CsvTables(file, uri, rows)
+            if suffix == ".csv"
+            else jsonl_tables(file, uri, rows)
+            if suffix == ".jsonl"
+            else _parquet_tables(file, rows)
+        )
         while True:
             try:
                 with storage.explained(uri):
@@ -221,7 +265,8 @@ def scan_manifest(uri: str, rows: int = BATCH_ROWS) -> Iterator[Manifest]:
                 raise ManifestError(uri, [f"cannot be parsed as {suffix[1:]}: {error}"]) from error
             if table is None:
                 return
-            yield conform(table, storage.absolute(uri))
+            yield conform(table, storage.absolute(uri), first_row=first_row)
+            first_row += table.num_rows
 
 
 def read_manifest(uri: str) -> Manifest:
@@ -230,8 +275,14 @@ def read_manifest(uri: str) -> Manifest:
     Raises:
         ConfigError, StorageError, ManifestError: see :func:`scan_manifest`.
     """
-    tables = [piece.table for piece in scan_manifest(uri)]
-    return Manifest(pa.concat_tables(tables, promote_options="permissive"), storage.absolute(uri))
+    tables: list[pa.Table] = []
+    missing_words: dict[str, Counter[str]] = {}
+    for piece in scan_manifest(uri):
+        tables.append(piece.table)
+        for name, words in piece.missing_words.items():
+            missing_words[name] = missing_words.get(name, Counter()) + words
+    table = pa.concat_tables(tables, promote_options="permissive")
+    return Manifest(table, storage.absolute(uri), missing_words)
 
 
 def _parquet_tables(file: BinaryIO, rows: int) -> Iterator[pa.Table]:
@@ -241,30 +292,6 @@ def _parquet_tables(file: BinaryIO, rows: int) -> Iterator[pa.Table]:
         yield parquet.schema_arrow.empty_table()
     for batch in parquet.iter_batches(rows, use_threads=False):
         yield pa.Table.from_batches([batch])
-
-
-def csv_tables(file: BinaryIO, rows: int = BATCH_ROWS) -> Iterator[pa.Table]:
-    """Yield a CSV as tables of text columns, empty cells null; :func:`conform` gives the known ones their types.
-
-    Raises:
-        ValueError: it is no CSV.
-        pandas.errors.ParserWarning: a row has more cells than the header.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", pd.errors.ParserWarning)
-        frames = pd.read_csv(file, dtype=str, index_col=False, keep_default_na=False, na_values=[""], chunksize=rows)
-        for frame in frames:
-            yield pa.Table.from_pandas(frame, preserve_index=False)
-
-
-def _jsonl_tables(file: BinaryIO, rows: int) -> Iterator[pa.Table]:
-    """Yield JSON Lines as tables; a key that a row lacks is null there."""
-    lines = (line for line in file if line.strip())
-    while chunk := [json.loads(line) for line in islice(lines, rows)]:
-        if not all(isinstance(row, dict) for row in chunk):
-            raise ValueError("every line must be a JSON object")
-        names = dict.fromkeys(name for row in chunk for name in row)
-        yield pa.table({name: [row.get(name) for row in chunk] for name in names})
 
 
 def write_manifest(manifest: Manifest, uri: str) -> None:

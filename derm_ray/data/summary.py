@@ -1,11 +1,12 @@
 """What a manifest holds, counted."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from derm_ray.data.manifest import Manifest
+from derm_ray.data.manifest import SCHEMA, Manifest
 from derm_ray.vocabulary import Split
 
 
@@ -19,6 +20,8 @@ class ManifestSummary:
         diagnoses: diagnosis -> split (or ``unsplit``) -> pairs, by falling total.
         sexes, sites, skin_tones: value -> pairs.
         age_years: (minimum, median, maximum), or ``None`` where no age is known.
+        missing: known column -> pairs without a value; those that have one everywhere are left out.
+        missing_words: column -> word -> pairs for which it was read as missing.
     """
 
     pairs: int
@@ -30,6 +33,8 @@ class ManifestSummary:
     sites: dict[str, int]
     skin_tones: dict[str, int]
     age_years: tuple[float, float, float] | None
+    missing: dict[str, int]
+    missing_words: dict[str, dict[str, int]]
 
     def to_json(self) -> dict[str, Any]:
         """Return the counts as JSON types."""
@@ -41,6 +46,8 @@ class ManifestSummary:
         used = [part for part in parts if any(part in row for row in self.diagnoses.values())]
         width = max([len(name) for name in self.diagnoses] + [9])
         patients = f"{self.patients} patients" if self.patients else "no patient ids: splits go by lesion"
+        if self.patients and (unknown := self.missing.get("patient_id")):
+            patients += f", {unknown} pairs of unknown patients (a split takes each lesion as a patient's)"
         lines = [
             f"{self.pairs} pairs, {self.lesions} lesions, {patients}",
             "images      " + _inline(self.modalities),
@@ -50,11 +57,19 @@ class ManifestSummary:
         ]
         if self.age_years:
             lines.append("age         {:g} to {:g} years, median {:g}".format(*(self.age_years[i] for i in (0, 2, 1))))
+        lines += self.missing_lines()
         lines += ["", f"{'diagnosis':<{width}} {'all':>6}" + "".join(f" {part:>7}" for part in used)]
         for name, row in self.diagnoses.items():
             cells = "".join(f" {row.get(part, 0):>7}" for part in used)
             lines.append(f"{name:<{width}} {sum(row.values()):>6}{cells}")
         return "\n".join(lines)
+
+    def missing_lines(self) -> list[str]:
+        """Return the missing values of columns that are not empty, and the words among them, as lines."""
+        named = [name for name, count in self.missing.items() if count < self.pairs or name in self.missing_words]
+        lines = ["missing     " + _inline({name: self.missing[name] for name in named})] if named else []
+        words = (f"{name} {_inline(words)}" for name, words in self.missing_words.items())
+        return lines + [f"  read as missing: {line}" for line in words]
 
 
 def summarize(manifest: Manifest) -> ManifestSummary:
@@ -84,6 +99,8 @@ def summarize(manifest: Manifest) -> ManifestSummary:
         sites=_count(columns["site"]),
         skin_tones=dict(sorted(_count(tones).items())),
         age_years=(ages[0], median(ages), ages[-1]) if ages else None,
+        missing={name: count for name in SCHEMA.names if (count := manifest.table[name].null_count)},
+        missing_words={name: dict(words) for name, words in manifest.missing_words.items()},
     )
 
 
@@ -91,5 +108,5 @@ def _count(values: list[str | None]) -> dict[str, int]:
     return dict(Counter(v if v is not None else "unknown" for v in values).most_common())
 
 
-def _inline(counts: dict[str, int]) -> str:
+def _inline(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items())

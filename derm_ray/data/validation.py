@@ -1,33 +1,53 @@
 """The manifest's rules, all checked before any work starts."""
 
-from collections import Counter, defaultdict
+import re
+import unicodedata
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
+from statistics import median
 
+from derm_ray import storage
 from derm_ray.data.manifest import URI_COLUMNS, Manifest
+from derm_ray.data.normalization import has_unseen
 from derm_ray.errors import ManifestError, unknown_name
 from derm_ray.vocabulary import LabelSet, Split
 
+GROUP_COLUMNS = ("lesion_id", "patient_id")
+MOST_ROWS = 20
+"""Row numbers of one message."""
 SKIN_TONE_SCALES = {"milk": (0, 5), "fitzpatrick": (1, 6), "monk": (1, 10)}
 
 
-def validate(manifest: Manifest, label_set: LabelSet | None = None, *, complete: Collection[str | None] = ()) -> None:
+def validate(
+    manifest: Manifest,
+    label_set: LabelSet | None = None,
+    *,
+    complete: Collection[str | None] = (),
+    purpose: str = "training",
+) -> None:
     """Check a manifest's rules.
 
     Args:
         manifest: what to check, whole: a group in two splits shows only there.
         label_set: if given, every diagnosis present must belong to it.
         complete: values of ``split`` whose rows must have both images and a diagnosis.
+        purpose: what needs them, for messages.
 
     Raises:
-        ManifestError: one line for every problem, with row numbers counted from 1 (the header not counted).
+        ManifestError: one line for every problem, with row numbers counted from 1 (neither the header nor empty rows
+            counted).
     """
-    problems = list(find_problems(manifest, label_set, complete=complete))
+    problems = list(find_problems(manifest, label_set, complete=complete, purpose=purpose))
     if problems:
         raise ManifestError(manifest.uri, problems)
 
 
 def find_problems(
-    manifest: Manifest, label_set: LabelSet | None = None, *, complete: Collection[str | None] = ()
+    manifest: Manifest,
+    label_set: LabelSet | None = None,
+    *,
+    complete: Collection[str | None] = (),
+    purpose: str = "training",
 ) -> Iterator[str]:
     """Yield every broken rule as a line; see :func:`validate`."""
     if len(manifest) == 0:
@@ -35,16 +55,26 @@ def find_problems(
     yield from row_problems(manifest)
     yield from _repetitions(manifest)
     needed = [split in complete for split in manifest.column("split")]
-    yield from _incomplete(manifest, needed)
+    yield from _incomplete(manifest, needed, purpose)
     if label_set is not None:
-        yield from _diagnoses(manifest, label_set, needed)
+        yield from _diagnoses(manifest, label_set, needed, purpose)
     yield from _splits(manifest)
     yield from _attributes(manifest)
 
 
 def _rows(indices: Iterable[int]) -> str:
     numbers = [str(i + 1) for i in indices]
-    return ("row " if len(numbers) == 1 else "rows ") + ", ".join(numbers)
+    more = f" and {len(numbers) - MOST_ROWS:,} more" if len(numbers) > MOST_ROWS else ""
+    return ("row " if len(numbers) == 1 else "rows ") + ", ".join(numbers[:MOST_ROWS]) + more
+
+
+def _positions(values: Iterable[str | None]) -> dict[str, list[int]]:
+    """Return the rows, counted from 0, at which each value stands."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for row, value in enumerate(values):
+        if value is not None:
+            found[value].append(row)
+    return found
 
 
 def row_problems(manifest: Manifest, first_row: int = 0) -> Iterator[str]:
@@ -54,40 +84,44 @@ def row_problems(manifest: Manifest, first_row: int = 0) -> Iterator[str]:
         manifest: a whole one, or a piece.
         first_row: the piece's first row in the whole, counted from 0.
     """
-    for row, pair in enumerate(manifest.pairs(), first_row):
-        for name, value in (("pair_id", pair.pair_id), ("lesion_id", pair.lesion_id)):
-            if not value:
-                yield f"{_rows([row])}: pair_id and lesion_id must not be empty"
-                break
-            if not value.isprintable():
+    rows = zip(manifest.pairs(), manifest.column("patient_id"), strict=True)
+    for row, (pair, patient) in enumerate(rows, first_row):
+        if not pair.pair_id or not pair.lesion_id:
+            yield f"{_rows([row])}: pair_id and lesion_id must not be empty (nor NA, None, nan, null or unknown)"
+        for name, value in (("pair_id", pair.pair_id), ("lesion_id", pair.lesion_id), ("patient_id", patient or "")):
+            if has_unseen(value):
                 yield f"{_rows([row])}: {name} {value!a} holds characters that cannot be seen"
         clinical, dermoscopy = pair.clinical_uri, pair.dermoscopy_uri
         if clinical is None and dermoscopy is None:
             yield f"{_rows([row])}: neither clinical_uri nor dermoscopy_uri is given"
         elif clinical == dermoscopy:
             yield f"{_rows([row])}: clinical_uri and dermoscopy_uri are the same file, {ascii(clinical)[1:-1]}"
+        for name, uri in zip(URI_COLUMNS, (clinical, dermoscopy), strict=True):
+            if uri is not None and storage.is_windows_path(uri):
+                yield f"{_rows([row])}: {name} {uri} is a path of Windows; write it relative to the manifest, with '/'"
 
 
 def _repetitions(manifest: Manifest) -> Iterator[str]:
-    ids = manifest.column("pair_id")
-    for pair_id, count in Counter(v for v in ids if v is not None).items():
-        if count > 1:
-            where = _rows(i for i, v in enumerate(ids) if v == pair_id)
-            yield f"{where}: pair_id {pair_id!r} stands {count} times; it must be unique"
+    for pair_id, rows in _positions(manifest.column("pair_id")).items():
+        if len(rows) > 1:
+            yield (
+                f"{_rows(rows)}: pair_id {pair_id!r} stands {len(rows)} times; it must be unique (blanks at its ends "
+                "and Unicode forms make no difference). Without a column pair_id, lesion_id is one"
+            )
 
 
-def _incomplete(manifest: Manifest, needed: list[bool]) -> Iterator[str]:
+def _incomplete(manifest: Manifest, needed: list[bool], purpose: str) -> Iterator[str]:
     for row, (clinical, dermoscopy) in enumerate(zip(*(manifest.column(name) for name in URI_COLUMNS), strict=True)):
         if needed[row] and (clinical is None) != (dermoscopy is None):
             absent = "clinical_uri" if clinical is None else "dermoscopy_uri"
-            yield f"{_rows([row])}: {absent} is empty; training needs both images"
+            yield f"{_rows([row])}: {absent} is empty; {purpose} needs both images"
 
 
-def _diagnoses(manifest: Manifest, label_set: LabelSet, needed: list[bool]) -> Iterator[str]:
+def _diagnoses(manifest: Manifest, label_set: LabelSet, needed: list[bool], purpose: str) -> Iterator[str]:
     for row, diagnosis in enumerate(manifest.column("diagnosis")):
         if diagnosis is None:
             if needed[row]:
-                yield f"{_rows([row])}: diagnosis is empty; training needs one"
+                yield f"{_rows([row])}: diagnosis is empty; {purpose} needs one"
         elif diagnosis not in label_set.class_names:
             yield f"{_rows([row])}: " + unknown_name(f"{label_set.name} diagnosis", diagnosis, label_set.class_names)
 
@@ -97,15 +131,11 @@ def _splits(manifest: Manifest) -> Iterator[str]:
     for row, split in enumerate(splits):
         if split is not None and split not in set(Split):
             yield f"{_rows([row])}: " + unknown_name("split", split, tuple(Split))
-    for column in ("lesion_id", "patient_id"):
-        found: dict[str, set[str]] = defaultdict(set)
-        for group, split in zip(manifest.column(column), splits, strict=True):
-            if group is not None and split is not None:
-                found[group].add(split)
-        for group, names in found.items():
+    for column in GROUP_COLUMNS:
+        for group, rows in _positions(manifest.column(column)).items():
+            names = {split for row in rows if (split := splits[row]) is not None}
             if len(names) > 1:
-                where = _rows(i for i, v in enumerate(manifest.column(column)) if v == group)
-                yield f"{where}: {column} {group!r} stands in several splits ({', '.join(sorted(names))})"
+                yield f"{_rows(rows)}: {column} {group!r} stands in several splits ({', '.join(sorted(names))})"
 
 
 def _attributes(manifest: Manifest) -> Iterator[str]:
@@ -121,3 +151,42 @@ def _attributes(manifest: Manifest) -> Iterator[str]:
             elif not SKIN_TONE_SCALES[scale][0] <= tone <= SKIN_TONE_SCALES[scale][1]:
                 low, high = SKIN_TONE_SCALES[scale]
                 yield f"{_rows([row])}: skin_tone {tone} is outside {low}..{high} of the {scale} scale"
+
+
+def find_warnings(manifest: Manifest) -> Iterator[str]:
+    """Yield what breaks no rule but is seldom meant; each would let a split keep too much together, or too little.
+
+    A patient of lesions, or a lesion of pairs, is implausible where it has at least 10 and a tenth of all, or at least
+    200, and at least five times as many as the median of the others. Such ids mostly stand for "unknown".
+    Ids look alike where they differ in case, width, runs of blanks, zeros before a number or ``.0`` behind it only.
+    """
+    lesions = manifest.column("lesion_id")
+    patients = dict(zip(lesions, manifest.column("patient_id"), strict=True))
+    yield from _implausible("patient_id", "lesions", list(patients.values()))
+    yield from _implausible("lesion_id", "pairs", lesions)
+    for column in GROUP_COLUMNS:
+        yield from _look_alikes(column, manifest.column(column))
+
+
+def _implausible(column: str, things: str, owners: list[str | None]) -> Iterator[str]:
+    sizes = {owner: len(rows) for owner, rows in _positions(owners).items()}
+    for owner, size in sizes.items():
+        if size >= 200 or (size >= 10 and size >= 0.1 * len(owners)):
+            others = median([n for name, n in sizes.items() if name != owner] or [0])
+            if size >= 5 * others:
+                yield (
+                    f"{column} {owner!r} has {size} of {len(owners)} {things} ({size / len(owners):.0%}), the "
+                    f"{len(sizes) - 1} others have {others:g} (median). If it stands for unknown, leave it empty."
+                )
+
+
+def _look_alikes(column: str, ids: list[str | None]) -> Iterator[str]:
+    alike: dict[str, list[str]] = defaultdict(list)
+    for value in _positions(ids):
+        key = " ".join(unicodedata.normalize("NFKC", value).casefold().split())
+        alike[re.sub(r"(?<![\d.])0+(?=\d)|(?<=\d)\.0+$", "", key)].append(value)
+    groups = [values for values in alike.values() if len(values) > 1]
+    if groups:
+        names = " and ".join(map(repr, groups[0]))
+        more = f" (and {len(groups) - 1} more such groups)" if len(groups) > 1 else ""
+        yield f"{column}: {names} look alike{more}, but count as different. If they are one, write them in one form."

@@ -136,7 +136,7 @@ def evaluate(
     require_size(manifest, predictor.bundle.preprocessing, "the model's size")
     label_set = predictor.bundle.label_set
     manifest = collapse(manifest, label_set)
-    validate(manifest, label_set, complete=(split,))
+    validate(manifest, label_set, complete=(split,), purpose="evaluation")
     chosen = require_split(manifest, split)
     pairs = chosen.pairs()
     labels = np.array([label_set.class_names.index(str(pair.diagnosis)) for pair in pairs])

@@ -1,5 +1,6 @@
 """An evaluation as JSON and as one self-contained HTML page."""
 
+import math
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -15,6 +16,11 @@ from derm_ray.vocabulary import PredictionKind
 JSON_NAME = "evaluation.json"
 HTML_NAME = "report.html"
 
+NOT_DEFINED = "not defined"
+WHY_NOT_DEFINED = (
+    "A figure is not defined where pairs are lacking: an AUROC needs some of the class and some of others, sensitivity "
+    "positives, specificity negatives."
+)
 OVERALL = {
     "accuracy": "Accuracy",
     "balanced_accuracy": "Balanced accuracy",
@@ -53,20 +59,31 @@ def render_html(evaluation: Evaluation) -> str:
         loader=PackageLoader("derm_ray.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["figure"] = figure_text
+    environment.filters["number"] = number_text
     return environment.get_template("report.html.j2").render(
         notice=RESEARCH_NOTICE,
         evaluation=evaluation,
         overall=OVERALL,
         plots=_plots(evaluation),
         cross=PredictionKind.CROSS,
+        why_not_defined=WHY_NOT_DEFINED,
     )
 
 
 def figure_text(interval: Interval) -> str:
-    """Return a figure for a table: ``0.712 (0.660-0.761)``, or ``n/a`` where it is undefined."""
-    if interval.value != interval.value:
-        return "n/a"
+    """Return a figure for a table: ``0.712 (0.660-0.761)``, or ``not defined``."""
+    if interval.low != interval.low:
+        return number_text(interval.value)
     return f"{interval.value:.3f} ({interval.low:.3f}-{interval.high:.3f})"
+
+
+def number_text(value: float) -> str:
+    """Return a number for a table: ``0.712``, or ``not defined``."""
+    return f"{value:.3f}" if math.isfinite(value) else NOT_DEFINED
+
+
+def _reached(name: str, value: float, lacking: str) -> str:
+    return f"{value:.1%} {name}" if math.isfinite(value) else f"{name} {NOT_DEFINED} (no {lacking} in this split)"
 
 
 def summary_text(evaluation: Evaluation) -> str:
@@ -78,12 +95,15 @@ def summary_text(evaluation: Evaluation) -> str:
         if name not in evaluation.majority:
             continue
         cells = "".join(f"  {figure_text(evaluation.kinds[kind].figures[name]):<21}" for kind in kinds)
-        lines.append(f"{title:<{width}}{cells}  {evaluation.majority[name]:.3f}")
+        lines.append(f"{title:<{width}}{cells}  {number_text(evaluation.majority[name])}")
     lines += [
         f"cross, {point.task}: a risk of {point.threshold:.4f}, chosen for {point.target:.0%} sensitivity, has "
-        f"{point.sensitivity:.1%} sensitivity and {point.specificity:.1%} specificity"
+        f"{_reached('sensitivity', point.sensitivity, 'positives')} and "
+        f"{_reached('specificity', point.specificity, 'negatives')}"
         for point in evaluation.kinds[PredictionKind.CROSS].operating
     ]
+    if any(NOT_DEFINED in line for line in lines):
+        lines.append(WHY_NOT_DEFINED)
     return "\n".join(lines)
 
 

@@ -23,6 +23,7 @@ from derm_ray.serving.schemas import (
     Score,
     State,
 )
+from derm_ray.serving.strict import StrictRoute
 from derm_ray.serving.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -96,12 +97,16 @@ def create_app(
             raise ApiError(413, "too_large", f"An image may hold {MAX_IMAGE_BYTES // 1_000_000} MB at most.")
         return await backend.score(pair.clinical, pair.dermoscopy, saliency)
 
-    @app.get("/healthz")
+    public = APIRouter(route_class=StrictRoute)
+
+    @public.head("/healthz", include_in_schema=False)
+    @public.get("/healthz", responses={422: problems[422]})
     async def healthz() -> State:
         """Tell that the endpoint answers."""
         return State(status="ok")
 
-    @app.get("/readyz", responses={503: problems[503]})
+    @public.head("/readyz", include_in_schema=False)
+    @public.get("/readyz", responses={status: problems[status] for status in (422, 503)})
     async def readyz() -> State:
         """Tell that the model answers as well."""
         await backend.describe()
@@ -109,9 +114,10 @@ def create_app(
 
     # The guard asks for the token; this tells the schema that it does.
     bearer = HTTPBearer(auto_error=False, description="See `derm-ray token`.")
-    versioned = APIRouter(prefix="/v1", dependencies=[Depends(bearer)] if tokens else [])
+    versioned = APIRouter(prefix="/v1", dependencies=[Depends(bearer)] if tokens else [], route_class=StrictRoute)
 
-    @versioned.get("/model", responses={status: problems[status] for status in (401, 429, 503)})
+    @versioned.head("/model", include_in_schema=False)
+    @versioned.get("/model", responses={status: problems[status] for status in (401, 422, 429, 503)})
     async def get_model(response: Response) -> Model:
         """Tell which model answers, and how good it was."""
         model = await backend.describe()
@@ -156,6 +162,7 @@ def create_app(
             raise refused[0]  # with its Retry-After, since none of them was begun
         return Answers(answers=answers)
 
+    app.include_router(public)
     app.include_router(versioned)
     add_page(app)
     add_problem_handlers(app)

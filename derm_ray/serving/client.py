@@ -1,5 +1,6 @@
 """A client of the endpoint."""
 
+import re
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
@@ -10,10 +11,12 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from derm_ray.errors import ConfigError, ServingError
+from derm_ray.proxies import certificates, proxy_for, trusting
 from derm_ray.serving.schemas import Answers, Model, PairAnswer, Score
 from derm_ray.vocabulary import Modality
 
 MOST_WAIT_S = 30.0
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, 2.1
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -23,16 +26,40 @@ class Client:
     Args:
         url: such as ``http://127.0.0.1:8000``.
         token: bearer token, if the endpoint wants one.
+        token_name: where the token comes from, for messages.
         timeout_s: for one answer.
         attempts: how often a request is sent that the endpoint is too busy for (429, 503), after its ``Retry-After``.
+
+    Raises:
+        ConfigError: the address or the token cannot be used, nor a proxy or certificates that the environment names.
     """
 
-    def __init__(self, url: str, token: str | None = None, *, timeout_s: float = 60.0, attempts: int = 4) -> None:
-        headers = {"authorization": f"Bearer {token}"} if token else {}
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        *,
+        token_name: str = "token",  # noqa: S107
+        timeout_s: float = 60.0,
+        attempts: int = 4,
+    ) -> None:
+        headers = _authorization(token or "", token_name)
         try:
-            self._http = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=timeout_s)
+            address = httpx.URL(url.rstrip("/"))
         except (httpx.InvalidURL, ValueError) as error:
             raise ConfigError(f"--url {url}: no address ({error}). Give one such as http://127.0.0.1:8000.") from None
+        if address.scheme not in ("http", "https") or not address.host:
+            raise ConfigError(f"--url {url}: no address. Give one such as http://127.0.0.1:8000.")
+        self._proxy = proxy_for(str(address), "socksio")
+        self._trusted = certificates("SSL_CERT_FILE", "SSL_CERT_DIR") if address.scheme == "https" else None
+        self._http = httpx.Client(
+            base_url=address,
+            headers=headers,
+            timeout=timeout_s,
+            trust_env=False,  # what the environment says has been read, but for a loopback address's proxy
+            proxy=self._proxy.url if self._proxy else None,
+            verify=trusting(self._trusted) if self._trusted else True,
+        )
         self._attempts = attempts
 
     def __enter__(self) -> Self:
@@ -93,13 +120,15 @@ class Client:
         return self._ask(Answers, "POST", "/v1/score-batch", json={"pairs": encoded}).answers
 
     def _ask(self, kind: type[T], method: str, path: str, **options: Any) -> T:
-        where = f"{self._http.base_url}"
+        where = f"{self._http.base_url}" + (f" through {self._proxy}" if self._proxy else "")
+        check = f"the address, {self._proxy.variable} and NO_PROXY" if self._proxy else "the address"
+        check += f", the certificates of {self._trusted}" if self._trusted else ""
         for left in reversed(range(self._attempts)):
             try:
                 answer = self._http.request(method, path, **options)
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, UnicodeError) as error:  # of a host that is no name, too
                 reason = str(error) or type(error).__name__
-                raise ServingError(f"{where}: no answer ({reason}). Check the address, and that it serves.") from error
+                raise ServingError(f"{where}: no answer ({reason}). Check {check}, and that it serves.") from error
             if answer.status_code not in (429, 503) or not left:
                 break
             time.sleep(_wait_s(answer))
@@ -109,7 +138,24 @@ class Client:
                 return kind.model_validate(values)
             raise ServingError(f"{where}: refused: {values['detail']} ({values['code']}, status {answer.status_code})")
         except (ValueError, KeyError, TypeError, ValidationError):
-            raise ServingError(f"{where}: status {answer.status_code} and no answer of derm_ray.") from None
+            raise ServingError(
+                f"{where}: status {answer.status_code} and no answer of derm_ray. Check {check}."
+            ) from None
+
+
+def _authorization(token: str, name: str) -> dict[str, str]:
+    """Return the header of a token, around which white space does not count.
+
+    Raises:
+        ConfigError: it cannot be a bearer token; the message does not quote it.
+    """
+    stripped = token.strip()
+    if stripped and _TOKEN.fullmatch(stripped) is None:
+        raise ConfigError(
+            f"{name}: is not a bearer token, which has only letters, digits and the signs -._~+/=. Give the token as "
+            "`derm-ray token` printed it."
+        )
+    return {"authorization": f"Bearer {stripped}"} if stripped else {}
 
 
 def overlays(score: Score) -> dict[Modality, bytes]:

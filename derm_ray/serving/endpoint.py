@@ -18,7 +18,7 @@ from ray.serve.schema import ApplicationStatus, LoggingConfig, ServeApplicationS
 from derm_ray import runtime, storage
 from derm_ray.bundle import load_bundle
 from derm_ray.errors import ConfigError, ServingError
-from derm_ray.exposure import is_loopback
+from derm_ray.proxies import is_loopback
 from derm_ray.serving.config import IMPORT_PATH, read_config
 from derm_ray.serving.deployment import REQUEST_TIMEOUT_S, ServeArguments, application, build, revision
 from derm_ray.serving.tokens import Tokens

@@ -17,6 +17,7 @@ def add_page(app: FastAPI) -> None:
     """Give an application the page, and the files it loads under ``/static``."""
     app.mount("/static", StaticFiles(directory=FOLDER))
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
         return FileResponse(FOLDER / "index.html", headers={"content-security-policy": CONTENT_POLICY})

@@ -1,7 +1,8 @@
 """Refusals as RFC 9457 problem documents with stable codes."""
 
 import http
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -9,11 +10,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from derm_ray.serving.schemas import Problem
+from derm_ray.errors import unknown_name
+from derm_ray.serving.schemas import Pair, Pairs, Problem
 
 PROBLEM_JSON = "application/problem+json"
 MOST_TOLD = 10
 """Invalid fields that a problem document names."""
+_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,23}")
 
 
 class ApiError(HTTPException):
@@ -43,21 +46,50 @@ def respond(error: HTTPException) -> JSONResponse:
     return JSONResponse(to_problem(error).model_dump(), error.status_code, error.headers, media_type=PROBLEM_JSON)
 
 
+def invalid_request(problems: Sequence[str]) -> ApiError:
+    """Return the refusal of a request by what is wrong with its fields."""
+    more = [f"and {len(problems) - MOST_TOLD} more"] if len(problems) > MOST_TOLD else []
+    told = [problem.removesuffix(".") for problem in problems[:MOST_TOLD]]
+    return ApiError(422, "invalid_request", "; ".join(told + more) + ".")
+
+
+def shown(name: str) -> str:
+    """Return a caller's name for a field as an answer quotes it: only a plain word of at most 24 characters."""
+    return repr(name) if _PLAIN.fullmatch(name) else "(its name is not a plain word)"
+
+
+def unknown_field(kind: str, name: str, known: Sequence[str]) -> str:
+    """Return the message for a field that is not ours, with the nearest one that is."""
+    if not known:
+        return f"unknown {kind} {shown(name)}. This address takes none."
+    if _PLAIN.fullmatch(name):
+        return unknown_name(kind, name, known)
+    return f"unknown {kind} {shown(name)}. Known: {', '.join(known)}."
+
+
 def add_problem_handlers(app: FastAPI) -> None:
     """Answer every refusal of an application with a problem document."""
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        told = [_told(one) for one in error.errors()]
-        more = f"; and {len(told) - MOST_TOLD} more" if len(told) > MOST_TOLD else ""
-        return respond(ApiError(422, "invalid_request", "; ".join(told[:MOST_TOLD]) + more))
+        return respond(invalid_request([_told(one) for one in error.errors()]))
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == 405 and error.headers and error.headers.get("Allow") == "GET":
+            error.headers = {**error.headers, "Allow": "GET, HEAD"}
         return respond(error)
 
 
 def _told(error: Mapping[str, Any]) -> str:
-    """Return what is wrong with a field; the name of one that is not ours would be the caller's own text."""
-    name = "a field" if error["type"] == "extra_forbidden" else error["loc"][-1]
-    return f"{name}: {error['msg']}"
+    """Return what is wrong with a field, and which pair's it is."""
+    _, *place = error["loc"]
+    if error["type"] == "json_invalid":
+        return f"the body is not JSON, from character {place[0]} on"
+    if error["type"] == "extra_forbidden":
+        *place, name = place
+        what = unknown_field("field", str(name), list((Pair if place else Pairs).model_fields))
+    else:
+        what = error["msg"]
+    where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place).lstrip(".")
+    return f"{where or 'the body'}: {what}"

@@ -1,5 +1,6 @@
 """What the endpoint answers, as OpenAPI sees it."""
 
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -89,22 +90,35 @@ class Problem(Answer):
     code: str
 
 
-class _StrictBase64(Base64Encoder):
-    """Refuses what is no base64; pydantic's own skips such characters."""
+_DATA_URI = re.compile(rb"data:[^,]{0,200};base64,", re.IGNORECASE)
+_BLANKS = b" \t\r\n"
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+
+
+class _AnyBase64(Base64Encoder):
+    """Reads base64 of either alphabet (RFC 4648), with or without line breaks and padding, also as a data URI.
+
+    It refuses other characters, which pydantic's own skips.
+    """
 
     @classmethod
     def decode(cls, data: bytes) -> bytes:
+        if found := _DATA_URI.match(data):
+            data = data[found.end() :]
+        data = data.translate(_URL_SAFE, _BLANKS)
+        if b"=" not in data:
+            data += b"=" * (-len(data) % 4)
         try:
             return b64decode(data, validate=True)
         except ValueError as error:
             raise PydanticCustomError("base64", "this is not base64") from error
 
 
-Encoded = Annotated[bytes, EncodedBytes(encoder=_StrictBase64)]
+Encoded = Annotated[bytes, EncodedBytes(encoder=_AnyBase64)]
 
 
 class Pair(BaseModel):
-    """One lesion of a batch: the encoded images as base64, one of them at least."""
+    """One lesion of a batch: the encoded images as base64 or data URIs, one of them at least."""
 
     model_config = ConfigDict(extra="forbid")
 

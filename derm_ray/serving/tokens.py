@@ -73,7 +73,7 @@ def read_tokens(uri: str) -> Tokens:
         ConfigError: a line is not ``id:sha256``.
     """
     try:
-        text = storage.read_bytes(uri).decode()
+        text = storage.read_bytes(uri).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{uri}: not a text file of lines `id:sha256`.") from error
     return parse_tokens(text, uri)

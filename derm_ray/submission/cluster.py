@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
 from derm_ray.credentials import find_credential
 from derm_ray.errors import ConfigError, SubmissionError
 from derm_ray.exposure import refuse_open_jobs
+from derm_ray.proxies import for_requests, proxy_for
 from derm_ray.submission.request import JobRequest
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
@@ -78,10 +80,11 @@ class Job:
 
 
 class _Client(JobSubmissionClient):  # type: ignore[misc]
-    """Ray's, which would wait for an answer for ever."""
+    """Ray's, which would wait for an answer for ever, and ask a proxy for what is on this machine."""
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
-        return super()._do_request(method, endpoint, timeout=ANSWER_S, **options)
+        proxies = for_requests(self._address)
+        return super()._do_request(method, endpoint, timeout=ANSWER_S, proxies=proxies, **options)
 
 
 class Cluster:
@@ -300,10 +303,18 @@ def _explained(address: str, job_id: str | None = None) -> Iterator[None]:
             f"{address}: {'the cluster refuses this token' if wrong else 'the cluster asks for a token'}. "
             "Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a file that holds the cluster's."
         ) from error
-    except OSError as error:  # also all that requests raises
+    except (requests.exceptions.InvalidHeader, UnicodeError) as error:
         raise ConfigError(
-            f"{address}: no Ray cluster answers there ({_last_line(error)}). "
-            "Give the jobs URL, usually http://HEAD:8265."
+            f"{address}: the cluster's token cannot be sent, since it holds characters that no token has. Look at "
+            "RAY_AUTH_TOKEN, or at the file that RAY_AUTH_TOKEN_PATH names."
+        ) from error
+    except OSError as error:  # also all that requests raises
+        proxy = proxy_for(address, "socks")
+        through = f" through {proxy}" if proxy else ""
+        mend = f"; check {proxy.variable} and NO_PROXY" if proxy else ""
+        raise ConfigError(
+            f"{address}: no Ray cluster answers there{through} ({_last_line(error)}). "
+            f"Give the jobs URL, usually http://HEAD:8265{mend}."
         ) from error
     except RuntimeError as error:
         if job_id is not None and "status code 404" in str(error):

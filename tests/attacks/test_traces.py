@@ -33,7 +33,7 @@ def test_nothing_of_a_caller_s_is_kept(target: Target) -> None:
     headers = {"x-request-id": marker, "user-agent": marker, "cookie": marker, "referer": f"http://{marker}/",
                "x-forwarded-for": marker, "traceparent": marker, marker: marker}  # fmt: skip
     id_of = {"data": {"pair_id": marker}, "headers": headers}
-    good = target.ask(f"/v1/score?{marker}={marker}", files={"clinical": (named, photo)}, **id_of)
+    good = target.ask(files={"clinical": (named, photo)}, **id_of)
     assert (good.status_code, good.json().pop("pair_id")) == (200, marker)
     assert good.text.count(marker) == 1
     batch = {"pair_id": marker, "clinical": b64encode(broken).decode()}
@@ -41,13 +41,14 @@ def test_nothing_of_a_caller_s_is_kept(target: Target) -> None:
         target.ask(files={"clinical": (named, broken, marker)}, **id_of),
         target.ask(files={"clinical": (named, marker.encode())}, **id_of),
         target.ask(files={marker: (named, photo)}, **id_of),
+        target.ask(f"/v1/score?{marker}={marker}", files={"clinical": (named, photo)}, **id_of),
         target.ask(files={"clinical": photo}, data={"saliency": marker}, headers=headers),
         target.ask(files={"clinical": photo}, data={"pair_id": marker * 20}, headers=headers),
         target.ask(content=photo, headers=headers | {"content-type": f"multipart/form-data; boundary={marker}"}),
         target.ask(content=photo, headers=headers | {"content-type": marker}),
         target.ask("/v1/score-batch", json={"pairs": [batch | {marker: marker}]}, headers=headers),
         target.ask("/v1/score-batch", json={marker: [marker]}, headers=headers),
-        target.ask("/v1/score-batch", json={"pairs": [{"clinical": marker}]}, headers=headers),
+        target.ask("/v1/score-batch", json={"pairs": [{"clinical": f"{marker}!"}]}, headers=headers),
         target.ask("/v1/score-batch", content=f'{{"pairs": "{marker}', headers=headers | {"content-type": "application/json"}),
         target.ask(f"/v1/{marker}?{marker}", headers=headers),
         target.ask(f"/{marker}/v1/score", files={"clinical": photo}, **id_of),

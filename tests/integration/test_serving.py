@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import re
 import signal
 import socket
 import threading
@@ -59,6 +60,7 @@ def test_many_at_once_and_one_bad_image_among_them(
         assert httpx.get(f"{url}/v1/model", headers=bearer).json()["engine"] == "torch"
         refused = httpx.get(f"{url}/v1/model")
         large = httpx.post(f"{url}/v1/score", files={"clinical": bytes(51_000_000)}, headers=bearer, timeout=180)
+        upgraded = [_upgraded(url, uploads[0], secret, upgrade) for upgrade in ("h2c", "websocket")]
     assert [answer.status_code for answer in answers] == [200] * 7 + [422] + [200] * 12
     assert answers[0].json()["probabilities"] == pytest.approx(alone["probabilities"], abs=1e-5)
     assert {answer.headers["x-model-digest"] for answer in answers} == {load_bundle(bundle_uri).model_digest}
@@ -67,6 +69,20 @@ def test_many_at_once_and_one_bad_image_among_them(
     assert batched[0].score.probabilities == pytest.approx(answers[6].json()["probabilities"], abs=1e-5)
     assert (refused.status_code, refused.json()["code"]) == (401, "unauthorized")
     assert (large.status_code, large.json()["code"]) == (413, "too_large")
+    assert upgraded == [[200, 200]] * 2
+
+
+def _upgraded(url: str, files: dict[str, bytes], secret: str, upgrade: str) -> list[int]:
+    """Score with an Upgrade header, the body a moment after the head, then ask for something else; return statuses."""
+    request = httpx.Request("POST", f"{url}/v1/score", files=files, headers={"authorization": f"Bearer {secret}"})
+    body = request.read()
+    head = "POST /v1/score HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+    with socket.create_connection((request.url.host, request.url.port or 0), timeout=60) as connection:
+        connection.sendall(f"{head}connection: Upgrade\r\nupgrade: {upgrade}\r\n\r\n".encode())
+        time.sleep(0.2)
+        connection.sendall(body + b"GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        got = b"".join(iter(lambda: connection.recv(65_536), b""))
+    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+)", got)]
 
 
 def test_ray_exports_what_is_measured(ray_local: None, bundle_uri: str, pairs: Manifest, free_port: int) -> None:

@@ -10,6 +10,7 @@ import pytest
 from derm_ray.credentials import find_credential, redact
 from derm_ray.errors import ImageError, ImageErrorCode, ManifestError, StorageError
 from derm_ray.observability import configure_logging
+from derm_ray.operations.doctor.finding import Finding
 
 TEXTS = [
     ("s3://AKID:hunter2@bucket/x", "s3://***@bucket/x"),
@@ -29,6 +30,9 @@ TEXTS = [
     ("https://h/x.zip?api.key=hunter2", "https://h/x.zip?api.key=***"),
     ("https://h/x.zip?v=1&user_pwd=hunter2", "https://h/x.zip?v=1&user_pwd=***"),
     ("Authorization: Bearer hunter2hunter2hunter2", "Authorization: Bearer ***"),
+    ("Illegal header value b'Bearer hunter2\\n'", "Illegal header value b'Bearer ***'"),
+    ("in header value: 'Bearer hun\\nter2 x'", "in header value: 'Bearer ***'"),
+    ("http://me:hunt@er2@proxy:3128", "http://***@proxy:3128"),
     ("key AKIAIOSFODNN7EXAMPLE.", "key ***."),
     ("hf_" + "a1" * 17, "***"),
     ("-----BEGIN RSA PRIVATE KEY-----\nhunter2\n-----END", "-----BEGIN RSA PRIVATE KEY-----***-----END"),
@@ -38,6 +42,7 @@ ORDINARY = [
     "abfs://container@account.dfs.core.windows.net/x",
     "http://minio:9000/bucket/a@b",
     "Send `Authorization: Bearer TOKEN`.",
+    "holds a bearer token, and",
     "s3://b/monkey.parquet?v=3&keys=2",
 ]
 
@@ -67,6 +72,11 @@ def test_errors_tell_none(error: Exception) -> None:
         assert "hunter2" not in str(one)
         assert "X-Amz-Signature=***" in str(one)
     assert "hunter2" not in getattr(error, "message", "")
+
+
+def test_findings_of_the_doctor_tell_none() -> None:
+    finding = Finding(*(text for text, _ in TEXTS[:3]))
+    assert (finding.subject, finding.found, finding.mend) == tuple(shown for _, shown in TEXTS[:3])
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])

@@ -54,3 +54,21 @@ def test_remove_tree_and_list_files(tmp_path: Path) -> None:
     storage.remove_tree(str(tmp_path / "a"))
     assert storage.list_files(str(tmp_path / "a")) == []
     storage.remove_tree(str(tmp_path / "a"))
+
+
+def test_what_lies_at_a_uri_is_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    (tmp_path / "link.jpg").symlink_to("a.jpg")
+    (tmp_path / "broken.jpg").symlink_to("no.jpg")
+    os.mkfifo(tmp_path / "pipe")
+    names = ("a.jpg", "link.jpg", ".", "broken.jpg", "no.jpg", "a.jpg/b", "x" * 5000, "pipe")
+    kinds = [storage.kind(str(tmp_path / name)) for name in names]
+    assert kinds == ["file", "file", "directory", None, None, None, None, "other"]
+
+
+@pytest.mark.parametrize("path", [r"C:\a\b.jpg", "d:/a.jpg", r"\\server\share\a.jpg"])
+def test_windows_paths_are_not_joined_to_a_folder(path: str) -> None:
+    assert storage.is_windows_path(path)
+    assert storage.resolve(path, "/data") == path
+    for other in ("a.jpg", r"a\b.jpg", "/a.jpg", "s3://a/b", "C.jpg", "x:a.jpg", "s://b"):
+        assert not storage.is_windows_path(other)

@@ -11,7 +11,7 @@ import pytest
 import ray
 from aiohttp import web
 
-from derm_ray.errors import SubmissionError
+from derm_ray.errors import ConfigError, SubmissionError
 from derm_ray.submission import cluster
 from derm_ray.submission.cluster import Cluster
 
@@ -109,3 +109,12 @@ def test_a_connection_without_a_word_is_made_anew_and_nothing_is_shown_twice(job
         next(shown)
     assert jobs.tails > 1
     gc.collect()
+
+
+@pytest.mark.parametrize("token", ["sec\nret", "s\u0142cret"])
+def test_a_token_that_no_header_takes_is_not_quoted(jobs: Jobs, token: str) -> None:
+    there = Cluster(jobs.url)
+    there._client._headers = {"Authorization": f"Bearer {token}"}
+    with pytest.raises(ConfigError, match=r"token cannot be sent.* Look at RAY_AUTH_TOKEN") as raised:
+        there.job("x")
+    assert token not in str(raised.value)

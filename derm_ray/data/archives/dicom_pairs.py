@@ -2,9 +2,11 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 
 from derm_ray.data.dicom import DicomHeader, read_header
+from derm_ray.data.normalization import is_missing, normalize
 from derm_ray.errors import ImageError, ImageErrorCode
 from derm_ray.vocabulary import Modality
 
@@ -39,7 +41,7 @@ def index_dicom(uris: Sequence[str], read: Callable[[str], bytes]) -> tuple[list
     images: list[_Image] = []
     for uri in uris:
         try:
-            images.append((read_header(read(uri)), uri))
+            images.append((_normalized(read_header(read(uri))), uri))
         except ImageError as error:
             if error.code in _OUTAGES:
                 raise
@@ -57,6 +59,20 @@ def index_dicom(uris: Sequence[str], read: Callable[[str], bytes]) -> tuple[list
             lesions[_lesion(header, instance)].append((header, uri))
     rows = [row for key, images in lesions.items() for row in _rows(_joined(key), images)]
     return sorted(rows, key=lambda row: str(row["pair_id"])), left_out
+
+
+def _normalized(header: DicomHeader) -> DicomHeader:
+    """Return a header whose ids have the form of a manifest's; words for missing ones are none."""
+    return replace(
+        header,
+        patient_id=_known(header.patient_id),
+        tracking_id=_known(header.tracking_id),
+        tracking_uid=_known(header.tracking_uid),
+    )
+
+
+def _known(value: str | None) -> str | None:
+    return None if value is None or is_missing(value) else normalize(value)
 
 
 def _lesion(header: DicomHeader, instance: str) -> tuple[str, ...]:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from derm_ray.data.manifest import URI_COLUMNS
+from derm_ray.data.manifest import ID_COLUMNS, URI_COLUMNS
+from derm_ray.data.normalization import normalize
 from derm_ray.errors import ConfigError
 from derm_ray.vocabulary import Modality
 
@@ -66,7 +67,8 @@ class PairingRule:
         for number, (_, pattern) in enumerate(self._compiled):
             modality = Modality.CLINICAL if number < len(self.clinical) else Modality.DERMOSCOPY
             if modality not in found and (match := pattern.fullmatch(path)):
-                found[modality] = match.groupdict()
+                groups = match.groupdict()
+                found[modality] = {name: normalize(v) if name in ID_COLUMNS else v for name, v in groups.items()}
         return found
 
 

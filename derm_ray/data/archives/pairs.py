@@ -13,6 +13,7 @@ from derm_ray.data.archives.pairing import PairingRule
 from derm_ray.data.archives.reader import MAX_BYTES
 from derm_ray.data.archives.source import SourceFile
 from derm_ray.data.manifest import URI_COLUMNS
+from derm_ray.data.normalization import has_unseen, is_missing
 from derm_ray.vocabulary import Modality
 
 REPEATED = "stands more than once; ids must differ between all archives of a folder"
@@ -100,9 +101,9 @@ class Pairs:
 
 def id_refusal(value: str) -> str | None:
     """Return what is wrong with an id, or ``None``."""
-    if not value.strip():
-        return "is empty"
-    return None if value.isprintable() else "holds characters that cannot be seen"
+    if is_missing(value):
+        return "is empty, or a word for that (NA, None, nan, null, unknown)"
+    return "holds characters that cannot be seen" if has_unseen(value) else None
 
 
 def unstreamable(places: Iterable[Address | str]) -> Iterator[str]:

@@ -67,7 +67,7 @@ def import_derm7pt(source: str, label_set: LabelSet, out_uri: str) -> ImportResu
         ManifestError: a file lacks a column, or an index points outside the table or stands in two splits.
     """
     columns = ("case_num", "diagnosis", "location", "sex", "clinic", "derm")
-    frame = read_columns(storage.join(source, "meta/meta.csv"), columns)
+    frame = read_columns(storage.join(source, "meta/meta.csv"), columns, ids=("case_num",))
     named = frame["diagnosis"].str.strip().str.lower().map(DIAGNOSES)
     if label_set is DERM7PT:
         diagnosis = named
@@ -78,8 +78,8 @@ def import_derm7pt(source: str, label_set: LabelSet, out_uri: str) -> ImportResu
     images = storage.join(storage.absolute(source), "images") + "/"
     manifest = pd.DataFrame(
         {
-            "pair_id": frame["case_num"].astype(str),
-            "lesion_id": frame["case_num"].astype(str),
+            "pair_id": frame["case_num"],
+            "lesion_id": frame["case_num"],
             "clinical_uri": images + frame["clinic"],
             "dermoscopy_uri": images + frame["derm"],
             "diagnosis": diagnosis,

@@ -52,10 +52,9 @@ def import_milk10k(source: str, label_set: LabelSet, out_uri: str) -> ImportResu
         StorageError: a file is missing.
         ManifestError: a file lacks a column, or a lesion has more or other images than one of each modality.
     """
-    images = _table(
-        source, "Metadata", ("lesion_id", "image_type", "isic_id", "age_approx", "sex", "skin_tone_class", "site")
-    )
-    supplement = _table(source, "Supplement", ("isic_id", "diagnosis_full"))
+    columns = ("lesion_id", "image_type", "isic_id", "age_approx", "sex", "skin_tone_class", "site")
+    images = _table(source, "Metadata", columns, ids=("lesion_id", "isic_id"))
+    supplement = _table(source, "Supplement", ("isic_id", "diagnosis_full"), ids=("isic_id",))
     images = images.merge(supplement[["isic_id", "diagnosis_full"]], on="isic_id", how="left")
     images["modality"] = images["image_type"].map(MODALITIES)
     _check_images(images, source)
@@ -82,7 +81,7 @@ def import_milk10k(source: str, label_set: LabelSet, out_uri: str) -> ImportResu
             "age_years": lesions["age_approx"],
             "sex": lesions["sex"],
             "site": lesions["site"],
-            "skin_tone": lesions["skin_tone_class"].astype("Int64"),
+            "skin_tone": lesions["skin_tone_class"],
             "skin_tone_scale": lesions["skin_tone_class"].notna().map({True: "milk", False: None}),
             "diagnosis_full": lesions["diagnosis_full"],
         }
@@ -91,8 +90,8 @@ def import_milk10k(source: str, label_set: LabelSet, out_uri: str) -> ImportResu
     return ImportResult(manifest, found=len(lesions), left_out=dict(left_out.most_common()))
 
 
-def _table(source: str, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
-    return read_columns(storage.join(source, f"{PREFIX}_{name}.csv"), columns)
+def _table(source: str, name: str, columns: tuple[str, ...], ids: tuple[str, ...]) -> pd.DataFrame:
+    return read_columns(storage.join(source, f"{PREFIX}_{name}.csv"), columns, ids)
 
 
 def _check_images(images: pd.DataFrame, source: str) -> None:
@@ -106,5 +105,12 @@ def _check_images(images: pd.DataFrame, source: str) -> None:
 
 
 def _ground_truth(source: str) -> pd.Series:
-    frame = _table(source, "GroundTruth", ("lesion_id",)).set_index("lesion_id")
-    return frame.idxmax(axis=1).astype(str).str.lower()
+    frame = _table(source, "GroundTruth", ("lesion_id",), ids=("lesion_id",))
+    numbers = frame.drop(columns="lesion_id").apply(pd.to_numeric, errors="coerce")
+    one = (numbers == 1).sum(axis=1).eq(1) & (numbers == 0).sum(axis=1).eq(numbers.shape[1] - 1)
+    problems = [f"row {row + 1}: not one class is 1 and all others 0" for row in frame.index[~one]]
+    problems += [f"row {row + 1}: its lesion_id stands twice" for row in frame.index[frame["lesion_id"].duplicated()]]
+    if problems:
+        raise ManifestError(storage.join(source, f"{PREFIX}_GroundTruth.csv"), problems)
+    names: pd.Series = numbers.set_index(frame["lesion_id"]).idxmax(axis=1).str.lower()
+    return names

@@ -397,9 +397,11 @@ def test_a_tracking_id_counts_within_its_patient_only() -> None:
         ("b", DERMOSCOPY, "P1"),
         ("c", CLINICAL, ""),
         ("d", DERMOSCOPY, ""),
+        ("e", CLINICAL, "Unknown"),
+        ("f", DERMOSCOPY, "Unknown"),
     ):
         files.add(uri, sop_class, patient, None, TrackingID="mole 1")
-    assert set(files.pairs()) == {(None, "d"), ("a", "b"), ("c", None)}
+    assert set(files.pairs()) == {(None, "d"), ("a", "b"), ("c", None), ("e", None), (None, "f")}
 
 
 def test_several_visits_are_paired_in_order_and_nothing_is_lost() -> None:

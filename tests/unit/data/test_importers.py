@@ -1,7 +1,9 @@
+import unicodedata
 from pathlib import Path
 
 import pytest
 
+from derm_ray.data.importers import ImportResult
 from derm_ray.data.importers.derm7pt import DIAGNOSES, PAPER15_FROM_DERM7PT, import_derm7pt
 from derm_ray.data.importers.folder import import_folder
 from derm_ray.data.importers.milk10k import PAPER15_FROM_FULL, import_milk10k
@@ -79,7 +81,9 @@ def test_folder_takes_titles_and_lists_every_missing_image(tmp_path: Path) -> No
     with pytest.raises(ManifestError, match="2 problems"):
         import_folder(str(csv), PAPER15, str(tmp_path / "m.parquet"))
     csv.write_text("lesion_id,photo\n01,a.jpg\n")
-    with pytest.raises(ManifestError, match="no column 'clinical' or 'dermoscopy'"):
+    with pytest.raises(
+        ManifestError, match=r"no column 'clinical' or 'dermoscopy'.*Columns found: 'lesion_id', 'photo'"
+    ):
         import_folder(str(csv), PAPER15, str(tmp_path / "m.parquet"))
 
 
@@ -130,8 +134,118 @@ def test_derm7pt_with_broken_indexes_is_one_message(derm7pt: Path) -> None:
         import_derm7pt(str(derm7pt), DERM7PT, "m.parquet")
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"a,b\n1,2\n1,2,3,4\n"])
-def test_a_table_that_is_no_csv_is_one_message(derm7pt: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"\xff\xfe\x00", "cannot be read as utf-16"),
+        (b"a,b\n1,2\n1,2,3,4\n", "row 2 .* has 4 cells"),
+        (b"a,b\n1,2\n", "column 'case_num' is missing. Columns found: 'a', 'b'"),
+    ],
+)
+def test_a_table_that_is_no_csv_is_one_message(derm7pt: Path, content: bytes, message: str) -> None:
     (derm7pt / "meta" / "meta.csv").write_bytes(content)
-    with pytest.raises(ManifestError, match=r"meta\.csv(.|\n)*cannot be parsed as CSV"):
+    with pytest.raises(ManifestError, match=rf"meta\.csv(.|\n)*{message}"):
         import_derm7pt(str(derm7pt), DERM7PT, "m.parquet")
+
+
+def test_ids_of_the_official_data_sets_are_normalized(milk10k: Path, derm7pt: Path) -> None:
+    metadata = milk10k / "MILK10k_Training_Metadata.csv"
+    before = metadata.read_text()
+    metadata.write_text(before.replace("IL_1,derm", "IL_1\u00a0,derm"))
+    assert import_milk10k(str(milk10k), MILK10K, "m.parquet").manifest.column("lesion_id") == ["IL_1", "IL_2", "IL_3"]
+    metadata.write_text(before.replace("IL_1,derm", "NA,derm").replace("IL_2,derm", "IL_2\u200b,derm"))
+    with pytest.raises(ManifestError, match=r"row 2: lesion_id is empty(.|\n)*row 4: lesion_id 'IL_2\\u200b'"):
+        import_milk10k(str(milk10k), MILK10K, "m.parquet")
+    meta = derm7pt / "meta" / "meta.csv"
+    meta.write_text(meta.read_text().replace("\n1,", "\n,"))
+    with pytest.raises(ManifestError, match="row 1: case_num is empty"):
+        import_derm7pt(str(derm7pt), DERM7PT, "m.parquet")
+
+
+def test_a_ground_truth_that_is_not_one_class_is_named(milk10k: Path) -> None:
+    truth = milk10k / "MILK10k_Training_GroundTruth.csv"
+    truth.write_text("lesion_id,BEN_OTH,MEL,SCCKA\nIL_1,0.0,0.0,0.0\nIL_2,1.0,1.0,0.0\nIL_3,,1.0,0.0\nIL_3,0,1,0\n")
+    with pytest.raises(ManifestError) as caught:
+        import_milk10k(str(milk10k), MILK10K, "m.parquet")
+    assert [problem.partition(":")[0] for problem in caught.value.problems] == ["row 1", "row 2", "row 3", "row 4"]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder with two images, one of them of a decomposed name."""
+    (tmp_path / "img").mkdir()
+    for name in ("a.jpg", unicodedata.normalize("NFD", "m\u00fcller.jpg")):
+        (tmp_path / "img" / name).write_bytes(b"x")
+    return tmp_path
+
+
+def folder_csv(folder: Path, *rows: str, header: str = "lesion_id,clinical,dermoscopy,diagnosis") -> ImportResult:
+    (folder / "list.csv").write_text("\n".join([header, *rows]) + "\n")
+    return import_folder(str(folder / "list.csv"), PAPER15, str(folder / "m.parquet"))
+
+
+def test_a_path_in_another_unicode_form_means_the_file_on_disk(photos: Path) -> None:
+    result = folder_csv(photos, "1, img/a.jpg ,img/m\u00fcller.jpg, melanoma ")
+    (pair,) = result.manifest.pairs()
+    assert pair.clinical_uri == str(photos / "img" / "a.jpg")
+    assert pair.dermoscopy_uri == str(photos / "img" / unicodedata.normalize("NFD", "m\u00fcller.jpg"))
+    assert pair.diagnosis == "melanoma"
+    assert result.notes == ("Image paths that differ from the names on disk in Unicode form only: 1.",)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("img", r"row 1: clinical /.*/img is a folder, not an image"),
+        (r"C:\fotos\a.jpg", r"row 1: clinical C:\\fotos\\a.jpg is a path of Windows"),
+        (r"\\server\a.jpg", "is a path of Windows"),
+        (r"img\a.jpg", "write the path with '/'"),
+        ("img/A.jpg", r"no image at .*/img/A.jpg; 'a.jpg' is there \(capitals differ\)"),
+        ("img/a.jpg/b", "no image at"),
+        ("i" * 5000, "no image at"),
+    ],
+)
+def test_a_path_that_is_no_image_is_called_what_it_is(photos: Path, path: str, message: str) -> None:
+    with pytest.raises(ManifestError, match=message) as caught:
+        folder_csv(photos, f"1,{path},img/a.jpg,melanoma")
+    assert len(caught.value.problems) == 1
+
+
+def test_a_path_between_two_files_of_one_look_is_not_guessed(photos: Path) -> None:
+    for form in ("NFC", "NFD"):
+        (photos / "img" / unicodedata.normalize(form, "\u00fc\u00fc.jpg")).write_bytes(b"x")
+    with pytest.raises(ManifestError, match="several files differ from it in Unicode form only"):
+        folder_csv(photos, "1,img/\u00fcu\u0308.jpg,img/a.jpg,melanoma")
+
+
+def test_columns_of_any_name_can_be_named(photos: Path) -> None:
+    csv = photos / "list.csv"
+    csv.write_text("id;foto;dx;diagnosis;Patient\nL1;img/a.jpg;Melanoma;x;P1\n")
+    columns = {"lesion_id": "id", "clinical": "foto", "diagnosis": "dx"}
+    result = import_folder(str(csv), PAPER15, "m.parquet", columns=columns)
+    assert result.manifest.column("diagnosis") == ["melanoma"]
+    assert result.notes == (
+        "Left out, replaced by --column: 'diagnosis'.",
+        "Kept as they are, unknown to manifests: 'Patient'.",
+    )
+    with pytest.raises(ManifestError, match=r"no column 'no'.*Columns found: 'id', 'foto'"):
+        import_folder(str(csv), PAPER15, "m.parquet", columns=columns | {"clinical": "no"})
+    with pytest.raises(ConfigError, match=r"unknown column 'klinical'. Did you mean 'clinical'"):
+        import_folder(str(csv), PAPER15, "m.parquet", columns={"klinical": "foto"})
+    with pytest.raises(ManifestError, match="'foto' and 'dx' are both clinical_uri"):
+        import_folder(str(csv), PAPER15, "m.parquet", columns=columns | {"clinical_uri": "dx"})
+
+
+def test_a_repeated_column_is_refused_as_it_stands(photos: Path) -> None:
+    with pytest.raises(ManifestError) as caught:
+        folder_csv(
+            photos,
+            "L1,img/a.jpg,img/a.jpg,,,Melanoma",
+            header="lesion_id,clinical,clinical,dermoscopy,diagnosis,diagnosis",
+        )
+    assert caught.value.problems == tuple(
+        f"column {name!r} stands more than once; keep one" for name in ("clinical", "diagnosis")
+    )
+    with pytest.raises(ManifestError, match="columns 'clinical' and 'clinical_uri' are both clinical_uri; keep one"):
+        folder_csv(photos, "L1,img/a.jpg,img/a.jpg", header="lesion_id,clinical,clinical_uri")

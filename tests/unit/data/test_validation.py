@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from derm_ray.data.manifest import conform
-from derm_ray.data.validation import find_problems, validate
+from derm_ray.data.validation import find_problems, find_warnings, validate
 from derm_ray.errors import ManifestError
 from derm_ray.vocabulary import PAPER15
 
@@ -31,6 +31,14 @@ def test_a_good_row_has_no_problem() -> None:
         ([GOOD | {"age_years": 200.0}], "age_years 200 is outside 0..130"),
         ([GOOD | {"skin_tone": 3}], "skin_tone needs a skin_tone_scale"),
         ([GOOD | {"skin_tone": 6, "skin_tone_scale": "milk"}], "outside 0..5 of the milk scale"),
+        ([GOOD | {"lesion_id": "na", "pair_id": "x"}], "row 1: pair_id and lesion_id must not be empty (nor NA"),
+        ([GOOD, GOOD | {"lesion_id": "L1\u00a0"}], "rows 1, 2: pair_id 'L1' stands 2 times"),
+        *[
+            ([{"pair_id": "x"} | GOOD | {name: "P\u200b1"}], f"row 1: {name} 'P\\u200b1' holds characters that cannot")
+            for name in ("pair_id", "lesion_id", "patient_id")
+        ],
+        ([GOOD | {"clinical_uri": r"C:\img\a.jpg"}], r"row 1: clinical_uri C:\img\a.jpg is a path of Windows"),
+        ([GOOD] * 30, ", 19, 20 and 10 more: pair_id 'L1' stands 30 times"),
         ([GOOD | {"lesion_id": None, "pair_id": "x"}], "must not be empty"),
     ],
 )
@@ -66,3 +74,71 @@ def test_all_problems_are_listed_at_once() -> None:
 
 def test_an_empty_manifest_is_a_problem() -> None:
     assert list(find_problems(conform(pa.table({"lesion_id": pa.array([], pa.string())}), "m.csv"))) == ["no rows"]
+
+
+def test_a_message_says_what_needs_both_images() -> None:
+    manifest = conform(pa.Table.from_pylist([GOOD | {"dermoscopy_uri": None}]), "m.csv")
+    found = list(find_problems(manifest, complete=(None,), purpose="evaluation"))
+    assert found == ["row 1: dermoscopy_uri is empty; evaluation needs both images"]
+
+
+def warnings(lesions: dict[str | None, int]) -> list[str]:
+    """Return the warnings of patients with numbers of lesions."""
+    patients = [patient for patient, count in lesions.items() for _ in range(count)]
+    rows = [GOOD | {"lesion_id": f"lesion {i}", "patient_id": patient} for i, patient in enumerate(patients)]
+    return list(find_warnings(conform(pa.Table.from_pylist(rows), "m.csv")))
+
+
+def patients(count: int, lesions: int) -> dict[str | None, int]:
+    return {f"P{i}x": lesions for i in range(count)}
+
+
+@pytest.mark.parametrize(
+    ("owned", "share"),
+    [
+        (
+            patients(20, 1) | {"anonymous": 40},
+            "patient_id 'anonymous' has 40 of 60 lesions (67%), the 20 others have 1",
+        ),
+        ({"0": 12}, "patient_id '0' has 12 of 12 lesions (100%), the 0 others"),
+        (patients(5000, 1) | {"?": 200}, "patient_id '?' has 200 of 5200 lesions (4%)"),
+    ],
+)
+def test_a_patient_with_an_implausible_share_is_a_warning(owned: dict[str | None, int], share: str) -> None:
+    (warning,) = warnings(owned)
+    assert warning.startswith(share)
+
+
+@pytest.mark.parametrize(
+    "owned",
+    [
+        {"P": 9},
+        {"P": 9, "Q": 1},
+        {"P": 20, "Q": 20, "R": 20},
+        {"P": 20, "Q": 5},
+        {None: 500} | patients(3, 1),
+        patients(2000, 15) | {"naevi": 115},
+        patients(500, 1) | {"naevi": 40},
+    ],
+)
+def test_plausible_patients_are_no_warning(owned: dict[str | None, int]) -> None:
+    assert warnings(owned) == []
+
+
+def test_a_lesion_with_an_implausible_share_of_pairs_is_a_warning() -> None:
+    rows = [GOOD | {"pair_id": str(i), "lesion_id": "x" if i < 30 else f"L{i}"} for i in range(60)]
+    (warning,) = find_warnings(conform(pa.Table.from_pylist(rows), "m.csv"))
+    assert warning.startswith("lesion_id 'x' has 30 of 60 pairs (50%)")
+
+
+@pytest.mark.parametrize("other", ["p1", "P01", "P1.0", "P\uff11"])
+def test_ids_that_look_alike_are_a_warning(other: str) -> None:
+    assert [warning[:11] for warning in warnings({"P1": 1, other: 1})] == ["patient_id:"]
+    assert warnings({"P1": 1, "P10": 1, "P-1": 1, "P1.5": 1, "P1.05": 1}) == []
+
+
+def test_many_repetitions_do_not_take_for_ever() -> None:
+    rows = [{"lesion_id": f"L{i // 2}", "clinical_uri": "a.jpg", "split": "train"} for i in range(40_000)]
+    assert (
+        sum("stands 2 times" in line for line in find_problems(conform(pa.Table.from_pylist(rows), "m.csv"))) == 20_000
+    )

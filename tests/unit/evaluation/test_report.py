@@ -4,15 +4,19 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from derm_ray.bundle import load_bundle
 from derm_ray.data.manifest import Manifest
 from derm_ray.errors import ConfigError, ManifestError, OutputExistsError
+from derm_ray.evaluation.calibration import fit_calibration
 from derm_ray.evaluation.evaluate import Evaluation, evaluate
 from derm_ray.evaluation.report import OVERALL, summary_text, write_evaluation
 from derm_ray.inference.predictor import Predictor
-from derm_ray.vocabulary import PredictionKind, Split
+from derm_ray.models.zoo import NetworkConfig
+from derm_ray.vocabulary import PAPER15, PredictionKind, Split
+from tests.conftest import seal_untrained
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +83,30 @@ def test_exchanged_images_exchange_the_single_predictions_of_a_share_net(
         for name in ("accuracy", "macro_auroc"):
             here, there = swapped.kinds[first].figures[name].value, evaluation.kinds[second].figures[name].value
             assert here == pytest.approx(there, abs=1e-9)
+
+
+def test_one_class_and_rows_of_one_image_are_said_in_words(
+    tmp_path_factory: pytest.TempPathFactory, pairs: Manifest, tmp_path: Path
+) -> None:
+    generator = np.random.default_rng(0)
+    probabilities = {kind: generator.dirichlet(np.ones(15), 60).astype(np.float32) for kind in PredictionKind}
+    calibration = fit_calibration(PAPER15, np.arange(60) % 15, probabilities)
+    uri = str(tmp_path_factory.mktemp("bundles") / "calibrated")
+    predictor = Predictor(
+        load_bundle(seal_untrained(uri, NetworkConfig(trunk="tiny"), calibration=calibration)), "torch"
+    )
+    one = pairs.where([name == "melanoma" for name in pairs.column("diagnosis")])
+    one = one.with_column("split", ["test"] * len(one))
+    measured = evaluate(predictor, one, resamples=2)
+    text = summary_text(measured)
+    assert "specificity not defined (no negatives in this split)" in text
+    assert "A figure is not defined where pairs are lacking" in text
+    json_uri, html_uri = write_evaluation(measured, str(tmp_path))
+    assert json.loads(Path(json_uri).read_text())["predictions"]["cross"]["operating_points"][0]["specificity"] is None
+    page = Path(html_uri).read_text()
+    assert "<td>not defined</td>" in page
+    for written in (text, page):
+        assert not re.search(r"\bnan\b", written)
+    half = one.with_column("dermoscopy_uri", [None, *one.column("dermoscopy_uri")[1:]])
+    with pytest.raises(ManifestError, match="row 1: dermoscopy_uri is empty; evaluation needs both images"):
+        evaluate(predictor, half)

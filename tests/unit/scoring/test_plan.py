@@ -70,19 +70,18 @@ def test_all_bad_rows_are_listed_and_nothing_is_written(tmp_path: Path) -> None:
         "row 5: pair_id 'e\\x00' holds characters that cannot be seen",
         "row 5: lesion_id 'e\\x00' holds characters that cannot be seen",
         "row 5: clinical_uri and dermoscopy_uri are the same file, /data/e.jpg",
-        "row 6: pair_id and lesion_id must not be empty",
+        "row 6: pair_id and lesion_id must not be empty (nor NA, None, nan, null or unknown)",
         "rows 1 and 2: the same pair_id; it must be unique",
     )
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("start", "=+-@\t\r")
+@pytest.mark.parametrize("start", "=+-@")
 def test_ids_that_begin_a_formula_are_refused_in_csv(start: str) -> None:
     source = rows({"pair_id": f"{start}1+cmd", "clinical_uri": "a.jpg"})
-    with pytest.raises(ManifestError, match=r"formula in a CSV|cannot be seen"):
+    with pytest.raises(ManifestError, match="formula in a CSV"):
         plan(source, csv=True)
-    if start.isprintable():
-        assert plan(source).pairs == 1
+    assert plan(source).pairs == 1
 
 
 @pytest.mark.parametrize(

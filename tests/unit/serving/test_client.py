@@ -75,6 +75,27 @@ def test_refusals_and_strangers_are_one_message(served: tuple[str, list[Response
                 client.model()
     with Client("http://127.0.0.1:1") as client, pytest.raises(ServingError, match="Check the address"):
         client.model()
-    for wrong in ("nonsense", "ftp://host", "http://[::1"):
+    for wrong in ("nonsense", "ftp://host", "http://[::1", "", "http://", "http://" + "a" * 70):
         with pytest.raises((ConfigError, ServingError), match="address"), Client(wrong) as client:
             client.model()
+
+
+def test_a_token_is_stripped_and_never_quoted(served: tuple[str, list[Response | Exception]]) -> None:
+    url, _ = served
+    for token in ("secret-token\n", " \tsecret-token\r\n", "\u00a0secret-token", "", "\n", None):
+        with Client(url, token) as client:
+            sent = client._http.headers.get("authorization")
+            assert sent == ("Bearer secret-token" if token and token.strip() else None)
+            assert client.model() == MODEL
+    for token in (
+        "secret\ntoken",
+        "s\u00e9cret-token",
+        "\ufeffsecret-token",
+        "secret token",
+        "secret\0token",
+        "id:secret-token",
+    ):
+        with pytest.raises(ConfigError) as raised:
+            Client(url, token, token_name="DERM_RAY_TOKEN")
+        assert str(raised.value).startswith("DERM_RAY_TOKEN: is not a bearer token")
+        assert "cret" not in str(raised.value)

@@ -53,3 +53,9 @@ def test_binary_files_and_bad_ids_are_refused(tmp_path: Path) -> None:
     for name in ("a b", "", "-a", "a" * 65, "a:b"):
         with pytest.raises(ConfigError, match="use letters, digits"):
             new_token(name)
+
+
+def test_marks_and_blanks_of_editors_are_no_part_of_a_token(tmp_path: Path) -> None:
+    secret, line = new_token("a")
+    (tmp_path / "t").write_bytes(b"\xef\xbb\xbf" + f" {line}\t\r\n\r\n".encode())
+    assert read_tokens(str(tmp_path / "t")).identify(f"Bearer {secret} ") == "a"

@@ -13,6 +13,7 @@ import pytest
 
 from derm_ray.data.archives import streams, tars
 from derm_ray.data.archives.index import ArchiveIndex, index_archive, write_index
+from derm_ray.data.archives.names import ArchiveError
 from derm_ray.data.archives.pairing import PairingRule
 from derm_ray.data.archives.reader import ImageReader
 from derm_ray.data.manifest import SCHEMA, read_manifest
@@ -95,7 +96,7 @@ def test_fields_become_columns_of_their_type_or_of_text(tmp_path: Path) -> None:
     (row,) = rows(index_archive(write(tmp_path / "a.tar", tar_bytes({"l1_X100_55.jpg": b"1"})), rule))
     assert (row["camera"], row["age_years"]) == ("X100", 55.0)
     index = index_archive(write(tmp_path / "b.tar", tar_bytes({"l1_X100_old.jpg": b"1"})), rule)
-    with pytest.raises(ManifestError, match="'age_years' is not double"):
+    with pytest.raises(ManifestError, match="row 1: age_years 'old' is not a number"):
         rows(index)
 
 
@@ -384,3 +385,13 @@ def test_a_tar_on_s3_is_indexed_by_its_headers(s3: str) -> None:
     write_index(index, f"{s3}/index/m.parquet")
     assert len(read_manifest(f"{s3}/index/m.parquet")) == 4
     assert index_archive(f"{s3}/index").pairs == 4
+
+
+def test_ids_from_names_have_the_form_of_a_manifests(tmp_path: Path) -> None:
+    files = {"Mu\u0308ller /clinical.jpg": b"1", "M\u00fcller/dermoscopy.jpg": b"2"}
+    (row,) = rows(index_archive(write(tmp_path / "a.tar", tar_bytes(files))))
+    assert row["pair_id"] == row["lesion_id"] == "M\u00fcller"
+    assert row["dermoscopy_uri"] is not None
+    files = {"NA/clinical.jpg": b"1", "\u2800/clinical.jpg": b"2"}
+    with pytest.raises(ArchiveError, match=r"its pair_id is empty, or a word for that(.|\n)*cannot be seen"):
+        index_archive(write(tmp_path / "b.tar", tar_bytes(files)))

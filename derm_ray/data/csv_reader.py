@@ -1,0 +1,259 @@
+"""CSV files of any delimiter and encoding as tables of text, in bounded memory; what is not certain is an error."""
+
+import codecs
+import csv
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from io import TextIOWrapper
+from itertools import chain, islice
+from typing import BinaryIO
+
+import pyarrow as pa
+
+from derm_ray.errors import ConfigError, ManifestError
+
+DELIMITERS = (",", ";", "\t", "|")
+"""What is recognized; others have to be named."""
+MAX_LINE = 1 << 20
+"""Characters of one line."""
+_SAMPLE_LINES = 100
+_MARKS = {  # the longer ones first: UTF-32's begins like UTF-16's
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_OTHER_FORMATS = {
+    b"PK\x03\x04": "an Excel workbook or another zip file. Export it as 'CSV UTF-8'",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook (.xls). Export it as 'CSV UTF-8'",
+    b"\x1f\x8b": "compressed with gzip. Unpack it",
+    b"PAR1": "a Parquet file. Name it .parquet",
+}
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
+_UNDECODED = re.compile("[\udc80-\udcff]")  # what ``surrogateescape`` makes of bytes that are no text
+
+
+@dataclass(frozen=True)
+class CsvFormat:
+    """How a CSV is written.
+
+    Attributes:
+        delimiter: one character; ``None`` takes that of a first line ``sep=;``, else the one of ``,``, ``;``, tab and
+            ``|`` that the header holds, or by which every row has as many cells as the header.
+        encoding: a name that Python knows; ``None`` follows a byte order mark, and is UTF-8 where there is none.
+
+    Raises:
+        ConfigError: it is no single character, or no encoding.
+    """
+
+    delimiter: str | None = None
+    encoding: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
+            raise ConfigError(f"--delimiter {self.delimiter!r}: give one character, such as ';', or tab.")
+        if self.encoding is not None:
+            try:
+                "".encode(self.encoding)
+            except (LookupError, ValueError) as error:
+                raise ConfigError(
+                    f"--encoding {self.encoding!r} is not known. Examples: utf-8, utf-16, cp1252, latin-1."
+                ) from error
+
+
+@dataclass
+class CsvTables:
+    """A CSV's rows as tables of text columns, empty cells null.
+
+    Every row needs as many cells as the header. Rows of empty cells, which spreadsheets leave, are skipped and do not
+    count in row numbers. A column without a name is left out where it is the first one (an index that pandas or R
+    wrote) or has no values.
+
+    Attributes:
+        file: seekable, binary.
+        uri: for messages.
+        rows: most rows in one table.
+        format: how it is written.
+        empty_rows: rows that were skipped so far.
+    """
+
+    file: BinaryIO
+    uri: str
+    rows: int
+    format: CsvFormat = field(default_factory=CsvFormat)
+    empty_rows: int = 0
+    _row: int = field(default=0, init=False)
+    _line: int = field(default=0, init=False)
+    _skipped: int = field(default=0, init=False)
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        """Yield at least one table.
+
+        Raises:
+            ManifestError: it is no CSV, its encoding or delimiter is not certain, the header repeats a name or lacks
+                one, or a row has more or fewer cells; with the row's number.
+        """
+        head = self.file.read(4096)
+        self.file.seek(0)
+        encoding = self._encoding(head)
+        text = TextIOWrapper(self.file, encoding, errors="surrogateescape", newline="")
+        try:
+            yield from self._tables(self._lines(text, encoding))
+        finally:
+            with suppress(ValueError):  # the file may be closed already
+                text.detach()
+
+    def _tables(self, lines: Iterator[str]) -> Iterator[pa.Table]:
+        sample = list(islice(lines, _SAMPLE_LINES))
+        cut = len(sample) == _SAMPLE_LINES
+        while sample and not sample[0].strip():
+            del sample[0]
+            self._skipped += 1
+        separator = _SEPARATOR_LINE.fullmatch(sample[0].strip("\r\n")) if sample else None
+        if separator:
+            del sample[0]
+            self._skipped += 1
+        delimiter = self.format.delimiter or (separator[1] if separator else self._delimiter(sample, cut=cut))
+        records = self._records(chain(sample, lines), delimiter)
+        names = self._header(next(records, []))
+        count, empty = 0, True
+        while batch := list(islice(self._checked(records, len(names)), self.rows)):
+            yield self._table(names, batch, count)
+            count, empty = count + len(batch), False
+        if empty:
+            yield self._table(names, [], 0)
+
+    def _refuse(self, *problems: str) -> ManifestError:
+        return ManifestError(self.uri, problems)
+
+    def _encoding(self, head: bytes) -> str:
+        if not head:
+            raise self._refuse("is empty; a CSV begins with the names of its columns")
+        for mark, what in _OTHER_FORMATS.items():
+            if head.startswith(mark):
+                raise self._refuse(f"is no CSV but {what}")
+        asked = codecs.lookup(self.format.encoding).name if self.format.encoding else None
+        for mark, encoding in _MARKS.items():
+            if head.startswith(mark):
+                if asked and not asked.startswith(encoding.removesuffix("-sig")):
+                    raise self._refuse(
+                        f"its byte order mark is of {encoding.removesuffix('-sig')}, not {asked}: leave --encoding out"
+                    )
+                return encoding
+        if asked is None and b"\0" in head:
+            if head[:1] != b"\0" != head[1:2]:
+                raise self._refuse("holds NUL bytes: it is no CSV, or damaged. Export it again")
+            guess = "utf-16-be" if head[:1] == b"\0" else "utf-16-le"
+            raise self._refuse(
+                f"looks like {guess} without a byte order mark. Save it as UTF-8, or read it with "
+                f"`derm-ray data import folder --encoding {guess}`"
+            )
+        return "utf-8" if asked is None else asked
+
+    def _lines(self, text: TextIOWrapper, encoding: str) -> Iterator[str]:
+        number = 0
+        while True:
+            number += 1
+            try:
+                line = text.readline(MAX_LINE)
+            except UnicodeError as error:
+                raise self._refuse(f"behind line {number - 1}: cannot be read as {encoding}: {error}") from error
+            if not line:
+                return
+            if len(line) == MAX_LINE:
+                raise self._refuse(f"line {number} is longer than {MAX_LINE:,} characters")
+            if not line.isascii() and (found := _UNDECODED.search(line)):
+                raise self._refuse(
+                    f"line {number} cannot be read as {encoding} (byte 0x{ord(found[0]) - 0xDC00:02x}). Save it as "
+                    "UTF-8 (Excel: 'CSV UTF-8'), or name its encoding: `derm-ray data import folder --encoding cp1252` "
+                    "(Windows), latin-1, mac_roman ..."
+                )
+            if "\0" in line:
+                raise self._refuse(f"line {number} holds a NUL character: the file is damaged. Export it again")
+            yield line
+
+    def _delimiter(self, sample: list[str], *, cut: bool) -> str:
+        candidates = {name: _shape(sample, name, cut=cut) for name in DELIMITERS}
+        present = [name for name, counts in candidates.items() if counts and counts[0] > 1]
+        if len(present) < 2:
+            return present[0] if present else ","
+        fitting = [name for name in present if len(candidates[name]) > 1 and len(set(candidates[name])) == 1]
+        if len(fitting) == 1:
+            return fitting[0]
+        names = " and ".join(map(repr, fitting or present))
+        raise self._refuse(
+            f"the header holds {names}, and the rows do not show which one separates the columns. Name it: "
+            "`derm-ray data import folder --delimiter ';'`"
+        )
+
+    def _records(self, lines: Iterator[str], delimiter: str) -> Iterator[list[str]]:
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        while True:
+            try:
+                record = next(reader, None)
+            except csv.Error as error:
+                where = f"row {self._row + 1} (line {self._line + 1})" if self._line else "the header"
+                raise self._refuse(
+                    f"{where}: {error}. Is a quotation mark not closed, or not doubled within quotes?"
+                ) from error
+            if record is None:
+                return
+            self._line = reader.line_num + self._skipped
+            yield record
+
+    def _header(self, cells: list[str]) -> list[str]:
+        if cells and cells[0].startswith("#") and cells[0].strip() != "#":
+            raise self._refuse(
+                f"line {self._line} begins with '#': comments are not read. The first line names the columns; remove "
+                "what stands above it"
+            )
+        names = [unicodedata.normalize("NFC", cell).strip() for cell in cells]
+        if not any(names):
+            raise self._refuse("the first line is empty; it must name the columns")
+        if twice := [name for name, count in Counter(names).items() if count > 1 and name]:
+            raise self._refuse(*(f"column {name!r} stands more than once; keep one" for name in twice))
+        return names
+
+    def _checked(self, records: Iterator[list[str]], width: int) -> Iterator[list[str]]:
+        for cells in records:
+            if not (cells and cells[0].strip()) and not any(map(str.strip, cells)):
+                self.empty_rows += bool(cells)
+                continue
+            self._row += 1
+            if len(cells) != width:
+                count = f"{len(cells)} cell{'s' * (len(cells) != 1)}"
+                hint = "Is it cut off?" if len(cells) < width else "Quote cells that hold the delimiter, or remove it"
+                if cells[0].startswith("#"):
+                    hint = "Comments are not read; remove the line"
+                raise self._refuse(f"row {self._row} (line {self._line}) has {count}, the header has {width}. {hint}")
+            yield cells
+
+    def _table(self, names: Sequence[str], batch: list[list[str]], before: int) -> pa.Table:
+        columns: Sequence[Sequence[str]] = list(zip(*batch, strict=True)) or [()] * len(names)
+        for number, (name, values) in enumerate(zip(names, columns, strict=True), 1):
+            if not name and number > 1:
+                for row, value in enumerate(values, before + 1):
+                    if value.strip():
+                        raise self._refuse(f"column {number} has no name, but row {row} has {value!r} there. Name it")
+        return pa.table(
+            {
+                name: pa.array([value or None for value in values], pa.string())
+                for name, values in zip(names, columns, strict=True)
+                if name
+            }
+        )
+
+
+def _shape(sample: list[str], delimiter: str, *, cut: bool) -> list[int]:
+    """Return the number of cells of the header and of each row that is not empty; but of a cut last one."""
+    records: list[list[str]] = []
+    with suppress(csv.Error):
+        records.extend(csv.reader(sample, delimiter=delimiter))
+    if cut and len(records) > 1:
+        records.pop()
+    return [len(record) for number, record in enumerate(records) if number == 0 or any(map(str.strip, record))]

@@ -1,0 +1,88 @@
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from derm_ray.cli import app
+from derm_ray.data.manifest import read_manifest
+
+RUNNER = CliRunner()
+
+
+def run(*arguments: str) -> tuple[str, str]:
+    result = RUNNER.invoke(app, ["data", *arguments], catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.stdout, result.stderr
+
+
+def imported(folder: Path, patients: list[str], *options: str) -> tuple[str, str]:
+    """Import lesions of patients, every other patient's diagnosis melanoma."""
+    for name in ("c.jpg", "d.jpg"):
+        (folder / name).write_bytes(b"x")
+    rows = ["lesion_id,patient_id,clinical,dermoscopy,diagnosis"]
+    rows += [
+        f"L{i},{patient},c.jpg,d.jpg,{'Melanoma' if i // 2 % 2 else 'Blue Naevus'}"
+        for i, patient in enumerate(patients)
+    ]
+    (folder / "list.csv").write_text("\n".join(rows) + "\n")
+    return run("import", "folder", str(folder / "list.csv"), "--out", str(folder / "m.parquet"), *options)
+
+
+def test_ids_that_differ_in_blanks_are_one_patient_and_one_part(tmp_path: Path) -> None:
+    imported(tmp_path, [f"PAT{i // 2}" + ("", " ", "\u00a0")[i // 2 % 3] * (i % 2) for i in range(60)])
+    out, _ = run("split", str(tmp_path / "m.parquet"))
+    assert "60 lesions, 30 patients" in out
+    manifest = read_manifest(str(tmp_path / "m.parquet"))
+    parts: dict[str | None, set[str | None]] = defaultdict(set)
+    for patient, split in zip(manifest.column("patient_id"), manifest.column("split"), strict=True):
+        parts[patient].add(split)
+    assert len(parts) == 30
+    assert all(len(splits) == 1 for splits in parts.values())
+
+
+@pytest.mark.parametrize("word", ["NA", "None", "nan", "NULL", "unknown", "n/a"])
+def test_words_for_missing_are_no_patient_and_counted(tmp_path: Path, word: str) -> None:
+    out, err = imported(tmp_path, [f"PAT{i}" if i < 20 else word for i in range(60)])
+    assert "missing     patient_id 40" in out
+    assert f"read as missing: patient_id {word} 40" in out
+    assert err == ""
+    out, err = run("split", str(tmp_path / "m.parquet"))
+    assert "60 lesions, 20 patients, 40 pairs of unknown patients" in out
+    assert err == ""
+    counts = read_manifest(str(tmp_path / "m.parquet")).column("split")
+    assert counts.count("test") < 25
+    (line, _) = run("describe", str(tmp_path / "m.parquet"), "--json")
+    assert json.loads(line)["missing"]["patient_id"] == 40
+
+
+def test_a_patient_of_most_lesions_is_a_warning_of_every_command(tmp_path: Path) -> None:
+    _, err = imported(tmp_path, [f"PAT{i}" if i < 20 else "anonymous" for i in range(60)])
+    warning = "warning: patient_id 'anonymous' has 40 of 60 lesions (67%)"
+    assert warning in err
+    for command in ("split", "validate"):
+        assert warning in run(command, str(tmp_path / "m.parquet"))[1]
+    line, _ = run("validate", str(tmp_path / "m.parquet"), "--json")
+    assert json.loads(line)["warnings"]
+
+
+def test_a_split_of_rows_that_break_rules_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("lesion_id,patient_id,clinical_uri\nL1,P\u200b1,a.jpg\n")
+    result = RUNNER.invoke(app, ["data", "split", str(path)])
+    assert "patient_id 'P\\u200b1' holds characters that cannot be seen" in str(result.exception)
+    assert "split" not in path.read_text()
+
+
+def test_options_of_the_folder_importer(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    csv = tmp_path / "list.csv"
+    csv.write_bytes("id\tfoto\tPatient\nL1\ta.jpg\tM\u00fcller\n".encode("cp1252"))
+    columns = ["--column", "lesion_id=id", "--column", "clinical = foto", "--column", "patient_id=Patient"]
+    out = str(tmp_path / "m.csv")
+    run("import", "folder", str(csv), "--out", out, *columns, "--delimiter", "tab", "--encoding", "cp1252")
+    assert read_manifest(out).column("patient_id") == ["M\u00fcller"]
+    for wrong in (["--column", "clinical"], [*columns, "--column", "clinical=id"]):
+        result = RUNNER.invoke(app, ["data", "import", "folder", str(csv), "--out", out, *wrong])
+        assert "write NAME=HEADER" in str(result.exception)
