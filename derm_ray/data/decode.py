@@ -23,6 +23,9 @@ MAX_PROFILE_BYTES = 4_000_000
 SRGB_TOLERANCE = 3
 """A colour profile that moves no channel by more than this many levels of 255 counts as sRGB."""
 
+MAX_STEP = 4
+"""A colour profile that parts neighbouring levels by more than this needs more than the upper 8 of 16 bits."""
+
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 # Pillow's own decoder takes uncompressed planes of 16 bits for 8 bits, and ignores the subsampling of YCbCr.
 TiffImagePlugin.READ_LIBTIFF = True
@@ -86,6 +89,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, side: int | None = None
     shorter_side = min(image.size)
     if side is not None and image.format in ("JPEG", "MPO"):
         image.draft(None, (side, side))
+    image.info["deep"] = any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
     _load(image)
     return Decoded(_to_rgb(image), shorter_side, (ImageFlag.ANIMATED,) if animated else ())
 
@@ -136,12 +140,12 @@ def _load(image: Image.Image) -> None:
     try:
         # Decoders raise anything from OSError to SyntaxError and struct.error on damaged files.
         image.load()
+        if isinstance(image, TiffImagePlugin.TiffImageFile) and image.mode == "P":
+            colors = image.tag_v2[TiffImagePlugin.COLORMAP]
+            if max(colors) < 256:  # of 8 bits, as libtiff's tools take them, though the standard has 16
+                image.putpalette(np.reshape(colors, (3, -1)).T.astype(np.uint8).tobytes())
     except Exception as error:
         raise _damaged(error) from error
-    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.mode == "P":
-        colors = image.tag_v2.get(TiffImagePlugin.COLORMAP, (0,))
-        if max(colors) < 256:  # of 8 bits, as libtiff's tools take them, though the standard has 16
-            image.putpalette(np.reshape(colors, (3, -1)).T.astype(np.uint8).tobytes())
     with suppress(Exception):  # damaged EXIF tells no orientation
         ImageOps.exif_transpose(image, in_place=True)
 
@@ -152,7 +156,7 @@ def _damaged(error: Exception) -> ImageError:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Return decoded pixels of any mode as RGB in sRGB."""
-    profile = image.info.get("icc_profile")
+    profile, deep = image.info.get("icc_profile"), image.info.get("deep", False)
     gamma = image.info.get("gamma") if not image.info.keys() & {"icc_profile", "srgb"} else None
     if image.mode in ("I", "F", "LAB"):
         raise ImageError(ImageErrorCode.UNSUPPORTED, f"pixels of mode {image.mode} are not supported (32 bits, or Lab)")
@@ -166,9 +170,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
             image = image.point([round(255 * (v / 255) ** (1 / (2.2 * gamma))) for v in range(256)] * len(image.mode))
         if isinstance(profile, bytes) and len(profile) <= MAX_PROFILE_BYTES:
             transform = _to_srgb(profile, image.mode)
+            if transform is not None and deep and image.mode != "CMYK" and _steepest(transform, image.mode) > MAX_STEP:
+                raise unsupported("an image of 16 bits with a linear colour profile", "Convert the image to sRGB")
             if transform is not None:
                 image = transform.apply(image)
         return image if image.mode == "RGB" else image.convert("RGB")
+    except ImageError:
+        raise
     except Exception as error:
         raise _damaged(error) from error
 
@@ -219,6 +227,12 @@ def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     except Exception:
         # lcms and Pillow raise several kinds on damaged profiles.
         return None
+
+
+def _steepest(transform: ImageCms.ImageCmsTransform, mode: str) -> int:
+    """Return by how many levels neighbouring greys come to differ at most."""
+    greys = np.asarray(transform.apply(_probe("L").convert(mode)), np.int16).reshape(256, -1)
+    return int(np.abs(np.diff(greys, axis=0)).max())
 
 
 def _probe(mode: str) -> Image.Image:

@@ -41,7 +41,8 @@ def decode_jpeg_2000(data: bytes, max_pixels: int) -> Image.Image:
         max_pixels: largest width x height accepted; checked before any pixel is decoded.
 
     Returns:
-        Mode L, LA, RGB, RGBA or YCbCr, 8 bits a channel (the upper 8 of more), with the ICC profile in its ``info``.
+        Mode L, LA, RGB, RGBA or YCbCr, 8 bits a channel (the upper 8 of more), with the ICC profile in its
+        ``info``, and there as ``deep`` whether there were more.
 
     Raises:
         ImageError: with the code ``too_many_pixels``, ``unsupported`` (named in the message) or ``corrupt``.
@@ -69,6 +70,7 @@ def decode_jpeg_2000(data: bytes, max_pixels: int) -> Image.Image:
         values = values >> (bits - 8)
     pixels = values.astype(np.uint8)
     image = Image.frombytes(mode, (pixels.shape[1], pixels.shape[0]), pixels.tobytes())
+    image.info["deep"] = bits > 8
     if profile:
         image.info["icc_profile"] = profile
     return image

@@ -60,6 +60,9 @@ _TIFF_PACKINGS = dict.fromkeys((1, 5, 7, 8, 32773, 32946, 34925, 50000)) | {
 _TIFF_COLORS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}
 _TIFF_BITS = {0: (1, 2, 4, 8, 16), 1: (1, 2, 4, 8, 12, 16), 2: (8, 16), 3: (1, 2, 4, 8), 5: (8, 16), 6: (8,)}
 _TIFF_SPACES = {4: "a mask", 8: "CIELab", 9: "ICCLab", 10: "ITULab", 32803: "a sensor", 32844: "LogL", 32845: "LogLuv"}
+_LUMA = [0.3, 0.59, 0.11]
+MAX_TILE_PIXELS = 2048 * 2048
+"""Of a TIFF's tile, or as many as the image has; libtiff takes memory for a whole one."""
 MAX_SEGMENTS = 10_000
 """Before the pixels of a JPEG or PNG."""
 GAMMA_TOLERANCE = 0.02
@@ -87,12 +90,10 @@ def other_format(data: bytes) -> str | None:
 def check_layout(data: bytes) -> None:
     """Refuse an image whose header describes a layout that is not read.
 
-    Damaged headers pass, for the decoder to name.
-
     Raises:
-        ImageError: with the code ``unsupported``: what it is, and the fix.
+        ImageError: with the code ``unsupported``: what it is, and the fix; ``corrupt`` for a header that is damaged.
     """
-    checks = {b"\xff\xd8\xff": _jpeg, b"\x89PNG": _png, b"BM": _bmp}
+    checks = {b"\xff\xd8\xff": _jpeg, b"\x89PNG": _png, b"BM": _bmp, b"RIFF": _webp}
     checks |= dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0"), _tiff)
     for magic, check in checks.items():
         if data.startswith(magic):
@@ -100,8 +101,8 @@ def check_layout(data: bytes) -> None:
                 check(data)
             except ImageError:
                 raise
-            except Exception:  # struct.error and whatever else Pillow raises on damaged headers
-                return
+            except Exception as error:  # struct.error and whatever else Pillow raises on damaged headers
+                raise ImageError(ImageErrorCode.CORRUPT, "its header is damaged or truncated") from error
 
 
 def unsupported(what: str, fix: str = "Convert the image to PNG or 8-bit TIFF") -> ImageError:
@@ -114,7 +115,7 @@ def _jpeg(data: bytes) -> None:
     for _ in range(MAX_SEGMENTS):
         fill, marker, length = struct.unpack_from(">BBH", data, place)
         if fill != 0xFF:
-            raise ValueError("no marker")
+            return  # libjpeg looks for the next one
         if marker == 0xFF:
             place += 1
             continue
@@ -139,6 +140,8 @@ def _png(data: bytes) -> None:
             break
         found[kind] = data[place + 8 : place + 8 + min(length, 64)]
         place += 12 + length
+    if b"CgBI" in found:
+        raise unsupported("PNG in Apple's own variant (CgBI)")
     bits, color = found[b"IHDR"][8:10]
     if not found.keys() & {b"iCCP", b"sRGB"}:
         primaries = struct.unpack(">8I", found.get(b"cHRM", struct.pack(">8I", *_SRGB_PRIMARIES)))
@@ -152,6 +155,22 @@ def _png(data: bytes) -> None:
     if b"tRNS" in found and (bits, color) in ((2, 0), (4, 0), (16, 2)):
         # Pillow compares scaled pixels with a colour that is not scaled.
         raise unsupported(f"PNG of {bits} bits with one transparent colour")
+
+
+def _webp(data: bytes) -> None:
+    if data[8:12] != b"WEBP":
+        return
+    place, canvas, alpha = 12, b"", 0
+    for _ in range(MAX_SEGMENTS):
+        kind, length = struct.unpack_from("<4sI", data, place)
+        content = data[place + 8 : place + 20]
+        if kind == b"VP8X":
+            alpha, canvas = content[0] & 0x10, content[4:10]
+        elif kind == b"ANMF" and content[6:12] != canvas and not alpha:  # libwebp takes what is around it for black
+            raise unsupported("WebP whose first picture does not fill its canvas")
+        elif kind in (b"ANMF", b"VP8 ", b"VP8L"):
+            return
+        place += 8 + length + length % 2
 
 
 def _bmp(data: bytes) -> None:
@@ -182,31 +201,59 @@ def _tiff(data: bytes) -> None:
     stream = io.BytesIO(data)
     tags = TiffImagePlugin.ImageFileDirectory_v2(stream.read(16 if data[2:4] == b"+\0" else 8))
     stream.seek(tags.next)
+    tags.next = -1
     tags.load(stream)
-    if 50706 in tags or tags.get(254, 0) & 1:
+    if tags.next == -1:
+        raise ValueError("a directory that Pillow reads in part, while libtiff goes on")
+    width, height = _number(tags, 256), _number(tags, 257)
+    if 50706 in tags or _number(tags, 254, 0) & 1:
         raise unsupported("TIFF of a camera's raw format, or that begins with a thumbnail,")
-    packing = tags.get(259, 1)
+    across, down = _number(tags, 322, 0), _number(tags, 323, 0)
+    if across * down > max(MAX_TILE_PIXELS, (width + 15) * (height + 15)):
+        raise unsupported(f"TIFF of {width} x {height} pixels in tiles of {across} x {down}")
+    packing, planar = _number(tags, 259, 1), _number(tags, 284, 1) == 2
     if (name := _TIFF_PACKINGS.get(packing, f"number {packing}")) is not None:
         raise unsupported(f"TIFF with {name} compression")
-    space, bits, kinds = tags.get(262, 0), _several(tags.get(258, 1)), _several(tags.get(339, 1))
+    space, bits, kinds = _number(tags, 262, 0), _several(tags.get(258, 1)), _several(tags.get(339, 1))
     if space not in _TIFF_COLORS:
         raise unsupported(f"TIFF of {_TIFF_SPACES.get(space, f'colour space {space}')}")
     if set(kinds) - {1, 4}:
         raise unsupported(f"TIFF of {'floating-point' if 3 in kinds else 'signed or complex'} pixels of {bits[0]} bits")
     if len(set(bits)) > 1 or bits[0] not in _TIFF_BITS[space]:
         raise unsupported(f"TIFF of {' and '.join(map(str, sorted(set(bits))))} bits a channel in this colour space")
-    samples, extra = tags.get(277, 1), _several(tags.get(338, ()))
+    samples, extra = _number(tags, 277, 1), _several(tags.get(338, ()))
     if 1 in extra and bits[0] == 16:
         raise unsupported("TIFF of 16 bits with premultiplied alpha")  # Pillow divides in 8 bits
-    if extra and tags.get(284, 1) == 2 and (space != 2 or len(extra) > 1):
+    if extra and planar and (space != 2 or len(extra) > 1):
         raise unsupported("TIFF of planes with channels besides the colours")  # Pillow drops some and mixes others
     if samples != _TIFF_COLORS[space] + len(extra):
         raise unsupported(f"TIFF of {samples} channels, {len(extra)} of them named as more than colours,")
-    if tags.get(266, 1) != 1:
+    if _number(tags, 266, 1) != 1:
         raise unsupported("TIFF with bits in reverse order")
+    if space == 3 and len(_several(tags[320])) != 3 << bits[0]:
+        raise ImageError(ImageErrorCode.CORRUPT, "the colour map of the TIFF is cut off")
+    if packing == 7 and bits[0] != 8:
+        raise unsupported(f"TIFF with JPEG of {bits[0]} bits")  # libtiff loses the last column of odd widths
+    if _number(tags, 317, 1) != 1 and (bits[0] not in (8, 16) or packing in (1, 7, 32773)):
+        raise unsupported(f"TIFF of {bits[0]} bits with a predictor in this compression")
+    if space == 6 and packing != 7 and (planar or _several(tags.get(530, (2, 2)))[1] > 2):
+        raise unsupported("TIFF of YCbCr in planes, or with colours shared by four rows")  # libtiff loses some pixels
+    if _number(tags, 332, 1) != 1 or _several(tags.get(336, 0))[0] != 0:
+        raise unsupported("TIFF of other inks than CMYK, or of inverted ones")
+    if set(_several(tags.get(532, ()))) - {0, 128, 2 ** bits[0] - 1}:
+        raise unsupported("TIFF with another black and white than its lowest and highest values")
+    if packing == 7 and [round(float(share), 2) for share in _several(tags.get(529, tuple(_LUMA)))] != _LUMA:
+        raise unsupported("TIFF with JPEG of other YCbCr coefficients than JPEG's own")  # libjpeg ignores them
     if (tags.prefix, space, (1,), 1, bits[:1] * samples, extra) not in TiffImagePlugin.OPEN_INFO:
         raise unsupported(f"TIFF of {samples} x {bits[0]} bits in this colour space and byte order")
 
 
-def _several(value: Any) -> tuple[int, ...]:
-    return value if isinstance(value, tuple) else (value,)
+def _number(tags: TiffImagePlugin.ImageFileDirectory_v2, tag: int, *default: int) -> int:
+    value = tags.get(tag, *default)
+    if not isinstance(value, int):  # bytes, or several
+        raise ValueError(f"tag {tag} is no number")
+    return value
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, (tuple, bytes)) else (value,)

@@ -47,6 +47,7 @@ CHUNKS = (
     ("cICP of sRGB", _chunk(b"cICP", SRGB_CICP), None, True),
     ("cICP of P3", _chunk(b"cICP", P3_CICP), -1.0, False),
     ("cICP of PQ", _chunk(b"cICP", PQ_CICP), -1.0, False),
+    ("CgBI", _chunk(b"CgBI", b"\x50\0\x20\2"), -1.0, False),
     (
         "cHRM of Adobe RGB",
         _chunk(b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 21000, 71000, 15000, 6000)),

@@ -11,7 +11,7 @@ import numpy as np
 import tifffile
 
 from tests.corpus import Specimen
-from tests.corpus.pictures import Pixels, levels, of_inks, of_ycc, on_white, picture, rgb
+from tests.corpus.pictures import Pixels, levels, of_inks, on_white, picture, rgb
 
 Plan = Callable[[np.random.Generator], Specimen]
 PACKINGS = (None, "deflate", "lzw", "packbits", "zstd", "lzma")
@@ -270,7 +270,7 @@ class Plain:
         return head + pixels + b"\0" * (len(pixels) % 2) + directory + behind
 
 
-def _packed(values: Pixels, bits: int, reverse: bool = False) -> bytes:
+def packed(values: Pixels, bits: int, reverse: bool = False) -> bytes:
     """Return rows of values of less than 8 bits, each row in whole bytes; ``reverse`` for fill order 2."""
     digits = (values[..., None] >> np.arange(bits)[::-1]) & 1
     rows = np.packbits(digits.reshape(len(values), -1).astype(np.uint8), axis=1)
@@ -294,32 +294,13 @@ def _plain() -> Iterator[Plan]:
             tags: dict[int, Any] = {256: values.shape[1], 257: values.shape[0], 258: bits, 262: photometric, 266: fill}
             if photometric == 3:
                 tags[320] = tuple((colors * 257).ravel().tolist())
-            data = Plain(order, tags).file(_packed(values, bits, fill == 2))
+            data = Plain(order, tags).file(packed(values, bits, fill == 2))
             shades = levels(values.astype(float), bits)
             shown = {0: 255 - shades, 1: shades, 3: colors.T[values].astype(float)}[photometric]
             title = f"TIFF of {bits} bits, photometric {photometric}, {order}, fill order {fill}"
             return Specimen(title, data, lambda: rgb(shown), required=fill == 1 and bits in (1, 8))
 
         yield low
-    for across, down, order in product((1, 2, 4), (1, 2), "<>"):
-
-        def subsampled(
-            rng: np.random.Generator, across: int = across, down: int = down, order: str = order
-        ) -> Specimen:
-            height, width = 16, 24
-            luma = picture(rng, 1, 8)[:16, :16, 0]
-            luma = np.tile(luma, (1, 2))[:height, :width]
-            chroma = rng.integers(90, 170, (height // down, width // across, 2), np.uint8)
-            units = luma.reshape(height // down, down, width // across, across).swapaxes(1, 2)
-            units = units.reshape(*chroma.shape[:2], -1)
-            tags: dict[int, Any] = {256: width, 257: height, 258: (8, 8, 8), 262: 6, 277: 3, 530: (across, down)}
-            tags[532] = (0, 255, 128, 255, 128, 255)
-            data = Plain(order, tags).file(np.concatenate([units, chroma], -1).tobytes())
-            full = chroma.repeat(down, 0).repeat(across, 1)
-            title = f"TIFF of YCbCr, {across} x {down}, {order}"
-            return Specimen(title, data, lambda: rgb(of_ycc(np.dstack([luma, full]).astype(float))), required=False)
-
-        yield subsampled
     for space, bits, order in product((2, 4, 8, 9, 32844, 32845), (8, 16), "<>"):
 
         def odd(rng: np.random.Generator, space: int = space, bits: int = bits, order: str = order) -> Specimen:

@@ -18,6 +18,8 @@ def webps() -> Iterator[Plan]:
     for channels, level in product((3, 4), (None, 50, 90)):
         for _ in range(6):
             yield _webp(channels, level)
+    for channels, part, blended in product((3, 4), (False, True), (False, True)):
+        yield _animated_webp(channels, part, blended)
 
 
 def gifs() -> Iterator[Plan]:
@@ -38,6 +40,31 @@ def _webp(channels: int, level: int | None) -> Plan:
             return rgb(on_white(shown[..., :3], shown[..., 3]) if shown.shape[-1] == 4 else shown)
 
         return Specimen(f"WebP of {channels} channels, level {level}", data, reference)
+
+    return plan
+
+
+def _animated_webp(channels: int, part: bool, blended: bool) -> Plan:
+    """Two pictures, the first of which may leave a margin of the canvas."""
+
+    def plan(rng: np.random.Generator) -> Specimen:
+        values = picture(rng, channels, 8)
+        height, width = values.shape[:2]
+        still = bytes(imagecodecs.webp_encode(values, lossless=True))
+        margin = 2 * part
+        numbers = (margin // 2, margin // 2, width - 1, height - 1, 100)
+        frame = b"".join(number.to_bytes(3, "little") for number in numbers) + bytes([0 if blended else 2])
+        frame += still[still.index(b"VP8L") :]
+        canvas = b"".join((side + 2 * margin - 1).to_bytes(3, "little") for side in (width, height))
+        chunks = [(b"VP8X", bytes([0x12 if channels == 4 else 2, 0, 0, 0]) + canvas), (b"ANIM", bytes(6))]
+        chunks += [(b"ANMF", frame)] * 2
+        body = b"WEBP" + b"".join(kind + struct.pack("<I", len(content)) + content for kind, content in chunks)
+        colors = values.astype(float)
+        shown = rgb(on_white(colors[..., :3], colors[..., 3]) if channels == 4 else colors)
+        shown = np.pad(shown, ((margin, margin), (margin, margin), (0, 0)), constant_values=255)
+        title = f"WebP animation of {channels} channels{', in part' * part}{', blended' * blended}"
+        data = b"RIFF" + struct.pack("<I", len(body)) + body
+        return Specimen(title, data, lambda: shown, required=not part)
 
     return plan
 

@@ -227,6 +227,25 @@ def test_a_wide_gamut_profile_moves_the_colours(kind: str) -> None:
     assert white.min() >= 254
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_linear_bits_are_too_dark_for_eight(kind: str) -> None:
+    linear = matrix_profile(1.0, [(0.6484, 0.3309), (0.3212, 0.5979), (0.1559, 0.0660)])
+    deep = Image.fromarray(RAMP)
+    grey = linear.replace(b"mntrRGB ", b"mntrGRAY").replace(b"rTRC", b"kTRC")
+    with pytest.raises(ImageError, match="16 bits with a linear colour profile") as caught:
+        decode(encoded(deep, kind, icc_profile=grey))
+    assert caught.value.code is ImageErrorCode.UNSUPPORTED
+    shown = decoded(encoded(deep.point(lambda level: level / 256).convert("L"), kind, icc_profile=grey))
+    assert shown[0, 8, 0] > 80, "of 32 linear levels"
+    # Of a usual gamma, the upper 8 bits are enough.
+    usual = (
+        matrix_profile(1.8, [(0.6484, 0.3309), (0.3212, 0.5979), (0.1559, 0.0660)])
+        .replace(b"mntrRGB ", b"mntrGRAY")
+        .replace(b"rTRC", b"kTRC")
+    )
+    assert decoded(encoded(deep, kind, icc_profile=usual)).shape == (8, 64, 3)
+
+
 def test_an_srgb_profile_changes_nothing() -> None:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert np.array_equal(decoded(encoded(gradient(), "PNG", icc_profile=srgb)), np.asarray(gradient()))

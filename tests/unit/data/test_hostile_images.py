@@ -246,6 +246,14 @@ IMAGES = {
         tiff([*tiff_entries(64, 64, t259=8), (322, 4, 1, 2**20), (323, 4, 1, 2**20), (324, 4, 1, 8), (325, 4, 1, 64)]),
         BROKEN,
     ),
+    "tiff of long tiles": (
+        tiff([*tiff_entries(64, 64), (322, 4, 1, 16), (323, 4, 1, 2**26), (324, 4, 1, 8), (325, 4, 1, 64)]),
+        {"unsupported"},
+    ),
+    "tiff with a palette that is cut off": (
+        tiff([*tiff_entries(4, 4, t262=3), (320, 3, 4, 8 + 2 + 12 * 10 + 4)]),
+        {"corrupt"},
+    ),
     "tiff of garbage in deflate": (tiff(tiff_entries(64, 64, t259=8)), BROKEN),
     "tiff of garbage in lzw": (tiff(tiff_entries(64, 64, t259=5)), BROKEN),
     "tiff of garbage in jpeg": (tiff(tiff_entries(64, 64, t259=7)), BROKEN),

@@ -76,6 +76,13 @@ UNSUPPORTED = {
     "TIFF of 10 bits": lambda: tiff(GREY.astype(np.uint16), bitspersample=10),
     "TIFF with JPEG 2000": lambda: tiff(DEEP_ORANGE, photometric="rgb", compression="jpeg2000"),
     "TIFF with WebP": lambda: tiff(np.dstack([GREY] * 3), photometric="rgb", compression="webp"),
+    "TIFF with JPEG of 12 bits": lambda: tiff(GREY.astype(np.uint16), compression="jpeg", bitspersample=12),
+    "TIFF of other inks": lambda: tiff(
+        np.dstack([GREY] * 4), photometric="separated", extratags=[(332, 3, 1, 2, True)], metadata=None
+    ),
+    "TIFF with another black and white": lambda: tiff(
+        np.dstack([GREY] * 3), photometric="rgb", extratags=[(532, 5, 6, (16, 1, 235, 1) * 3, True)], metadata=None
+    ),
     "TIFF with JPEG XL": lambda: tiff(np.dstack([GREY] * 3), photometric="rgb", compression="jpegxl"),
     "BMP of 32 bits with the masks 3FF00000": lambda: bmp(bytes(16), 32, 0x3FF00000, 0xFFC00, 0x3FF, 0, size=56),
     "BMP of 16 bits with the masks F00, F0, F, F000": lambda: bmp(bytes(8), 16, 0xF00, 0xF0, 0xF, 0xF000, size=56),
