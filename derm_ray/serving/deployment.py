@@ -25,8 +25,8 @@ DEPLOYMENT = "ModelReplica"
 """Name of the deployment, as config files know it."""
 MAX_ONGOING = 4 * MAX_PAIRS
 """Requests at a replica, more than it ever admits: where this bound is reached, Serve's router sleeps up to 0.5 s."""
-MAX_QUEUED = 64
-"""Requests that wait in each of Serve's proxies while no replica is up, or all are at :data:`MAX_ONGOING`."""
+MAX_QUEUED = MAX_PAIRS
+"""Requests that wait in each of Serve's proxies for a replica to be chosen, or to come up."""
 REQUEST_TIMEOUT_S = 30.0
 MEASURE_S = 1800.0
 """How long a node is waited for that measures engines: until a cluster has grown by one."""

@@ -1,5 +1,6 @@
 """The endpoint on a real Ray Serve."""
 
+import asyncio
 import concurrent.futures
 import json
 import re
@@ -23,10 +24,12 @@ from derm_ray.errors import ConfigError, ServingError
 from derm_ray.serving import deployment
 from derm_ray.serving.client import Client
 from derm_ray.serving.endpoint import endpoint
+from derm_ray.serving.model import MAX_PAIRS
 from derm_ray.serving.tokens import new_token, parse_tokens
 from derm_ray.storage import read_bytes
 from derm_ray.vocabulary import Modality
 from tests.conftest import RunCommand, running
+from tests.load.arrivals import Request, closed_loop, open_loop
 
 pytestmark = pytest.mark.ray
 
@@ -183,29 +186,18 @@ def test_the_command_serves_until_it_is_told_to_stop(
 
 
 def test_more_than_can_wait_is_refused_at_once_and_the_rest_is_answered(
-    ray_local: None, bundle_uri: str, pairs: Manifest, free_port: int, monkeypatch: pytest.MonkeyPatch
+    ray_local: None, bundle_uri: str, pairs: Manifest, free_port: int
 ) -> None:
-    monkeypatch.setattr(deployment, "MAX_QUEUED", 2)
-    monkeypatch.setattr(deployment, "MAX_BATCH", 1)
     pair = pairs.pairs()[0]
     files = {"clinical": read_bytes(str(pair.clinical_uri)), "dermoscopy": read_bytes(str(pair.dermoscopy_uri))}
-
-    def post(_: int) -> httpx.Response:
-        return httpx.post(f"{url}/v1/score", files=files, timeout=60)
-
-    with (
-        endpoint(bundle_uri, engine="torch", port=free_port) as served,
-        concurrent.futures.ThreadPoolExecutor(40) as pool,
-    ):
-        url = served.url
-        post(0)
-        answers = list(pool.map(post, range(90)))
-    refused = [answer for answer in answers if answer.status_code != 200]
-    assert 0 < len(refused) < 90
-    assert {answer.status_code for answer in refused} == {503}
-    assert {answer.headers["retry-after"] for answer in refused} == {"1"}
-    assert "busy" in {answer.json()["code"] for answer in refused if "problem" in answer.headers["content-type"]}
-    assert max(answer.elapsed.total_seconds() for answer in answers) < 10
+    with endpoint(bundle_uri, engine="torch", port=free_port) as served:
+        prepared = httpx.Request("POST", f"{served.url}/v1/score", files=files)
+        request = Request(str(prepared.url), prepared.read(), {"content-type": prepared.headers["content-type"]})
+        asyncio.run(closed_loop([request], 20, callers=2))
+        outcome = asyncio.run(open_loop([request], [0.0] * (MAX_PAIRS + 300)))
+        assert httpx.get(f"{served.url}/readyz").status_code == 200
+    assert set(outcome.statuses) == {200, 503}
+    assert outcome.unannounced == 0
 
 
 @pytest.mark.slow
