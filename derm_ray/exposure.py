@@ -4,8 +4,8 @@ import ipaddress
 import os
 import secrets
 import tempfile
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,6 +16,7 @@ from derm_ray.errors import ConfigError
 
 INSECURE_VARIABLE = "DERM_RAY_INSECURE_CLUSTER"
 """``1`` lets commands use a Ray that anybody can use who reaches it."""
+TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"  # noqa: S105
 ANSWER_S = 30.0
 _MEND = (
     "Set RAY_AUTH_MODE=token, and for a cluster RAY_AUTH_TOKEN_PATH, where Ray is started and here; or, on a network "
@@ -43,17 +44,39 @@ def insecure_allowed() -> bool:
     return said == "1"
 
 
-def make_token() -> None:
-    """Make the token of a local Ray where it needs one and there is none.
+@contextmanager
+def local_token() -> Iterator[None]:
+    """Run a block in which a local Ray finds a token: the one in the home folder, else one for the block alone.
 
-    Ray would make it itself, with the permissions of the umask; this one only its user can read.
+    Where the home folder holds none, it is made; Ray would make it with the permissions of the umask, this one only its
+    user can read. Where the home folder cannot hold one, as that of many containers, a private temporary folder does.
     """
-    if os.environ.get("RAY_AUTH_MODE", "token") != "token":
+    named = any(name in os.environ for name in ("RAY_AUTH_TOKEN", TOKEN_PATH))
+    if os.environ.get("RAY_AUTH_MODE", "token") != "token" or named or token_at_home():
+        yield
         return
-    if any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
-        return
-    path = Path.home() / ".ray" / "auth_token"
-    with suppress(OSError):  # it is there, or Ray says why it cannot be
+    from ray._raylet import AuthenticationTokenLoader
+
+    loader = AuthenticationTokenLoader.instance()
+    with tempfile.TemporaryDirectory(prefix="derm_ray_") as folder:  # mode 700
+        path = Path(folder) / "auth_token"
+        path.write_text(secrets.token_hex(32))
+        os.environ[TOKEN_PATH] = str(path)
+        loader.reset_cache()
+        try:
+            yield
+        finally:
+            del os.environ[TOKEN_PATH]
+            loader.reset_cache()
+
+
+def token_at_home() -> Path | None:
+    """Return where Ray finds a token in the home folder; make it there, or return ``None`` where that is impossible."""
+    home = os.environ.get("HOME")  # Ray looks nowhere else
+    if not home or not os.path.isabs(home):
+        return None
+    path = Path(home) / ".ray" / "auth_token"
+    with suppress(OSError):
         path.parent.mkdir(exist_ok=True)
         number, name = tempfile.mkstemp(dir=path.parent)
         try:
@@ -62,6 +85,10 @@ def make_token() -> None:
             os.link(name, path)
         finally:
             os.unlink(name)
+    try:
+        return path if path.read_text().strip() else None
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def refuse_open_ray(gcs: str) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from derm_ray import RESEARCH_NOTICE
+from derm_ray.cli import stopping
 from derm_ray.cli.options import AddressOption, JsonOption, LabelSetOption, ManifestOption, emit
 
 
@@ -64,7 +65,7 @@ def reproduce(
     except KeyboardInterrupt:
         # The cells' threads wait for a Ray that has gone; leaving at once is all that ends them.
         os.write(2, b"stopped; the same command resumes.\n")
-        os._exit(130)
+        os._exit(stopping.exit_code())
     table = main_table(study.results)
     width = max((len(title) for title, _ in table), default=0)
     lines = [f"{'cross, test split':<{width}}  accuracy  balanced  cancer AUROC  melanoma AUROC"]
