@@ -52,7 +52,7 @@ def local_token() -> Iterator[None]:
     user can read. Where the home folder cannot hold one, as that of many containers, a private temporary folder does.
     """
     named = any(name in os.environ for name in ("RAY_AUTH_TOKEN", TOKEN_PATH))
-    if os.environ.get("RAY_AUTH_MODE", "token") != "token" or named or token_at_home():
+    if os.environ.get("RAY_AUTH_MODE", "token") != "token" or named or _token_at_home():
         yield
         return
     from ray._raylet import AuthenticationTokenLoader
@@ -70,12 +70,36 @@ def local_token() -> Iterator[None]:
             loader.reset_cache()
 
 
-def token_at_home() -> Path | None:
-    """Return where Ray finds a token in the home folder; make it there, or return ``None`` where that is impossible."""
-    home = os.environ.get("HOME")  # Ray looks nowhere else
-    if not home or not os.path.isabs(home):
-        return None
-    path = Path(home) / ".ray" / "auth_token"
+def home_token_path() -> Path:
+    """Return where Ray keeps its token unless told otherwise.
+
+    Raises:
+        ConfigError: there is no such place.
+    """
+    home = os.environ.get("HOME", "")  # Ray does not look into the password database
+    if not os.path.isabs(home):
+        raise ConfigError(f"HOME={home}: not an absolute path" if home else "HOME is not set")
+    return Path(home) / ".ray" / "auth_token"
+
+
+def find_home_problem() -> str:
+    """Return why the home folder cannot hold Ray's token, or an empty string."""
+    try:
+        folder = home_token_path().parent
+        with tempfile.TemporaryFile(dir=folder if folder.is_dir() else folder.parent):
+            return ""
+    except ConfigError as error:
+        return str(error)
+    except OSError as error:
+        return f"HOME={folder.parent}: not writable ({error.strerror})"
+
+
+def _token_at_home() -> bool:
+    """Return whether Ray finds a token in the home folder, where one is made if need be."""
+    try:
+        path = home_token_path()
+    except ConfigError:
+        return False
     with suppress(OSError):
         path.parent.mkdir(exist_ok=True)
         number, name = tempfile.mkstemp(dir=path.parent)
@@ -86,9 +110,9 @@ def token_at_home() -> Path | None:
         finally:
             os.unlink(name)
     try:
-        return path if path.read_text().strip() else None
+        return bool(path.read_text().strip())
     except (OSError, UnicodeDecodeError):
-        return None
+        return False
 
 
 def refuse_open_ray(gcs: str) -> None:
