@@ -16,6 +16,7 @@ from derm_ray.errors import ConfigError
 
 INSECURE_VARIABLE = "DERM_RAY_INSECURE_CLUSTER"
 """``1`` lets commands use a Ray that anybody can use who reaches it."""
+TOKEN = "RAY_AUTH_TOKEN"  # noqa: S105
 TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"  # noqa: S105
 ANSWER_S = 30.0
 _MEND = (
@@ -49,25 +50,23 @@ def local_token() -> Iterator[None]:
     """Run a block in which a local Ray finds a token: the one in the home folder, else one for the block alone.
 
     Where the home folder holds none, it is made; Ray would make it with the permissions of the umask, this one only its
-    user can read. Where the home folder cannot hold one, as that of many containers, a private temporary folder does.
+    user can read. Where the home folder cannot hold one, as that of many containers, the environment of Ray's own
+    processes does.
     """
-    named = any(name in os.environ for name in ("RAY_AUTH_TOKEN", TOKEN_PATH))
+    named = any(name in os.environ for name in (TOKEN, TOKEN_PATH))
     if os.environ.get("RAY_AUTH_MODE", "token") != "token" or named or _token_at_home():
         yield
         return
-    from ray._raylet import AuthenticationTokenLoader
+    import ray
 
-    loader = AuthenticationTokenLoader.instance()
-    with tempfile.TemporaryDirectory(prefix="derm_ray_") as folder:  # mode 700
-        path = Path(folder) / "auth_token"
-        path.write_text(secrets.token_hex(32))
-        os.environ[TOKEN_PATH] = str(path)
+    loader = ray._raylet.AuthenticationTokenLoader.instance()
+    os.environ[TOKEN] = secrets.token_hex(32)
+    loader.reset_cache()
+    try:
+        yield
+    finally:
+        del os.environ[TOKEN]
         loader.reset_cache()
-        try:
-            yield
-        finally:
-            del os.environ[TOKEN_PATH]
-            loader.reset_cache()
 
 
 def home_token_path() -> Path:

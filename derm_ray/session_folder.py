@@ -15,7 +15,7 @@ LONGEST_PATH = (103 if sys.platform == "darwin" else 107) - len(
 )
 """Bytes of a folder below which Ray's sockets still have names that AF_UNIX takes."""
 LEAST_FREE = 64 << 20
-FIX = f"Set {VARIABLE} to a folder that exists, is writable and has a short ASCII path."
+FIX = f"set {VARIABLE} to a folder that exists, is writable, has room and a short ASCII path"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def session_folder() -> SessionFolder:
     """
     if chosen := os.environ.get(VARIABLE):
         if problem := find_problem(chosen):
-            raise ConfigError(f"{VARIABLE}={chosen}: {problem}. {FIX}")
+            raise ConfigError(f"{VARIABLE}={chosen}: {problem}. S{FIX[1:]}.")
         return SessionFolder(chosen)
     note = ""
     general = os.environ.get("TMPDIR", "") if sys.platform != "darwin" else ""  # as Ray reads it
@@ -53,7 +53,7 @@ def session_folder() -> SessionFolder:
             return SessionFolder(general)
         note = f"TMPDIR={general}: {problem}"
     if problem := find_problem(FALLBACK):
-        raise ConfigError(f"{f'{note}; ' if note else ''}{FALLBACK}: {problem}. {FIX}")
+        raise ConfigError(f"{f'{note}; ' if note else ''}{FALLBACK}: {problem}. S{FIX[1:]}.")
     return SessionFolder(FALLBACK, note)
 
 

@@ -4,13 +4,15 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import typer
 
+RESUMES = "stopped; the same command resumes."
 AGAIN_S = 1.0
 """A second signal within this time is the same one: `timeout` sends it to its child, then to the child's group."""
 _first: tuple[int, float] | None = None
+_at_once = False
 
 
 def listen() -> None:
@@ -31,15 +33,39 @@ def resumable() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo("stopped; the same command resumes.", err=True)
+        typer.echo(RESUMES, err=True)
         raise
+
+
+@contextmanager
+def resumable_at_once() -> Iterator[None]:
+    """The same where threads wait for Ray, which cannot be shut down under them: a signal ends all on the spot."""
+    global _at_once
+    _at_once = True
+    try:
+        yield
+    finally:
+        _at_once = False
 
 
 def _stop(number: int, _: object) -> None:
     global _first
     now = time.monotonic()
+    if _at_once:
+        os.write(2, f"{RESUMES}\n".encode())
+        _leave(number)
     if _first is None:
         _first = number, now
         raise KeyboardInterrupt
     if now - _first[1] > AGAIN_S:
-        os._exit(128 + number)  # a Ray that this process started ends with it
+        _leave(number)
+
+
+def _leave(number: int) -> None:
+    """End this process without its exit handlers, and what it started: a Ray would take a minute to notice."""
+    import psutil
+
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    os._exit(128 + number)

@@ -184,7 +184,7 @@ def labelled(manifest: Manifest, split: Split, labels: LabelSet) -> LabelledPair
     return LabelledPairs(tuple(listed[place] for place in places), indices, places, listed)
 
 
-class _Trainer(TorchTrainer):
+class _Trainer(TorchTrainer):  # type: ignore[misc]
     def _register_sigint_handler(self, controller: object) -> None:
         """Leave Ctrl-C to the command: Ray's handler ends it without a word and with exit code 1."""
 

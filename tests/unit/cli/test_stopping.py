@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 PROGRAM = """
@@ -45,6 +46,28 @@ def test_a_signal_counts_once_and_one_that_comes_later_ends_at_once(stop: signal
     assert process.returncode == 128 + stop
     assert told == "stopped; the same command resumes.\n"
     assert seconds < 3 if impatient else seconds >= 3
+
+
+def test_where_threads_wait_a_signal_ends_all_on_the_spot() -> None:
+    program = """
+import subprocess, sys, time
+from derm_ray.cli import stopping
+stopping.listen()
+with stopping.resumable_at_once():
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    print(child.pid, flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        child = psutil.Process(int(process.stdout.readline()))
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert told == "stopped; the same command resumes.\n"
+    child.wait(10)
 
 
 def test_what_a_shell_has_ignored_stays_ignored() -> None:
