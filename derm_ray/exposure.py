@@ -3,8 +3,8 @@
 import os
 import secrets
 import tempfile
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,6 +16,8 @@ from derm_ray.proxies import for_requests, is_loopback
 
 INSECURE_VARIABLE = "DERM_RAY_INSECURE_CLUSTER"
 """``1`` lets commands use a Ray that anybody can use who reaches it."""
+TOKEN = "RAY_AUTH_TOKEN"  # noqa: S105
+TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"  # noqa: S105
 ANSWER_S = 30.0
 _MEND = (
     "Set RAY_AUTH_MODE=token, and for a cluster RAY_AUTH_TOKEN_PATH, where Ray is started and here; or, on a network "
@@ -35,17 +37,61 @@ def insecure_allowed() -> bool:
     return said == "1"
 
 
-def make_token() -> None:
-    """Make the token of a local Ray where it needs one and there is none.
+@contextmanager
+def local_token() -> Iterator[None]:
+    """Run a block in which a local Ray finds a token: the one in the home folder, else one for the block alone.
 
-    Ray would make it itself, with the permissions of the umask; this one only its user can read.
+    Where the home folder holds none, it is made; Ray would make it with the permissions of the umask, this one only its
+    user can read. Where the home folder cannot hold one, as that of many containers, the environment of Ray's own
+    processes does.
     """
-    if os.environ.get("RAY_AUTH_MODE", "token") != "token":
+    named = any(name in os.environ for name in (TOKEN, TOKEN_PATH))
+    if os.environ.get("RAY_AUTH_MODE", "token") != "token" or named or _token_at_home():
+        yield
         return
-    if any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
-        return
-    path = Path.home() / ".ray" / "auth_token"
-    with suppress(OSError):  # it is there, or Ray says why it cannot be
+    import ray
+
+    loader = ray._raylet.AuthenticationTokenLoader.instance()
+    os.environ[TOKEN] = secrets.token_hex(32)
+    loader.reset_cache()
+    try:
+        yield
+    finally:
+        del os.environ[TOKEN]
+        loader.reset_cache()
+
+
+def home_token_path() -> Path:
+    """Return where Ray keeps its token unless told otherwise.
+
+    Raises:
+        ConfigError: there is no such place.
+    """
+    home = os.environ.get("HOME", "")  # Ray does not look into the password database
+    if not os.path.isabs(home):
+        raise ConfigError(f"HOME={home}: not an absolute path" if home else "HOME is not set")
+    return Path(home) / ".ray" / "auth_token"
+
+
+def find_home_problem() -> str:
+    """Return why the home folder cannot hold Ray's token, or an empty string."""
+    try:
+        folder = home_token_path().parent
+        with tempfile.TemporaryFile(dir=folder if folder.is_dir() else folder.parent):
+            return ""
+    except ConfigError as error:
+        return str(error)
+    except OSError as error:
+        return f"HOME={folder.parent}: not writable ({error.strerror})"
+
+
+def _token_at_home() -> bool:
+    """Return whether Ray finds a token in the home folder, where one is made if need be."""
+    try:
+        path = home_token_path()
+    except ConfigError:
+        return False
+    with suppress(OSError):
         path.parent.mkdir(exist_ok=True)
         number, name = tempfile.mkstemp(dir=path.parent)
         try:
@@ -54,6 +100,10 @@ def make_token() -> None:
             os.link(name, path)
         finally:
             os.unlink(name)
+    try:
+        return bool(path.read_text().strip())
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def refuse_open_ray(gcs: str) -> None:

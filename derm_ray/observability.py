@@ -49,6 +49,7 @@ def configure_logging(level: str = "INFO", log_format: str | None = None) -> Non
     logger.handlers[:] = [handler]
     logger.setLevel(level)
     logger.propagate = False
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # else it warns of a home folder that is read-only
 
 
 class _Redacting(logging.Formatter):

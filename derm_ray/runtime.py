@@ -19,7 +19,8 @@ from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 from ray.exceptions import AuthenticationError, GetTimeoutError, RayError, RayTaskError
 
 from derm_ray.errors import ConfigError, DermRayError, WorkError
-from derm_ray.exposure import make_token, refuse_open_ray, refuse_told_secrets
+from derm_ray.exposure import refuse_open_ray, refuse_told_secrets
+from derm_ray.local_ray import QUIET, local_ray, own_handlers
 
 logger = logging.getLogger(__name__)
 
@@ -247,40 +248,35 @@ def ray_session(
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     cluster = None if local else cluster_address(address)
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if cluster is None:
-        make_token()
-        try:
-            ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **quiet)
-        except Exception as error:  # Ray raises the bare class where its processes do not come up in time
-            ray.shutdown()
-            raise WorkError(
-                f"no Ray could be started on this machine: {(str(error).splitlines() or [type(error).__name__])[0]} "
-                "Another Ray or a heavy load may be in its way: try again when that has ended, or give --address."
-            ) from error
-    else:
-        refuse_told_secrets(sys.argv[1:])
-        _check_address(cluster)
-        try:
-            ray.init(address=cluster, **quiet)
-        except AuthenticationError as error:
-            raise ConfigError(
-                f"cannot join the Ray at {cluster!r}: it asks for a token. Set RAY_AUTH_MODE=token and "
-                "RAY_AUTH_TOKEN_PATH to a file that holds the cluster's."
-            ) from error
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            lines = [line.strip() for line in str(error).strip().splitlines()]
-            if lines and lines[0].startswith("Version mismatch"):
-                raise ConfigError(
-                    f"cannot join the Ray at {cluster!r}: {' '.join(lines)}. Use one image, or one environment, for "
-                    "all nodes and for the machine that submits."
-                ) from error
-            raise ConfigError(
-                f"cannot join the Ray at {cluster!r}: {(lines or [type(error).__name__])[0]} Give --address or "
-                "RAY_ADDRESS as `auto` on a node of the cluster, or as HEAD:6379; from outside, use `derm-ray submit`."
-            ) from error
-    try:
+    with local_ray(num_cpus) if cluster is None else _joined(cluster):
         refuse_open_ray(ray.get_runtime_context().gcs_address)  # `auto`, and one of our own, are known only now
         yield RaySession(started_here=cluster is None)
+
+
+@contextmanager
+def _joined(cluster: str) -> Iterator[None]:
+    refuse_told_secrets(sys.argv[1:])
+    _check_address(cluster)
+    try:
+        with own_handlers():
+            ray.init(address=cluster, **QUIET)
+    except AuthenticationError as error:
+        raise ConfigError(
+            f"cannot join the Ray at {cluster!r}: it asks for a token. Set RAY_AUTH_MODE=token and "
+            "RAY_AUTH_TOKEN_PATH to a file that holds the cluster's."
+        ) from error
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        lines = [line.strip() for line in str(error).strip().splitlines()]
+        if lines and lines[0].startswith("Version mismatch"):
+            raise ConfigError(
+                f"cannot join the Ray at {cluster!r}: {' '.join(lines)}. Use one image, or one environment, for "
+                "all nodes and for the machine that submits."
+            ) from error
+        raise ConfigError(
+            f"cannot join the Ray at {cluster!r}: {(lines or [type(error).__name__])[0]} Give --address or "
+            "RAY_ADDRESS as `auto` on a node of the cluster, or as HEAD:6379; from outside, use `derm-ray submit`."
+        ) from error
+    try:
+        yield
     finally:
         ray.shutdown()

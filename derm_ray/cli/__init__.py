@@ -21,6 +21,7 @@ from derm_ray.cli import (
     score,
     score_one,
     serve,
+    stopping,
     submit,
     train,
 )
@@ -28,6 +29,9 @@ from derm_ray.cli.options import printable
 from derm_ray.errors import DermRayError
 from derm_ray.observability import LOG_FORMAT_VARIABLE, configure_logging
 from derm_ray.submission.version import VERSION_VARIABLE, check_version
+
+INTERRUPTED = 130
+"""Typer's exit code after a KeyboardInterrupt."""
 
 app = typer.Typer(
     name="derm-ray",
@@ -75,6 +79,7 @@ def main() -> None:
     """Run the command; errors derm_ray raises on purpose become one message and their exit code."""
     # Ray prints notices of dead workers to standard output, where --json promises one line; it reads this at import.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")
+    stopping.listen()
     try:
         check_version(os.environ.get(VERSION_VARIABLE))
         app()
@@ -85,3 +90,5 @@ def main() -> None:
         else:
             typer.echo(f"error: {printable(str(error))}", err=True)
         sys.exit(error.exit_code)
+    except SystemExit as end:
+        sys.exit(stopping.exit_code() if end.code == INTERRUPTED else end.code)

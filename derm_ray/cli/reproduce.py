@@ -1,11 +1,11 @@
 """``derm-ray reproduce``."""
 
-import os
 from typing import Annotated
 
 import typer
 
 from derm_ray import RESEARCH_NOTICE
+from derm_ray.cli import stopping
 from derm_ray.cli.options import AddressOption, JsonOption, LabelSetOption, ManifestOption, emit
 
 
@@ -48,7 +48,7 @@ def reproduce(
     from derm_ray.studies.reproduction.study import parse_seeds, parse_weights
     from derm_ray.studies.reproduction.study import reproduce as run
 
-    try:
+    with stopping.resumable_at_once():
         study = run(
             read_manifest(manifest),
             out,
@@ -61,10 +61,6 @@ def reproduce(
             images=images,
             address=address,
         )
-    except KeyboardInterrupt:
-        # The cells' threads wait for a Ray that has gone; leaving at once is all that ends them.
-        os.write(2, b"stopped; the same command resumes.\n")
-        os._exit(130)
     table = main_table(study.results)
     width = max((len(title) for title, _ in table), default=0)
     lines = [f"{'cross, test split':<{width}}  accuracy  balanced  cancer AUROC  melanoma AUROC"]

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from derm_ray import RESEARCH_NOTICE
+from derm_ray.cli import stopping
 from derm_ray.cli.options import (
     AddressOption,
     ClinicalOption,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from derm_ray.scoring.reconcile import Reconciliation
 
 
+@stopping.resumable()
 def score(
     model: ModelOption,
     source: Annotated[

@@ -4,9 +4,11 @@ from typing import Annotated
 
 import typer
 
+from derm_ray.cli import stopping
 from derm_ray.cli.options import AddressOption, JsonOption, ManifestOption, emit
 
 
+@stopping.resumable()
 def train(
     manifest: ManifestOption,
     out: Annotated[str, typer.Option("--out", help="Folder that holds runs, at any URI.")],

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -16,8 +17,9 @@ import ray
 from derm_ray.errors import ConfigError
 from derm_ray.exposure import (
     INSECURE_VARIABLE,
+    find_home_problem,
     insecure_allowed,
-    make_token,
+    local_token,
     refuse_open_jobs,
     refuse_open_ray,
     refuse_told_secrets,
@@ -152,19 +154,40 @@ def test_the_token_of_a_local_ray_is_its_user_s_alone(tmp_path: Path, monkeypatc
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    make_token()
+    with local_token():
+        assert "RAY_AUTH_TOKEN_PATH" not in os.environ
     file = tmp_path / ".ray" / "auth_token"
     token = file.read_text()
     assert (len(token), stat.S_IMODE(file.stat().st_mode)) == (64, 0o600)
-    make_token()
-    assert file.read_text() == token
+    with local_token():
+        assert file.read_text() == token
     assert [one.name for one in file.parent.iterdir()] == ["auth_token"]
     file.unlink()
     for name, value in (("RAY_AUTH_MODE", "disabled"), ("RAY_AUTH_TOKEN_PATH", "/x")):
         with monkeypatch.context() as patch:
             patch.setenv(name, value)
-            make_token()
+            with local_token():
+                assert os.environ[name] == value
         assert not file.exists()
+
+
+@pytest.mark.parametrize("home", [None, "", "relative", "file", "file/below", "/nonexistent", "empty token"])
+def test_a_home_that_cannot_hold_a_token_is_done_without(
+    home: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "empty token" / ".ray").mkdir(parents=True)
+    (tmp_path / "empty token" / ".ray" / "auth_token").touch()
+    if home is not None:
+        monkeypatch.setenv("HOME", str(tmp_path / home) if home.startswith(("file", "empty")) else home)
+    with local_token():
+        assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+        assert ray._raylet.AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True)
+        assert find_home_problem() or home == "empty token"
+    assert "RAY_AUTH_TOKEN" not in os.environ
+    assert not Path("/nonexistent").exists()
 
 
 def test_an_address_with_a_password_is_not_repeated() -> None:

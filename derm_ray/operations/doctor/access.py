@@ -10,7 +10,7 @@ import httpx
 import psutil
 
 from derm_ray.errors import ConfigError
-from derm_ray.exposure import nodes_told_to_strangers
+from derm_ray.exposure import TOKEN_PATH, find_home_problem, home_token_path, nodes_told_to_strangers
 from derm_ray.operations.doctor.finding import Finding
 from derm_ray.operations.listeners import DASHBOARD, LISTENERS
 
@@ -38,13 +38,18 @@ def token() -> Finding:
     if os.environ.get("RAY_AUTH_TOKEN", "").strip():
         return Finding("Ray's token", "in RAY_AUTH_TOKEN, which every process of a job inherits")
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    path = Path(named or Path.home() / ".ray" / "auth_token")
+    try:
+        path = Path(named) if named else home_token_path()
+    except ConfigError as error:
+        return _no_home(str(error), mode)
     make = "(umask 077; ray get-auth-token --generate > /dev/null)"
     if named:  # Ray makes the other one only
         make = f"copy the cluster's, or: (umask 077; python -c 'import secrets; print(secrets.token_hex(32))' > {path})"
     try:
         value, permissions = path.read_text().strip(), path.stat().st_mode
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        if not named and (problem := find_home_problem()):
+            return _no_home(problem, mode)
         if mode == "token" or named:
             return Finding("Ray's token", f"{path}: not found", make)
         return Finding("Ray's token", f"none: a local Ray makes one at {path}; a cluster started here would be open")
@@ -55,6 +60,11 @@ def token() -> Finding:
     if permissions & (stat.S_IRWXG | stat.S_IRWXO):
         return Finding("Ray's token", f"{path}: others can read it", f"chmod 600 {path}")
     return Finding("Ray's token", str(path))
+
+
+def _no_home(problem: str, mode: str | None) -> Finding:
+    fix = f"set {TOKEN_PATH} to a file that holds the cluster's" if mode == "token" else ""
+    return Finding("Ray's token", f"{problem}: a local Ray makes one for each command", fix)
 
 
 def ports() -> Iterator[Finding]:

@@ -1,7 +1,9 @@
 """A cluster: its nodes, their versions, clocks and room."""
 
+import os
 import platform
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,9 +25,9 @@ from derm_ray.operations.doctor.machine import (
     SHARED_MEMORY,
     free_memory,
     room,
-    temporary_folder,
 )
 from derm_ray.operations.doctor.places import place, skew
+from derm_ray.session_folder import VARIABLE as SESSION_VARIABLE
 
 ANSWER_S = 60.0
 MAX_SKEW_S = 5.0
@@ -66,7 +68,7 @@ def report_node(storage: Sequence[str]) -> NodeReport:
         cuda=torch.backends.cuda.is_built(),  # type: ignore[no-untyped-call]
         memory=free_memory(),
         shared_memory=shutil.disk_usage(SHARED_MEMORY).free,
-        disk=shutil.disk_usage(temporary_folder()).free,
+        disk=shutil.disk_usage(os.environ.get(SESSION_VARIABLE) or tempfile.gettempdir()).free,
         storage=tried,
     )
 

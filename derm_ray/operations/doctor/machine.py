@@ -4,7 +4,6 @@ import os
 import platform
 import resource
 import shutil
-import tempfile
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 
@@ -14,8 +13,10 @@ from packaging.requirements import Requirement
 from ray._private.utils import estimate_available_memory
 
 from derm_ray import runtime
+from derm_ray.errors import ConfigError
 from derm_ray.inference.precision import default_device, hardware_has_bf16
 from derm_ray.operations.doctor.finding import Finding
+from derm_ray.session_folder import FIX, session_folder
 
 SHARED_MEMORY = "/dev/shm"  # noqa: S108
 MIN_SHARED_MEMORY = 1 << 30
@@ -43,11 +44,7 @@ def machine() -> Iterator[Finding]:
         mend = "Ray's object store lives there; give the container --shm-size=2g"
         yield room("shared memory", shutil.disk_usage(SHARED_MEMORY).free, MIN_SHARED_MEMORY, mend)
     yield room("disk here", shutil.disk_usage(os.getcwd()).free, MIN_DISK, "free some: checkpoints need 0.2 GiB each")
-    mend = "Ray spills objects and writes logs there; free some, or set RAY_TMPDIR to a larger disk"
-    if os.path.isdir(temporary_folder()):
-        yield room(f"disk {temporary_folder()}", shutil.disk_usage(temporary_folder()).free, MIN_DISK, mend)
-    else:
-        yield Finding("RAY_TMPDIR", f"{temporary_folder()}: no such folder", "make it, or unset RAY_TMPDIR")
+    yield from session()
     files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     few = files != resource.RLIM_INFINITY and files < MIN_FILES
     mend = f"ulimit -n {MIN_FILES} before Ray starts" if few and _allows(most) else ""
@@ -80,9 +77,17 @@ def packages(name: str = "derm-ray") -> Iterator[Finding]:
     yield Finding("packages", ", ".join([*named, f"{len(fitting) - len(named)} more, as asked for"]))
 
 
-def temporary_folder() -> str:
-    """Return where Ray keeps its session unless told otherwise."""
-    return os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+def session() -> Iterator[Finding]:
+    """Yield what was found at the folder of Ray's session."""
+    try:
+        folder = session_folder()
+    except ConfigError as error:
+        yield Finding("Ray's session", "has no folder", str(error))
+        return
+    if folder.note:
+        yield Finding("Ray's session", f"in {folder.path}, since {folder.note}", FIX)
+    mend = "Ray spills objects and writes logs there; free some, or set RAY_TMPDIR to a larger disk"
+    yield room(f"disk {folder.path}", shutil.disk_usage(folder.path).free, MIN_DISK, mend)
 
 
 def free_memory() -> int:

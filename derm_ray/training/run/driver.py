@@ -184,9 +184,14 @@ def labelled(manifest: Manifest, split: Split, labels: LabelSet) -> LabelledPair
     return LabelledPairs(tuple(listed[place] for place in places), indices, places, listed)
 
 
+class _Trainer(TorchTrainer):  # type: ignore[misc]
+    def _register_sigint_handler(self, controller: object) -> None:
+        """Leave Ctrl-C to the command: Ray's handler ends it without a word and with exit code 1."""
+
+
 def _fit(task: WorkerTask, out_uri: str, name: str, scaling: ScalingConfig, max_failures: int) -> "ray.train.Result":
     filesystem, path = storage.filesystem(out_uri)
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         train_worker,
         train_loop_config={"task": task},
         torch_config=AddressedTorchConfig(backend="nccl" if task.use_gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),

@@ -182,8 +182,24 @@ def test_a_cluster_and_a_folder_that_are_not_there_are_findings(monkeypatch: pyt
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (1, "")
-    assert "no such folder  -> make it" in done.stdout
+    assert "RAY_TMPDIR=/nowhere: no such folder. Set RAY_TMPDIR to a folder that exists" in done.stdout
     assert "cannot join the Ray at '127.0.0.1:" in done.stdout
+
+
+def test_folders_that_ray_cannot_use_are_findings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_TMPDIR", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TMPDIR", "/no/such")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    found = only(machine.session(), "Ray's session")
+    assert (found.found, bool(found.mend)) == ("in /tmp, since TMPDIR=/no/such: no such folder", True)
+    assert access.token().found.startswith(f"HOME={tmp_path}/file: not writable (Not a directory)")
+    assert access.token().mend == ""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    assert "RAY_AUTH_TOKEN_PATH" in access.token().mend
+    monkeypatch.delenv("HOME")
+    assert access.token().found.startswith("HOME is not set")
 
 
 def test_every_node_of_a_cluster_is_asked(ray_local: None, tmp_path: Path) -> None:

@@ -1,0 +1,71 @@
+"""Ctrl-C and SIGTERM end every command in the same way."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import typer
+
+RESUMES = "stopped; the same command resumes."
+AGAIN_S = 1.0
+"""A second signal within this time is the same one: `timeout` sends it to its child, then to the child's group."""
+_first: tuple[int, float] | None = None
+_at_once = False
+
+
+def listen() -> None:
+    """Let SIGINT and SIGTERM raise KeyboardInterrupt, once; a later signal ends the process on the spot."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell's background jobs inherit it
+            signal.signal(number, _stop)
+
+
+def exit_code() -> int:
+    """Return 128 plus the number of the signal that stopped this process."""
+    return 128 + (_first[0] if _first else signal.SIGINT)
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Tell who stops a command in this block that its work is kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(RESUMES, err=True)
+        raise
+
+
+@contextmanager
+def resumable_at_once() -> Iterator[None]:
+    """The same where threads wait for Ray, which cannot be shut down under them: a signal ends all on the spot."""
+    global _at_once
+    _at_once = True
+    try:
+        yield
+    finally:
+        _at_once = False
+
+
+def _stop(number: int, _: object) -> None:
+    global _first
+    now = time.monotonic()
+    if _at_once:
+        os.write(2, f"{RESUMES}\n".encode())
+        _leave(number)
+    if _first is None:
+        _first = number, now
+        raise KeyboardInterrupt
+    if now - _first[1] > AGAIN_S:
+        _leave(number)
+
+
+def _leave(number: int) -> None:
+    """End this process without its exit handlers, and what it started: a Ray would take a minute to notice."""
+    import psutil
+
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    os._exit(128 + number)
