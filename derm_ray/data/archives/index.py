@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from derm_ray import storage
 from derm_ray.data.archives.address import StreamMember
-from derm_ray.data.archives.names import DICOM_SUFFIXES, IMAGE_SUFFIXES, ArchiveError, is_side_file, shown, suffix
+from derm_ray.data.archives.names import DICOM_SUFFIXES, IMAGE_SUFFIXES, ArchiveError, is_side_file, quoted, suffix
 from derm_ray.data.archives.pairing import DEFAULT_RULE, EXAMPLE, PairingRule
 from derm_ray.data.archives.pairs import REPEATED, Pair, Pairs, id_refusal, unstreamable
 from derm_ray.data.archives.reader import ImageReader
@@ -200,11 +200,11 @@ class _Indexer:
                 if not why and pair_id in seen:
                     why = REPEATED
                 if why:
-                    self._source.problems.append(f"pair_id {shown(pair_id or '')!r} or its lesion_id {why}")
+                    self._source.problems.append(f"pair_id {quoted(pair_id or '')} or its lesion_id {why}")
                 seen.add(pair_id)
 
     def _nothing(self) -> str:
-        names = ", ".join(repr(shown(name)) for name in self._seen)
+        names = ", ".join(quoted(name) for name in self._seen)
         left_out = ", ".join(f"{count} {reason}" for reason, count in self._source.left_out.most_common())
         return (
             f"no pair found. First names: {names or 'none'}. Left out: {left_out or 'nothing'}. Say how the files are "

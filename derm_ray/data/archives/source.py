@@ -10,8 +10,20 @@ import pyarrow as pa
 from derm_ray import storage
 from derm_ray.data.archives import zips
 from derm_ray.data.archives.address import SUFFIXES, Address, ParquetCell, StreamMember, TarMember, ZipMember, kind
-from derm_ray.data.archives.names import ArchiveError, Damaged, is_archive, is_volume, normal, refusal, shown
+from derm_ray.data.archives.names import (
+    ArchiveError,
+    Damaged,
+    is_archive,
+    is_volume,
+    may_be_image,
+    normal,
+    quoted,
+    refusal,
+    shown,
+)
 from derm_ray.data.archives.parquets import has_images, index_tables
+from derm_ray.data.archives.ranges import read_range
+from derm_ray.data.archives.signatures import HEAD, misnamed
 from derm_ray.data.archives.tars import TarFile
 from derm_ray.errors import ManifestError, StorageError
 
@@ -99,8 +111,8 @@ class Source:
             else:
                 yield from self._tar(uri, packed=cls is StreamMember)
         except Damaged as error:
-            mend = "Copy the archive again or repack it; of a split one, join the parts first."
-            self.problems.append(f"{shown(uri)} cannot be read: {shown(str(error), 500)}. {mend}")
+            error = misnamed(read_range(uri, 0, HEAD), cls) or error
+            self.problems.append(f"{shown(uri)} cannot be read: {shown(str(error), 500)}. {error.fix}")
 
     def _tar(self, uri: str, *, packed: bool) -> Iterator[SourceFile]:
         for entry in TarFile(uri, packed=packed).entries():
@@ -110,20 +122,25 @@ class Source:
                 if packed
                 else TarMember(uri, entry.name, entry.offset, entry.size)
             )
-            yield from self._member(uri, entry.name, place, entry.refusal, None)
+            yield from self._member(uri, entry.name, place, entry.refusal)
 
     def _zip(self, uri: str) -> Iterator[SourceFile]:
+        unreadable: dict[str, list[str]] = {}
         for entry in zips.entries(uri):
             self.found += 1
-            yield from self._member(uri, entry.name, entry.address, entry.refusal, entry.left_out)
+            if entry.unreadable and not entry.refusal and may_be_image(entry.name):
+                unreadable.setdefault(entry.unreadable, []).append(entry.name)
+            else:
+                yield from self._member(uri, entry.name, entry.address, entry.refusal)
+        for how, members in unreadable.items():
+            self.problems.append(
+                f"{shown(uri)}: {len(members)} of its files that may be images {'is' if len(members) == 1 else 'are'} "
+                f"{how}, the first of them {quoted(members[0])}. Write the zip again without a password, with deflate."
+            )
 
-    def _member(
-        self, uri: str, name: str, place: Address, refused: str | None, left_out: str | None
-    ) -> Iterator[SourceFile]:
+    def _member(self, uri: str, name: str, place: Address, refused: str | None) -> Iterator[SourceFile]:
         if why := refusal(name) or refused:
             self._refuse(uri, name, why)
-        elif left_out:
-            self.left_out[left_out] += 1
         elif is_archive(name):
             self.left_out["an archive inside an archive"] += 1
         else:
