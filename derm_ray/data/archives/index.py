@@ -15,7 +15,7 @@ from derm_ray.data.archives.names import DICOM_SUFFIXES, IMAGE_SUFFIXES, Archive
 from derm_ray.data.archives.pairing import DEFAULT_RULE, EXAMPLE, PairingRule
 from derm_ray.data.archives.pairs import REPEATED, Pair, Pairs, id_refusal, unstreamable
 from derm_ray.data.archives.reader import ImageReader
-from derm_ray.data.archives.source import Source, SourceFile
+from derm_ray.data.archives.source import NO_IMAGE, SIDE_FILE, UNNAMED, Source, SourceFile
 from derm_ray.data.archives.writer import write_tables
 from derm_ray.data.manifest import BATCH_ROWS, SCHEMA, URI_COLUMNS, conform
 from derm_ray.errors import ConfigError, ImageError, ImageErrorCode, StorageError
@@ -33,6 +33,7 @@ class ArchiveIndex:
         found: files, and rows of Parquet.
         left_out: reason -> files that are no image of a pair.
         containers: URIs of the archives read, and of the folder if it holds images itself.
+        columns_left_out: columns of Parquet that a manifest cannot hold, and their types.
         pairs, single: how many pairs there are, and how many of them have one image only.
     """
 
@@ -40,6 +41,7 @@ class ArchiveIndex:
     found: int
     left_out: Counter[str]
     containers: list[str]
+    columns_left_out: dict[str, str]
     pairs: int
     single: int
     _rows: list[Pair]
@@ -139,7 +141,8 @@ class _Indexer:
             raise ArchiveError(source.uri, [self._nothing()])
         single = sum(len(pair.places) == 1 for pair in rows)
         single += sum(table[name].null_count for table in tables for name in URI_COLUMNS)
-        return ArchiveIndex(source.uri, source.found, source.left_out, source.containers, pairs, single, rows, tables)
+        about = (source.uri, source.found, source.left_out, source.containers, source.columns_left_out)
+        return ArchiveIndex(*about, pairs, single, rows, tables)
 
     def _refuse_problems(self) -> None:
         if problems := [*self._source.problems, *self._pairs.problems]:
@@ -149,7 +152,7 @@ class _Indexer:
         ending, left_out = suffix(file.path), self._source.left_out
         image, dicom = ending in IMAGE_SUFFIXES, ending in DICOM_SUFFIXES
         if is_side_file(file.path):
-            left_out["a side file of macOS"] += 1
+            left_out[SIDE_FILE] += 1
         elif (image or (self._own_rule and (dicom or not ending))) and self._pairs.add(order, file):
             pass
         elif dicom:
@@ -189,7 +192,7 @@ class _Indexer:
     def _with_images(self, table: pa.Table) -> pa.Table:
         there = pc.or_(*(pc.is_valid(table[name]) for name in URI_COLUMNS))
         if without := table.num_rows - pc.sum(there).as_py():
-            self._source.left_out["a row without an image"] += without
+            self._source.left_out[NO_IMAGE] += without
         return table.filter(there)
 
     def _check_ids(self, tables: list[pa.Table]) -> None:
@@ -206,9 +209,14 @@ class _Indexer:
     def _nothing(self) -> str:
         names = ", ".join(quoted(name) for name in self._seen)
         left_out = ", ".join(f"{count} {reason}" for reason, count in self._source.left_out.most_common())
+        found = f"no pair found. First names: {names or 'none'}. Left out: {left_out or 'nothing'}."
+        if not self._source.found:
+            return "no pair found: it is empty. Check that it was written whole"
+        if self._source.left_out.keys() <= {NO_SUFFIX, *UNNAMED}:
+            return f"{found} None of them is an image; check that this is the right place"
         return (
-            f"no pair found. First names: {names or 'none'}. Left out: {left_out or 'nothing'}. Say how the files are "
-            f"named: --clinical {EXAMPLE!r} --dermoscopy {EXAMPLE.replace('clinical', 'dermoscopy')!r}"
+            f"{found} Say how the files are named: "
+            f"--clinical {EXAMPLE!r} --dermoscopy {EXAMPLE.replace('clinical', 'dermoscopy')!r}"
         )
 
 

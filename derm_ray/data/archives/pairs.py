@@ -80,9 +80,7 @@ class Pairs:
         if getattr(pair, modality) is not None:
             self.problems.append(f"{shown(file.path)}: a second {modality} image of pair {quoted(pair_id)}")
         elif pair.values != values:
-            self.problems.append(
-                f"{shown(file.path)}: other values than the other image of pair {quoted(pair_id)} has"
-            )
+            self.problems.append(f"{shown(file.path)}: other values than the other image of pair {quoted(pair_id)} has")
         setattr(pair, modality, file.place)
 
     def put_row(self, order: int, row: dict[str, object]) -> None:

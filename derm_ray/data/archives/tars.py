@@ -62,7 +62,7 @@ class TarFile:
         ended = 0  # zero blocks since the last member
         tar: tarfile.TarFile | None = None
         while True:
-            with _explained():
+            with _explained(first=tar is None):
                 tar, info = _next(tar, self._file)
             if info is None:
                 block = self._file.last
@@ -114,19 +114,26 @@ def _unended() -> Damaged:
 def _tail(position: int) -> Damaged:
     return Damaged(
         f"behind its end mark, from byte {position:,}, lies what is neither zeros nor another tar",
-        fix=f"If nothing is missing, cut that off: head -c {position} OLD.tar > NEW.tar (of a .tar.gz, unpack it first).",
+        fix=f"If nothing is missing, cut that off: head -c {position} OLD.tar > NEW.tar (unpack a .tar.gz first).",
     )
 
 
 class _explained:  # noqa: N801
     """Turn what tarfile, gzip and zlib raise on broken archives (of any type) into :class:`Damaged`."""
 
+    def __init__(self, *, first: bool = False) -> None:
+        self._first = first
+
     def __enter__(self) -> None: ...
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if isinstance(error, Exception) and not isinstance(error, (DermRayError, Damaged)):
-            truncated = isinstance(error, EOFError)
-            raise Damaged("it is truncated" if truncated else f"{type(error).__name__}: {error}") from error
+            what = f"{type(error).__name__}: {error}"
+            if isinstance(error, EOFError):
+                what = "it is truncated"
+            elif self._first and isinstance(error, tarfile.ReadError):
+                what = f"it does not begin as a tar does ({error})"
+            raise Damaged(what) from error
 
 
 def _refusal(info: tarfile.TarInfo) -> str | None:

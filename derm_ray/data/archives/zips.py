@@ -77,7 +77,7 @@ def _require_alone(uri: str, archive: zipfile.ZipFile) -> None:
         Damaged: there is one, or bytes behind the end that are not zeros.
     """
     file = archive.fp
-    assert file is not None  # noqa: S101  # only of a closed archive
+    assert file is not None
     begin = max(0, file.seek(0, 2) - _LONGEST_END)
     file.seek(begin)
     end = file.read()
