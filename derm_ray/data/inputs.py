@@ -12,7 +12,7 @@ from derm_ray.data.archives.pairing import DEFAULT_RULE, PairingRule
 from derm_ray.data.archives.parquet_columns import Content
 from derm_ray.data.archives.parquet_tables import parquet_content
 from derm_ray.data.manifest import Manifest, conform, scan_manifest
-from derm_ray.data.parts import SUFFIX, parquet_parts, relative, values, with_values
+from derm_ray.data.parts import SUFFIX, is_folder, parquet_parts, relative, values, with_values
 from derm_ray.data.prepared import require_size
 from derm_ray.data.preprocessing import Preprocessing
 from derm_ray.errors import ConfigError, ManifestError
@@ -159,22 +159,28 @@ def open_input(uri: str, rule: PairingRule | None = None) -> Input:
         StorageError: the input is not there.
         ManifestError: a Parquet file has columns of images that are not read.
     """
-    parts = parquet_parts(uri) if kind(uri) in (None, ParquetCell) and not _is_text(uri) else []
-    if not _is_text(uri) and not _is_manifest(parts[0] if parts else uri):
+    parts = _manifest_parts(uri)
+    if parts is None:
         return ArchiveInput(uri, rule or DEFAULT_RULE)
     if rule is not None:
         raise ConfigError(f"{uri} is a manifest: it names its images itself. Leave the patterns out.")
     return ManifestInput(uri, parts)
 
 
-def _is_text(uri: str) -> bool:
-    return uri.lower().endswith(MANIFEST_SUFFIXES)
+def _manifest_parts(uri: str) -> list[str] | None:
+    """Return the parts of a manifest, empty where it is one file; ``None`` where it is no manifest."""
+    if uri.lower().endswith(MANIFEST_SUFFIXES):
+        return []
+    if kind(uri) not in (None, ParquetCell):
+        return None
+    if is_folder(uri):
+        parts = parquet_parts(uri)
+        return parts if parts and _is_manifest(parts[0]) else None
+    return [] if uri.lower().endswith(SUFFIX) and _is_manifest(uri) else None
 
 
 def _is_manifest(uri: str) -> bool:
-    if not uri.lower().endswith(SUFFIX):
-        return False
     try:
         return parquet_content(uri) is Content.MANIFEST
     except Damaged:
-        return False  # as an archive it is told what is the matter
+        return False  # the index says what is the matter

@@ -36,8 +36,6 @@ def parquet_parts(uri: str) -> list[str]:
     Raises:
         StorageError: storage failed.
     """
-    if not is_folder(uri):
-        return []
     below = [name for name in storage.list_files(uri) if not name.endswith("/") and not is_hidden(relative(name, uri))]
     return below if all(name.lower().endswith(SUFFIX) for name in below) else []
 

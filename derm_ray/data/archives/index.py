@@ -191,7 +191,7 @@ class _Indexer:
 
     def _with_images(self, table: pa.Table) -> pa.Table:
         there = pc.or_(*(pc.is_valid(table[name]) for name in URI_COLUMNS))
-        if without := table.num_rows - pc.sum(there).as_py():
+        if without := table.num_rows - (pc.sum(there).as_py() or 0):
             self._source.left_out[NO_IMAGE] += without
         return table.filter(there)
 
@@ -210,6 +210,8 @@ class _Indexer:
         names = ", ".join(quoted(name) for name in self._seen)
         left_out = ", ".join(f"{count} {reason}" for reason, count in self._source.left_out.most_common())
         found = f"no pair found. First names: {names or 'none'}. Left out: {left_out or 'nothing'}."
+        if self._source.manifests:
+            return "it is a manifest in parts and needs no index; give the folder as it is"
         if not self._source.found:
             return "no pair found: it is empty. Check that it was written whole"
         if self._source.left_out.keys() <= {NO_SUFFIX, *UNNAMED}:

@@ -33,11 +33,12 @@ JOIN = "is one part of a split archive; join the parts first, such as with `cat 
 NO_IMAGE = "a row without an image"
 SIDE_FILE = "a side file of macOS"
 _NO_IMAGES = "Parquet without images"
+_MANIFEST = "a manifest"
 _HIDDEN = "Parquet that begins with '_' or '.', or lies in such a folder"
 _SPECIAL = "not a regular file"
 _OTHER_ARCHIVE = "an archive of a kind that is not read"
 _INNER_ARCHIVE = "an archive inside an archive"
-UNNAMED = frozenset((NO_IMAGE, SIDE_FILE, _NO_IMAGES, _HIDDEN, _SPECIAL, _OTHER_ARCHIVE, _INNER_ARCHIVE))
+UNNAMED = frozenset((NO_IMAGE, SIDE_FILE, _NO_IMAGES, _MANIFEST, _HIDDEN, _SPECIAL, _OTHER_ARCHIVE, _INNER_ARCHIVE))
 """Reasons for leaving files out that patterns do not change."""
 
 
@@ -58,6 +59,7 @@ class Source:
         containers: URIs of archives, and of the folder if it holds files itself.
         problems: what is refused.
         tables: of Parquet files with images, in manifest columns.
+        manifests: URIs of Parquet files that are manifests.
         columns_left_out: columns of them that no manifest can hold, and their types.
     """
 
@@ -68,6 +70,7 @@ class Source:
         self.containers: list[str] = []
         self.problems: list[str] = []
         self.tables: list[pa.Table] = []
+        self.manifests: list[str] = []
         self.columns_left_out: dict[str, str] = {}
 
     def files(self) -> Iterator[SourceFile]:
@@ -90,6 +93,11 @@ class Source:
         for name in names:
             if not name.endswith("/"):
                 yield from self._listed(name, relative(name, self.uri))
+        if self.tables:
+            self.problems += [
+                f"{shown(uri)}: it is a manifest, but other files of the folder hold images. Move it away"
+                for uri in self.manifests
+            ]
 
     def _listed(self, uri: str, path: str) -> Iterator[SourceFile]:
         why = refusal(path) or ("its name holds '::'" if "::" in path else None)
@@ -162,10 +170,12 @@ class Source:
 
     def _parquet(self, uri: str, path: str | None) -> None:
         try:
-            if path is not None and parquet_content(uri) is not Content.IMAGES:
+            what = parquet_content(uri)
+            if path is not None and what is not Content.IMAGES:
                 self.containers.remove(uri)
                 self.found += 1
-                self.left_out[_NO_IMAGES] += 1
+                self.left_out[_MANIFEST if what is Content.MANIFEST else _NO_IMAGES] += 1
+                self.manifests += [uri] * (what is Content.MANIFEST)
                 return
             source = ParquetTables(uri, values(path) if path else {})
             for table in source.tables():
