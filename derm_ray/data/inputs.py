@@ -61,7 +61,11 @@ class ManifestInput:
         return (piece for part in self._parts for piece in self._part(part))
 
     def _part(self, part: str) -> Iterator[Manifest]:
-        if parquet_content(part) is not Content.MANIFEST:
+        try:
+            what = parquet_content(part)
+        except Damaged as error:
+            raise ManifestError(part, [f"{error}. Write it again"]) from error
+        if what is not Content.MANIFEST:
             raise ManifestError(
                 part,
                 ["no column 'clinical_uri' or 'dermoscopy_uri', but the folder's first part has one; move it away"],

@@ -11,13 +11,22 @@ import pyarrow.compute as pc
 
 from derm_ray import storage
 from derm_ray.data.archives.address import StreamMember
-from derm_ray.data.archives.names import DICOM_SUFFIXES, IMAGE_SUFFIXES, ArchiveError, is_side_file, quoted, suffix
+from derm_ray.data.archives.names import (
+    DICOM_SUFFIXES,
+    IMAGE_SUFFIXES,
+    ArchiveError,
+    is_side_file,
+    quoted,
+    shown,
+    suffix,
+)
 from derm_ray.data.archives.pairing import DEFAULT_RULE, EXAMPLE, PairingRule
 from derm_ray.data.archives.pairs import REPEATED, Pair, Pairs, id_refusal, unstreamable
 from derm_ray.data.archives.reader import ImageReader
 from derm_ray.data.archives.source import NO_IMAGE, SIDE_FILE, UNNAMED, Source, SourceFile
 from derm_ray.data.archives.writer import write_tables
 from derm_ray.data.manifest import BATCH_ROWS, SCHEMA, URI_COLUMNS, conform
+from derm_ray.data.parts import parquet_parts
 from derm_ray.errors import ConfigError, ImageError, ImageErrorCode, StorageError
 
 SEEN_NAMES = 5
@@ -211,7 +220,9 @@ class _Indexer:
         left_out = ", ".join(f"{count} {reason}" for reason, count in self._source.left_out.most_common())
         found = f"no pair found. First names: {names or 'none'}. Left out: {left_out or 'nothing'}."
         if self._source.manifests:
-            return "it is a manifest in parts and needs no index; give the folder as it is"
+            if parquet_parts(self._source.uri):
+                return "it is a manifest in parts and needs no index; `derm-ray score` takes the folder as it is"
+            return f"{found} {shown(self._source.manifests[0])} is a manifest and needs no index; give that file"
         if not self._source.found:
             return "no pair found: it is empty. Check that it was written whole"
         if self._source.left_out.keys() <= {NO_SUFFIX, *UNNAMED}:

@@ -39,7 +39,13 @@ def content(schema: pa.Schema, uri: str) -> Content:
         if both := [field.name for field in asked if _holds_bytes(field.type)]:
             raise ManifestError(uri, [f"both {quoted(both[0])} and {quoted(uris[0])} give images; keep one of the two"])
         return Content.MANIFEST
-    if problems := [problem for field in asked if (problem := _type_problem(field))]:
+    problems = [problem for field in asked if (problem := _type_problem(field))]
+    problems += [
+        f"column {quoted(name)} looks like '{wanted}', which is not there; name it so"
+        for name in names
+        if (wanted := name.strip().lower()) in set(Modality) - names.keys()
+    ]
+    if problems:
         raise ManifestError(uri, problems)
     return Content.IMAGES if asked else Content.OTHER
 

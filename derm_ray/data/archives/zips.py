@@ -62,12 +62,15 @@ def entries(uri: str) -> Iterator[ZipEntry]:
     members = [
         (info, name, _refusal(info, archive.start_dir))
         for info, name in zip(archive.filelist, names(archive.filelist), strict=True)
-        if not name.endswith("/")
+        if info.file_size or not name.endswith("/")
     ]
     differences = _differences(uri, [(info, name) for info, name, refusal in members if refusal is None])
     for info, name, refusal in members:
         address = ZipMember(uri, name, info.header_offset, info.compress_size, info.compress_type, info.file_size)
-        yield ZipEntry(name, address, refusal or differences.get(info.header_offset), _unreadable(info))
+        refusal = refusal or differences.get(info.header_offset)
+        if name.endswith("/"):
+            refusal = "it is named as a folder is, but holds data"
+        yield ZipEntry(name, address, refusal, _unreadable(info))
 
 
 def _require_alone(uri: str, archive: zipfile.ZipFile) -> None:

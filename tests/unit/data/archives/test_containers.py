@@ -179,9 +179,8 @@ RAW = UML.encode()
 NAMES: dict[str, tuple[bytes, str]] = {
     "backslashes of FAT": (zip_of(member(b"a\\L1\\clinical.jpg")), "a/L1"),
     "backslashes of NTFS": (zip_of(member(b"a\\L1\\clinical.jpg"), host=10), "a/L1"),
-    "both separators, FAT": (zip_of(member(b"a/b\\L1\\clinical.jpg"), member(b"a/")), "a/b/L1"),
+    "both separators, FAT": (zip_of(member(b"a/b\\L1\\clinical.jpg")), "a/b/L1"),
     "backslashes only, Unix": (zip_of(member(b"a\\L1\\clinical.jpg"), host=3), "a/L1"),
-    "a folder's entry": (zip_of(member(b"L1\\"), member(b"L1\\clinical.jpg")), "L1"),
     "a backslash of Unix": (zip_of(member(b"a\\b/clinical.jpg"), host=3), "a\\b"),
     "flagged UTF-8": (zip_of(member(RAW, UTF8)), "Läs"),
     "CP437": (zip_of(member(UML.encode("cp437"))), "Läs"),
@@ -196,6 +195,7 @@ NAMES: dict[str, tuple[bytes, str]] = {
         zip_of(member(b"L_s/clinical.jpg", 0, b"UT\4\0abcd" + unicode_path(b"L_s/clinical.jpg", UML))),
         "Läs",
     ),
+    "NFD of macOS": (zip_of(member("La\u0308s/clinical.jpg".encode(), UTF8), host=19), "Läs"),
     "flag in the directory only": (zip_of((RAW, RAW, UTF8, 0, b"")), "Läs"),
     "flag in the local header only": (zip_of((RAW, RAW, 0, UTF8, b""), host=3), "Läs"),
     "another encoding in the local header": (zip_of((RAW, UML.encode("cp437"), UTF8, 0, b"")), "Läs"),
@@ -232,6 +232,7 @@ MISLEADING: dict[str, tuple[bytes, str]] = {
         "leaves the archive",
     ),
     "a way out by backslashes": (zip_of(member(b"a\\..\\..\\clinical.jpg")), "leaves the archive"),
+    "a folder with data": (zip_of(member(b"L1/clinical.jpg/")), "it is named as a folder is, but holds data"),
     "a share": (zip_of(member(b"\\\\host\\L1\\clinical.jpg")), "is absolute"),
     "two spellings of one": (
         zip_of(member(b"L1\\clinical.jpg"), member(b"L1/clinical.jpg")),
@@ -309,6 +310,11 @@ def test_one_image_that_cannot_be_unpacked_does_not_become_a_pair_of_one(tmp_pat
     message = refusal(write(tmp_path / "a.zip", sink.getvalue()))
     assert "1 of its files that may be images is packed by BZip2" in message
     assert "LZMA" not in message
+
+
+def test_the_entry_of_a_folder_is_none_of_the_files(tmp_path: Path) -> None:
+    empty = zip_of(member(b"L1\\"), member(b"L1\\.keep"), content=b"")
+    assert "Left out: 1 not an image by its suffix." in refusal(write(tmp_path / "a.zip", empty))
 
 
 @pytest.mark.parametrize("case", ["zip64", "descriptor", "prefix", "comment", "long name"])
