@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -243,6 +244,20 @@ def test_ids_of_other_types_are_read(tmp_path: Path) -> None:
     assert "column 'lesion_id' is binary and cannot be read: Invalid UTF8" in refused(uri)
     uri = write(tmp_path / "c.parquet", {"lesion_id": [["L1"]], "clinical": [b"1"]})
     assert refused(uri) == "column 'lesion_id' is list<element: string>; string is read"
+
+
+def test_duckdb_s_types_are_read(tmp_path: Path) -> None:
+    duckdb.sql(
+        f"""copy (select uuid() lesion_id, uuid() study, interval 3 day pause, 5::hugeint big, '0101'::bit bits,
+        '2020-01-01'::timestamptz seen, 'a'::enum('a', 'b') kind, [1] l, 'c'::blob clinical, 'd'::blob dermoscopy)
+        to '{tmp_path}/a.parquet'"""
+    )
+    index = index_archive(f"{tmp_path}/a.parquet")
+    (row,) = rows(index)
+    assert uuid.UUID(row["lesion_id"]) != uuid.UUID(row["study"])
+    assert (row["kind"], row["bits"]) == ("a", "0101")
+    assert list(index.columns_left_out) == ["l"]
+    assert read(row["dermoscopy_uri"]) == b"d"
 
 
 def test_text_that_is_not_utf8_is_said(tmp_path: Path) -> None:
