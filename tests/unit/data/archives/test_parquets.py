@@ -131,7 +131,7 @@ def test_no_type_of_a_manifest_s_column_is_a_traceback(tmp_path: Path, kind: pa.
     try:
         index = index_archive(uri)
     except ManifestError:
-        with pytest.raises(ManifestError, match=f"{name}'? is "):
+        with pytest.raises(ManifestError, match=name):
             index_archive(uri)
     else:
         assert len(rows(index)) == 2
