@@ -72,7 +72,8 @@ class ManifestInput:
             )
         columns = values(relative(part, self.uri))
         for piece in scan_manifest(part):
-            yield conform(with_values(piece.table, columns), self.uri).absolute()
+            table = conform(with_values(piece.table, columns), self.uri).table
+            yield Manifest(table, self.uri, piece.missing_words).absolute()
 
     def fingerprint(self) -> str:
         """See :class:`Input`."""

@@ -1,6 +1,5 @@
 """Rows to be: files brought together by what a rule says of their paths."""
 
-import unicodedata
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -69,7 +68,6 @@ class Pairs:
         return bool(matches)
 
     def _put(self, order: int, file: SourceFile, modality: Modality, found: dict[str, str]) -> None:
-        found = {name: unicodedata.normalize("NFC", value) for name, value in found.items()}  # macOS writes NFD
         pair_id = found.get("pair_id") or found["lesion_id"]
         row = {"pair_id": pair_id, "lesion_id": pair_id, **found}
         values = tuple(row[name] for name in self._columns)

@@ -10,9 +10,11 @@ import pyarrow.parquet as pq
 
 from derm_ray.data.archives.names import quoted, shown
 from derm_ray.data.manifest import SCHEMA, URI_COLUMNS
+from derm_ray.data.normalization import column_key
 from derm_ray.errors import ManifestError
 from derm_ray.vocabulary import Modality
 
+_KNOWN = {column_key(name): name for name in SCHEMA.names}
 READ = "images are read from binary columns, or structs {bytes, path}"
 
 
@@ -35,7 +37,7 @@ def content(schema: pa.Schema, uri: str) -> Content:
     if twice := [name for name in (*Modality, *URI_COLUMNS) if names[name] > 1]:
         raise ManifestError(uri, [f"column {name!r} stands more than once; keep one" for name in map(str, twice)])
     asked = [field for field in schema if field.name in set(Modality)]
-    if uris := [name for name in URI_COLUMNS if name in names]:
+    if uris := [name for name in names if _known(name) in URI_COLUMNS]:
         if both := [field.name for field in asked if _holds_bytes(field.type)]:
             raise ManifestError(uri, [f"both {quoted(both[0])} and {quoted(uris[0])} give images; keep one of the two"])
         return Content.MANIFEST
@@ -43,7 +45,7 @@ def content(schema: pa.Schema, uri: str) -> Content:
     problems += [
         f"column {quoted(name)} looks like '{wanted}', which is not there; name it so"
         for name in names
-        if (wanted := name.strip().lower()) in set(Modality) - names.keys()
+        if (wanted := column_key(name)) in set(Modality) - names.keys()
     ]
     if problems:
         raise ManifestError(uri, problems)
@@ -134,10 +136,11 @@ def text_columns(schema: pa.Schema, uri: str) -> tuple[list[str], dict[str, str]
         if field.name in set(Modality):
             continue
         kind = _storage(field.type)
-        if field.name in SCHEMA.names and pa.types.is_nested(kind):
-            wanted = SCHEMA.field(field.name).type
+        known = _known(field.name)
+        if known is not None and pa.types.is_nested(kind):
+            wanted = SCHEMA.field(known).type
             problems.append(f"column {quoted(field.name)} is {type_name(field.type)}; {wanted} is read")
-        elif field.name in SCHEMA.names or not (pa.types.is_nested(kind) or _is_bytes(kind)):
+        elif known is not None or not (pa.types.is_nested(kind) or _is_bytes(kind)):
             kept.append(field.name)
         else:
             left_out[field.name] = type_name(field.type)
@@ -160,7 +163,7 @@ def as_text(table: pa.Table, uri: str) -> dict[str, pa.ChunkedArray]:
     problems: list[str] = []
     for field in table.schema:
         try:
-            columns[field.name] = _text(table[field.name], known=field.name in SCHEMA.names)
+            columns[field.name] = _text(table[field.name], known=_known(field.name) is not None)
             columns[field.name].validate(full=True)
         except pa.ArrowException as error:
             problems.append(
@@ -169,6 +172,11 @@ def as_text(table: pa.Table, uri: str) -> dict[str, pa.ChunkedArray]:
     if problems:
         raise ManifestError(uri, problems)
     return columns
+
+
+def _known(name: str) -> str | None:
+    """Return which column of a manifest a name stands for, ``None`` where it is no manifest's."""
+    return _KNOWN.get(column_key(name))
 
 
 def _storage(kind: pa.DataType) -> pa.DataType:

@@ -418,6 +418,15 @@ def test_a_manifest_among_other_files_is_named(tmp_path: Path) -> None:
     assert "part-00000-c000.snappy.parquet is a manifest and needs no index; give that file" in refused(uri)
 
 
+def test_columns_of_a_manifest_are_known_in_any_spelling(tmp_path: Path) -> None:
+    uri = write(tmp_path / "a.parquet", {"Lesion ID": pa.array([b"a"]), "clinical": [b"1"]})
+    assert rows(index_archive(uri))[0]["lesion_id"] == "a"
+    uri = write(tmp_path / "b.parquet", {"Lesion ID": ["a"], "Clinical URI": ["a.jpg"]})
+    assert isinstance(open_input(uri), ManifestInput)
+    uri = write(tmp_path / "c.parquet", {"Lesion ID": [["a"]], "clinical": [b"1"]})
+    assert refused(uri) == "column 'Lesion ID' is list<element: string>; string is read"
+
+
 def test_an_image_column_in_other_letters_is_named(tmp_path: Path) -> None:
     uri = write(tmp_path / "a.parquet", {"lesion_id": ["a"], "Clinical ": [b"1"], "dermoscopy": [b"2"]})
     assert refused(uri) == "column 'Clinical ' looks like 'clinical', which is not there; name it so"
