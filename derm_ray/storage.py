@@ -107,7 +107,9 @@ def explained(uri: str) -> Iterator[None]:
     except PermissionError as error:
         raise StorageError(f"{uri}: access denied. Check the credentials and the file's permissions.") from error
     except IsADirectoryError as error:
-        raise StorageError(f"{uri}: is a folder, a file was expected.") from error
+        raise StorageError(
+            f"{uri}: is a folder, a file was expected. Name a file in it, or join its files into one."
+        ) from error
     except Exception as error:
         if not _is_storage_failure(error):
             raise

@@ -141,6 +141,7 @@ def index(
     paired by their headers.
     """
     from derm_ray.data.archives.index import index_archive, write_index
+    from derm_ray.data.archives.names import shown
     from derm_ray.data.archives.pairing import DEFAULT_RULE, PairingRule
     from derm_ray.data.archives.writer import require_manifest_name
 
@@ -152,8 +153,11 @@ def index(
     if left_out := result.left_out.most_common():
         lines.append(f"{result.left_out.total()} of {result.found} files left out:")
         lines += [f"  {count:>5}  {reason}" for reason, count in left_out]
+    if columns := result.columns_left_out:
+        lines.append(f"columns left out: {', '.join(f'{shown(name)} ({kind})' for name, kind in columns.items())}")
     values = {"manifest": out, "pairs": result.pairs, "single": result.single, "found": result.found}
-    emit(values | {"left_out": dict(left_out)}, "\n".join(lines), as_json=as_json)
+    values |= {"left_out": dict(left_out), "columns_left_out": columns}
+    emit(values, "\n".join(lines), as_json=as_json)
 
 
 @app.command()

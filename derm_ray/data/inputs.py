@@ -1,16 +1,18 @@
 """What bulk scoring reads: a manifest, or an archive that is indexed on the way."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from derm_ray import storage
+from derm_ray.data.archives.address import ParquetCell, kind
 from derm_ray.data.archives.index import index_archive
+from derm_ray.data.archives.names import Damaged
 from derm_ray.data.archives.pairing import DEFAULT_RULE, PairingRule
-from derm_ray.data.manifest import URI_COLUMNS, Manifest, conform, scan_manifest
+from derm_ray.data.archives.parquet_columns import Content
+from derm_ray.data.archives.parquet_tables import parquet_content
+from derm_ray.data.manifest import Manifest, conform, scan_manifest
+from derm_ray.data.parts import SUFFIX, is_folder, parquet_parts, relative, values, with_values
 from derm_ray.data.prepared import require_size
 from derm_ray.data.preprocessing import Preprocessing
 from derm_ray.errors import ConfigError, ManifestError
@@ -39,18 +41,39 @@ class Input(Protocol):
 
 
 class ManifestInput:
-    """A manifest file."""
+    """A manifest: a file, or a folder of Parquet files that are its parts.
+
+    Relative image URIs resolve against the folder that the file, or the folder of parts, lies in.
+    """
 
     may_be_rewritten = True
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, parts: Sequence[str] = ()) -> None:
         self.uri = storage.absolute(uri)
+        self._parts = parts
         self.patterns: dict[str, list[str]] = {}
         self.left_out: Counter[str] = Counter()
 
     def pieces(self) -> Iterator[Manifest]:
         """See :class:`Input`."""
-        return (piece.absolute() for piece in scan_manifest(self.uri))
+        if not self._parts:
+            return (piece.absolute() for piece in scan_manifest(self.uri))
+        return (piece for part in self._parts for piece in self._part(part))
+
+    def _part(self, part: str) -> Iterator[Manifest]:
+        try:
+            what = parquet_content(part)
+        except Damaged as error:
+            raise ManifestError(part, [f"{error}. Write it again"]) from error
+        if what is not Content.MANIFEST:
+            raise ManifestError(
+                part,
+                ["no column 'clinical_uri' or 'dermoscopy_uri', but the folder's first part has one; move it away"],
+            )
+        columns = values(relative(part, self.uri))
+        for piece in scan_manifest(part):
+            table = conform(with_values(piece.table, columns), self.uri).table
+            yield Manifest(table, self.uri, piece.missing_words).absolute()
 
     def fingerprint(self) -> str:
         """See :class:`Input`."""
@@ -130,32 +153,39 @@ class SizedInput:
 
 
 def open_input(uri: str, rule: PairingRule | None = None) -> Input:
-    """Return the pairs at a URI; nothing but a Parquet file's schema is read yet.
+    """Return the pairs at a URI; nothing but the schema of the first Parquet file is read yet.
 
     Args:
-        uri: a manifest, an archive or a folder.
+        uri: a manifest or a folder of its parts in Parquet, an archive or a folder.
         rule: how an archive's files make pairs; ``None`` is the default rule.
 
     Raises:
         ConfigError: a rule is given for a manifest.
         StorageError: the input is not there.
-        ManifestError: a Parquet file is neither a manifest nor an archive.
+        ManifestError: a Parquet file has columns of images that are not read.
     """
-    if not _is_manifest(uri):
+    parts = _manifest_parts(uri)
+    if parts is None:
         return ArchiveInput(uri, rule or DEFAULT_RULE)
     if rule is not None:
         raise ConfigError(f"{uri} is a manifest: it names its images itself. Leave the patterns out.")
-    return ManifestInput(uri)
+    return ManifestInput(uri, parts)
+
+
+def _manifest_parts(uri: str) -> list[str] | None:
+    """Return the parts of a manifest, empty where it is one file; ``None`` where it is no manifest."""
+    if uri.lower().endswith(MANIFEST_SUFFIXES):
+        return []
+    if kind(uri) not in (None, ParquetCell):
+        return None
+    if is_folder(uri):
+        parts = parquet_parts(uri)
+        return parts if parts and _is_manifest(parts[0]) else None
+    return [] if uri.lower().endswith(SUFFIX) and _is_manifest(uri) else None
 
 
 def _is_manifest(uri: str) -> bool:
-    if uri.lower().endswith(MANIFEST_SUFFIXES):
-        return True
-    if not uri.lower().endswith(".parquet"):
-        return False
-    with storage.explained(uri), storage.open_read(uri) as file:
-        try:
-            names = set(pq.read_schema(file).names)
-        except (pa.ArrowException, OSError) as error:
-            raise ManifestError(uri, [f"cannot be parsed as parquet: {error}"]) from error
-    return bool(names & set(URI_COLUMNS))
+    try:
+        return parquet_content(uri) is Content.MANIFEST
+    except Damaged:
+        return False  # the index says what is the matter

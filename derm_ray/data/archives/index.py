@@ -11,13 +11,22 @@ import pyarrow.compute as pc
 
 from derm_ray import storage
 from derm_ray.data.archives.address import StreamMember
-from derm_ray.data.archives.names import DICOM_SUFFIXES, IMAGE_SUFFIXES, ArchiveError, is_side_file, shown, suffix
+from derm_ray.data.archives.names import (
+    DICOM_SUFFIXES,
+    IMAGE_SUFFIXES,
+    ArchiveError,
+    is_side_file,
+    quoted,
+    shown,
+    suffix,
+)
 from derm_ray.data.archives.pairing import DEFAULT_RULE, EXAMPLE, PairingRule
 from derm_ray.data.archives.pairs import REPEATED, Pair, Pairs, id_refusal, unstreamable
 from derm_ray.data.archives.reader import ImageReader
-from derm_ray.data.archives.source import Source, SourceFile
+from derm_ray.data.archives.source import NO_IMAGE, SIDE_FILE, UNNAMED, Source, SourceFile
 from derm_ray.data.archives.writer import write_tables
 from derm_ray.data.manifest import BATCH_ROWS, SCHEMA, URI_COLUMNS, conform
+from derm_ray.data.parts import parquet_parts
 from derm_ray.errors import ConfigError, ImageError, ImageErrorCode, StorageError
 
 SEEN_NAMES = 5
@@ -33,6 +42,7 @@ class ArchiveIndex:
         found: files, and rows of Parquet.
         left_out: reason -> files that are no image of a pair.
         containers: URIs of the archives read, and of the folder if it holds images itself.
+        columns_left_out: columns of Parquet that a manifest cannot hold, and their types.
         pairs, single: how many pairs there are, and how many of them have one image only.
     """
 
@@ -40,6 +50,7 @@ class ArchiveIndex:
     found: int
     left_out: Counter[str]
     containers: list[str]
+    columns_left_out: dict[str, str]
     pairs: int
     single: int
     _rows: list[Pair]
@@ -139,7 +150,8 @@ class _Indexer:
             raise ArchiveError(source.uri, [self._nothing()])
         single = sum(len(pair.places) == 1 for pair in rows)
         single += sum(table[name].null_count for table in tables for name in URI_COLUMNS)
-        return ArchiveIndex(source.uri, source.found, source.left_out, source.containers, pairs, single, rows, tables)
+        about = (source.uri, source.found, source.left_out, source.containers, source.columns_left_out)
+        return ArchiveIndex(*about, pairs, single, rows, tables)
 
     def _refuse_problems(self) -> None:
         if problems := [*self._source.problems, *self._pairs.problems]:
@@ -149,7 +161,7 @@ class _Indexer:
         ending, left_out = suffix(file.path), self._source.left_out
         image, dicom = ending in IMAGE_SUFFIXES, ending in DICOM_SUFFIXES
         if is_side_file(file.path):
-            left_out["a side file of macOS"] += 1
+            left_out[SIDE_FILE] += 1
         elif (image or (self._own_rule and (dicom or not ending))) and self._pairs.add(order, file):
             pass
         elif dicom:
@@ -188,8 +200,8 @@ class _Indexer:
 
     def _with_images(self, table: pa.Table) -> pa.Table:
         there = pc.or_(*(pc.is_valid(table[name]) for name in URI_COLUMNS))
-        if without := table.num_rows - pc.sum(there).as_py():
-            self._source.left_out["a row without an image"] += without
+        if without := table.num_rows - (pc.sum(there).as_py() or 0):
+            self._source.left_out[NO_IMAGE] += without
         return table.filter(there)
 
     def _check_ids(self, tables: list[pa.Table]) -> None:
@@ -200,15 +212,24 @@ class _Indexer:
                 if not why and pair_id in seen:
                     why = REPEATED
                 if why:
-                    self._source.problems.append(f"pair_id {shown(pair_id or '')!r} or its lesion_id {why}")
+                    self._source.problems.append(f"pair_id {quoted(pair_id or '')} or its lesion_id {why}")
                 seen.add(pair_id)
 
     def _nothing(self) -> str:
-        names = ", ".join(repr(shown(name)) for name in self._seen)
+        names = ", ".join(quoted(name) for name in self._seen)
         left_out = ", ".join(f"{count} {reason}" for reason, count in self._source.left_out.most_common())
+        found = f"no pair found. First names: {names or 'none'}. Left out: {left_out or 'nothing'}."
+        if self._source.manifests:
+            if parquet_parts(self._source.uri):
+                return "it is a manifest in parts and needs no index; `derm-ray score` takes the folder as it is"
+            return f"{found} {shown(self._source.manifests[0])} is a manifest and needs no index; give that file"
+        if not self._source.found:
+            return "no pair found: it is empty. Check that it was written whole"
+        if self._source.left_out.keys() <= {NO_SUFFIX, *UNNAMED}:
+            return f"{found} None of them is an image; check that this is the right place"
         return (
-            f"no pair found. First names: {names or 'none'}. Left out: {left_out or 'nothing'}. Say how the files are "
-            f"named: --clinical {EXAMPLE!r} --dermoscopy {EXAMPLE.replace('clinical', 'dermoscopy')!r}"
+            f"{found} Say how the files are named: "
+            f"--clinical {EXAMPLE!r} --dermoscopy {EXAMPLE.replace('clinical', 'dermoscopy')!r}"
         )
 
 

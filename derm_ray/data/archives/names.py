@@ -13,16 +13,17 @@ IMAGE_SUFFIXES = frozenset(
 )
 DICOM_SUFFIXES = frozenset((".dcm", ".dicom"))
 _OTHER_ARCHIVES = (".7z", ".rar", ".gz", ".bz2", ".xz", ".zst", ".tbz2", ".txz")
-_VOLUME = re.compile(r"\.(z\d\d|r\d\d|(tar|zip|tgz|gz|7z)\.\d{2,3}|part\d+(\.\w+)?)$")
+_VOLUME = re.compile(r"\.(z\d\d|r\d\d|(tar|zip|tgz|gz|7z)\.\d{2,3}|part\d+(\.(rar|zip|tar|tgz|gz|7z))?)$")
 _HIDDEN = {"Cc": "a control character", "Cf": "an invisible character", "Cs": "bytes that are not UTF-8"}
 
 
 class Damaged(Exception):  # noqa: N818
-    """An archive that is broken, or made to break its reader."""
+    """An archive that is broken, or made to break its reader; ``fix`` says what to do."""
 
-    def __init__(self, message: str, code: ImageErrorCode = ImageErrorCode.CORRUPT) -> None:
+    def __init__(self, message: str, code: ImageErrorCode = ImageErrorCode.CORRUPT, fix: str | None = None) -> None:
         super().__init__(message)
         self.code = code
+        self.fix = fix or "Copy the archive again or repack it; of a split one, join the parts first."
 
 
 class ArchiveError(ManifestError):
@@ -48,6 +49,11 @@ def shown(name: str, most: int = 200) -> str:
     """Return a name that is safe to print: what a terminal might act on is escaped."""
     text = repr(name)[1:-1]
     return text if len(text) <= most else text[:most] + "..."
+
+
+def quoted(name: str) -> str:
+    """Return a name as :func:`shown`, in quotes."""
+    return f"'{shown(name)}'"
 
 
 def refusal(name: str) -> str | None:
@@ -84,6 +90,11 @@ def is_archive(path: str) -> bool:
 def is_volume(path: str) -> bool:
     """Tell whether a name is that of one part of a split archive."""
     return _VOLUME.search(path.lower()) is not None
+
+
+def may_be_image(path: str) -> bool:
+    """Tell whether a file may be an image, by its suffix or because it has none as many DICOM files do."""
+    return suffix(path) in (*IMAGE_SUFFIXES, *DICOM_SUFFIXES, "") and not is_side_file(path)
 
 
 def is_side_file(path: str) -> bool:

@@ -8,7 +8,7 @@ from itertools import accumulate
 
 from derm_ray.data.archives import streams
 from derm_ray.data.archives.address import Address, StreamMember, is_sequential, parse
-from derm_ray.data.archives.names import shown
+from derm_ray.data.archives.names import quoted, shown
 from derm_ray.data.archives.pairing import PairingRule
 from derm_ray.data.archives.reader import MAX_BYTES
 from derm_ray.data.archives.source import SourceFile
@@ -78,18 +78,16 @@ class Pairs:
                     self.problems.append(f"{shown(file.path)}: its {name} {why}")
             pair = self._pairs[pair_id] = Pair(order, self._columns, values)
         if getattr(pair, modality) is not None:
-            self.problems.append(f"{shown(file.path)}: a second {modality} image of pair {shown(pair_id)!r}")
+            self.problems.append(f"{shown(file.path)}: a second {modality} image of pair {quoted(pair_id)}")
         elif pair.values != values:
-            self.problems.append(
-                f"{shown(file.path)}: other values than the other image of pair {shown(pair_id)!r} has"
-            )
+            self.problems.append(f"{shown(file.path)}: other values than the other image of pair {quoted(pair_id)} has")
         setattr(pair, modality, file.place)
 
     def put_row(self, order: int, row: dict[str, object]) -> None:
         """Take a whole row of manifest columns."""
         pair_id = str(row["pair_id"])
         if why := id_refusal(pair_id) or self.repeated(pair_id):
-            self.problems.append(f"pair_id {shown(pair_id)!r} {why}")
+            self.problems.append(f"pair_id {quoted(pair_id)} {why}")
         columns = tuple(name for name in row if name not in URI_COLUMNS)
         clinical, dermoscopy = (str(row[name]) if row.get(name) else None for name in URI_COLUMNS)
         self._pairs[pair_id] = Pair(order, columns, tuple(row[name] for name in columns), clinical, dermoscopy)

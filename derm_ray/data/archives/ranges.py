@@ -1,5 +1,6 @@
 """A file in storage as a Python file: every read is one range, asked again where it fails."""
 
+import errno
 import io
 import os
 from typing import TYPE_CHECKING
@@ -56,7 +57,7 @@ class _RangeFile(io.RawIOBase):
                 self._size = persistently(lambda: storage.size(self._uri))
             offset += self._size
         if offset < 0:
-            raise ValueError(f"{self._uri}: position {offset} lies before the file's begin")
+            raise OSError(errno.EINVAL, f"position {offset} lies before the file's begin", self._uri)
         self._position = offset
         return offset
 

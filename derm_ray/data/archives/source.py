@@ -10,12 +10,36 @@ import pyarrow as pa
 from derm_ray import storage
 from derm_ray.data.archives import zips
 from derm_ray.data.archives.address import SUFFIXES, Address, ParquetCell, StreamMember, TarMember, ZipMember, kind
-from derm_ray.data.archives.names import ArchiveError, Damaged, is_archive, is_volume, normal, refusal, shown
-from derm_ray.data.archives.parquets import has_images, index_tables
+from derm_ray.data.archives.names import (
+    ArchiveError,
+    Damaged,
+    is_archive,
+    is_volume,
+    may_be_image,
+    normal,
+    quoted,
+    refusal,
+    shown,
+)
+from derm_ray.data.archives.parquet_columns import Content
+from derm_ray.data.archives.parquet_tables import ParquetTables, parquet_content
+from derm_ray.data.archives.ranges import read_range
+from derm_ray.data.archives.signatures import HEAD, misnamed
 from derm_ray.data.archives.tars import TarFile
+from derm_ray.data.parts import is_folder, is_hidden, relative, values
 from derm_ray.errors import ManifestError, StorageError
 
 JOIN = "is one part of a split archive; join the parts first, such as with `cat a.tar.* > a.tar`"
+NO_IMAGE = "a row without an image"
+SIDE_FILE = "a side file of macOS"
+_NO_IMAGES = "Parquet without images"
+_MANIFEST = "a manifest"
+_HIDDEN = "Parquet that begins with '_' or '.', or lies in such a folder"
+_SPECIAL = "not a regular file"
+_OTHER_ARCHIVE = "an archive of a kind that is not read"
+_INNER_ARCHIVE = "an archive inside an archive"
+UNNAMED = frozenset((NO_IMAGE, SIDE_FILE, _NO_IMAGES, _MANIFEST, _HIDDEN, _SPECIAL, _OTHER_ARCHIVE, _INNER_ARCHIVE))
+"""Reasons for leaving files out that patterns do not change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +59,8 @@ class Source:
         containers: URIs of archives, and of the folder if it holds files itself.
         problems: what is refused.
         tables: of Parquet files with images, in manifest columns.
+        manifests: URIs of Parquet files that are manifests.
+        columns_left_out: columns of them that no manifest can hold, and their types.
     """
 
     def __init__(self, uri: str) -> None:
@@ -44,6 +70,8 @@ class Source:
         self.containers: list[str] = []
         self.problems: list[str] = []
         self.tables: list[pa.Table] = []
+        self.manifests: list[str] = []
+        self.columns_left_out: dict[str, str] = {}
 
     def files(self) -> Iterator[SourceFile]:
         """Yield the files with accepted names.
@@ -52,55 +80,60 @@ class Source:
             StorageError: the source is not there, or storage failed.
             ArchiveError: it is neither a folder nor an archive.
         """
-        if kind(self.uri) is not None:
-            yield from self._archive(self.uri, alone=True)
+        if kind(self.uri) is not None and not is_folder(self.uri):
+            yield from self._archive(self.uri, None)
             return
         names = storage.list_files(self.uri)
         if not names:
             raise StorageError(f"{shown(self.uri)}: not found, or an empty folder. Check the path.")
-        root = self._root()
-        if names == [root]:
+        if len(names) == 1 and relative(names[0], self.uri) == names[0]:  # the file itself
+            root = names[0]
             problem = JOIN if is_volume(root) else f"is no folder, and its name is no archive's ({', '.join(SUFFIXES)})"
             raise ArchiveError(self.uri, [f"it {problem}"], "" if is_volume(root) else "Repack it as .tar or .zip.")
         for name in names:
             if not name.endswith("/"):
-                yield from self._listed(name, name.removeprefix(root + "/"))
-
-    def _root(self) -> str:
-        fs, path = storage.filesystem(self.uri)
-        return str(path) if storage.is_local(self.uri) else str(fs.unstrip_protocol(path))
+                yield from self._listed(name, relative(name, self.uri))
+        if self.tables:
+            self.problems += [
+                f"{shown(uri)}: it is a manifest, but other files of the folder hold images. Move it away"
+                for uri in self.manifests
+            ]
 
     def _listed(self, uri: str, path: str) -> Iterator[SourceFile]:
         why = refusal(path) or ("its name holds '::'" if "::" in path else None)
         if why or is_volume(path):
             self.found += 1
             self._refuse("", path, why or f"it {JOIN}")
+        elif kind(uri) is ParquetCell and is_hidden(path):
+            self.found += 1
+            self.left_out[_HIDDEN] += 1
         elif kind(uri) is not None:
-            yield from self._archive(uri, alone=False)
+            yield from self._archive(uri, path)
         else:
             self.found += 1
             if storage.is_local(uri) and not os.path.isfile(uri):
-                self.left_out["not a regular file"] += 1
+                self.left_out[_SPECIAL] += 1
             elif is_archive(path):
-                self.left_out["an archive of a kind that is not read"] += 1
+                self.left_out[_OTHER_ARCHIVE] += 1
             else:
                 if self.uri not in self.containers:
                     self.containers.append(self.uri)
                 yield SourceFile(path, uri)
 
-    def _archive(self, uri: str, *, alone: bool) -> Iterator[SourceFile]:
+    def _archive(self, uri: str, path: str | None) -> Iterator[SourceFile]:
+        """Yield an archive's files; ``path`` is its own below the folder that is read."""
         cls = kind(uri)
         self.containers.append(uri)
         try:
             if cls is ZipMember:
                 yield from self._zip(uri)
             elif cls is ParquetCell:
-                self._parquet(uri, alone=alone)
+                self._parquet(uri, path)
             else:
                 yield from self._tar(uri, packed=cls is StreamMember)
         except Damaged as error:
-            mend = "Copy the archive again or repack it; of a split one, join the parts first."
-            self.problems.append(f"{shown(uri)} cannot be read: {shown(str(error), 500)}. {mend}")
+            error = (cls and misnamed(read_range(uri, 0, HEAD), cls)) or error
+            self.problems.append(f"{shown(uri)} cannot be read: {shown(str(error), 500)}. {error.fix}")
 
     def _tar(self, uri: str, *, packed: bool) -> Iterator[SourceFile]:
         for entry in TarFile(uri, packed=packed).entries():
@@ -110,35 +143,45 @@ class Source:
                 if packed
                 else TarMember(uri, entry.name, entry.offset, entry.size)
             )
-            yield from self._member(uri, entry.name, place, entry.refusal, None)
+            yield from self._member(uri, entry.name, place, entry.refusal)
 
     def _zip(self, uri: str) -> Iterator[SourceFile]:
+        unreadable: dict[str, list[str]] = {}
         for entry in zips.entries(uri):
             self.found += 1
-            yield from self._member(uri, entry.name, entry.address, entry.refusal, entry.left_out)
+            if entry.unreadable and not entry.refusal and may_be_image(entry.name):
+                unreadable.setdefault(entry.unreadable, []).append(entry.name)
+            else:
+                yield from self._member(uri, entry.name, entry.address, entry.refusal)
+        for how, members in unreadable.items():
+            fix = "without a password" if how == "encrypted" else "with deflate or stored"
+            self.problems.append(
+                f"{shown(uri)}: {len(members)} of its files that may be images {'is' if len(members) == 1 else 'are'} "
+                f"{how}, the first of them {quoted(members[0])}. Write the zip again {fix}."
+            )
 
-    def _member(
-        self, uri: str, name: str, place: Address, refused: str | None, left_out: str | None
-    ) -> Iterator[SourceFile]:
+    def _member(self, uri: str, name: str, place: Address, refused: str | None) -> Iterator[SourceFile]:
         if why := refusal(name) or refused:
             self._refuse(uri, name, why)
-        elif left_out:
-            self.left_out[left_out] += 1
         elif is_archive(name):
-            self.left_out["an archive inside an archive"] += 1
+            self.left_out[_INNER_ARCHIVE] += 1
         else:
             yield SourceFile(normal(name), place)
 
-    def _parquet(self, uri: str, *, alone: bool) -> None:
-        if not alone and not has_images(uri):
-            self.containers.remove(uri)
-            self.found += 1
-            self.left_out["Parquet without images"] += 1
-            return
+    def _parquet(self, uri: str, path: str | None) -> None:
         try:
-            for table in index_tables(uri):
+            what = parquet_content(uri)
+            if path is not None and what is not Content.IMAGES:
+                self.containers.remove(uri)
+                self.found += 1
+                self.left_out[_MANIFEST if what is Content.MANIFEST else _NO_IMAGES] += 1
+                self.manifests += [uri] * (what is Content.MANIFEST)
+                return
+            source = ParquetTables(uri, values(path) if path else {})
+            for table in source.tables():
                 self.found += table.num_rows
                 self.tables.append(table)
+            self.columns_left_out |= source.left_out
         except ManifestError as error:
             self.problems += [f"{shown(uri)}: {problem}" for problem in error.problems]
 

@@ -16,6 +16,8 @@ from derm_ray.errors import DermRayError, ImageErrorCode
 MAX_HEADER = 64 * 1024
 """Bytes of an extended (pax, GNU long name) header; :mod:`tarfile` reads it whole."""
 MAX_MEMBERS = 20_000_000
+MAX_PADDING = 1024**3
+"""Zeros behind an end mark; writers pad to some MB at most."""
 BOMB_RATIO = 200
 BOMB_FLOOR = 64 * 1024 * 1024
 """Bytes a gzip may expand to before :data:`BOMB_RATIO` counts."""
@@ -39,7 +41,7 @@ class TarEntry:
 
 
 class TarFile:
-    """A tar archive, from its begin to its end.
+    """A tar archive, from its begin to its end; archives that were concatenated are one, as for ``tar -i``.
 
     Args:
         uri: of the archive.
@@ -54,17 +56,26 @@ class TarFile:
 
         Raises:
             StorageError: storage failed.
-            Damaged: the archive is broken or a bomb.
+            Damaged: the archive is broken or a bomb, or what follows its end mark is neither zeros nor a tar.
         """
         position = 0
+        ended = 0  # zero blocks since the last member
         tar: tarfile.TarFile | None = None
         while True:
-            with _explained():
+            with _explained(first=tar is None):
                 tar, info = _next(tar, self._file)
             if info is None:
-                if self._file.last != bytes(_BLOCK):
-                    raise Damaged("it ends, or has a broken header, before its end mark")
-                return
+                block = self._file.last
+                if not any(block) and (ended or len(block) == _BLOCK):
+                    if len(block) < _BLOCK:
+                        return
+                    ended += 1
+                    if ended * _BLOCK > MAX_PADDING:
+                        raise Damaged(f"it has more than {MAX_PADDING:,} zeros behind its end mark")
+                    tar.offset = self._file.tell()  # where tarfile goes on: behind the end mark, padding or a tar
+                    continue
+                raise _tail(self._file.tell() - len(block)) if ended else _unended()
+            ended = 0
             if info.size < 0:
                 raise Damaged(f"member {position} has a negative size")
             if info.type not in _IGNORED:
@@ -96,15 +107,33 @@ def _next(tar: tarfile.TarFile | None, file: "_Forward") -> tuple[tarfile.TarFil
     return tar, info
 
 
+def _unended() -> Damaged:
+    return Damaged("it ends, or has a broken header, before its end mark")
+
+
+def _tail(position: int) -> Damaged:
+    return Damaged(
+        f"behind its end mark, from byte {position:,}, lies what is neither zeros nor another tar",
+        fix=f"If nothing is missing, cut that off: head -c {position} OLD.tar > NEW.tar (unpack a .tar.gz first).",
+    )
+
+
 class _explained:  # noqa: N801
     """Turn what tarfile, gzip and zlib raise on broken archives (of any type) into :class:`Damaged`."""
+
+    def __init__(self, *, first: bool = False) -> None:
+        self._first = first
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if isinstance(error, Exception) and not isinstance(error, (DermRayError, Damaged)):
-            truncated = isinstance(error, EOFError)
-            raise Damaged("it is truncated" if truncated else f"{type(error).__name__}: {error}") from error
+            what = f"{type(error).__name__}: {error}"
+            if isinstance(error, EOFError):
+                what = "it is truncated"
+            elif self._first and isinstance(error, tarfile.ReadError):
+                what = f"it does not begin as a tar does ({error})"
+            raise Damaged(what) from error
 
 
 def _refusal(info: tarfile.TarInfo) -> str | None:
@@ -166,11 +195,22 @@ class _Gunzip:
 
     def read(self, size: int) -> bytes:
         parts = []
-        while size and (part := self._file.read(min(size, _SKIP))):
+        while size and (part := self._part(min(size, _SKIP))):
             parts.append(part)
             size -= len(part)
             self._check()
         return b"".join(parts)
+
+    def _part(self, size: int) -> bytes:
+        try:
+            return self._file.read(size)
+        except gzip.BadGzipFile as error:
+            if self.tell() == 0 or not str(error).startswith("Not a gzipped file"):
+                raise
+            raise Damaged(
+                f"behind its gzipped data of {self.tell():,} bytes, unpacked, lies what is not gzipped",
+                fix="If nothing is missing, cut that off: gzip -dc OLD.tar.gz | gzip > NEW.tar.gz",
+            ) from error
 
     def _check(self) -> None:
         unpacked, packed = self._file.tell(), self._packed.tell()

@@ -4,14 +4,18 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from derm_ray import storage
 from derm_ray.data.archives.address import METHODS, ZipMember
-from derm_ray.data.archives.names import Damaged
+from derm_ray.data.archives.names import Damaged, quoted
 from derm_ray.data.archives.ranges import open_ranges, read_range
 from derm_ray.data.archives.refusals import changed, too_large
+from derm_ray.data.archives.signatures import HEAD, misnamed
 from derm_ray.data.archives.tars import MAX_MEMBERS
+from derm_ray.data.archives.zip_names import UTF8, names, raw, spells
 from derm_ray.errors import DermRayError, ImageError, ImageErrorCode
 
 BOMB_RATIO = 200
@@ -19,22 +23,28 @@ BOMB_FLOOR = 16 * 1024 * 1024
 """Declared bytes of a member from which :data:`BOMB_RATIO` counts."""
 _LOCAL = struct.Struct("<4s5H3I2H")  # APPNOTE 4.3.7
 _SLACK = 1024
-"""Bytes of name and extra fields that the first read of a member allows for."""
-_ENCRYPTED, _STREAMED, _UTF8 = 0x1, 0x8, 0x800
+"""Bytes of extra fields that the first read of a member allows for."""
+_ENCRYPTED, _STREAMED = 0x1, 0x8
+_END_SIZE, _LONGEST_END = 22, 22 + 65535  # APPNOTE 4.3.16
+_REMOTE_CHECKS, _THREADS = 1000, 16
+_PACKINGS = {1: "Shrink", 6: "Implode", 9: "Deflate64", 12: "BZip2", 14: "LZMA", 93: "Zstandard", 95: "XZ", 98: "PPMd"}
 
 
 @dataclass(frozen=True, slots=True)
 class ZipEntry:
-    """One file; ``refusal`` says why it is not accepted, ``left_out`` why it cannot be addressed."""
+    """One file; ``refusal`` says why it is not accepted, ``unreadable`` how it is packed if it cannot be unpacked."""
 
     name: str
     address: ZipMember
     refusal: str | None
-    left_out: str | None
+    unreadable: str | None
 
 
 def entries(uri: str) -> Iterator[ZipEntry]:
-    """Yield a zip's files; only its central directory is read.
+    """Yield a zip's files: the central directory is read, and local headers are compared with it.
+
+    All of them on local disk; elsewhere, where each is a request, at most 1,000 that are spread evenly. The others
+    are compared when their member is read.
 
     Raises:
         StorageError: storage failed.
@@ -48,12 +58,48 @@ def entries(uri: str) -> Iterator[ZipEntry]:
         raise Damaged(f"{type(error).__name__}: {error}") from error
     if len(archive.filelist) > MAX_MEMBERS:
         raise Damaged(f"it has more than {MAX_MEMBERS:,} members")
-    for info in archive.filelist:
-        if not info.is_dir():
-            address = ZipMember(
-                uri, info.orig_filename, info.header_offset, info.compress_size, info.compress_type, info.file_size
+    _require_alone(uri, archive)
+    members = [
+        (info, name, _refusal(info, archive.start_dir))
+        for info, name in zip(archive.filelist, names(archive.filelist), strict=True)
+        if info.file_size or not name.endswith("/")
+    ]
+    differences = _differences(uri, [(info, name) for info, name, refusal in members if refusal is None])
+    for info, name, refusal in members:
+        address = ZipMember(uri, name, info.header_offset, info.compress_size, info.compress_type, info.file_size)
+        refusal = refusal or differences.get(info.header_offset)
+        if name.endswith("/"):
+            refusal = "it is named as a folder is, but holds data"
+        yield ZipEntry(name, address, refusal, _unreadable(info))
+
+
+def _require_alone(uri: str, archive: zipfile.ZipFile) -> None:
+    """Refuse other archives before and behind a zip, which zipfile passes over.
+
+    Raises:
+        Damaged: there is one, or bytes behind the end that are not zeros.
+    """
+    file = archive.fp
+    assert file is not None
+    begin = max(0, file.seek(0, 2) - _LONGEST_END)
+    file.seek(begin)
+    end = file.read()
+    record = end.rfind(b"PK\5\6")
+    stop = record + _END_SIZE + int.from_bytes(end[record + _END_SIZE - 2 : record + _END_SIZE], "little")
+    if any(end[stop:]):
+        raise Damaged(
+            f"behind its end, from byte {begin + stop:,}, lies what is no part of it",
+            fix=f"If nothing is missing, cut that off: head -c {begin + stop} OLD.zip > NEW.zip",
+        )
+    if min((info.header_offset for info in archive.filelist), default=0) > 0:
+        head = read_range(uri, 0, HEAD)
+        if other := misnamed(head, ZipMember):  # such as a tar whose last member is a zip
+            raise other
+        if head.startswith(b"PK\3\4"):
+            raise Damaged(
+                "another zip, or a member that was taken out, lies before its first member",
+                fix="Unpack concatenated zips one by one, or repack it.",
             )
-            yield ZipEntry(info.orig_filename, address, _refusal(info, archive.start_dir), _left_out(info))
 
 
 def _refusal(info: zipfile.ZipInfo, directory: int) -> str | None:
@@ -69,10 +115,54 @@ def _refusal(info: zipfile.ZipInfo, directory: int) -> str | None:
     return None
 
 
-def _left_out(info: zipfile.ZipInfo) -> str | None:
+def _unreadable(info: zipfile.ZipInfo) -> str | None:
+    method = info.compress_type
     if info.flag_bits & _ENCRYPTED:
         return "encrypted"
-    return None if info.compress_type in METHODS else "packed by a method other than deflate"
+    return None if method in METHODS else f"packed by {_PACKINGS.get(method, 'an unknown method')} (method {method})"
+
+
+def _differences(uri: str, members: Sequence[tuple[zipfile.ZipInfo, str]]) -> dict[int, str]:
+    """Return what is wrong with local headers: offset -> why."""
+    if storage.is_local(uri):
+        with storage.explained(uri), storage.open_read(uri) as file:
+            found = {}
+            for info, name in members:
+                file.seek(info.header_offset)
+                if why := _difference(info, name, file.read(_length(info.orig_filename))):
+                    found[info.header_offset] = why
+            return found
+
+    def check(member: tuple[zipfile.ZipInfo, str]) -> str | None:
+        begin = member[0].header_offset
+        return _difference(*member, read_range(uri, begin, begin + _length(member[0].orig_filename)))
+
+    chosen = members[:: -(-len(members) // _REMOTE_CHECKS) or 1]
+    with ThreadPoolExecutor(_THREADS) as executor:
+        reasons = executor.map(check, chosen)
+        return {info.header_offset: why for (info, _), why in zip(chosen, reasons, strict=True) if why}
+
+
+def _difference(info: zipfile.ZipInfo, path: str, data: bytes) -> str | None:
+    if len(data) < _LOCAL.size or data[:4] != b"PK\3\4":
+        return "no local header lies where the central directory says; the archive is broken"
+    _, _, flags, method, _, _, _, _, _, name_size, extra_size = _LOCAL.unpack_from(data)
+    name, extra = _name_and_extra(data, name_size, extra_size)
+    if name != raw(info) and not spells(name, flags, extra, path, strict=True):
+        found = name.decode("utf-8" if flags & UTF8 else "cp437", "replace")
+        return f"its local header names it {quoted(found)}; the archive is broken or made to mislead"
+    return None if method == info.compress_type else "its local header has another method; the archive is broken"
+
+
+def _length(name: str) -> int:
+    """Return how many bytes of a local header are read."""
+    return _LOCAL.size + len(name.encode(errors="surrogatepass")) + _SLACK
+
+
+def _name_and_extra(data: bytes, name_size: int, extra_size: int) -> tuple[bytes, bytes]:
+    """Return the name and the extra fields of a local header, as far as ``data`` holds them."""
+    begin = _LOCAL.size + name_size
+    return data[_LOCAL.size : begin], data[begin : begin + extra_size]
 
 
 def read_member(address: ZipMember, max_bytes: int) -> bytes:
@@ -84,13 +174,13 @@ def read_member(address: ZipMember, max_bytes: int) -> bytes:
     """
     if max(address.length, address.size) > max_bytes:
         raise too_large(address, max(address.length, address.size), max_bytes)
-    data = read_range(address.container, address.offset, address.offset + _LOCAL.size + _SLACK + address.size)
+    data = read_range(address.container, address.offset, address.offset + _length(address.member) + address.size)
     if len(data) < _LOCAL.size:
         raise changed(address)
     magic, _, flags, method, _, _, crc, _, _, name_size, extra_size = _LOCAL.unpack_from(data)
     start = _LOCAL.size + name_size + extra_size
-    name = data[_LOCAL.size : _LOCAL.size + name_size].decode("utf-8" if flags & _UTF8 else "cp437", "replace")
-    if (magic, name, method) != (b"PK\3\4", address.member, address.method):
+    name, extra = _name_and_extra(data, name_size, extra_size)
+    if (magic, method) != (b"PK\3\4", address.method) or not spells(name, flags, extra, address.member, strict=False):
         raise changed(address)
     packed = data[start : start + address.size]
     if len(packed) < address.size:

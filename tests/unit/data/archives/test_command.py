@@ -36,6 +36,7 @@ def test_index_writes_a_manifest_and_says_what_it_left_out(tmp_path: Path) -> No
         "single": 1,
         "found": 4,
         "left_out": {"not an image by its suffix": 1},
+        "columns_left_out": {},
     }
 
 

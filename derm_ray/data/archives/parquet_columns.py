@@ -1,0 +1,207 @@
+"""What the columns of a Parquet file are: images, text, or neither."""
+
+from collections import Counter
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from derm_ray.data.archives.names import quoted, shown
+from derm_ray.data.manifest import SCHEMA, URI_COLUMNS
+from derm_ray.data.normalization import column_key
+from derm_ray.errors import ManifestError
+from derm_ray.vocabulary import Modality
+
+_KNOWN = {column_key(name): name for name in SCHEMA.names}
+READ = "images are read from binary columns, or structs {bytes, path}"
+
+
+class Content(Enum):
+    """What a Parquet file is by its columns' names and types."""
+
+    IMAGES = "images"
+    MANIFEST = "a manifest"
+    OTHER = "other"
+
+
+def content(schema: pa.Schema, uri: str) -> Content:
+    """Return what a file is.
+
+    Raises:
+        ManifestError: a column of an image has a type that is not read, or stands more than once, or the file names
+            images both ways.
+    """
+    names = Counter(schema.names)
+    if twice := [name for name in (*Modality, *URI_COLUMNS) if names[name] > 1]:
+        raise ManifestError(uri, [f"column {name!r} stands more than once; keep one" for name in map(str, twice)])
+    asked = [field for field in schema if field.name in set(Modality)]
+    if uris := [name for name in names if _known(name) in URI_COLUMNS]:
+        if both := [field.name for field in asked if _holds_bytes(field.type)]:
+            raise ManifestError(uri, [f"both {quoted(both[0])} and {quoted(uris[0])} give images; keep one of the two"])
+        return Content.MANIFEST
+    problems = [problem for field in asked if (problem := _type_problem(field))]
+    problems += [
+        f"column {quoted(name)} looks like '{wanted}', which is not there; name it so"
+        for name in names
+        if (wanted := column_key(name)) in set(Modality) - names.keys()
+    ]
+    if problems:
+        raise ManifestError(uri, problems)
+    return Content.IMAGES if asked else Content.OTHER
+
+
+def image_leaves(file: pq.ParquetFile) -> dict[str, int]:
+    """Return the columns that can hold images, with the number of the Parquet column that holds their bytes."""
+    found: dict[str, int] = {}
+    leaf = 0
+    for field in file.schema_arrow:
+        if is_image(field.type):
+            before = field.type.get_field_index("bytes") if pa.types.is_struct(field.type) else 0
+            found[field.name] = leaf + sum(_leaves(field.type.field(i).type) for i in range(before))
+        leaf += _leaves(field.type)
+    return found
+
+
+def _leaves(kind: pa.DataType) -> int:
+    """Return how many Parquet columns hold an Arrow type."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return _leaves(kind.storage_type)
+    return sum(_leaves(kind.field(i).type) for i in range(kind.num_fields)) if pa.types.is_nested(kind) else 1
+
+
+def is_image(kind: pa.DataType) -> bool:
+    """Tell whether cells of this type are images: binary, or a struct of Hugging Face."""
+    if pa.types.is_struct(kind):
+        return any(field.name == "bytes" and _is_binary(field.type) for field in kind)
+    return _is_binary(kind)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    checks = (
+        pa.types.is_binary,
+        pa.types.is_large_binary,
+        pa.types.is_binary_view,
+        pa.types.is_fixed_size_binary,
+    )
+    return any(check(kind) for check in checks)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    """Tell whether cells are bytes in any spelling, also one that is not read."""
+    return is_image(kind) or (_is_list(kind) and pa.types.is_integer(kind.value_type))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_nested(kind)) and not pa.types.is_struct(kind) and hasattr(kind, "value_type")
+
+
+def _type_problem(field: pa.Field) -> str | None:
+    if is_image(field.type) or pa.types.is_null(field.type):
+        return None
+    told = f"column {quoted(field.name)} is {type_name(field.type)}; {READ}."
+    if _is_text(field.type):
+        return f"{told} If it holds paths, name it '{field.name}_uri': a file with such a column is a manifest"
+    if _is_list(field.type) and pa.types.is_integer(field.type.value_type):
+        return f"{told} Write its values as binary, such as bytes(values) in Python"
+    return f"{told} Write images there, or name the column otherwise"
+
+
+def type_name(kind: pa.DataType) -> str:
+    """Return a type as it is shown in messages."""
+    return f"text ({shown(str(kind), 60)})" if _is_text(kind) else shown(str(kind), 60)
+
+
+def text_columns(schema: pa.Schema, uri: str) -> tuple[list[str], dict[str, str]]:
+    """Return the columns beside the images that a manifest can hold, and those that it cannot: column -> type.
+
+    These are nested and binary columns that no manifest knows.
+
+    Raises:
+        ManifestError: a column that manifests know is nested, or stands more than once.
+    """
+    kept: list[str] = []
+    left_out: dict[str, str] = {}
+    problems: list[str] = []
+    for field in schema:
+        if field.name in set(Modality):
+            continue
+        kind = _storage(field.type)
+        known = _known(field.name)
+        if known is not None and pa.types.is_nested(kind):
+            wanted = SCHEMA.field(known).type
+            problems.append(f"column {quoted(field.name)} is {type_name(field.type)}; {wanted} is read")
+        elif known is not None or not (pa.types.is_nested(kind) or _is_bytes(kind)):
+            kept.append(field.name)
+        else:
+            left_out[field.name] = type_name(field.type)
+    problems += [f"column {quoted(name)} stands more than once; keep one" for name, n in Counter(kept).items() if n > 1]
+    if problems:
+        raise ManifestError(uri, problems)
+    return kept, left_out
+
+
+def as_text(table: pa.Table, uri: str) -> dict[str, pa.ChunkedArray]:
+    """Return columns as text; those that manifests know keep numbers, for the manifest to convert.
+
+    UUIDs and bytes of a fixed length become text (the latter hexadecimal), dictionaries and extension types what they
+    stand for.
+
+    Raises:
+        ManifestError: cells cannot become text, or are not UTF-8; all such columns are named.
+    """
+    columns: dict[str, pa.ChunkedArray] = {}
+    problems: list[str] = []
+    for field in table.schema:
+        try:
+            columns[field.name] = _text(table[field.name], known=_known(field.name) is not None)
+            columns[field.name].validate(full=True)
+        except pa.ArrowException as error:
+            problems.append(
+                f"column {quoted(field.name)} is {type_name(field.type)} and cannot be read: {shown(str(error))}"
+            )
+    if problems:
+        raise ManifestError(uri, problems)
+    return columns
+
+
+def _known(name: str) -> str | None:
+    """Return which column of a manifest a name stands for, ``None`` where it is no manifest's."""
+    return _KNOWN.get(column_key(name))
+
+
+def _storage(kind: pa.DataType) -> pa.DataType:
+    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    """Tell whether cells are bytes of any length, such as of images."""
+    return _is_binary(kind) and not pa.types.is_fixed_size_binary(kind)
+
+
+def _text(column: pa.ChunkedArray, *, known: bool) -> pa.ChunkedArray:
+    kind = column.type
+    if isinstance(kind, pa.UuidType):
+        return _written(column, str)
+    if isinstance(kind, pa.BaseExtensionType):
+        return _text(pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type), known=known)
+    if pa.types.is_dictionary(kind):
+        return _text(column.cast(kind.value_type), known=known)
+    if pa.types.is_fixed_size_binary(kind):
+        return _written(column, bytes.hex)
+    keep = known and not (_is_binary(kind) or _is_text(kind))
+    return column if keep else column.cast(pa.string())
+
+
+def _written(column: pa.ChunkedArray, write: Callable[[Any], str]) -> pa.ChunkedArray:
+    values = [None if value is None else write(value) for value in column.to_pylist()]
+    return pa.chunked_array([pa.array(values, pa.string())])
