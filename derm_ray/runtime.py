@@ -34,7 +34,7 @@ _ENVIRONMENT = {
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
     # Read by Serve's HTTP proxy, before it listens.
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "derm_ray.serving.proxy.harden",
-    # From proxy to ingress to replica, for less than actor calls cost. Replicas listen for it either way.
+    # From proxy to replica, for less than actor calls cost. Replicas listen for it either way.
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
 }
 # How long the autoscaler is waited for: to report at all, and to say that it cannot add what is asked for.

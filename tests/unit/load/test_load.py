@@ -1,24 +1,10 @@
 import asyncio
 
-import numpy as np
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from tests.load.arrivals import Outcome, Request, closed_loop, open_loop, poisson
-from tests.load.simulation import simulate
-
-
-def test_one_server_of_equal_service_waits_as_theory_says() -> None:
-    """Pollaczek-Khinchine for M/D/1: the mean wait is rho / (2 (1 - rho)) services."""
-    latencies = simulate(poisson(0.7, 200_000, seed=1), {1: [1.0]}, largest=1, seed=0)
-    assert np.mean(latencies) - 1 == pytest.approx(0.7 / (2 * 0.3), rel=0.03)
-
-
-def test_those_who_wait_are_answered_together() -> None:
-    latencies = simulate([0.0, 0.1, 0.2, 0.3, 9.0], {1: [1.0], 3: [2.0]}, largest=2, seed=0)
-    # The first alone until 1.0, the next two (a batch of 2 takes 1.5) until 2.5, the fourth until 3.5.
-    assert latencies == pytest.approx([1.0, 2.4, 2.3, 3.2, 1.0])
+from tests.load.arrivals import Outcome, Request, closed_loop, open_loop
 
 
 def test_requests_leave_on_time_whoever_waits() -> None:
