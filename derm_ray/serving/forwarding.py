@@ -13,8 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 EXTENSION = "derm_ray.body"
 """Name in ``scope["extensions"]`` of a whole body."""
-MAX_BYTES = 8_000_000
-"""Of a body; a larger one is fetched by the replica, as are those beyond :data:`MAX_HELD_BYTES`."""
+MAX_BYTES = 3_000_000
+"""Of a body; a larger one is fetched by the replica, as are those beyond :data:`MAX_HELD_BYTES`. A message between
+Serve's processes, which holds the head as well, may have 4 MiB."""
 MAX_HELD_BYTES = 256_000_000
 """Of all bodies that wait here for their end."""
 WAIT_S = 1.0

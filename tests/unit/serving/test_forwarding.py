@@ -53,7 +53,7 @@ def test_a_body_travels_whole_with_its_head() -> None:
 
 @pytest.mark.parametrize(
     "headers",
-    [{}, {"transfer-encoding": "chunked"}, {"content-length": "8000001"}, {"content-length": "5", "expect": "100-continue"},
+    [{}, {"transfer-encoding": "chunked"}, {"content-length": "3000001"}, {"content-length": "5", "expect": "100-continue"},
      {"content-length": "0"}, {"content-length": "five"}, {"content-length": "-5"}, {"content-length": "\u0665"}],
 )  # fmt: skip
 def test_other_bodies_are_fetched_as_they_come(headers: dict[str, str]) -> None:
