@@ -116,7 +116,7 @@ def test_a_few_pairs_at_a_time_answer_as_all_at_once(cam_bundle_uri: str) -> Non
         parts = engine.run(clinical if 0 in given else None, dermoscopy if 1 in given else None)
         assert parts.keys() == whole.keys()
         for kind, probabilities in whole.items():
-            assert parts[kind] == pytest.approx(probabilities.numpy(), abs=1e-6)
+            assert parts[kind] == pytest.approx(probabilities.numpy(), abs=1e-5)
 
 
 def test_a_program_too_large_for_memory_gives_way_to_a_smaller_one(
