@@ -40,7 +40,7 @@ class Shedding:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse one request, or pass it on."""
-        path: str = scope["path"]
+        path: str = scope.get("path", "")
         route = next((route for route in SCORING if path.endswith(route)), None)
         if route is None or scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
