@@ -52,7 +52,7 @@ class Batches(Generic[Item, Result]):
             deadline: by the clock, when the answer has to be there.
 
         Raises:
-            Late: a call that takes as long as the last one would end after the deadline.
+            Late: the deadline has passed; or, behind others in a batch, a call as long as the last would end after it.
         """
         answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(item, deadline, answer))
@@ -85,7 +85,8 @@ class Batches(Generic[Item, Result]):
             one = self._waiting.popleft()
             if one.answer.done():
                 continue
-            if self._clock() + self._call_s > one.deadline:
+            # The first is tried as long as there is any time: a slow call must not refuse all that come after it.
+            if self._clock() + (self._call_s if batch else 0.0) > one.deadline:
                 one.answer.set_exception(Late())
             else:
                 batch.append(one)

@@ -71,12 +71,26 @@ def test_what_is_late_is_not_worth_a_call() -> None:
         return await call(batch)
 
     async def check() -> list[int | BaseException]:
-        batches = Batches(timed, largest=1, clock=lambda: now[0])
-        deadlines = {1: 3.0, 2: 6.0, 3: 8.9, 4: 9.0}
+        batches = Batches(timed, largest=2, clock=lambda: now[0])
+        deadlines = {1: 9.0, 2: 9.0, 3: 2.9, 4: 4.0, 5: 5.9, 6: 6.0}
         asked = [batches.ask(number, deadline) for number, deadline in deadlines.items()]
         return await asyncio.gather(*asked, return_exceptions=True)
 
-    first, second, third, fourth = asyncio.run(check())
-    assert (first, second, fourth) == (2, 4, 8)
-    assert isinstance(third, Late)
-    assert call.batches == [[1], [2], [4]]
+    first, second, third, fourth, fifth, sixth = asyncio.run(check())
+    assert (first, second, fourth, sixth) == (2, 4, 8, 12)
+    assert (type(third), type(fifth)) == (Late, Late)
+    assert call.batches == [[1, 2], [4, 6]]
+
+
+def test_a_call_longer_than_any_deadline_refuses_nobody_after_it() -> None:
+    now, takes = [0.0], [11.0, 0.1, 0.1]
+
+    async def timed(batch: list[int]) -> list[int]:
+        now[0] += takes.pop(0)
+        return batch
+
+    async def check() -> list[int]:
+        batches = Batches(timed, largest=4, clock=lambda: now[0])
+        return [await batches.ask(number, now[0] + 10.0) for number in range(3)]
+
+    assert asyncio.run(check()) == [0, 1, 2]
