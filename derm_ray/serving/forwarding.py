@@ -6,6 +6,7 @@ A replica of Ray Serve fetches a body from the proxy by calls between actors, on
 
 import asyncio
 from collections import deque
+from http import HTTPStatus
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -17,16 +18,20 @@ MAX_BYTES = 3_000_000
 """Of a body; a larger one is fetched by the replica, as are those beyond :data:`MAX_HELD_BYTES`. A message between
 Serve's processes, which holds the head as well, may have 4 MiB."""
 MAX_HELD_BYTES = 256_000_000
-"""Of all bodies that wait here for their end."""
+"""Of all bodies whose requests are under way, each counted twice: Serve keeps a pickled copy."""
 WAIT_S = 1.0
 """How long a body's end is waited for; the replica fetches a slower one, and judges its pace."""
 REQUEST_ID = "request-id"
-"""Header of every answer of ours. Other applications behind the same proxy would miss their bodies."""
+MODEL_DIGEST = "x-model-digest"
+"""Header of every answer that a model gave. Other applications behind the same proxy would miss their bodies."""
+SCORING = ("/v1/score", "/v1/score-batch")
 MAX_PATHS = 64
+MAX_DIGITS = 18
+"""Of a Content-Length; Python refuses to read numbers of thousands of digits."""
 
 
 class ForwardedBodies:
-    """ASGI middleware of Serve's proxy that puts a request's body into its scope, where the last answer was ours.
+    """ASGI middleware of Serve's proxy that puts a request's body into its scope, where a model gave the last score.
 
     Args:
         app: the proxy.
@@ -39,30 +44,32 @@ class ForwardedBodies:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on with its body, or with what came of it first."""
-        size = _announced(scope)
-        if not 0 < size <= MAX_BYTES or self._held + size > MAX_HELD_BYTES:
+        path: str = scope.get("path", "")
+        if scope["type"] != "http" or not path.endswith(SCORING):
             await self._app(scope, receive, send)
             return
-        path: str = scope["path"]
 
         async def learning(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                self._learn(path, ours=REQUEST_ID in Headers(raw=message["headers"]))
+            if message["type"] == "http.response.start" and message["status"] == HTTPStatus.OK:
+                self._learn(path, ours=MODEL_DIGEST in Headers(raw=message["headers"]))
+            elif message["type"] == "http.response.start" and REQUEST_ID not in Headers(raw=message["headers"]):
+                self._learn(path, ours=False)
             await send(message)
 
-        if path not in self._ours:
+        size = _announced(scope)
+        if path not in self._ours or not 0 < size <= MAX_BYTES or self._held + 2 * size > MAX_HELD_BYTES:
             await self._app(scope, receive, learning)
             return
-        self._held += size
+        self._held += 2 * size
         try:
             messages = await _gathered(receive)
+            if messages and messages[-1]["type"] == "http.request" and not messages[-1].get("more_body", False):
+                extensions = {**scope.get("extensions", {}), EXTENSION: b"".join(m.get("body", b"") for m in messages)}
+                scope = {**scope, "extensions": extensions}
+                messages.clear()
+            await self._app(scope, _replayed(messages, receive), learning)
         finally:
-            self._held -= size
-        if messages and messages[-1]["type"] == "http.request" and not messages[-1].get("more_body", False):
-            body = b"".join(message.get("body", b"") for message in messages)
-            scope = {**scope, "extensions": {**scope.get("extensions", {}), EXTENSION: body}}
-            messages.clear()
-        await self._app(scope, _replayed(messages, receive), learning)
+            self._held -= 2 * size
 
     def _learn(self, path: str, *, ours: bool) -> None:
         if not ours:
@@ -83,11 +90,10 @@ def receive_forwarded(scope: Scope, receive: Receive) -> Receive:
 
 def _announced(scope: Scope) -> int:
     """Return the bytes of body that a request announces; 0 where it leaves them open, or waits to be asked for them."""
-    if scope["type"] != "http":
-        return 0
     headers = Headers(scope=scope)
     length = headers.get("content-length", "")
-    return 0 if "expect" in headers or not (length.isascii() and length.isdecimal()) else int(length)
+    plain = len(length) <= MAX_DIGITS and length.isascii() and length.isdecimal()
+    return int(length) if plain and "expect" not in headers else 0
 
 
 async def _gathered(receive: Receive) -> deque[Message]:

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from derm_ray.serving.admission import Admission
 from derm_ray.serving.body import Body, Held, too_large
-from derm_ray.serving.forwarding import REQUEST_ID, receive_forwarded
+from derm_ray.serving.forwarding import MAX_DIGITS, MODEL_DIGEST, REQUEST_ID, SCORING, receive_forwarded
 from derm_ray.serving.problems import ApiError, busy, respond
 from derm_ray.serving.rates import RateLimit
 from derm_ray.serving.tokens import Tokens
@@ -24,14 +24,11 @@ from derm_ray.serving.tokens import Tokens
 logger = logging.getLogger(__name__)
 access = logging.getLogger("derm_ray.access")
 
-MODEL_DIGEST = "x-model-digest"
-"""Header of every answer that a model gave."""
 PUBLIC = frozenset({"/", "/healthz", "/readyz", "/openapi.json"})
 """Paths that need no token, nor does what lies under :data:`STATIC`."""
 STATIC = "/static/"
 CHARGE = "charge"
 """Name in a request's state of what takes more of its caller's rate, for a request that holds several."""
-SCORING = frozenset({"/v1/score", "/v1/score-batch"})
 HUNG_UP = 499
 """Stands for the status of a request whose caller did not wait for an answer."""
 TIMED_OUT = 504
@@ -197,7 +194,7 @@ class Guard:
         if path in SCORING and self._admission is not None and (wait_s := self._admission.retry_after_s()):
             raise busy(wait_s)
         declared = Headers(scope=scope).get("content-length", "0")
-        if not declared.isdecimal():
+        if not declared.isdecimal() or len(declared) > MAX_DIGITS:
             raise ApiError(400, "bad_request", "Content-Length is not a number.")
         if int(declared) > self._limits.body_bytes:
             raise too_large(self._limits.body_bytes)

@@ -2,7 +2,8 @@
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from derm_ray.serving.guard import SCORING, SECURITY_HEADERS
+from derm_ray.serving.forwarding import SCORING
+from derm_ray.serving.guard import SECURITY_HEADERS
 from derm_ray.serving.problems import ApiError, respond
 
 REPLICA_LOST = ApiError(
@@ -22,7 +23,7 @@ class LostReplicas:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on, and answer it where nothing else does."""
-        answered = not (scope["type"] == "http" and scope["path"].endswith(tuple(SCORING)))
+        answered = not (scope["type"] == "http" and scope["path"].endswith(SCORING))
 
         async def watched(message: Message) -> None:
             nonlocal answered

@@ -95,8 +95,12 @@ class RequestMetrics:
             status: of HTTP, or :data:`~derm_ray.serving.guard.HUNG_UP`.
             seconds: it took.
         """
+        self._latency.observe(seconds, {"route": route or "none"})
+        self.counted(route, status)
+
+    def counted(self, route: str | None, status: int) -> None:
+        """Record one request without its time; see :meth:`request`."""
         tags = {"route": route or "none"}
         self._requests.inc(tags=tags | {"status": str(status)})
-        self._latency.observe(seconds, tags)
         if status >= 400 and status != HUNG_UP:
             self._rejected.inc(tags={"status": str(status)})

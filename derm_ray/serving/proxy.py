@@ -5,6 +5,7 @@ Serve's proxy runs uvicorn with settings of its own, and calls the function that
 """
 
 from asyncio import TimerHandle, Transport
+from functools import partial
 
 import uvicorn.config
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -39,7 +40,7 @@ def harden() -> list[Middleware]:
     return [  # the innermost first
         Middleware(LostReplicas),
         Middleware(ForwardedBodies),
-        Middleware(Shedding, observe=RequestMetrics().request),
+        Middleware(Shedding, observe=partial(RequestMetrics().counted, None)),
         Middleware(WithoutControls),
     ]
 

@@ -27,7 +27,13 @@ def received(
         receive = receive_forwarded(scope, receive)
         while (message := await receive())["type"] != "http.disconnect":
             seen.append(message)
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"request-id", b"r")] if ours else []})
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [(b"request-id", b"r"), *([(b"x-model-digest", b"d")] if ours else [])],
+            }
+        )
 
     left: deque[Message] = deque()
 
@@ -54,7 +60,7 @@ def test_a_body_travels_whole_with_its_head() -> None:
 @pytest.mark.parametrize(
     "headers",
     [{}, {"transfer-encoding": "chunked"}, {"content-length": "3000001"}, {"content-length": "5", "expect": "100-continue"},
-     {"content-length": "0"}, {"content-length": "five"}, {"content-length": "-5"}, {"content-length": "\u0665"}],
+     {"content-length": "0"}, {"content-length": "five"}, {"content-length": "-5"}, {"content-length": "\u0665"}, {"content-length": "0" * 5000 + "5"}],
 )  # fmt: skip
 def test_other_bodies_are_fetched_as_they_come(headers: dict[str, str]) -> None:
     parts = [part(b"abc", more=True), part(b"de", more=False)]
@@ -80,3 +86,41 @@ def test_all_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_other_applications_receive_their_bodies() -> None:
     parts = [part(b"abc", more=True), part(b"de", more=False)]
     assert received(parts, {"content-length": "5"}, ours=False) == (False, parts)
+
+
+def test_a_body_counts_until_its_request_ends() -> None:
+    held: list[int] = []
+
+    async def replica(scope: Scope, receive: Receive, send: Send) -> None:
+        held.append(forwarded._held)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"x-model-digest", b"d")]})
+
+    async def receive() -> Message:
+        return part(b"abcde", more=False)
+
+    async def send(_: Message) -> None: ...
+
+    forwarded = ForwardedBodies(replica)
+    scope = {"type": "http", "path": "/v1/score", "headers": [(b"content-length", b"5")]}
+    for _ in range(2):
+        asyncio.run(forwarded({**scope}, receive, send))
+    assert (held, forwarded._held) == ([0, 10], 0)
+
+
+def test_only_scores_are_forwarded() -> None:
+    seen: list[bool] = []
+
+    async def replica(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(EXTENSION in scope.get("extensions", {}))
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"x-model-digest", b"d")]})
+
+    async def receive() -> Message:
+        return part(b"abcde", more=False)
+
+    async def send(_: Message) -> None: ...
+
+    forwarded = ForwardedBodies(replica)
+    scope = {"type": "http", "path": "/another/application", "headers": [(b"content-length", b"5")]}
+    for _ in range(2):
+        asyncio.run(forwarded({**scope}, receive, send))
+    assert seen == [False, False]
