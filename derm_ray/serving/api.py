@@ -9,7 +9,7 @@ from fastapi.security import HTTPBearer
 
 from derm_ray import RESEARCH_NOTICE, __version__
 from derm_ray.serving.admission import Admission
-from derm_ray.serving.forwarding import MODEL_DIGEST
+from derm_ray.serving.contract import MODEL_DIGEST
 from derm_ray.serving.guard import CHARGE, Guard, Limits, Traffic
 from derm_ray.serving.page import add_page
 from derm_ray.serving.problems import PROBLEM_JSON, ApiError, add_problem_handlers, to_problem

@@ -6,11 +6,12 @@ A replica of Ray Serve fetches a body from the proxy by calls between actors, on
 
 import asyncio
 from collections import deque
-from http import HTTPStatus
 from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from derm_ray.serving.contract import MODEL_DIGEST, REQUEST_ID, SCORING
 
 EXTENSION = "derm_ray.body"
 """Name in ``scope["extensions"]`` of a whole body."""
@@ -21,10 +22,6 @@ MAX_HELD_BYTES = 256_000_000
 """Of all bodies whose requests are under way, each counted twice: Serve keeps a pickled copy."""
 WAIT_S = 1.0
 """How long a body's end is waited for; the replica fetches a slower one, and judges its pace."""
-REQUEST_ID = "request-id"
-MODEL_DIGEST = "x-model-digest"
-"""Header of every answer that a model gave. Other applications behind the same proxy would miss their bodies."""
-SCORING = ("/v1/score", "/v1/score-batch")
 MAX_PATHS = 64
 MAX_DIGITS = 18
 """Of a Content-Length; Python refuses to read numbers of thousands of digits."""
@@ -32,6 +29,8 @@ MAX_DIGITS = 18
 
 class ForwardedBodies:
     """ASGI middleware of Serve's proxy that puts a request's body into its scope, where a model gave the last score.
+
+    Another application behind the same proxy would miss its bodies.
 
     Args:
         app: the proxy.
@@ -50,10 +49,8 @@ class ForwardedBodies:
             return
 
         async def learning(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] == HTTPStatus.OK:
-                self._learn(path, ours=MODEL_DIGEST in Headers(raw=message["headers"]))
-            elif message["type"] == "http.response.start" and REQUEST_ID not in Headers(raw=message["headers"]):
-                self._learn(path, ours=False)
+            if message["type"] == "http.response.start":
+                self._learn(path, Headers(raw=message["headers"]))
             await send(message)
 
         size = _announced(scope)
@@ -71,10 +68,11 @@ class ForwardedBodies:
         finally:
             self._held -= 2 * size
 
-    def _learn(self, path: str, *, ours: bool) -> None:
-        if not ours:
+    def _learn(self, path: str, headers: Headers) -> None:
+        """Tell by an answer whose path it is; our refusals by head have no digest, and say nothing."""
+        if REQUEST_ID not in headers:
             self._ours.discard(path)
-        elif path not in self._ours:
+        elif MODEL_DIGEST in headers and path not in self._ours:
             if len(self._ours) >= MAX_PATHS:
                 self._ours.clear()
             self._ours.add(path)

@@ -16,7 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from derm_ray.serving.admission import Admission
 from derm_ray.serving.body import Body, Held, too_large
-from derm_ray.serving.forwarding import MAX_DIGITS, MODEL_DIGEST, REQUEST_ID, SCORING, receive_forwarded
+from derm_ray.serving.contract import MODEL_DIGEST, REQUEST_ID, SCORING
+from derm_ray.serving.forwarding import MAX_DIGITS, receive_forwarded
 from derm_ray.serving.problems import ApiError, busy, respond
 from derm_ray.serving.rates import RateLimit
 from derm_ray.serving.tokens import Tokens

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from derm_ray.serving.forwarding import REQUEST_ID, SCORING
+from derm_ray.serving.contract import REQUEST_ID, SCORING
 from derm_ray.serving.problems import busy
 
 REQUEST_IDS = (REQUEST_ID.encode(), b"x-request-id")
