@@ -14,11 +14,9 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_windowing
 from pydicom.pixels.utils import as_pixel_options, get_expected_length
 
+from derm_ray.data.codestream import START, find_tiles, read_codestream
 from derm_ray.errors import ImageError, ImageErrorCode
 
-MAX_TILES = 16_384
-MAX_MAIN_HEADER = 1_000_000
-"""Of a JPEG 2000 frame. OpenJPEG takes several kilobytes for each tile before it decodes any."""
 _GREYS = ("MONOCHROME1", "MONOCHROME2")
 _YBR = ("YBR_FULL", "YBR_FULL_422")
 _TRANSFORMED = ("YBR_ICT", "YBR_RCT")  # by JPEG 2000, which undoes it
@@ -174,34 +172,28 @@ def _jpeg(frame: bytes, image: Dataset, max_pixels: int) -> Image.Image:
 
 
 def _jpeg_2000(frame: bytes, image: Dataset, max_pixels: int) -> npt.NDArray[Any]:
-    """Decode a JPEG 2000 frame, once its own header (ISO/IEC 15444-1, A.5.1 and A.6.1) agrees with the DICOM header."""
-    start = frame.find(b"\xff\x4f\xff\x51")
+    """Decode a JPEG 2000 frame, once its own header agrees with the DICOM header."""
+    start = frame.find(START)
     if start < 0 or (start and frame[4:8] != b"jP  "):
         raise ImageError(ImageErrorCode.CORRUPT, "the frame of the DICOM file is neither JPEG nor JPEG 2000")
     if b"pclr" in frame[:start] or b"cdef" in frame[:start]:
         raise _unsupported(image, "JPEG 2000 with a palette or channel definitions")
     frame = frame[start:]
-    length, _, right, bottom, left, top, width, height, *tiles_at, parts = struct.unpack_from(">HH8IH", frame, 4)
-    _check_size((right - left, bottom - top), image, max_pixels)
-    signed, precision = frame[42] >> 7, (frame[42] & 0x7F) + 1
-    if parts != image.SamplesPerPixel or frame[42 : 42 + 3 * parts] != bytes([frame[42], 1, 1]) * parts:
-        raise _unsupported(image, f"JPEG 2000 of {parts} components, or with subsampled or unequal ones")
-    if left or top or any(tiles_at) or right * bottom > MAX_TILES * width * height:
+    header = read_codestream(frame)
+    _check_size(header.size, image, max_pixels)
+    if header.components != image.SamplesPerPixel or not header.equal:
+        raise _unsupported(image, f"JPEG 2000 of {header.components} components, or with subsampled or unequal ones")
+    if not header.plain:
         raise _unsupported(image, "JPEG 2000 with an offset or many tiles")
+    precision = header.bits
     same = precision == image.BitsStored and image.PhotometricInterpretation in _GREYS
-    if precision > image.BitsAllocated or (signed != image.PixelRepresentation and not same):
-        raise _unsupported(image, f"JPEG 2000 of {precision} bits, {'signed' if signed else 'unsigned'}")
-    place, main, found = 4 + length, frame[:MAX_MAIN_HEADER], set()
-    while (marker := main[place : place + 2]) != b"\xff\x90":
-        if marker == b"\xff\x52" and main[place + 8] and image.PhotometricInterpretation in _YBR:
-            raise _unsupported(image, "JPEG 2000 whose own colour transform yields RGB")
-        place += 2 + struct.unpack_from(">H", main, place + 2)[0]
-    while frame[place : place + 2] == b"\xff\x90":  # a part of a tile; OpenJPEG leaves tiles black that are not there
-        tile, size = struct.unpack_from(">HI", frame, place + 4)
-        found.add(tile)
-        place += max(size, 12) if size else len(frame)
-    if len(found) < (tiles := -(-right // width) * -(-bottom // height)):
-        raise ImageError(ImageErrorCode.CORRUPT, f"the JPEG 2000 frame has {len(found)} of its {tiles} tiles")
+    if precision > image.BitsAllocated or (header.signed != image.PixelRepresentation and not same):
+        raise _unsupported(image, f"JPEG 2000 of {precision} bits, {'signed' if header.signed else 'unsigned'}")
+    found, transformed = find_tiles(frame, header)
+    if transformed and image.PhotometricInterpretation in _YBR:
+        raise _unsupported(image, "JPEG 2000 whose own colour transform yields RGB")
+    if found < header.tiles:
+        raise ImageError(ImageErrorCode.CORRUPT, f"the JPEG 2000 frame has {found} of its {header.tiles} tiles")
     values = _decoded(encapsulate([frame]), uids.JPEG2000, image, decoding_plugin="pylibjpeg", planar_configuration=0)
     return values if precision <= image.BitsStored else np.clip(values, *_range(image))
 

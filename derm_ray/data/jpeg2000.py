@@ -7,12 +7,9 @@ import numpy as np
 from openjpeg.utils import decode as decode_openjpeg
 from PIL import Image
 
+from derm_ray.data.codestream import START, find_tiles, read_codestream
 from derm_ray.errors import ImageError, ImageErrorCode
 
-MAX_TILES = 16_384
-"""OpenJPEG takes several kilobytes for each tile before it decodes any."""
-MAX_MAIN_HEADER = 1_000_000
-_CODESTREAM = b"\xff\x4f\xff\x51"
 _FILE = b"\0\0\0\x0cjP  \r\n\x87\n"
 _GREY, _SRGB, _SYCC, _PROFILE, _UNSTATED = "grey", "sRGB", "sYCC", "of a profile", "not stated"
 _MODES = {
@@ -27,7 +24,7 @@ _MODES = {
 
 def is_jpeg_2000(data: bytes) -> bool:
     """Tell whether bytes begin as a JPEG 2000 file or a bare codestream does."""
-    return data.startswith((_CODESTREAM, _FILE))
+    return data.startswith((START, _FILE))
 
 
 def decode_jpeg_2000(data: bytes, max_pixels: int) -> Image.Image:
@@ -135,29 +132,17 @@ def _has_alpha(box: bytes) -> bool:
 
 
 def _check_codestream(data: bytes, max_pixels: int) -> tuple[int, int]:
-    """Return how many components a codestream has, and their bits (A.5.1), once all of its tiles are there (A.4.2)."""
-    if not data.startswith(_CODESTREAM):
-        raise ValueError("no codestream")
-    length, _, right, bottom, left, top, width, height, *tiles_at, parts = struct.unpack_from(">HH8IH", data, 4)
-    if (right - left) * (bottom - top) > max_pixels:
-        raise too_many_pixels(right - left, bottom - top, max_pixels)
-    kinds = data[42 : 42 + 3 * parts]
-    if kinds[0] & 0x80:
+    """Return how many components a codestream has, and their bits, once all of its tiles are there."""
+    header = read_codestream(data)
+    if header.size[0] * header.size[1] > max_pixels:
+        raise too_many_pixels(*header.size, max_pixels)
+    if header.signed:
         raise _unsupported("of signed components")
-    bits = kinds[0] + 1
-    if bits > 16 or kinds != bytes([kinds[0], 1, 1]) * parts:
+    if header.bits > 16 or not header.equal:
         raise _unsupported("of more than 16 bits, or with components of unequal depth or size,")
-    if left or top or any(tiles_at) or right * bottom > MAX_TILES * width * height:
+    if not header.plain:
         raise _unsupported("with an offset, or many tiles,")
-    place, found = 4 + length, set()
-    while (marker := data[place : place + 2]) != b"\xff\x90":
-        if len(marker) < 2 or place > MAX_MAIN_HEADER:
-            raise ValueError("no tile")
-        place += 2 + struct.unpack_from(">H", data, place + 2)[0]
-    while data[place : place + 2] == b"\xff\x90":  # a part of a tile; OpenJPEG leaves tiles black that are not there
-        tile, size = struct.unpack_from(">HI", data, place + 4)
-        found.add(tile)
-        place += max(size, 12) if size else len(data)
-    if len(found) < (tiles := -(-right // width) * -(-bottom // height)):
-        raise ValueError(f"{len(found)} of {tiles} tiles")
-    return parts, bits
+    found, _ = find_tiles(data, header)
+    if found < header.tiles:
+        raise ValueError(f"{found} of {header.tiles} tiles")
+    return header.components, header.bits
