@@ -1,7 +1,7 @@
 """A busy endpoint's refusals, repeated by Serve's proxy for a moment.
 
-A refusal by a replica costs as much as the way there and back. At twice the capacity of a quick model, refusals took
-half of the machine from the answers.
+A refusal by a replica costs the way there and back; figures with and without this are in
+``docs/benchmarks/serving.md``.
 """
 
 import json
