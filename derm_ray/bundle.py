@@ -18,7 +18,7 @@ from derm_ray.models.networks import PairNetwork
 from derm_ray.models.zoo import NetworkConfig, build_network
 from derm_ray.vocabulary import Calibration, LabelSet, OperatingPoint, PredictionKind, label_set
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 INDEX = "bundle.json"
 WEIGHTS = "weights.safetensors"
 CARD = "README.md"
@@ -130,10 +130,7 @@ def load_bundle(uri: str) -> Bundle:
     index = storage.read_json(storage.join(uri, INDEX))
     if not isinstance(index, dict) or index.get("format_version") != FORMAT_VERSION:
         found = index.get("format_version") if isinstance(index, dict) else None
-        raise BundleError(
-            f"{uri}: bundle format {found!r}, this derm_ray reads {FORMAT_VERSION}. "
-            "Use the version that wrote it, or train again."
-        )
+        raise BundleError(f"{uri}: bundle format {found!r}, this derm_ray reads {FORMAT_VERSION}. Train it again.")
     sealed = index.pop("index_digest", None)
     if sealed != storage.digest(index):
         raise _altered(uri, INDEX)

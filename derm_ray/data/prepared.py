@@ -139,11 +139,6 @@ def require_size(manifest: Manifest, spec: Preprocessing, whose: str) -> None:
             f"{spec.size}; they would be resized twice. Give the manifest that they were prepared from, or prepare it "
             f"with `derm-ray data prepare --size {spec.size}`."
         )
-    if sizes and not spec.scaled:
-        raise ConfigError(
-            f"{manifest.uri}: its images are prepared, but the model is of an earlier version, which decodes JPEG "
-            "photos at their full size. Give the manifest that they were prepared from."
-        )
 
 
 def _cut(pairs: list[LesionPair], spec: Preprocessing, most: int) -> list[_Block]:

@@ -12,7 +12,7 @@ from derm_ray import storage
 from derm_ray.errors import ConfigError, StorageError
 from derm_ray.models.heads import FcHead
 from derm_ray.models.networks import PairNetwork, Stream
-from derm_ray.models.trunks import Trunk, trunk_spec
+from derm_ray.models.trunks import TRUNKS, Trunk
 from derm_ray.models.zoo import CamConfig, NetworkConfig
 
 logger = logging.getLogger(__name__)
@@ -25,23 +25,22 @@ def read_init_weights(trunk: str, uri: str | None) -> State:
 
     Args:
         trunk: a pretrained key of :data:`derm_ray.models.trunks.TRUNKS`.
-        uri: a safetensors file, or ``None`` for torchvision's download.
+        uri: a safetensors file, or ``None`` for the download that the trunk names.
 
     Raises:
         StorageError: the file or the download is not to be had.
         ConfigError: it is no such file, or the trunk is trained from scratch.
     """
-    pretrained = trunk_spec(trunk).pretrained
+    pretrained = TRUNKS[trunk].pretrained
     if pretrained is None:
         raise ConfigError(f"the {trunk} trunk is trained from scratch; leave --init-weights out, or choose vgg16.")
     if uri is None:
         try:
-            state: State = pretrained.get_state_dict(progress=False, check_hash=True)
+            return pretrained()
         except (OSError, HTTPException, RuntimeError) as error:  # the last is a wrong hash
             raise StorageError(
-                f"torchvision's {trunk} weights cannot be downloaded ({error}). Give a local file with --init-weights."
+                f"the {trunk} trunk's weights cannot be downloaded ({error}). Give a local file with --init-weights."
             ) from error
-        return state
     try:
         return load_safetensors(storage.read_bytes(uri))
     except StorageError:
@@ -114,12 +113,11 @@ def describe_cam(trained: NetworkConfig, weights: State, mode: str, trunk: Trunk
 
 
 def _same_stem(weights: State, trunk: Trunk) -> bool:
-    """Tell whether every stream of a CAM network has a trunk's frozen layers."""
-    stem = trunk.features[: trunk.frozen].state_dict()
+    """Tell whether every stream of a CAM network has a trunk's normalization and frozen layers."""
     streams = {key.split(".")[0] for key in weights}
     return all(
-        torch.equal(value, weights[f"{stream}.trunk.features.{key}"])
-        for key, value in stem.items()
+        torch.equal(value, weights[f"{stream}.trunk.{key}"])
+        for key, value in trunk.stem_state().items()
         for stream in streams
     )
 

@@ -10,7 +10,7 @@ from derm_ray.errors import ConfigError, unknown_name
 from derm_ray.models.cam import CAM_MODES, CamStream
 from derm_ray.models.heads import HEADS, CamHead, Head, make_head
 from derm_ray.models.networks import CrossSubnetwork, PairCam, PairNetwork, ShareNet, SoleNet, Stream
-from derm_ray.models.trunks import Trunk, trunk_spec
+from derm_ray.models.trunks import TRUNKS, Trunk
 
 NETWORKS = ("sole", "share", "triple")
 
@@ -35,7 +35,7 @@ class CamConfig:
     stem: str | None = None
 
     def __post_init__(self) -> None:
-        trunk_spec(self.trunk)
+        TRUNKS[self.trunk]
         if self.mode not in CAM_MODES:
             raise ConfigError(unknown_name("cam_mode", self.mode, CAM_MODES))
 
@@ -63,7 +63,7 @@ class NetworkConfig:
     cam: CamConfig | None = None
 
     def __post_init__(self) -> None:
-        trunk_spec(self.trunk)
+        TRUNKS[self.trunk]
         for kind, value, known in (("network", self.network, NETWORKS), ("head", self.head, HEADS)):
             if value not in known:
                 raise ConfigError(unknown_name(kind, value, known))
@@ -100,7 +100,7 @@ def build_network(config: NetworkConfig, *, freeze: str = "none", dropout: float
     Raises:
         ConfigError: the tap or freeze point is unknown to the trunk.
     """
-    channels = trunk_spec(config.trunk).channels
+    channels = TRUNKS[config.trunk].channels
     cam = _build_cam(config.cam) if config.cam is not None else None
     if config.cam is not None and config.cam.stem is not None:
         freeze = config.cam.stem

@@ -16,7 +16,7 @@ from derm_ray.data.preprocessing import PairPixels, Pixels, Preprocessing, load_
 from derm_ray.data.validation import validate
 from derm_ray.errors import ManifestError
 from derm_ray.evaluation.evaluate import figures
-from derm_ray.inference.precision import autocast, default_device, normalise, resolve_precision, to_device
+from derm_ray.inference.precision import autocast, default_device, resolve_precision, to_device
 from derm_ray.models.trunks import Trunk
 from derm_ray.models.weights import load_trunk_weights, read_init_weights
 from derm_ray.vocabulary import LabelSet, LesionPair, PredictionKind, Split
@@ -110,7 +110,7 @@ def _extract(trunk: Trunk, pairs: list[LesionPair], uri: str, spec: Preprocessin
 
     def embed(images: list[Pixels]) -> Features:
         with torch.inference_mode(), autocast(precision, device):
-            batch = normalise(torch.from_numpy(np.stack(images)).to(device), spec.mean, spec.std)
+            batch = torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2)
             embedded: Features = trunk(batch).last_BCHW.float().mean((2, 3)).cpu().numpy()
         return embedded
 

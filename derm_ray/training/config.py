@@ -1,16 +1,45 @@
 """The recipe of a training run, and its presets."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, fields, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from derm_ray.data.preprocessing import Preprocessing
 from derm_ray.errors import ConfigError, unknown_name
+from derm_ray.models.trunks import TRUNKS
 from derm_ray.models.zoo import CamConfig, NetworkConfig
 from derm_ray.vocabulary import label_set
+
+
+class OneOf(NamedTuple):
+    """Marks a setting whose values are the names of a registry, or of another closed list.
+
+    Attributes:
+        kind: what the names are of, for messages.
+        known: the names.
+    """
+
+    kind: str
+    known: Collection[str]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Return the check, for pydantic."""
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Return the type and all names, for pydantic."""
+        return {**handler(schema), "enum": list(self.known)}
+
+    def _check(self, name: str) -> str:
+        if name not in self.known:
+            message = unknown_name(self.kind, name, tuple(self.known))
+            raise PydanticCustomError("unknown_name", "{message}", {"message": message})
+        return name
+
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -26,8 +55,7 @@ class TrainConfig:
         network, trunk, head, tap, rank: see :class:`derm_ray.models.zoo.NetworkConfig`.
         cam_mode: how a CAM-BP head's map comes from the CAM network; see :func:`derm_ray.models.cam.saliency`.
         size: side of the input in pixels.
-        freeze: trunk layers that are not trained: ``none`` or ``pool4`` (``maxpool3`` of GoogLeNet, ``layer3`` of
-            ResNet-50, ``pool2`` of the tiny trunk).
+        freeze: trunk layers that are not trained: ``none``, or a freeze point of the trunk (``pool4`` of VGG-16).
         loss: ``squared`` (Eq. 1-4) or ``cross_entropy`` (footnote 1).
         alpha: weight of the cross sub-network's loss (Eq. 5).
         class_weight: of a pair's loss by its class, mean 1 over train: ``none``, ``inverse`` frequency, or
@@ -49,7 +77,7 @@ class TrainConfig:
 
     label_set: str = "paper15"
     network: Literal["sole", "share", "triple"] = "triple"
-    trunk: Literal["vgg16", "googlenet", "resnet50", "tiny"] = "vgg16"
+    trunk: Annotated[str, OneOf("trunk", TRUNKS)] = "vgg16"
     head: Literal["gap", "fc", "cam", "bp", "cam_bp"] = "fc"
     tap: str | None = None
     rank: Annotated[int, Field(ge=1)] | None = None

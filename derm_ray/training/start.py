@@ -7,7 +7,7 @@ import torch
 from derm_ray import bundle
 from derm_ray.errors import ConfigError
 from derm_ray.models.networks import PairNetwork
-from derm_ray.models.trunks import Trunk, trunk_spec
+from derm_ray.models.trunks import TRUNKS, Trunk
 from derm_ray.models.weights import (
     State,
     describe_cam,
@@ -47,9 +47,9 @@ def make_start(config: TrainConfig, init_weights: str | None, cam: str | None) -
             else f"--cam is for head=cam_bp; this recipe's head is {config.head}."
         )
     state: State | None = None
-    if trunk_spec(config.trunk).pretrained is not None or init_weights is not None:
+    if TRUNKS[config.trunk].pretrained is not None or init_weights is not None:
         state = read_init_weights(config.trunk, init_weights)
-    source = init_weights or f"torchvision's {config.trunk}"
+    source = init_weights or f"the download for {config.trunk}"
 
     part, trained = None, None
     if cam is not None:

@@ -50,7 +50,7 @@ def test_missing_files_and_foreign_formats_are_refused(copy: Path, tmp_path: Pat
         load_bundle(str(tmp_path))
     index = json.loads((copy / "bundle.json").read_text())
     (copy / "bundle.json").write_text(json.dumps(index | {"format_version": 99}))
-    with pytest.raises(BundleError, match="bundle format 99, this derm_ray reads 2"):
+    with pytest.raises(BundleError, match="bundle format 99, this derm_ray reads 3"):
         load_bundle(str(copy))
     (copy / "bundle.json").write_text(json.dumps(index))
     (copy / "weights.safetensors").unlink()

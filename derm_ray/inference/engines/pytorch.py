@@ -9,7 +9,7 @@ import torch
 from derm_ray.bundle import Bundle
 from derm_ray.errors import ConfigError
 from derm_ray.inference.engines.engine import Images, Probabilities
-from derm_ray.inference.precision import autocast, default_device, normalise, to_device
+from derm_ray.inference.precision import autocast, default_device, to_device
 from derm_ray.models.networks import PairLogits
 from derm_ray.vocabulary import PredictionKind
 
@@ -44,7 +44,6 @@ class TorchEngine:
         self.name = {"fp32": "torch", "bf16": "torch-bf16"}[precision]
         self._device = device or default_device()
         self._precision = precision
-        self._spec = bundle.preprocessing
         self._network = to_device(bundle.build(), self._device)
         self._pairs: int | None = CPU_PAIRS if self._device.type == "cpu" else None
 
@@ -68,7 +67,7 @@ class TorchEngine:
     def _tensor(self, images: Images | None) -> torch.Tensor | None:
         if images is None:
             return None
-        return normalise(torch.from_numpy(images).to(self._device), self._spec.mean, self._spec.std)
+        return torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2)
 
 
 class CompiledEngine(TorchEngine):
