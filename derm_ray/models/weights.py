@@ -1,6 +1,5 @@
 """What a network starts from: ImageNet weights in its trunks, a trained CAM network in CAM-BP."""
 
-import logging
 from collections.abc import Mapping
 from http.client import HTTPException
 
@@ -10,12 +9,9 @@ from torch import Tensor
 
 from derm_ray import storage
 from derm_ray.errors import ConfigError, StorageError
-from derm_ray.models.heads import FcHead
 from derm_ray.models.networks import PairNetwork, Stream
 from derm_ray.models.trunks import TRUNKS, Trunk
 from derm_ray.models.zoo import CamConfig, NetworkConfig
-
-logger = logging.getLogger(__name__)
 
 State = Mapping[str, Tensor]
 
@@ -50,7 +46,7 @@ def read_init_weights(trunk: str, uri: str | None) -> State:
 
 
 def load_init_weights(network: PairNetwork, state: State, source: str) -> None:
-    """Load ImageNet weights into every stream's trunk, and into fc6/fc7 where the weights have them.
+    """Load ImageNet weights into every stream's trunk, and what they hold for its head.
 
     Args:
         network: changed in place.
@@ -62,8 +58,7 @@ def load_init_weights(network: PairNetwork, state: State, source: str) -> None:
     """
     for stream in (module for module in network.modules() if isinstance(module, Stream)):
         load_trunk_weights(stream.trunk, state, source)
-        if isinstance(stream.head, FcHead):
-            _load_fc(stream.head, state, source)
+        stream.head.load_pretrained(state, source)
 
 
 def load_trunk_weights(trunk: Trunk, state: State, source: str) -> None:
@@ -80,15 +75,6 @@ def _trunk_state(trunk: Trunk, state: State) -> dict[str, Tensor]:
     layers = dict(trunk.features.named_children())
     kept = {key: value for key, value in plain.items() if key.split(".")[0] in layers}
     return {key: value.float() if value.is_floating_point() else value for key, value in kept.items()}
-
-
-def _load_fc(head: FcHead, state: State, source: str) -> None:
-    layers = {"classifier.0": head.fc6[0], "classifier.3": head.fc7[0]}
-    if not all(f"{name}.weight" in state for name in layers):
-        logger.warning("%s has no fc6/fc7: these layers start from random weights.", source)
-        return
-    for name, layer in layers.items():
-        layer.load_state_dict({part: state[f"{name}.{part}"].float() for part in ("weight", "bias")})
 
 
 def describe_cam(trained: NetworkConfig, weights: State, mode: str, trunk: Trunk, freeze: str) -> CamConfig:

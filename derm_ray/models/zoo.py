@@ -8,7 +8,7 @@ from torch import nn
 
 from derm_ray.errors import ConfigError, unknown_name
 from derm_ray.models.cam import CAM_MODES, CamStream
-from derm_ray.models.heads import HEADS, CamHead, Head, make_head
+from derm_ray.models.heads import HEADS, CamHead, Head
 from derm_ray.models.networks import CrossSubnetwork, PairCam, PairNetwork, ShareNet, SoleNet, Stream
 from derm_ray.models.trunks import TRUNKS, Trunk
 
@@ -47,11 +47,11 @@ class NetworkConfig:
     Attributes:
         network: ``sole``, ``share`` or ``triple``.
         trunk: a key of :data:`derm_ray.models.trunks.TRUNKS`.
-        head: ``gap``, ``fc``, ``bp``, ``cam_bp``, or ``cam`` for a CAM network.
+        head: a key of :data:`derm_ray.models.heads.HEADS`; ``cam`` makes a CAM network.
         classes: number of diagnoses.
         tap: layer that C_T reads; ``None`` is the trunk's default (relu5_2 of VGG-16).
         rank: of bilinear heads: channels left before the Gram matrix; ``None`` keeps all.
-        cam: of ``cam_bp`` heads, and only of these.
+        cam: of heads that need a map, and only of these.
     """
 
     network: str = "triple"
@@ -64,13 +64,13 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         TRUNKS[self.trunk]
-        for kind, value, known in (("network", self.network, NETWORKS), ("head", self.head, HEADS)):
-            if value not in known:
-                raise ConfigError(unknown_name(kind, value, known))
-        if (self.head == "cam_bp") != (self.cam is not None):
-            raise ConfigError("head cam_bp needs a CAM network, and no other head takes one.")
-        if self.rank is not None and self.head not in ("bp", "cam_bp"):
-            raise ConfigError(f"rank {self.rank} is for the heads bp and cam_bp; head {self.head} has none.")
+        if self.network not in NETWORKS:
+            raise ConfigError(unknown_name("network", self.network, NETWORKS))
+        head = HEADS[self.head]
+        if head.needs_map != (self.cam is not None):
+            raise ConfigError(f"head {self.head} {'needs a' if head.needs_map else 'takes no'} CAM network.")
+        if self.rank is not None and not head.takes_rank:
+            raise ConfigError(f"rank {self.rank} is for bilinear heads; head {self.head} has none.")
         if self.head == "cam" and self.network == "triple":
             raise ConfigError("a CAM network looks at one image: use network share (one for both) or sole.")
 
@@ -106,9 +106,8 @@ def build_network(config: NetworkConfig, *, freeze: str = "none", dropout: float
         freeze = config.cam.stem
 
     def head(*, from_scratch: bool) -> Head:
-        return make_head(
-            config.head, channels, config.classes, dropout=dropout, from_scratch=from_scratch, rank=config.rank
-        )
+        make = HEADS[config.head]
+        return make(channels, config.classes, dropout=dropout, from_scratch=from_scratch, rank=config.rank)
 
     def stream() -> Stream:
         return Stream(Trunk(config.trunk, config.tap, freeze), head(from_scratch=False))
@@ -122,7 +121,7 @@ def build_network(config: NetworkConfig, *, freeze: str = "none", dropout: float
 def _build_cam(config: CamConfig) -> PairCam:
     def stream() -> CamStream:
         trunk = Trunk(config.trunk, freeze=config.stem or "none", body_only=config.stem is not None)
-        return CamStream(trunk, CamHead(trunk.channels, config.classes, dropout=0.0), config.mode)
+        return CamStream(trunk, CamHead(trunk.channels, config.classes), config.mode)
 
     return PairCam(*(stream() for _ in range(config.networks)), from_stem=config.stem is not None)
 

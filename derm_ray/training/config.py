@@ -10,8 +10,12 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from derm_ray.data.preprocessing import Preprocessing
 from derm_ray.errors import ConfigError, unknown_name
+from derm_ray.inference.precision import PRECISIONS
+from derm_ray.models.cam import CAM_MODES
+from derm_ray.models.heads import HEADS
 from derm_ray.models.trunks import TRUNKS
-from derm_ray.models.zoo import CamConfig, NetworkConfig
+from derm_ray.models.zoo import NETWORKS, CamConfig, NetworkConfig
+from derm_ray.training.losses import LOSSES
 from derm_ray.vocabulary import label_set
 
 
@@ -76,15 +80,15 @@ class TrainConfig:
     """
 
     label_set: str = "paper15"
-    network: Literal["sole", "share", "triple"] = "triple"
+    network: Annotated[str, OneOf("network", NETWORKS)] = "triple"
     trunk: Annotated[str, OneOf("trunk", TRUNKS)] = "vgg16"
-    head: Literal["gap", "fc", "cam", "bp", "cam_bp"] = "fc"
+    head: Annotated[str, OneOf("head", HEADS)] = "fc"
     tap: str | None = None
     rank: Annotated[int, Field(ge=1)] | None = None
-    cam_mode: Literal["relu_sum", "probability", "top1", "literal"] = "relu_sum"
+    cam_mode: Annotated[str, OneOf("cam_mode", CAM_MODES)] = "relu_sum"
     size: Annotated[int, Field(ge=32)] = 224
     freeze: str = "none"
-    loss: Literal["squared", "cross_entropy"] = "squared"
+    loss: Annotated[str, OneOf("loss", LOSSES)] = "squared"
     alpha: NonNegative = 1.5
     class_weight: Literal["none", "inverse", "effective"] = "none"
     epochs: Count = 30
@@ -98,7 +102,7 @@ class TrainConfig:
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     mirror: bool = True
     freeze_batch_norm: bool = False
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Annotated[str, OneOf("precision", PRECISIONS)] = "auto"
     monitor: Literal["accuracy", "balanced_accuracy", "macro_f1", "macro_auroc"] = "macro_auroc"
     seed: Annotated[int, Field(ge=0)] = 0
 
