@@ -25,6 +25,7 @@ class Registry(Mapping[str, T], Generic[T]):
     def __init__(self, kind: str, known: Mapping[str, str]) -> None:
         self.kind = kind
         self._found: dict[str, T | str] = dict(known)
+        self._twice: dict[str, str] = {}
         self._complete = False
 
     def add(self, name: str, thing: T | str) -> None:
@@ -33,11 +34,7 @@ class Registry(Mapping[str, T], Generic[T]):
         Raises:
             ConfigError: the name is taken.
         """
-        self._things()
-        self._put(name, thing)
-
-    def _put(self, name: str, thing: T | str) -> None:
-        if name in self._found:
+        if name in self._things():
             raise ConfigError(f"{self.kind} {name!r} is registered twice. Give the new one another name.")
         self._found[name] = thing
 
@@ -45,11 +42,15 @@ class Registry(Mapping[str, T], Generic[T]):
         """Return a thing by name.
 
         Raises:
-            ConfigError: the name is unknown, or what it stands for cannot be imported.
+            ConfigError: the name is unknown or stands for two things, or what it stands for cannot be imported.
         """
         things = self._things()
         if name not in things:
             raise ConfigError(unknown_name(self.kind, name, tuple(things)))
+        if name in self._twice:
+            raise ConfigError(
+                f"{self.kind} {name!r} is registered twice, once more as {self._twice[name]}. Rename or uninstall that."
+            )
         thing = things[name]
         if isinstance(thing, str):
             try:
@@ -74,7 +75,9 @@ class Registry(Mapping[str, T], Generic[T]):
     def _things(self) -> dict[str, T | str]:
         """Return what is registered; that of other packages is looked up once."""
         if not self._complete:
-            for point in entry_points(group=f"derm_ray.{self.kind.replace(' ', '_')}"):
-                self._put(point.name, point.value)
             self._complete = True
+            for point in entry_points(group=f"derm_ray.{self.kind.replace(' ', '_')}"):
+                if point.name in self._found:
+                    self._twice[point.name] = point.value
+                self._found[point.name] = point.value
         return self._found

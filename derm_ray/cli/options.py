@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from derm_ray.inference.engines import ENGINES
+
 ManifestOption = Annotated[str, typer.Option("--manifest", help="Manifest (Parquet, CSV or JSONL) at any URI.")]
 ModelOption = Annotated[str, typer.Option("--model", help="Bundle folder at any URI.")]
 AddressOption = Annotated[
@@ -14,7 +16,7 @@ EngineOption = Annotated[
     str,
     typer.Option(
         "--engine",
-        help="auto, torch, torch-bf16, compiled or openvino-int8 (see model quantize); auto measures which is fastest.",
+        help=f"auto, {ENGINES} (see model quantize); auto measures which is fastest.",
     ),
 ]
 LabelSetOption = Annotated[str, typer.Option("--label-set", help="paper15, milk10k or derm7pt.")]

@@ -54,5 +54,6 @@ def test_installed_packages_add_things_by_entry_points(tmp_path: Path, monkeypat
 
 def test_a_package_cannot_replace_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(plugin(tmp_path, "pear"))
-    with pytest.raises(ConfigError, match="test fruit 'pear' is registered twice"):
-        registry()["apple"]
+    with pytest.raises(ConfigError, match="test fruit 'pear' is registered twice, once more as my_fruits:PLUM"):
+        registry()["pear"]
+    assert registry()["apple"]

@@ -8,8 +8,14 @@ import torch
 
 from derm_ray.bundle import Bundle
 from derm_ray.errors import ConfigError
-from derm_ray.inference.engines.engine import Images, Probabilities
-from derm_ray.inference.precision import autocast, default_device, to_device
+from derm_ray.inference.engines.engine import EngineKind, Images, Probabilities
+from derm_ray.inference.precision import (
+    autocast,
+    default_device,
+    hardware_has_bf16,
+    resolve_precision,
+    to_device,
+)
 from derm_ray.models.networks import PairLogits
 from derm_ray.vocabulary import PredictionKind
 
@@ -110,3 +116,24 @@ class CompiledEngine(TorchEngine):
         images = tensor[part]
         lacking = part.stop - part.start - len(images)
         return torch.cat((images, images[-1:].expand(lacking, *images.shape[1:]))) if lacking else images
+
+
+def _bf16(bundle: Bundle, device: torch.device) -> TorchEngine | None:
+    return TorchEngine(bundle, "bf16", device) if hardware_has_bf16(device) else None
+
+
+def _precision(_bundle: Bundle, device: torch.device, pinned: str) -> str:
+    require_compiler(device)
+    if pinned not in ("", "fp32", "bf16"):
+        raise ConfigError(f"engine compiled@{pinned}: write compiled, compiled@fp32 or compiled@bf16.")
+    return pinned or resolve_precision("auto", device)
+
+
+TORCH = EngineKind(
+    lambda bundle, device, _: TorchEngine(bundle, "fp32", device),
+    candidate=lambda bundle, device: TorchEngine(bundle, "fp32", device),
+)
+TORCH_BF16 = EngineKind(lambda bundle, device, _: TorchEngine(bundle, "bf16", device), candidate=_bf16)
+COMPILED = EngineKind(
+    lambda bundle, device, precision: CompiledEngine(bundle, precision, device), resolve=_precision, differs=True
+)

@@ -32,7 +32,7 @@ class SealedEngine:
     @property
     def identity(self) -> str:
         """Name and digest: what scores record, and what all replicas of a run must have."""
-        return _identity(self.name, self.digest)
+        return f"{self.name}@{_short(self.digest)}"
 
 
 def seal_engine(
@@ -95,13 +95,13 @@ def sealed_engines(bundle: Bundle) -> list[str]:
     return [name for name in names if storage.exists(storage.join(_folder(bundle, name), INDEX))]
 
 
-def engine_identity(bundle: Bundle, name: str) -> str:
-    """Return what :attr:`SealedEngine.identity` would be, without reading the engine's files.
+def engine_digest(bundle: Bundle, name: str) -> str:
+    """Return the digest in :attr:`SealedEngine.identity`, without reading the engine's files.
 
     Raises:
         BundleError: as :func:`load_engine`, but for the files.
     """
-    return _identity(name, _read_index(bundle, name)["digest"])
+    return _short(_read_index(bundle, name)["digest"])
 
 
 def load_engine(bundle: Bundle, name: str) -> SealedEngine:
@@ -140,8 +140,8 @@ def _read_index(bundle: Bundle, name: str) -> dict[str, Any]:
     return index
 
 
-def _identity(name: str, digest: str) -> str:
-    return f"{name}@{digest[:16]}"
+def _short(digest: str) -> str:
+    return digest[:16]
 
 
 def _place(folder: str, file: str, sha256: str) -> str:

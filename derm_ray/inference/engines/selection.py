@@ -1,6 +1,5 @@
 """Which engine a name stands for, and which one is fastest here."""
 
-import importlib.util
 import logging
 from time import perf_counter
 
@@ -8,16 +7,14 @@ import numpy as np
 import torch
 
 from derm_ray.bundle import Bundle, load_bundle
-from derm_ray.errors import BundleError, ConfigError, unknown_name
-from derm_ray.inference.engines import openvino
+from derm_ray.errors import ConfigError, unknown_name
+from derm_ray.inference.engines import ENGINES
 from derm_ray.inference.engines.engine import Engine
-from derm_ray.inference.engines.pytorch import CompiledEngine, TorchEngine, require_compiler
-from derm_ray.inference.engines.sealed import engine_identity, load_engine, sealed_engines
-from derm_ray.inference.precision import default_device, hardware_has_bf16, resolve_precision
+from derm_ray.inference.precision import default_device
 
 logger = logging.getLogger(__name__)
 
-ENGINES = ("auto", "torch", "torch-bf16", "compiled", openvino.NAME)
+AUTO = "auto"
 TRIAL_PAIRS = 2
 TRIALS = 2
 
@@ -25,44 +22,41 @@ TRIALS = 2
 def make_engine(bundle: Bundle, name: str = "auto", device: torch.device | None = None) -> Engine:
     """Return an engine by name; see :func:`resolve_engine`."""
     chosen = device or default_device()
-    return _make(bundle, resolve_engine(bundle, name, chosen), chosen)
+    base, _, detail = resolve_engine(bundle, name, chosen).partition("@")
+    return ENGINES[base].make(bundle, chosen, detail)
 
 
 def resolve_engine(bundle: Bundle, name: str, device: torch.device | None = None) -> str:
     """Return the engine that a name stands for on this machine.
 
-    ``auto`` is the fastest in a short measurement of those that need no compiling: ``torch``, ``torch-bf16`` where the
-    hardware has it, and on CPUs ``openvino-int8`` where the bundle holds it and OpenVINO is installed.
+    ``auto`` is the fastest in a short measurement of those that start quickly and can run here.
 
     Args:
         bundle: the model.
-        name: one of :data:`ENGINES`, or what an earlier call returned.
+        name: ``auto``, a key of :data:`derm_ray.inference.engines.ENGINES`, or what an earlier call returned.
         device: ``None`` is the first GPU, or the CPU.
 
     Returns:
-        The name; behind an ``@``, the digest of an engine in the bundle, and the precision of ``compiled``.
+        The name; behind an ``@`` what else decides the answers, such as the digest of an engine in the bundle.
 
     Raises:
         ConfigError: the name is unknown, or the engine cannot run here.
         BundleError: the bundle does not hold the engine, or holds another one by now.
     """
     chosen = device or default_device()
+    if name == AUTO:
+        return _fastest(bundle, chosen)
     base, _, pinned = name.partition("@")
-    precisions = ("fp32", "bf16") if base == "compiled" else ()
-    if base not in ENGINES or (pinned and base != openvino.NAME and pinned not in precisions):
-        raise ConfigError(unknown_name("engine", name, ENGINES))
-    if base == openvino.NAME:
-        if chosen.type != "cpu":
-            raise ConfigError(f"engine {base} runs on CPUs only; leave the GPUs out, or use torch-bf16 or compiled.")
-        openvino.require("openvino")
-        identity = engine_identity(bundle, base)
-        if pinned and identity != name:
-            raise BundleError(f"{bundle.uri} holds {identity} by now, this run began with {name}. Put it back.")
-        return identity
-    if base == "compiled":
-        require_compiler(chosen)
-        return f"{base}@{pinned or resolve_precision('auto', chosen)}"
-    return _fastest(bundle, chosen) if name == "auto" else name
+    if base not in ENGINES or (pinned and ENGINES[base].resolve is None):
+        raise ConfigError(unknown_name("engine", name, (AUTO, *ENGINES)))
+    resolve = ENGINES[base].resolve
+    return f"{base}@{resolve(bundle, chosen, pinned)}" if resolve is not None else base
+
+
+def differs(name: str) -> bool:
+    """Tell whether what a name stands for depends on the machine."""
+    base = name.partition("@")[0]
+    return name == AUTO or (base in ENGINES and ENGINES[base].differs)
 
 
 def resolve_engine_of(model_uri: str, name: str, device: torch.device) -> str:
@@ -71,7 +65,8 @@ def resolve_engine_of(model_uri: str, name: str, device: torch.device) -> str:
 
 
 def _fastest(bundle: Bundle, device: torch.device) -> str:
-    engines = _candidates(bundle, device)
+    found = (kind.candidate(bundle, device) for kind in ENGINES.values() if kind.candidate is not None)
+    engines = [engine for engine in found if engine is not None]
     if len(engines) == 1:
         logger.info("engine %s, the only one here", engines[0].name)
         return engines[0].name
@@ -80,29 +75,6 @@ def _fastest(bundle: Bundle, device: torch.device) -> str:
     measured = ", ".join(f"{name} {rate:.3g}" for name, rate in rates.items())
     logger.info("engine %s, the fastest here (pairs/s: %s)", best, measured)
     return best
-
-
-def _candidates(bundle: Bundle, device: torch.device) -> list[Engine]:
-    engines = [_make(bundle, "torch", device)]
-    if hardware_has_bf16(device):
-        engines.append(_make(bundle, "torch-bf16", device))
-    if device.type == "cpu" and importlib.util.find_spec("openvino") and openvino.NAME in sealed_engines(bundle):
-        sealed = load_engine(bundle, openvino.NAME)
-        try:
-            engines.append(openvino.OpenVinoEngine(sealed))
-        except BundleError as error:  # sound, but made with another OpenVINO than there is here
-            logger.warning("left out: %s", error)
-    return engines
-
-
-def _make(bundle: Bundle, name: str, device: torch.device) -> Engine:
-    match name.partition("@")[0]:
-        case "compiled":
-            return CompiledEngine(bundle, name.partition("@")[2], device)
-        case openvino.NAME:
-            return openvino.OpenVinoEngine(load_engine(bundle, openvino.NAME))
-        case _:
-            return TorchEngine(bundle, {"torch": "fp32", "torch-bf16": "bf16"}[name], device)
 
 
 def _pairs_per_s(engine: Engine, size: int) -> float:
