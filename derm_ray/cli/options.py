@@ -1,6 +1,7 @@
 """Options that several commands share, and how results are printed."""
 
 import json
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +20,7 @@ EngineOption = Annotated[
         help=f"auto, {ENGINES} (see model quantize); auto measures which is fastest.",
     ),
 ]
+ManifestOutOption = Annotated[str, typer.Option("--out", help="Manifest to write (.parquet, .csv or .jsonl).")]
 LabelSetOption = Annotated[str, typer.Option("--label-set", help="paper15, milk10k or derm7pt.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one machine-readable line instead of text.")]
 ClinicalOption = Annotated[
@@ -40,6 +42,12 @@ DermoscopyOption = Annotated[
 def emit(values: dict[str, Any], text: str, *, as_json: bool) -> None:
     """Print a result: one JSON line, or text for people."""
     typer.echo(json.dumps(values, ensure_ascii=False) if as_json else text)
+
+
+def warn(warnings: Iterable[str]) -> None:
+    """Print warnings to standard error, one a line."""
+    for warning in warnings:
+        typer.echo(f"warning: {printable(warning)}", err=True)
 
 
 def printable(message: str) -> str:
