@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 
-from derm_ray.evaluation.metrics import Labels, Scores
-from derm_ray.evaluation.tasks import task_scores
+from derm_ray.evaluation.metrics import Labels, Scores, task_scores
 from derm_ray.inference.predictor import temper
 from derm_ray.vocabulary import SENSITIVITIES, Calibration, LabelSet, OperatingPoint, PredictionKind, Task
 

@@ -10,6 +10,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from derm_ray.data.preprocessing import Preprocessing
 from derm_ray.errors import ConfigError, unknown_name
+from derm_ray.evaluation.metrics import class_metrics
 from derm_ray.inference.precision import PRECISIONS
 from derm_ray.models.cam import CAM_MODES
 from derm_ray.models.heads import HEADS
@@ -24,11 +25,11 @@ class OneOf(NamedTuple):
 
     Attributes:
         kind: what the names are of, for messages.
-        known: the names.
+        known: the names, or what returns them.
     """
 
     kind: str
-    known: Collection[str]
+    known: Collection[str] | Callable[[], Collection[str]]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Return the check, for pydantic."""
@@ -36,11 +37,15 @@ class OneOf(NamedTuple):
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         """Return the type and all names, for pydantic."""
-        return {**handler(schema), "enum": list(self.known)}
+        return {**handler(schema), "enum": list(self._names())}
+
+    def _names(self) -> Collection[str]:
+        return self.known() if callable(self.known) else self.known
 
     def _check(self, name: str) -> str:
-        if name not in self.known:
-            message = unknown_name(self.kind, name, tuple(self.known))
+        names = self._names()
+        if name not in names:
+            message = unknown_name(self.kind, name, tuple(names))
             raise PydanticCustomError("unknown_name", "{message}", {"message": message})
         return name
 
@@ -103,7 +108,7 @@ class TrainConfig:
     mirror: bool = True
     freeze_batch_norm: bool = False
     precision: Annotated[str, OneOf("precision", PRECISIONS)] = "auto"
-    monitor: Literal["accuracy", "balanced_accuracy", "macro_f1", "macro_auroc"] = "macro_auroc"
+    monitor: Annotated[str, OneOf("monitor", class_metrics)] = "macro_auroc"
     seed: Annotated[int, Field(ge=0)] = 0
 
     @property

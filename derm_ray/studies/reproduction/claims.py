@@ -7,7 +7,8 @@ import numpy as np
 from scipy.stats import binomtest
 
 from derm_ray.evaluation.comparison import Interval, percentile_interval
-from derm_ray.studies.reproduction.figures import Draws, seed_figures
+from derm_ray.evaluation.metrics import Draws
+from derm_ray.studies.reproduction.figures import seed_figures
 from derm_ray.studies.reproduction.predictions import CellPredictions
 from derm_ray.vocabulary import PredictionKind
 
@@ -136,7 +137,7 @@ def judge(claim: Claim, rows: Mapping[str, Mapping[int, CellPredictions]], weigh
     Args:
         claim: what is claimed.
         rows: row name -> seed -> predictions, all of the same pairs; what has no seed stands under every seed.
-        weights: see :func:`derm_ray.studies.reproduction.figures.lesion_weights`.
+        weights: see :func:`derm_ray.evaluation.comparison.lesion_weights`.
     """
     seeds = sorted(set.intersection(*(set(rows.get(side.row, ())) for _, side in claim.terms)))
     total: Draws = np.zeros(len(weights))

@@ -9,13 +9,14 @@ from markupsafe import Markup
 
 from derm_ray import RESEARCH_NOTICE
 from derm_ray.evaluation.comparison import Interval
+from derm_ray.evaluation.metrics import metric_names, metric_title
 from derm_ray.evaluation.plots import interval_plot, reliability_plot
 from derm_ray.evaluation.report import figure_text
 from derm_ray.studies.reproduction.claims import NOT_REPRODUCED, REPRODUCED, UNDECIDED
-from derm_ray.studies.reproduction.figures import FIGURES, SeedFigures
+from derm_ray.studies.reproduction.figures import SeedFigures, tasks_of
 from derm_ray.studies.reproduction.gallery import ROW, Gallery
 from derm_ray.studies.reproduction.results import RowResult, StudyResults
-from derm_ray.vocabulary import PredictionKind
+from derm_ray.vocabulary import PredictionKind, label_set
 
 TASKS = {
     "cancer": ("cancer/auroc", "cancer"),
@@ -42,11 +43,16 @@ def render_html(results: StudyResults, gallery: Gallery | None) -> str:
         results=results,
         gallery=gallery,
         kinds=list(PredictionKind),
-        figures=FIGURES,
+        figures=_titles(results),
         counts={name: verdicts[name] for name in (REPRODUCED, NOT_REPRODUCED, UNDECIDED)},
         plots=_plots(results),
         tasks=_tasks(results),
     )
+
+
+def _titles(results: StudyResults) -> dict[str, str]:
+    tasks = tasks_of(label_set(results.facts["label_set"]))
+    return {name: metric_title(name) for name in metric_names(tasks)}
 
 
 def _signed(interval: Interval | None) -> str:

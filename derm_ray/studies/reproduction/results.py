@@ -9,10 +9,11 @@ from typing import Any
 
 from derm_ray import RESEARCH_NOTICE
 from derm_ray.evaluation.calibration import Reliability, reliability
-from derm_ray.evaluation.comparison import finite_or_none
+from derm_ray.evaluation.comparison import finite_or_none, lesion_weights
+from derm_ray.evaluation.metrics import Draws, metric_names
 from derm_ray.studies.reproduction.cells import CellOutcome
 from derm_ray.studies.reproduction.claims import Verdict, judge, paper_claims
-from derm_ray.studies.reproduction.figures import Draws, SeedFigures, figures_of, lesion_weights, seed_figures
+from derm_ray.studies.reproduction.figures import RESAMPLES, SeedFigures, seed_figures, tasks_of
 from derm_ray.studies.reproduction.predictions import CellPredictions
 from derm_ray.vocabulary import PredictionKind
 
@@ -152,7 +153,7 @@ def assemble(
 
     def of(cell: CellPredictions) -> Draws:
         if cell.lesion_ids not in weights:
-            weights[cell.lesion_ids] = lesion_weights(cell.lesion_ids)
+            weights[cell.lesion_ids] = lesion_weights(cell.lesion_ids, resamples=RESAMPLES)
         return weights[cell.lesion_ids]
 
     rows: list[RowResult] = []
@@ -190,7 +191,7 @@ def _row(
     for swapped in (False, True):
         table: dict[tuple[str, PredictionKind], SeedFigures] = {}
         first = next(iter(seeds.values()), None)
-        for figure in figures_of(first.labels) if first is not None else ():
+        for figure in metric_names(tasks_of(first.labels)) if first is not None else ():
             weights = weights_of(first)
             for kind in PredictionKind:
                 values = seed_figures(figure, seeds, kind, weights, swapped=swapped)
