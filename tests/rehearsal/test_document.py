@@ -1,4 +1,4 @@
-"""docs/deploy.md, typed from its first block to its last on machines of their own."""
+"""docs/start/cluster.md, typed from its first block to its last on machines of their own."""
 
 import pytest
 

@@ -24,7 +24,7 @@ TRAINER = "RayTrainWorker"
 COPIES = 16
 SHARD = 64
 CALLERS = 4
-COSTS = ROOT / "docs/scaling/costs.json"
+COSTS = ROOT / "docs/benchmarks/scaling/costs.json"
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ def test_a_machine_lost_in_scoring(data: Rehearsal, tmp_path: Path) -> None:
     expected = {method: cost.of(len(parts()), 480 * COPIES) for method, cost in costs.items()}
     print(f"scoring: {len(parts())} parts, {twice} written twice")
     for method, count in expected.items():
-        print(f"  {method}: {asked[method]:,} requests, {count:,.0f} by docs/scaling.md")
+        print(f"  {method}: {asked[method]:,} requests, {count:,.0f} by docs/benchmarks/scaling.md")
     data.replace(machine)
     data.type("derm-ray verify $BUCKET/lost-scores")
     data.type(
