@@ -231,7 +231,7 @@ def _card(index: Mapping[str, Any]) -> str:
 
 ## Operating points, chosen on val
 
-| prediction | task | target sensitivity | alarm at risk >= | sensitivity on val | specificity on val |
+| prediction | task | target sensitivity | threshold | sensitivity on val | specificity on val |
 |---|---|---|---|---|---|
 {points or "| none | | | | | |"}
 

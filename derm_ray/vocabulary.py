@@ -233,13 +233,13 @@ SENSITIVITIES = (0.90, 0.95)
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold on a task's risk, chosen on val for a target sensitivity.
+    """A threshold on a task probability, chosen on val for a target sensitivity.
 
     Attributes:
         kind: the prediction kind it is for.
         task: ``cancer`` or ``melanoma``.
         target: sensitivity aimed at, 0..1.
-        threshold: an alarm is a risk at or above it.
+        threshold: a pair is positive if its task probability is at or above it.
         sensitivity, specificity: reached on val.
     """
 
@@ -283,18 +283,19 @@ class Prediction:
         diagnosis: the most probable class.
         confidence: its probability, 0..1.
         probabilities: one per class in class order, summing to 1.
-        risks: task name -> summed probability of its positives (the paper's cancer definition).
-        alarms: name of an operating point (``cancer_at_90_sensitivity``) -> whether the risk reaches its threshold.
-        branches: the probabilities of each prediction kind the images allow.
+        task_probabilities: task name -> summed probability of its positives (the paper's cancer definition).
+        above_threshold: name of an operating point (``cancer_at_90_sensitivity``) -> whether the task probability
+            reaches its threshold.
+        per_input_predictions: the probabilities of each prediction kind the images allow.
     """
 
     modality: str
     diagnosis: str
     confidence: float
     probabilities: tuple[float, ...]
-    risks: Mapping[str, float]
-    alarms: Mapping[str, bool] = field(default_factory=dict)
-    branches: Mapping[PredictionKind, tuple[float, ...]] = field(default_factory=dict)
+    task_probabilities: Mapping[str, float]
+    above_threshold: Mapping[str, bool] = field(default_factory=dict)
+    per_input_predictions: Mapping[PredictionKind, tuple[float, ...]] = field(default_factory=dict)
 
 
 class ImageFlag(StrEnum):

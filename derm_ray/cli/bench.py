@@ -29,14 +29,14 @@ def bench(
 
     result = run_benchmark(model, only=only or (), quick=quick)
     lines = [", ".join(f"{name} {value}" for name, value in result.machine.items()), ""]
-    lines += [f"{'':<16}{'ours':>10}{'other':>10}  {'':<8}{'ratio':>7}  {'95% interval':<15}{'wanted':<15}"]
+    lines += [f"{'':<16}{'ours':>10}{'baseline':>10}  {'':<8}{'ratio':>7}  {'95% interval':<15}{'wanted':<15}"]
     for row in result.rows:
-        wanted = f"{'at most' if row.at_most else 'at least'} {row.bound:g}"
+        wanted = f"{'at most' if row.at_most else 'at least'} {row.threshold:g}"
         lines.append(
-            f"{row.name:<16}{row.ours:>10.4g}{row.other:>10.4g}  {row.unit:<8}{row.ratio:>7.3f}  "
+            f"{row.name:<16}{row.ours:>10.4g}{row.baseline:>10.4g}  {row.unit:<8}{row.ratio:>7.3f}  "
             f"{f'{row.low:.3f}..{row.high:.3f}':<15}{wanted:<15}{'' if row.passed else 'DOES NOT HOLD'}".rstrip()
         )
-    lines += ["", *(f"{row.name:<16}{row.what}" for row in result.rows)]
+    lines += ["", *(f"{row.name:<16}{row.description}" for row in result.rows)]
     lines += [f"{name:<16}NOT MEASURED: {reason}" for name, reason in result.failures.items()]
     lines += ["", f"measured in {format_duration(result.seconds)}"]
     emit(result.to_json(), "\n".join(lines), as_json=as_json)

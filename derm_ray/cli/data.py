@@ -105,15 +105,15 @@ def _import(
     write_manifest(result.manifest, out)
     warnings = list(find_warnings(result.manifest))
     _warn(warnings)
-    left_out = sum(result.left_out.values())
+    skipped = sum(result.skipped.values())
     lines = [f"{len(result.manifest)} of {result.found} lesions imported as {label_set} to {out}"]
-    if left_out:
-        lines.append(f"{left_out} left out, outside {label_set}:")
-        lines += [f"  {count:>5}  {reason}" for reason, count in result.left_out.items()]
+    if skipped:
+        lines.append(f"{skipped} left out, outside {label_set}:")
+        lines += [f"  {count:>5}  {reason}" for reason, count in result.skipped.items()]
     summary = summarize(result.manifest)
     lines += summary.missing_lines()
     lines += result.notes
-    values = {"manifest": out, "imported": len(result.manifest), "found": result.found, "left_out": result.left_out}
+    values = {"manifest": out, "imported": len(result.manifest), "found": result.found, "skipped": result.skipped}
     values |= {"missing": summary.missing, "missing_words": summary.missing_words}
     values |= {"notes": result.notes, "warnings": warnings}
     emit(values, "\n".join(lines), as_json=as_json)
@@ -150,13 +150,13 @@ def index(
     result = index_archive(source, rule)
     write_index(result, out)
     lines = [f"{result.pairs} pairs indexed to {out}, {result.single} of them with one image only"]
-    if left_out := result.left_out.most_common():
-        lines.append(f"{result.left_out.total()} of {result.found} files left out:")
-        lines += [f"  {count:>5}  {reason}" for reason, count in left_out]
-    if columns := result.columns_left_out:
+    if skipped := result.skipped.most_common():
+        lines.append(f"{result.skipped.total()} of {result.found} files left out:")
+        lines += [f"  {count:>5}  {reason}" for reason, count in skipped]
+    if columns := result.skipped_columns:
         lines.append(f"columns left out: {', '.join(f'{shown(name)} ({kind})' for name, kind in columns.items())}")
-    values = {"manifest": out, "pairs": result.pairs, "single": result.single, "found": result.found}
-    values |= {"left_out": dict(left_out), "columns_left_out": columns}
+    values = {"manifest": out, "pairs": result.pairs, "single_image": result.single, "found": result.found}
+    values |= {"skipped": dict(skipped), "skipped_columns": columns}
     emit(values, "\n".join(lines), as_json=as_json)
 
 

@@ -31,7 +31,9 @@ def score(
     dermoscopy: DermoscopyOption = None,
     output_format: Annotated[str, typer.Option("--format", help="parquet, csv or jsonl.")] = "parquet",
     engine: EngineOption = "auto",
-    branches: Annotated[bool, typer.Option("--branches", help="Also write clinical_*, dermoscopy_*, cross_*.")] = False,
+    per_input_predictions: Annotated[
+        bool, typer.Option("--per-input-predictions", help="Also write clinical_*, dermoscopy_*, cross_*.")
+    ] = False,
     saliency: Annotated[bool, typer.Option("--saliency", help="Also write overlays of where the model looks.")] = False,
     shard_size: Annotated[int, typer.Option("--shard-size", min=1, help="Pairs per part.")] = 256,
     replicas: Annotated[
@@ -71,7 +73,7 @@ def score(
         open_input(source, rule),
         out,
         engine=engine,
-        branches=branches,
+        per_input_predictions=per_input_predictions,
         saliency=saliency,
         output_format=output_format,
         shard_size=shard_size,

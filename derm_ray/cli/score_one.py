@@ -85,8 +85,8 @@ def _text(score: "Score", written: dict[str, str]) -> str:
     ranked = sorted(score.probabilities.items(), key=lambda item: -item[1])[:SHOWN]
     width = max(len(name) for name, _ in ranked)
     lines = [f"{name:<{width}}  {probability:6.1%}" for name, probability in ranked]
-    lines += ["", *(f"{task} risk {risk:.4f}" for task, risk in score.risks.items())]
-    lines += [f"{name}: {'alarm' if alarm else 'no alarm'}" for name, alarm in score.alarms.items()]
+    lines += ["", *(f"{task} probability {p:.4f}" for task, p in score.task_probabilities.items())]
+    lines += [f"{name}: {'above' if above else 'below'} threshold" for name, above in score.above_threshold.items()]
     lines += [f"from {score.modality}" + (f", {', '.join(score.flags)}" if score.flags else "")]
     lines += [f"overlay {uri}" for uri in written.values()]
     return "\n".join([*lines, f"model {score.model_digest[:12]}", score.notice])

@@ -28,7 +28,7 @@ class Input(Protocol):
     """Whether it is the same as long as its rows are; an archive's images could have been replaced."""
     patterns: dict[str, list[str]]
     """How its files make pairs: modality -> patterns; empty for a manifest."""
-    left_out: Counter[str]
+    skipped: Counter[str]
     """Reason -> files that are no image of a pair; complete once all pieces are read."""
 
     def pieces(self) -> Iterator[Manifest]:
@@ -52,7 +52,7 @@ class ManifestInput:
         self.uri = storage.absolute(uri)
         self._parts = parts
         self.patterns: dict[str, list[str]] = {}
-        self.left_out: Counter[str] = Counter()
+        self.skipped: Counter[str] = Counter()
 
     def pieces(self) -> Iterator[Manifest]:
         """See :class:`Input`."""
@@ -88,7 +88,7 @@ class MemoryInput:
     def __init__(self, manifest: Manifest) -> None:
         self.uri = manifest.uri
         self.patterns: dict[str, list[str]] = {}
-        self.left_out: Counter[str] = Counter()
+        self.skipped: Counter[str] = Counter()
         self._manifest = manifest.absolute()
 
     def pieces(self) -> Iterator[Manifest]:
@@ -107,14 +107,14 @@ class ArchiveInput:
 
     def __init__(self, uri: str, rule: PairingRule) -> None:
         self.uri = storage.absolute(uri)
-        self.left_out: Counter[str] = Counter()
+        self.skipped: Counter[str] = Counter()
         self.patterns = {"clinical": list(rule.clinical), "dermoscopy": list(rule.dermoscopy)}
         self._rule = rule
 
     def pieces(self) -> Iterator[Manifest]:
         """See :class:`Input`."""
         index = index_archive(self.uri, self._rule)
-        self.left_out.update(index.left_out)
+        self.skipped.update(index.skipped)
         return (conform(table, self.uri) for table in index.tables())
 
     def fingerprint(self) -> str:
@@ -134,7 +134,7 @@ class SizedInput:
         self.uri = source.uri
         self.may_be_rewritten = source.may_be_rewritten
         self.patterns = source.patterns
-        self.left_out = source.left_out
+        self.skipped = source.skipped
         self._source, self._spec = source, spec
 
     def pieces(self) -> Iterator[Manifest]:

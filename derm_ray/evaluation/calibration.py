@@ -60,19 +60,19 @@ def operating_points(
 ) -> list[OperatingPoint]:
     """Return thresholds that reach each target sensitivity; none where a side of the task is empty.
 
-    A threshold lies midway between the last positive that has to alarm and the next lower risk of the task's val
+    A threshold lies midway between the last positive that has to be found and the next lower score of the task's val
     pairs (or 0), so that a rounding error does not silence that positive.
     """
     positive, negative = task_scores(task, label_set.class_names, labels, probabilities)
     if not len(positive) or not len(negative):
         return []
     falling = np.sort(positive)[::-1]
-    risks = np.concatenate((positive, negative))
+    scores = np.concatenate((positive, negative))
     points = []
     for target in SENSITIVITIES:
         # The small slack keeps 0.9 * 10 = 9.000000000000002 from asking for a tenth positive.
         last = falling[int(np.ceil(target * len(falling) - 1e-9)) - 1]
-        threshold = float((last + risks[risks < last].max(initial=0)) / 2)
+        threshold = float((last + scores[scores < last].max(initial=0)) / 2)
         points.append(
             OperatingPoint(
                 kind,

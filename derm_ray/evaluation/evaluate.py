@@ -91,7 +91,7 @@ class Evaluation:
             "majority_class": {name: finite_or_none(value) for name, value in self.majority.items()},
             "predictions": {
                 str(kind): {
-                    "figures": {name: interval.to_json() for name, interval in result.figures.items()},
+                    "metrics": {name: interval.to_json() for name, interval in result.figures.items()},
                     "classes_covered": sum(
                         math.isfinite(i.value) for name, i in result.figures.items() if name.startswith("auroc/")
                     ),
@@ -177,7 +177,7 @@ def evaluate(
             "manifest_digest": manifest.digest,
             "derm_ray_version": __version__,
             "bootstrap_resamples": resamples,
-            "images": "exchanged" if swapped else "as given",
+            "images": "swapped" if swapped else "as given",
         },
     )
 
@@ -228,7 +228,7 @@ def _predict(
     found: dict[PredictionKind, list[tuple[float, ...]]] = {kind: [] for kind in PredictionKind}
     for loaded in load_all(pairs, predictor.bundle.preprocessing, uri):
         for prediction in predictor.predict(loaded):
-            for kind, probabilities in prediction.branches.items():
+            for kind, probabilities in prediction.per_input_predictions.items():
                 found[kind].append(probabilities)
     return {kind: np.array(rows) for kind, rows in found.items()}
 

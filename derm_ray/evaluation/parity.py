@@ -44,9 +44,9 @@ class Parity:
         kinds: prediction kind -> figures.
         task: the label set's first, cancer where it has that.
         positives: pairs whose diagnosis is one of the task's positives.
-        sensitivity: share of these that alarm at the model's first operating point for the task (at a risk of 0.5
-            where it has none), from both images: reference, then this one.
-        sensitivity_difference: this one's minus the reference's, paired, with its interval over lesions.
+        sensitivity: share of these above the threshold of the model's first operating point for the task (0.5 where it
+            has none), from both images: reference, then candidate.
+        sensitivity_difference: candidate minus reference, paired, with its interval over lesions.
     """
 
     pairs: int
@@ -57,7 +57,7 @@ class Parity:
     sensitivity_difference: Interval
 
     @property
-    def holds(self) -> bool:
+    def passed(self) -> bool:
         """Whether the same model answers: every kind agrees on 99% of pairs, with a mean |dp| of at most 0.01."""
         return all(
             kind.agreement >= LEAST_AGREEMENT and kind.mean_difference <= MOST_DIFFERENCE
@@ -68,13 +68,13 @@ class Parity:
         """Return it as JSON types."""
         return {
             "pairs": self.pairs,
-            "holds": self.holds,
+            "passed": self.passed,
             "kinds": {str(kind): asdict(figures) for kind, figures in self.kinds.items()},
             "sensitivity": {
                 "task": self.task,
                 "positives": self.positives,
                 "reference": self.sensitivity[0] if self.positives else None,
-                "here": self.sensitivity[1] if self.positives else None,
+                "candidate": self.sensitivity[1] if self.positives else None,
                 "difference": self.sensitivity_difference.to_json(),
             },
         }
@@ -113,19 +113,19 @@ def measure_parity(reference: Predictor, other: Predictor, pairs: Sequence[Lesio
     answers: list[list[Mapping[PredictionKind, tuple[float, ...]]]] = [[], []]
     for chunks in zip(*streams, strict=True):
         for predictor, chunk, rows in zip((reference, other), (chunks[0], chunks[-1]), answers, strict=True):
-            rows += [prediction.branches for prediction in predictor.predict(chunk)]
+            rows += [prediction.per_input_predictions for prediction in predictor.predict(chunk)]
     before, after = ({kind: np.array([row[kind] for row in rows]) for kind in rows[0]} for rows in answers)
     task = reference.bundle.label_set.tasks()[0]
-    alarms = [_alarms(reference.bundle, task, kinds[PredictionKind.CROSS]) for kinds in (before, after)]
+    above = [_above_threshold(reference.bundle, task, kinds[PredictionKind.CROSS]) for kinds in (before, after)]
     positive = np.array([pair.diagnosis in task.positive for pair in pairs])
     return Parity(
         len(pairs),
         {kind: _compare(before[kind], after[kind]) for kind in before},
         task.name,
         int(positive.sum()),
-        (_share(alarms[0][positive]), _share(alarms[1][positive])),
+        (_share(above[0][positive]), _share(above[1][positive])),
         _difference(
-            alarms[0][positive], alarms[1][positive], [pairs[int(i)].lesion_id for i in np.flatnonzero(positive)]
+            above[0][positive], above[1][positive], [pairs[int(i)].lesion_id for i in np.flatnonzero(positive)]
         ),
     )
 
@@ -137,15 +137,15 @@ def _compare(before: Probabilities, after: Probabilities) -> KindParity:
     )
 
 
-def _alarms(bundle: Bundle, task: Task, probabilities: Probabilities) -> npt.NDArray[np.bool_]:
-    """Tell for each row whether its risk reaches the model's first threshold for a task."""
+def _above_threshold(bundle: Bundle, task: Task, probabilities: Probabilities) -> npt.NDArray[np.bool_]:
+    """Return for each row whether its task probability reaches the model's first threshold for the task."""
     points = [p for p in bundle.calibration.operating_points if p.kind is PredictionKind.CROSS and p.task == task.name]
-    risks = probabilities[:, [bundle.label_set.class_names.index(name) for name in task.positive]].sum(1)
-    return np.asarray(risks >= (points[0].threshold if points else UNCALIBRATED_THRESHOLD))
+    scores = probabilities[:, [bundle.label_set.class_names.index(name) for name in task.positive]].sum(1)
+    return np.asarray(scores >= (points[0].threshold if points else UNCALIBRATED_THRESHOLD))
 
 
-def _share(alarms: npt.NDArray[np.bool_]) -> float:
-    return float(alarms.mean()) if len(alarms) else float("nan")
+def _share(flags: npt.NDArray[np.bool_]) -> float:
+    return float(flags.mean()) if len(flags) else float("nan")
 
 
 def _difference(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_], lesion_ids: list[str]) -> Interval:

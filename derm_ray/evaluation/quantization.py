@@ -78,12 +78,12 @@ def quantize_bundle(
         where = "in val to calibrate on" if not calibration else "outside of val to compare on"
         raise ManifestError(manifest.uri, [f"there is no pair with both images {where}"])
     logger.info("quantising on %d pairs of val", len(calibration))
-    files, made_with = quantization.quantize(bundle, pair_images(calibration, bundle.preprocessing, manifest.uri))
+    files, built_with = quantization.quantize(bundle, pair_images(calibration, bundle.preprocessing, manifest.uri))
     logger.info("comparing with fp32 on %d other pairs", len(others))
     draft = openvino.OpenVinoEngine(SealedEngine(openvino.NAME, "", {}, files))
     reference = Predictor(bundle, "torch", device=CPU)
     parity = measure_parity(reference, Predictor(bundle, draft), others, manifest.uri)
-    if not parity.holds:
+    if not parity.passed:
         raise WorkError(
             "int8 does not answer as fp32 does (wanted: agreement of 0.99, mean |dp| of 0.01); nothing was written.\n"
             + "\n".join(parity.lines())
@@ -91,7 +91,7 @@ def quantize_bundle(
             f"{CALIBRATION_PAIRS} are used), or keep fp32."
         )
     report = {"calibrated_on": len(calibration), **parity.to_json()}
-    digest = seal_engine(bundle, openvino.NAME, files, report, made_with, overwrite=overwrite)
+    digest = seal_engine(bundle, openvino.NAME, files, report, built_with, overwrite=overwrite)
     return Quantized(SealedEngine(openvino.NAME, digest, report, files).identity, len(calibration), parity)
 
 

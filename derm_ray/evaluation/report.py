@@ -97,7 +97,7 @@ def summary_text(evaluation: Evaluation) -> str:
         cells = "".join(f"  {figure_text(evaluation.kinds[kind].figures[name]):<21}" for kind in kinds)
         lines.append(f"{title:<{width}}{cells}  {number_text(evaluation.majority[name])}")
     lines += [
-        f"cross, {point.task}: a risk of {point.threshold:.4f}, chosen for {point.target:.0%} sensitivity, has "
+        f"cross, {point.task}: a threshold of {point.threshold:.4f}, chosen for {point.target:.0%} sensitivity, has "
         f"{_reached('sensitivity', point.sensitivity, 'positives')} and "
         f"{_reached('specificity', point.specificity, 'negatives')}"
         for point in evaluation.kinds[PredictionKind.CROSS].operating

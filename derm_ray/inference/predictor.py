@@ -51,8 +51,10 @@ class Predictor:
             temperatures = self.bundle.calibration.temperatures
             kinds = {kind: temper(p, temperatures.get(kind, 1.0)) for kind, p in raw.items()}
             for row, index in enumerate(indices):
-                branches = {kind: tuple(float(p) for p in probabilities[row]) for kind, probabilities in kinds.items()}
-                predictions[index] = self._answer(pairs[index].modality, branches)
+                per_input_predictions = {
+                    kind: tuple(float(p) for p in probabilities[row]) for kind, probabilities in kinds.items()
+                }
+                predictions[index] = self._answer(pairs[index].modality, per_input_predictions)
         return [predictions[i] for i in range(len(pairs))]
 
     def _run(self, batch: list[PairPixels]) -> Mapping[PredictionKind, Probabilities]:
@@ -76,19 +78,21 @@ class Predictor:
             for start in range(0, len(indices), size):
                 yield indices[start : start + size]
 
-    def _answer(self, modality: str, branches: dict[PredictionKind, tuple[float, ...]]) -> Prediction:
+    def _answer(self, modality: str, per_input_predictions: dict[PredictionKind, tuple[float, ...]]) -> Prediction:
         kind = PredictionKind.CROSS if modality == "both" else PredictionKind(modality)
-        probabilities = branches[kind]
+        probabilities = per_input_predictions[kind]
         best = probabilities.index(max(probabilities))
-        risks = {name: sum(probabilities[i] for i in group) for name, group in self._groups.items()}
+        task_probabilities = {name: sum(probabilities[i] for i in group) for name, group in self._groups.items()}
         return Prediction(
             modality=modality,
             diagnosis=self.bundle.label_set.class_names[best],
             confidence=probabilities[best],
             probabilities=probabilities,
-            risks=risks,
-            alarms={point.name: risks[point.task] >= point.threshold for point in self._points[kind]},
-            branches=branches,
+            task_probabilities=task_probabilities,
+            above_threshold={
+                point.name: task_probabilities[point.task] >= point.threshold for point in self._points[kind]
+            },
+            per_input_predictions=per_input_predictions,
         )
 
 

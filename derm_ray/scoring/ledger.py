@@ -37,7 +37,7 @@ class RunDescription:
     model_digest: str
     label_set: str
     engine: str
-    branches: bool
+    per_input_predictions: bool
     saliency: bool
     format: str
     shard_size: int
@@ -190,7 +190,7 @@ def open_run(
         "patterns": source.patterns,
         "fingerprint": fingerprint,
         "digest": plan.digest,
-        "left_out": dict(source.left_out),
+        "skipped": dict(source.skipped),
     }
     run = Run(out_uri, description, about, plan.pairs, plan.shards, uuid.uuid4().hex, model_run_id)
     storage.write_json(storage.join(out_uri, RUN), run.to_json())

@@ -99,7 +99,7 @@ def score(
     out_uri: str,
     *,
     engine: str | Engine = "auto",
-    branches: bool = False,
+    per_input_predictions: bool = False,
     saliency: bool = False,
     output_format: str = "parquet",
     shard_size: int = SHARD_SIZE,
@@ -112,7 +112,7 @@ def score(
         source: the pairs; either image alone is scored by its stream.
         out_uri: folder of the output.
         engine: name, or an engine that can be pickled; ``auto`` is resolved once per run and recorded.
-        branches: also write the probabilities of every prediction kind.
+        per_input_predictions: also write the probabilities of every prediction kind.
         saliency: also write overlays of the CAM network's maps.
         output_format: ``parquet``, ``csv`` or ``jsonl``.
         shard_size: pairs per part.
@@ -138,7 +138,7 @@ def score(
             model_digest=model.model_digest,
             label_set=model.label_set.name,
             engine=resolved if isinstance(resolved, str) else resolved.name,
-            branches=branches,
+            per_input_predictions=per_input_predictions,
             saliency=saliency,
             format=output_format,
             shard_size=shard_size,

@@ -60,7 +60,9 @@ class ShardPredictor:
             )
         self._mapper = SaliencyMapper(bundle, device) if description.saliency else None
         self._out_uri = out_uri
-        self._schema = score_schema(bundle.label_set, branches=description.branches, saliency=description.saliency)
+        self._schema = score_schema(
+            bundle.label_set, per_input_predictions=description.per_input_predictions, saliency=description.saliency
+        )
 
     @property
     def bundle(self) -> Bundle:

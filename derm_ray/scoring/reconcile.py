@@ -120,7 +120,9 @@ def reconcile(run: Run) -> Reconciliation:
 def _parts(run: Run) -> Iterator[tuple[Shard, str, pa.Table]]:
     """Yield every part, read and compared with its shard."""
     labels = label_set(run.description.label_set)
-    schema = score_schema(labels, branches=run.description.branches, saliency=run.description.saliency)
+    schema = score_schema(
+        labels, per_input_predictions=run.description.per_input_predictions, saliency=run.description.saliency
+    )
 
     overlays = [f"{modality}_saliency" for modality in Modality] if run.description.saliency else []
     names = [*_READ, *overlays]

@@ -58,7 +58,7 @@ def describe(run: Run, counts: Reconciliation, invocations: Sequence[Mapping[str
         "throughput": _throughput(counts.times),
         "invocations": [
             {
-                "began_at": one["began_at"],
+                "started_at": one["began_at"],
                 "host": one["host"],
                 "submission_id": one.get("submission_id"),
                 "pairs": one.get("pairs", 0),

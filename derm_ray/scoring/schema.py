@@ -19,23 +19,24 @@ from derm_ray.vocabulary import (
 )
 
 
-def score_schema(label_set: LabelSet, *, branches: bool = False, saliency: bool = False) -> pa.Schema:
+def score_schema(label_set: LabelSet, *, per_input_predictions: bool = False, saliency: bool = False) -> pa.Schema:
     """Return the schema.
 
     ``flags`` names what is unusual about an image, space-separated, such as ``clinical:animated``.
 
     One ``p_<class>`` column per class, ``p_cancer`` and ``p_melanoma`` where the label set has these tasks, one
-    boolean per task and target sensitivity (null where the model has no such operating point), with ``branches`` one
-    ``<kind>_<class>`` column per prediction kind and class, and with ``saliency`` the overlays' paths in the output.
+    boolean per task and target sensitivity (null where the model has no such operating point).
+    ``per_input_predictions`` adds one ``<kind>_<class>`` column per prediction kind and class, ``saliency`` the
+    overlays' paths in the output.
     """
     overlays = [(f"{modality}_saliency", pa.string()) for modality in Modality] if saliency else []
     probabilities = [(f"p_{name}", pa.float32()) for name in label_set.class_names]
-    if branches:
+    if per_input_predictions:
         probabilities += [(f"{k}_{name}", pa.float32()) for k in PredictionKind for name in label_set.class_names]
     # A class may itself be a task's only positive, such as melanoma of paper15: one column serves both.
     names = {name for name, _ in probabilities}
-    risks = [(f"p_{task.name}", pa.float32()) for task in label_set.tasks() if f"p_{task.name}" not in names]
-    alarms = [(operating_point_name(t.name, s), pa.bool_()) for t in label_set.tasks() for s in SENSITIVITIES]
+    tasks = [(f"p_{task.name}", pa.float32()) for task in label_set.tasks() if f"p_{task.name}" not in names]
+    points = [(operating_point_name(t.name, s), pa.bool_()) for t in label_set.tasks() for s in SENSITIVITIES]
     return pa.schema(
         [
             ("pair_id", pa.string()),
@@ -48,8 +49,8 @@ def score_schema(label_set: LabelSet, *, branches: bool = False, saliency: bool 
             ("diagnosis", pa.string()),
             ("confidence", pa.float32()),
             *probabilities,
-            *risks,
-            *alarms,
+            *tasks,
+            *points,
             *overlays,
             ("model_digest", pa.string()),
             ("engine", pa.string()),
@@ -117,10 +118,10 @@ def _answer(prediction: Prediction, label_set: LabelSet) -> dict[str, Any]:
         "modality": prediction.modality,
         "diagnosis": prediction.diagnosis,
         "confidence": prediction.confidence,
-        **{f"p_{task}": risk for task, risk in prediction.risks.items()},
-        **prediction.alarms,
+        **{f"p_{task}": p for task, p in prediction.task_probabilities.items()},
+        **prediction.above_threshold,
     }
     row |= {f"p_{name}": p for name, p in zip(label_set.class_names, prediction.probabilities, strict=True)}
-    for kind, probabilities in prediction.branches.items():
+    for kind, probabilities in prediction.per_input_predictions.items():
         row |= {f"{kind}_{name}": p for name, p in zip(label_set.class_names, probabilities, strict=True)}
     return row

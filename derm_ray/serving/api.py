@@ -15,10 +15,10 @@ from derm_ray.serving.page import add_page
 from derm_ray.serving.problems import PROBLEM_JSON, ApiError, add_problem_handlers, to_problem
 from derm_ray.serving.schemas import (
     MAX_PAIR_ID,
-    Answers,
+    BatchResult,
     Model,
     Pair,
-    PairAnswer,
+    PairResult,
     Pairs,
     Score,
     State,
@@ -141,25 +141,25 @@ def create_app(
         return result.model_copy(update={"pair_id": pair_id})
 
     @versioned.post("/score-batch", responses=problems)
-    async def score_batch(request: Request, batch: Pairs) -> Answers:
+    async def score_batch(request: Request, batch: Pairs) -> BatchResult:
         """Score several lesions; a bad image is the problem of its own pair only."""
         if (charge := getattr(request.state, CHARGE, None)) is not None:
             charge(len(batch.pairs) - 1)
         refused: list[ApiError] = []
 
-        async def one(pair: Pair) -> PairAnswer:
+        async def one(pair: Pair) -> PairResult:
             try:
                 result = await answer(pair, saliency=False)
             except ApiError as error:
                 refused.append(error)
-                return PairAnswer(pair_id=pair.pair_id, score=None, problem=to_problem(error))
+                return PairResult(pair_id=pair.pair_id, score=None, problem=to_problem(error))
             score = result.model_copy(update={"pair_id": pair.pair_id})
-            return PairAnswer(pair_id=pair.pair_id, score=score, problem=None)
+            return PairResult(pair_id=pair.pair_id, score=score, problem=None)
 
-        answers = await asyncio.gather(*map(one, batch.pairs))
-        if len(refused) == len(answers) and all(error.status_code == 503 for error in refused):
+        results = await asyncio.gather(*map(one, batch.pairs))
+        if len(refused) == len(results) and all(error.status_code == 503 for error in refused):
             raise refused[0]  # with its Retry-After, since none of them was begun
-        return Answers(answers=answers)
+        return BatchResult(results=results)
 
     app.include_router(public)
     app.include_router(versioned)

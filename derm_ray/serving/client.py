@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from derm_ray.errors import ConfigError, ServingError
 from derm_ray.proxies import certificates, proxy_for, trusting
-from derm_ray.serving.schemas import Answers, Model, PairAnswer, Score
+from derm_ray.serving.schemas import BatchResult, Model, PairResult, Score
 from derm_ray.vocabulary import Modality
 
 MOST_WAIT_S = 30.0
@@ -104,7 +104,7 @@ class Client:
         fields = {"saliency": "png" if saliency else "none"} | ({"pair_id": pair_id} if pair_id is not None else {})
         return self._ask(Score, "POST", "/v1/score", files=files or None, data=fields)
 
-    def score_batch(self, pairs: Sequence[Mapping[Modality, bytes]]) -> list[PairAnswer]:
+    def score_batch(self, pairs: Sequence[Mapping[Modality, bytes]]) -> list[PairResult]:
         """Score several lesions in one request.
 
         Args:
@@ -117,7 +117,7 @@ class Client:
             ServingError: no answer, or a refusal of the whole.
         """
         encoded = [{str(m): b64encode(data).decode() for m, data in pair.items()} for pair in pairs]
-        return self._ask(Answers, "POST", "/v1/score-batch", json={"pairs": encoded}).answers
+        return self._ask(BatchResult, "POST", "/v1/score-batch", json={"pairs": encoded}).results
 
     def _ask(self, kind: type[T], method: str, path: str, **options: Any) -> T:
         where = f"{self._http.base_url}" + (f" through {self._proxy}" if self._proxy else "")

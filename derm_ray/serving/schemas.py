@@ -19,32 +19,32 @@ MAX_PAIR_ID = 256
 MAX_PAIRS = 16
 
 
-class Answer(BaseModel):
+class Response(BaseModel):
     """Base of all answers: unknown fields are errors."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
-class OperatingPoint(Answer):
-    """A threshold on a task's risk, chosen on validation lesions for a target sensitivity."""
+class OperatingPoint(Response):
+    """A threshold on a task probability, chosen on validation lesions for a target sensitivity."""
 
     kind: PredictionKind
     task: str
     target: float
-    threshold: float = Field(description="An alarm is a risk at or above it.")
+    threshold: float = Field(description="A pair is positive if its task probability is at or above it.")
     sensitivity: float = Field(description="Reached on validation lesions.")
     specificity: float = Field(description="Reached on validation lesions.")
 
 
-class Task(Answer):
-    """A question of yes or no that a risk answers."""
+class Task(Response):
+    """A binary question, such as cancer or not."""
 
     name: str
     title: str
     positive: list[str] = Field(description="Classes that count.")
 
 
-class Model(Answer):
+class Model(Response):
     """The model behind the endpoint."""
 
     model_digest: str
@@ -52,7 +52,7 @@ class Model(Answer):
     label_set: str
     classes: list[str]
     titles: dict[str, str] = Field(description="Class to its name for people.")
-    tasks: list[Task] = Field(description="What the risks of a score mean.")
+    tasks: list[Task] = Field(description="What the task probabilities of a score mean.")
     network: str
     input_size: int = Field(description="Side of the square input in pixels.")
     engine: str
@@ -63,7 +63,7 @@ class Model(Answer):
     notice: str = RESEARCH_NOTICE
 
 
-class Score(Answer):
+class Score(Response):
     """A prediction for one pair; probabilities are 0..1 and keyed by class name."""
 
     pair_id: str | None
@@ -71,16 +71,22 @@ class Score(Answer):
     diagnosis: str
     confidence: float
     probabilities: dict[str, float]
-    risks: dict[str, float] = Field(description="Task (cancer, melanoma) to summed probability of its positives.")
-    alarms: dict[str, bool] = Field(description="Operating point to whether the risk reaches its threshold.")
-    branches: dict[PredictionKind, dict[str, float]]
+    task_probabilities: dict[str, float] = Field(
+        description="Summed probability of a task's positive classes, by task (cancer, melanoma)."
+    )
+    above_threshold: dict[str, bool] = Field(
+        description="Whether the task probability reaches the threshold, by operating point."
+    )
+    per_input_predictions: dict[PredictionKind, dict[str, float]] = Field(
+        description="Class probabilities from each image alone and from both (cross)."
+    )
     flags: list[str] = Field(description="modality:flag, such as clinical:animated.")
     saliency: dict[Modality, str] = Field(description="Overlays of the CAM network's maps: base64 of PNG.")
     model_digest: str
     notice: str = RESEARCH_NOTICE
 
 
-class Problem(Answer):
+class Problem(Response):
     """An RFC 9457 problem document."""
 
     type: str = "about:blank"
@@ -135,22 +141,22 @@ class Pairs(BaseModel):
     pairs: list[Pair] = Field(min_length=1, max_length=MAX_PAIRS)
 
 
-class PairAnswer(Answer):
-    """What became of one pair of a batch: a score, or the problem it has alone."""
+class PairResult(Response):
+    """The result of one pair of a batch: a score, or a problem."""
 
     pair_id: str | None
     score: Score | None
     problem: Problem | None
 
 
-class Answers(Answer):
-    """One answer per pair, in order."""
+class BatchResult(Response):
+    """One result per pair, in order."""
 
-    answers: list[PairAnswer]
+    results: list[PairResult]
 
 
-class State(Answer):
-    """Whether the endpoint is there."""
+class State(Response):
+    """Health of the endpoint."""
 
     status: str
 
@@ -204,9 +210,11 @@ def to_score(
         diagnosis=prediction.diagnosis,
         confidence=prediction.confidence,
         probabilities=named(prediction.probabilities),
-        risks=dict(prediction.risks),
-        alarms=dict(prediction.alarms),
-        branches={kind: named(probabilities) for kind, probabilities in prediction.branches.items()},
+        task_probabilities=dict(prediction.task_probabilities),
+        above_threshold=dict(prediction.above_threshold),
+        per_input_predictions={
+            kind: named(probabilities) for kind, probabilities in prediction.per_input_predictions.items()
+        },
         flags=list(flags),
         saliency={modality: b64encode(png).decode() for modality, png in (overlays or {}).items()},
         model_digest=model_digest,

@@ -7,7 +7,7 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
-_KEYS = ("epoch", "step", "at_s")
+_KEYS = ("epoch", "step", "elapsed_s")
 
 
 def tensorboard_events(history: Sequence[Mapping[str, Any]]) -> bytes:

@@ -79,7 +79,7 @@ def files(out: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("source", "arguments"),
     [
-        pytest.param(manifest, {"branches": True}, id="parquet"),
+        pytest.param(manifest, {"per_input_predictions": True}, id="parquet"),
         pytest.param(manifest, {"output_format": "csv"}, id="csv", marks=pytest.mark.slow),
         pytest.param(manifest, {"saliency": True}, id="saliency"),
         pytest.param(archive("a.tar"), {}, id="tar", marks=pytest.mark.slow),

@@ -91,7 +91,7 @@ class Page:
 
 @pytest.fixture(scope="module")
 def model_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A model with maps and operating points: one that every risk reaches, one that none does."""
+    """A model with maps and operating points: one that every probability reaches, one that none does."""
     points = tuple(
         OperatingPoint(kind, task, target, threshold, 0.9, 0.5)
         for kind in PredictionKind
@@ -144,11 +144,11 @@ def test_two_photos_become_an_answer(page: Page, model_uri: str) -> None:
     assert shares == sorted(shares, reverse=True)
     page.find("#ranking button").click()
     assert len([text for text in page.texts("#ranking li") if text]) == 11
-    risks = page.texts(".risk")
-    assert [risk.splitlines()[0] for risk in risks] == ["Cancer vs not", "Melanoma vs benign"]
-    for risk in risks:
-        assert "Alarm from 99.9 % (90.0 % sensitivity, 50.0 % specificity on validation): not raised" in risk
-        assert "Alarm from < 0.1 % (90.0 % sensitivity, 50.0 % specificity on validation): raised" in risk
+    tasks = page.texts(".task")
+    assert [task.splitlines()[0] for task in tasks] == ["Cancer vs not", "Melanoma vs benign"]
+    for task in tasks:
+        assert "Threshold 99.9 % (90.0 % sensitivity, 50.0 % specificity on validation): below" in task
+        assert "Threshold < 0.1 % (90.0 % sensitivity, 50.0 % specificity on validation): above" in task
     assert [text for text in page.texts("#table thead th") if text] == ["Diagnosis", "Clinical", "Dermoscopy", "Both"]
     assert any(word in page.find("#driver").text for word in ("drove", "Both images", "Neither"))
 
@@ -176,9 +176,9 @@ def test_one_photo_is_enough(page: Page) -> None:
     page.score(dermoscopy=page.dermoscopy)
     page.see("#result-title", "%")
     assert "the dermoscopy image alone" in page.find("#basis").text
-    assert not page.find("#branches").is_displayed()
+    assert not page.find("#per-input").is_displayed()
     assert len(page.driver.find_elements(By.CSS_SELECTOR, ".layers")) == 1
-    assert "Alarm from 99.9 %" in page.texts(".risk")[0]
+    assert "Threshold 99.9 %" in page.texts(".task")[0]
 
 
 def test_refusals_are_told_and_nothing_old_stays(page: Page, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_a_cell_that_fails_leaves_the_others_and_is_done_next_time(
     by_name = {row.name: row for row in first.results.rows}
     assert set(by_name) >= {"cam", *rows, "majority-class", "logistic-regression"}
     assert not any(by_name[name].problems for name in ("cam", *rows))
-    digest = by_name["triple-cam_bp"].seeds[0].facts["model_digest"]
+    digest = by_name["triple-cam_bp"].seeds[0].metadata["model_digest"]
     page = Path(first.html_uri).read_text()
     assert "data:image" not in page
 
@@ -58,13 +58,13 @@ def test_a_cell_that_fails_leaves_the_others_and_is_done_next_time(
     by_name = {row.name: row for row in broken.results.rows}
     assert "no run of derm_ray" in by_name["share-gap"].problems[0]
     assert "no run of derm_ray" in Path(broken.html_uri).read_text()
-    assert by_name["triple-cam_bp"].seeds[0].facts["model_digest"] == digest
+    assert by_name["triple-cam_bp"].seeds[0].metadata["model_digest"] == digest
 
     foreign.unlink()
     mended = reproduce(few, str(out), **options)
     by_name = {row.name: row for row in mended.results.rows}
     assert not by_name["share-gap"].problems
-    assert by_name["triple-cam_bp"].seeds[0].facts["model_digest"] == digest
+    assert by_name["triple-cam_bp"].seeds[0].metadata["model_digest"] == digest
     assert "data:image" in Path(mended.html_uri).read_text()
 
     answers = read_predictions(str(out / "cells" / "triple-cam_bp-seed0"))
@@ -79,7 +79,7 @@ def test_a_cell_that_fails_leaves_the_others_and_is_done_next_time(
     for kept, shown in ((answers.given, pixels), (answers.swapped, swapped)):
         predicted = Predictor(bundle, "auto").predict(shown)
         for kind in PredictionKind:
-            assert np.allclose(kept[kind], [p.branches[kind] for p in predicted], atol=2e-2), kind
+            assert np.allclose(kept[kind], [p.per_input_predictions[kind] for p in predicted], atol=2e-2), kind
     with pytest.raises(OutputExistsError, match="a study whose manifest_digest"):
         reproduce(few.with_column("split", few.column("split")[::-1]), str(out), **options)
 
@@ -112,8 +112,8 @@ def test_what_cannot_be_studied_is_one_message_before_anything_trains(few: Manif
         reproduce(few, out, only=["tripel"])
     assert not Path(out).exists()
     (tmp_path / "study").mkdir()
-    facts = {"derm_ray_version": __version__, "manifest_digest": few.digest, "label_set": "paper15"}
-    storage.write_json(f"{out}/_STUDY.json", {**facts, "preset": "debug", "init_weights": {}})
+    metadata = {"derm_ray_version": __version__, "manifest_digest": few.digest, "label_set": "paper15"}
+    storage.write_json(f"{out}/_STUDY.json", {**metadata, "preset": "debug", "init_weights": {}})
     with hold(f"{out}/invocations"), pytest.raises(OutputExistsError, match="is being written by another run"):
         reproduce(few, out, preset="debug")
 

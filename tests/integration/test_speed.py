@@ -71,7 +71,7 @@ def plain_epoch(pairs: list[LesionPair], config: TrainConfig) -> float:
 def ray_epoch(manifest: Manifest, config: TrainConfig, out: Path, name: str, weights: str | None) -> float:
     run = train(config, manifest, str(out), name, workers=1, cpus_per_worker=machine_cpus(), init_weights=weights)
     lines = [json.loads(line) for line in read_bytes(f"{run.run_uri}/metrics.jsonl").splitlines()]
-    times = [line["at_s"] for line in lines if "step" in line]
+    times = [line["elapsed_s"] for line in lines if "step" in line]
     return times[-1] - times[0]
 
 

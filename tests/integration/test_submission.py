@@ -140,7 +140,7 @@ def test_a_submitted_command_runs_once(cluster: Cluster, bundle_uri: str, manife
     assert cluster("jobs", "logs", job[1]).stdout in done.stdout
     assert "had ended already, SUCCEEDED" in cluster("jobs", "stop", job[1]).stdout
 
-    cluster("submit", "score", "--id", "nightly", "--wait", then=(*then, "--branches", "--engine", "x"))
+    cluster("submit", "score", "--id", "nightly", "--wait", then=(*then, "--per-input-predictions", "--engine", "x"))
     taken = cluster("submit", "score", "--id", "nightly", then=then)
     assert taken.returncode == 2
     assert "job nightly: is there already and is another one" in taken.stderr

@@ -37,7 +37,7 @@ def index_dicom(uris: Sequence[str], read: Callable[[str], bytes]) -> tuple[list
     Raises:
         ImageError: storage does not answer; files that cannot be used otherwise are left out.
     """
-    left_out: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
     images: list[_Image] = []
     for uri in uris:
         try:
@@ -45,20 +45,20 @@ def index_dicom(uris: Sequence[str], read: Callable[[str], bytes]) -> tuple[list
         except ImageError as error:
             if error.code in _OUTAGES:
                 raise
-            left_out[_REASONS.get(error.code, f"a file that cannot be read ({error.code})")] += 1
+            skipped[_REASONS.get(error.code, f"a file that cannot be read ({error.code})")] += 1
     lesions: dict[tuple[str, ...], list[_Image]] = defaultdict(list)
     seen: set[str] = set()
     for header, uri in sorted(images, key=lambda image: image[1]):
         instance = header.sop_instance_uid or uri
         if header.modality is None:
-            left_out["a secondary capture, of no known modality"] += 1
+            skipped["a secondary capture, of no known modality"] += 1
         elif instance in seen:
-            left_out["a DICOM image that is there twice"] += 1
+            skipped["a DICOM image that is there twice"] += 1
         else:
             seen.add(instance)
             lesions[_lesion(header, instance)].append((header, uri))
     rows = [row for key, images in lesions.items() for row in _rows(_joined(key), images)]
-    return sorted(rows, key=lambda row: str(row["pair_id"])), left_out
+    return sorted(rows, key=lambda row: str(row["pair_id"])), skipped
 
 
 def _normalized(header: DicomHeader) -> DicomHeader:

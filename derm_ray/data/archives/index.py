@@ -40,17 +40,17 @@ class ArchiveIndex:
     Attributes:
         uri: of the archive or folder.
         found: files, and rows of Parquet.
-        left_out: reason -> files that are no image of a pair.
+        skipped: reason -> files that are no image of a pair.
         containers: URIs of the archives read, and of the folder if it holds images itself.
-        columns_left_out: columns of Parquet that a manifest cannot hold, and their types.
+        skipped_columns: columns of Parquet that a manifest cannot hold, and their types.
         pairs, single: how many pairs there are, and how many of them have one image only.
     """
 
     uri: str
     found: int
-    left_out: Counter[str]
+    skipped: Counter[str]
     containers: list[str]
-    columns_left_out: dict[str, str]
+    skipped_columns: dict[str, str]
     pairs: int
     single: int
     _rows: list[Pair]
@@ -150,7 +150,7 @@ class _Indexer:
             raise ArchiveError(source.uri, [self._nothing()])
         single = sum(len(pair.places) == 1 for pair in rows)
         single += sum(table[name].null_count for table in tables for name in URI_COLUMNS)
-        about = (source.uri, source.found, source.left_out, source.containers, source.columns_left_out)
+        about = (source.uri, source.found, source.skipped, source.containers, source.skipped_columns)
         return ArchiveIndex(*about, pairs, single, rows, tables)
 
     def _refuse_problems(self) -> None:
@@ -158,20 +158,20 @@ class _Indexer:
             raise ArchiveError(self._source.uri, problems)
 
     def _sort(self, order: int, file: SourceFile) -> None:
-        ending, left_out = suffix(file.path), self._source.left_out
+        ending, skipped = suffix(file.path), self._source.skipped
         image, dicom = ending in IMAGE_SUFFIXES, ending in DICOM_SUFFIXES
         if is_side_file(file.path):
-            left_out[SIDE_FILE] += 1
+            skipped[SIDE_FILE] += 1
         elif (image or (self._own_rule and (dicom or not ending))) and self._pairs.add(order, file):
             pass
         elif dicom:
             self._dicom.append((order, file))
         elif image:
-            left_out["matches no pattern"] += 1
+            skipped["matches no pattern"] += 1
         elif not ending:
             self._bare[_root(file)].append((order, file))
         else:
-            left_out[NO_SUFFIX] += 1
+            skipped[NO_SUFFIX] += 1
 
     def _sort_bare(self) -> None:
         """Take files without a suffix as DICOM where others, or the first of them, are."""
@@ -180,7 +180,7 @@ class _Indexer:
             if root in roots or any(file.path.endswith("DICOMDIR") for _, file in files) or _is_dicom(files[0][1]):
                 self._dicom += files
             else:
-                self._source.left_out[NO_SUFFIX] += len(files)
+                self._source.skipped[NO_SUFFIX] += len(files)
 
     def _pair_dicom(self) -> None:
         if not self._dicom:
@@ -193,15 +193,15 @@ class _Indexer:
         self._source.problems += unstreamable(places)
         self._refuse_problems()
         with ImageReader(orders) as reader:
-            rows, left_out = index_dicom(list(orders), partial(_read, reader))
-        self._source.left_out.update(left_out)
+            rows, skipped = index_dicom(list(orders), partial(_read, reader))
+        self._source.skipped.update(skipped)
         for row in rows:
             self._pairs.put_row(min(orders[str(row[name])] for name in URI_COLUMNS if row.get(name)), row)
 
     def _with_images(self, table: pa.Table) -> pa.Table:
         there = pc.or_(*(pc.is_valid(table[name]) for name in URI_COLUMNS))
         if without := table.num_rows - (pc.sum(there).as_py() or 0):
-            self._source.left_out[NO_IMAGE] += without
+            self._source.skipped[NO_IMAGE] += without
         return table.filter(there)
 
     def _check_ids(self, tables: list[pa.Table]) -> None:
@@ -217,15 +217,15 @@ class _Indexer:
 
     def _nothing(self) -> str:
         names = ", ".join(quoted(name) for name in self._seen)
-        left_out = ", ".join(f"{count} {reason}" for reason, count in self._source.left_out.most_common())
-        found = f"no pair found. First names: {names or 'none'}. Left out: {left_out or 'nothing'}."
+        skipped = ", ".join(f"{count} {reason}" for reason, count in self._source.skipped.most_common())
+        found = f"no pair found. First names: {names or 'none'}. Left out: {skipped or 'nothing'}."
         if self._source.manifests:
             if parquet_parts(self._source.uri):
                 return "it is a manifest in parts and needs no index; `derm-ray score` takes the folder as it is"
             return f"{found} {shown(self._source.manifests[0])} is a manifest and needs no index; give that file"
         if not self._source.found:
             return "no pair found: it is empty. Check that it was written whole"
-        if self._source.left_out.keys() <= {NO_SUFFIX, *UNNAMED}:
+        if self._source.skipped.keys() <= {NO_SUFFIX, *UNNAMED}:
             return f"{found} None of them is an image; check that this is the right place"
         return (
             f"{found} Say how the files are named: "

@@ -130,7 +130,7 @@ def text_columns(schema: pa.Schema, uri: str) -> tuple[list[str], dict[str, str]
         ManifestError: a column that manifests know is nested, or stands more than once.
     """
     kept: list[str] = []
-    left_out: dict[str, str] = {}
+    skipped: dict[str, str] = {}
     problems: list[str] = []
     for field in schema:
         if field.name in set(Modality):
@@ -143,11 +143,11 @@ def text_columns(schema: pa.Schema, uri: str) -> tuple[list[str], dict[str, str]
         elif known is not None or not (pa.types.is_nested(kind) or _is_bytes(kind)):
             kept.append(field.name)
         else:
-            left_out[field.name] = type_name(field.type)
+            skipped[field.name] = type_name(field.type)
     problems += [f"column {quoted(name)} stands more than once; keep one" for name, n in Counter(kept).items() if n > 1]
     if problems:
         raise ManifestError(uri, problems)
-    return kept, left_out
+    return kept, skipped
 
 
 def as_text(table: pa.Table, uri: str) -> dict[str, pa.ChunkedArray]:

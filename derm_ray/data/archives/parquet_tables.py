@@ -38,13 +38,13 @@ class ParquetTables:
         values: of columns that the names of its folders give.
 
     Attributes:
-        left_out: columns that no manifest can hold, and their types; complete once :meth:`tables` has ended.
+        skipped: columns that no manifest can hold, and their types; complete once :meth:`tables` has ended.
     """
 
     def __init__(self, uri: str, values: dict[str, str | None]) -> None:
         self._uri = uri
         self._values = values
-        self.left_out: dict[str, str] = {}
+        self.skipped: dict[str, str] = {}
 
     def tables(self) -> Iterator[pa.Table]:
         """Yield one manifest table for every row group; images are read only where statistics tell of nulls.
@@ -59,7 +59,7 @@ class ParquetTables:
             self._require_images(schema)
             leaves = image_leaves(file)
             images = {str(modality): leaves[modality] for modality in Modality if modality in leaves}
-            kept, self.left_out = text_columns(schema, self._uri)
+            kept, self.skipped = text_columns(schema, self._uri)
             for group in range(file.num_row_groups):
                 for leaf in images.values():
                     _require_size(file, group, leaf)

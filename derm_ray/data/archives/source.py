@@ -55,23 +55,23 @@ class Source:
 
     Attributes:
         found: files, and rows of Parquet.
-        left_out: reason -> files.
+        skipped: reason -> files.
         containers: URIs of archives, and of the folder if it holds files itself.
         problems: what is refused.
         tables: of Parquet files with images, in manifest columns.
         manifests: URIs of Parquet files that are manifests.
-        columns_left_out: columns of them that no manifest can hold, and their types.
+        skipped_columns: columns of them that no manifest can hold, and their types.
     """
 
     def __init__(self, uri: str) -> None:
         self.uri = storage.absolute(uri)
         self.found = 0
-        self.left_out: Counter[str] = Counter()
+        self.skipped: Counter[str] = Counter()
         self.containers: list[str] = []
         self.problems: list[str] = []
         self.tables: list[pa.Table] = []
         self.manifests: list[str] = []
-        self.columns_left_out: dict[str, str] = {}
+        self.skipped_columns: dict[str, str] = {}
 
     def files(self) -> Iterator[SourceFile]:
         """Yield the files with accepted names.
@@ -106,15 +106,15 @@ class Source:
             self._refuse("", path, why or f"it {JOIN}")
         elif kind(uri) is ParquetCell and is_hidden(path):
             self.found += 1
-            self.left_out[_HIDDEN] += 1
+            self.skipped[_HIDDEN] += 1
         elif kind(uri) is not None:
             yield from self._archive(uri, path)
         else:
             self.found += 1
             if storage.is_local(uri) and not os.path.isfile(uri):
-                self.left_out[_SPECIAL] += 1
+                self.skipped[_SPECIAL] += 1
             elif is_archive(path):
-                self.left_out[_OTHER_ARCHIVE] += 1
+                self.skipped[_OTHER_ARCHIVE] += 1
             else:
                 if self.uri not in self.containers:
                     self.containers.append(self.uri)
@@ -164,7 +164,7 @@ class Source:
         if why := refusal(name) or refused:
             self._refuse(uri, name, why)
         elif is_archive(name):
-            self.left_out[_INNER_ARCHIVE] += 1
+            self.skipped[_INNER_ARCHIVE] += 1
         else:
             yield SourceFile(normal(name), place)
 
@@ -174,14 +174,14 @@ class Source:
             if path is not None and what is not Content.IMAGES:
                 self.containers.remove(uri)
                 self.found += 1
-                self.left_out[_MANIFEST if what is Content.MANIFEST else _NO_IMAGES] += 1
+                self.skipped[_MANIFEST if what is Content.MANIFEST else _NO_IMAGES] += 1
                 self.manifests += [uri] * (what is Content.MANIFEST)
                 return
             source = ParquetTables(uri, values(path) if path else {})
             for table in source.tables():
                 self.found += table.num_rows
                 self.tables.append(table)
-            self.columns_left_out |= source.left_out
+            self.skipped_columns |= source.skipped
         except ManifestError as error:
             self.problems += [f"{shown(uri)}: {problem}" for problem in error.problems]
 

@@ -21,13 +21,13 @@ class ImportResult:
     Attributes:
         manifest: the pairs that were imported.
         found: lesions in the source.
-        left_out: reason -> number of lesions left out for it.
+        skipped: reason -> number of lesions left out for it.
         notes: what else was done with the source, one sentence each.
     """
 
     manifest: Manifest
     found: int
-    left_out: Mapping[str, int]
+    skipped: Mapping[str, int]
     notes: tuple[str, ...] = ()
 
 

@@ -89,9 +89,9 @@ def import_derm7pt(source: str, label_set: LabelSet, out_uri: str) -> ImportResu
             "diagnosis_full": frame["diagnosis"],
         }
     )[diagnosis.notna()]
-    left_out = Counter(frame.loc[diagnosis.isna(), "diagnosis"].fillna("(no diagnosis)"))
+    skipped = Counter(frame.loc[diagnosis.isna(), "diagnosis"].fillna("(no diagnosis)"))
     table = pa.Table.from_pandas(manifest, preserve_index=False)
-    return ImportResult(conform(table, storage.absolute(out_uri)), len(frame), dict(left_out.most_common()))
+    return ImportResult(conform(table, storage.absolute(out_uri)), len(frame), dict(skipped.most_common()))
 
 
 def _splits(source: str, rows: int) -> list[str | None]:

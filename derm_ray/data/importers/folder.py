@@ -74,7 +74,7 @@ def import_folder(
     if images.other_forms:
         notes.append(f"Image paths that differ from the names on disk in Unicode form only: {len(images.other_forms)}.")
     manifest = replace(manifest, uri=storage.absolute(out_uri))
-    return ImportResult(manifest, found=len(manifest), left_out={}, notes=tuple(notes))
+    return ImportResult(manifest, found=len(manifest), skipped={}, notes=tuple(notes))
 
 
 def _renamed(table: pa.Table, source: str, columns: Mapping[str, str]) -> tuple[pa.Table, list[str]]:

@@ -70,7 +70,7 @@ def import_milk10k(source: str, label_set: LabelSet, out_uri: str) -> ImportResu
     else:
         raise ConfigError(f"MILK10k has no mapping to label set {label_set.name!r}. Use paper15 or milk10k.")
 
-    left_out = Counter(lesions.loc[diagnosis.isna(), "diagnosis_full"].fillna("(no diagnosis)"))
+    skipped = Counter(lesions.loc[diagnosis.isna(), "diagnosis_full"].fillna("(no diagnosis)"))
     frame = pd.DataFrame(
         {
             "pair_id": lesions.index,
@@ -87,7 +87,7 @@ def import_milk10k(source: str, label_set: LabelSet, out_uri: str) -> ImportResu
         }
     )[diagnosis.notna()]
     manifest = conform(pa.Table.from_pandas(frame, preserve_index=False), storage.absolute(out_uri))
-    return ImportResult(manifest, found=len(lesions), left_out=dict(left_out.most_common()))
+    return ImportResult(manifest, found=len(lesions), skipped=dict(skipped.most_common()))
 
 
 def _table(source: str, name: str, columns: tuple[str, ...], ids: tuple[str, ...]) -> pd.DataFrame:

@@ -40,7 +40,7 @@ def seal_engine(
     name: str,
     files: Mapping[str, bytes],
     parity: Mapping[str, Any],
-    made_with: Mapping[str, str],
+    built_with: Mapping[str, str],
     *,
     overwrite: bool = False,
 ) -> str:
@@ -53,7 +53,7 @@ def seal_engine(
         name: of the engine.
         files: by name.
         parity: see :class:`SealedEngine`.
-        made_with: package -> version.
+        built_with: package -> version.
         overwrite: replace one that is there.
 
     Returns:
@@ -72,7 +72,7 @@ def seal_engine(
         "engine": name,
         "model_digest": bundle.model_digest,
         "derm_ray_version": __version__,
-        "made_with": dict(made_with),
+        "built_with": dict(built_with),
         "parity": dict(parity),
         "files": sums,
     }

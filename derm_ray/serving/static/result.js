@@ -46,38 +46,38 @@ function showRanking(answer, titles) {
   $("ranking").append(element("li", {}, more));
 }
 
-function showRisks(answer, model) {
+function showTasks(answer, model) {
   const kind = answer.modality === "both" ? "cross" : answer.modality;
   const shown = model.tasks.map((task) => {
-    const risk = answer.risks[task.name];
+    const probability = answer.task_probabilities[task.name];
     const points = model.operating_points.filter((point) => point.kind === kind && point.task === task.name);
     const lines = points.map((point) => {
-      const reached = risk >= point.threshold;
+      const above = answer.above_threshold[point.name];
       const verdict = element("span", {
-        className: reached ? "alarm" : "calm",
-        textContent: reached ? "raised" : "not raised",
+        className: above ? "above" : "",
+        textContent: above ? "above" : "below",
       });
-      const reach = `${percent(point.sensitivity)} sensitivity, ${percent(point.specificity)} specificity on validation`;
-      return element("li", {}, `Alarm from ${percent(point.threshold)} (${reach}): `, verdict);
+      const validation = `${percent(point.sensitivity)} sensitivity, ${percent(point.specificity)} specificity on validation`;
+      return element("li", {}, `Threshold ${percent(point.threshold)} (${validation}): `, verdict);
     });
     const counted = task.positive.map((name) => model.titles[name]).join(", ");
-    return element("div", { className: "risk" },
+    return element("div", { className: "task" },
       element("div", { className: "line" }, element("strong", { textContent: task.title }),
-        element("span", { textContent: percent(risk) })),
-      bar(risk, points.map((point) => point.threshold)),
-      element("p", { className: "counts", textContent: `Counts: ${counted}.` }),
+        element("span", { textContent: percent(probability) })),
+      bar(probability, points.map((point) => point.threshold)),
+      element("p", { className: "counts", textContent: `Sum of: ${counted}.` }),
       lines.length ? element("ul", { ariaLabel: `Operating points: ${task.title}` }, ...lines)
         : element("p", { textContent: "This model has no operating points for it." }));
   });
-  $("risks").replaceChildren(...shown);
-  if (!shown.length) $("risks").textContent = "The model's classes tell no risk apart.";
+  $("tasks").replaceChildren(...shown);
+  if (!shown.length) $("tasks").textContent = "This model's label set defines no task.";
 }
 
 /** Tell which image alone leads to the answer that both together gave. */
 export function driver(answer, titles) {
-  const leads = (kind) => ranked(answer.branches[kind])[0][0] === answer.diagnosis;
+  const leads = (kind) => ranked(answer.per_input_predictions[kind])[0][0] === answer.diagnosis;
   const alone = (kind) => {
-    const [name, p] = ranked(answer.branches[kind])[0];
+    const [name, p] = ranked(answer.per_input_predictions[kind])[0];
     return `the ${MODALITIES[kind]} alone says ${titles[name]} (${percent(p)})`;
   };
   const agreeing = Object.keys(MODALITIES).filter(leads);
@@ -88,16 +88,16 @@ export function driver(answer, titles) {
   const [drove] = agreeing;
   const other = drove === "clinical" ? "dermoscopy" : "clinical";
   return `The ${MODALITIES[drove]} drove the answer: alone it leads to ${titles[answer.diagnosis]} as well ` +
-    `(${percent(answer.branches[drove][answer.diagnosis])}); ${alone(other)}.`;
+    `(${percent(answer.per_input_predictions[drove][answer.diagnosis])}); ${alone(other)}.`;
 }
 
-function showBranches(answer, titles) {
-  $("branches").hidden = answer.modality !== "both";
+function showPerInput(answer, titles) {
+  $("per-input").hidden = answer.modality !== "both";
   if (answer.modality !== "both") return;
   $("driver").textContent = driver(answer, titles);
   const kinds = { clinical: "Clinical", dermoscopy: "Dermoscopy", cross: "Both" };
-  const firsts = Object.fromEntries(Object.keys(kinds).map((kind) => [kind, ranked(answer.branches[kind])[0][0]]));
-  const names = ranked(answer.branches.cross).map(([name]) => name);
+  const firsts = Object.fromEntries(Object.keys(kinds).map((kind) => [kind, ranked(answer.per_input_predictions[kind])[0][0]]));
+  const names = ranked(answer.per_input_predictions.cross).map(([name]) => name);
   const shown = names.filter((name, place) => place < SHOWN || Object.values(firsts).includes(name));
   const header = (textContent, scope) => element("th", { textContent, scope });
   $("table").replaceChildren(
@@ -105,7 +105,7 @@ function showBranches(answer, titles) {
       ...Object.values(kinds).map((title) => header(title, "col")))),
     element("tbody", {}, ...shown.map((name) => element("tr", {}, header(titles[name], "row"),
       ...Object.keys(kinds).map((kind) => element("td", {
-        textContent: percent(answer.branches[kind][name]),
+        textContent: percent(answer.per_input_predictions[kind][name]),
         className: firsts[kind] === name ? "first" : "",
       }))))));
 }
@@ -147,8 +147,8 @@ export function showResult(answer, model, photos) {
   $("result-title").textContent = `${model.titles[answer.diagnosis]}, ${percent(answer.confidence)}`;
   $("basis").textContent = `Rests on ${basis}. ${answer.notice}`;
   showRanking(answer, model.titles);
-  showRisks(answer, model);
-  showBranches(answer, model.titles);
+  showTasks(answer, model);
+  showPerInput(answer, model.titles);
   showOverlays(answer, model, photos);
   const flags = answer.flags.length ? ` Noted: ${answer.flags.join(", ").replaceAll("_", " ")}.` : "";
   $("provenance").textContent = `Model ${answer.model_digest}.${flags}`;

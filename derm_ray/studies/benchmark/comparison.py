@@ -43,36 +43,36 @@ class Row:
 
     Attributes:
         name: of the row.
-        what: the two sides, in words.
-        ours, other: medians of the sides' figures.
+        description: the two sides, in words.
+        ours, baseline: medians of the sides' figures.
         unit: of these.
-        ratio: median of ours / other over the repetitions.
+        ratio: median of ours / baseline over the repetitions.
         low, high: 95% bootstrap interval of that median.
-        bound: what the ratio has to keep.
+        threshold: what the ratio has to keep.
         at_most: it is the largest; else the smallest.
     """
 
     name: str
-    what: str
+    description: str
     ours: float
-    other: float
+    baseline: float
     unit: str
     ratio: float
     low: float
     high: float
-    bound: float
+    threshold: float
     at_most: bool
 
     @property
     def passed(self) -> bool:
         """Tell whether the whole interval keeps the bound."""
-        return self.high <= self.bound if self.at_most else self.low >= self.bound
+        return self.high <= self.threshold if self.at_most else self.low >= self.threshold
 
     def to_json(self) -> dict[str, Any]:
         """Return the row as JSON types."""
         figures = {"ratio": self.ratio, "low": self.low, "high": self.high}
-        sides = {"what": self.what, "ours": self.ours, "other": self.other, "unit": self.unit}
-        return {"name": self.name, **figures, "bound": self.bound, "passed": self.passed, **sides}
+        sides = {"description": self.description, "derm_ray": self.ours, "baseline": self.baseline, "unit": self.unit}
+        return {"name": self.name, **figures, "threshold": self.threshold, "passed": self.passed, **sides}
 
 
 def turns(sides: Sequence[Callable[[], Figure]], repetitions: int) -> list[tuple[Figure, ...]]:
@@ -90,11 +90,11 @@ def turns(sides: Sequence[Callable[[], Figure]], repetitions: int) -> list[tuple
 
 def to_row(
     name: str,
-    what: str,
+    description: str,
     figures: Sequence[tuple[float, float]],
     *,
     unit: str,
-    bound: float,
+    threshold: float,
     at_most: bool = False,
 ) -> Row:
     """Return the row of a comparison.
@@ -102,22 +102,30 @@ def to_row(
     The ratio is taken within each repetition, so that a machine that gets slower or faster meanwhile does not move it.
 
     Args:
-        name, what, unit, bound, at_most: see :class:`Row`.
-        figures: ours and the other's, of each repetition.
+        name, description, unit, threshold, at_most: see :class:`Row`.
+        figures: ours and the baseline's, of each repetition.
     """
     ratios = [mine / yours for mine, yours in figures]
     low, high = _interval(ratios)
     mine, yours = (median(side) for side in zip(*figures, strict=True))
-    return Row(name, what, mine, yours, unit, median(ratios), low, high, bound, at_most)
+    return Row(name, description, mine, yours, unit, median(ratios), low, high, threshold, at_most)
 
 
 def compare(
-    name: str, what: str, ours: Side, other: Side, effort: Effort, *, unit: str, bound: float, at_most: bool = False
+    name: str,
+    description: str,
+    ours: Side,
+    baseline: Side,
+    effort: Effort,
+    *,
+    unit: str,
+    threshold: float,
+    at_most: bool = False,
 ) -> Row:
     """Time two sides in turn after one run of each that does not count; see :func:`turns` and :func:`to_row`."""
-    ours(), other()
-    figures = [(mine, yours) for mine, yours in turns((ours, other), effort.repetitions)]
-    return to_row(name, what, figures, unit=unit, bound=bound, at_most=at_most)
+    ours(), baseline()
+    figures = [(mine, yours) for mine, yours in turns((ours, baseline), effort.repetitions)]
+    return to_row(name, description, figures, unit=unit, threshold=threshold, at_most=at_most)
 
 
 def _interval(ratios: list[float]) -> tuple[float, float]:

@@ -37,7 +37,7 @@ def against_matmul(bundle: Bundle, engine: str, effort: Effort) -> Row:
         lambda: max(_gflops(matrix, effort) for matrix in matrices.values()),
         effort,
         unit="GFLOP/s",
-        bound=0.85,
+        threshold=0.85,
     )
 
 
@@ -53,7 +53,7 @@ def against_channels_last(bundle: Bundle, effort: Effort) -> Row:
         other,
         effort,
         unit="pairs/s",
-        bound=3.5,
+        threshold=3.5,
     )
 
 
@@ -66,7 +66,7 @@ def against_eager(bundle: Bundle, engine: str, effort: Effort) -> Row:
         pairs_per_s(_eager(bundle), bundle, effort.seconds),
         effort,
         unit="pairs/s",
-        bound=5.0,
+        threshold=5.0,
     )
 
 

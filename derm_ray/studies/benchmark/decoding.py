@@ -14,7 +14,7 @@ def scaled_decoding(effort: Effort) -> Row:
     data = photo()
     ours, other = (partial(_milliseconds, data, Preprocessing(scaled=scaled), effort) for scaled in (True, False))
     what = "12-megapixel JPEG to 224 px: scaled / full decoding"
-    return compare("decoding", what, ours, other, effort, unit="ms", bound=0.35, at_most=True)
+    return compare("decoding", what, ours, other, effort, unit="ms", threshold=0.35, at_most=True)
 
 
 def _milliseconds(data: bytes, spec: Preprocessing, effort: Effort) -> float:

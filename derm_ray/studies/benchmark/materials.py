@@ -50,8 +50,8 @@ def benchmark_bundle(model_uri: str | None, *, int8: bool) -> Iterator[Bundle]:
         if int8 and all(map(find_spec, ("openvino", "nncf"))):
             pairs = draw_pairs(Path(folder), CALIBRATION_PAIRS)
             logger.info("quantising the untrained model")
-            files, made_with = quantize(bundle, pair_images(pairs.pairs(), bundle.preprocessing, pairs.uri))
-            seal_engine(bundle, openvino.NAME, files, {"holds": None}, made_with)
+            files, built_with = quantize(bundle, pair_images(pairs.pairs(), bundle.preprocessing, pairs.uri))
+            seal_engine(bundle, openvino.NAME, files, {"passed": None}, built_with)
         yield bundle
 
 

@@ -85,21 +85,21 @@ def against_plain_loop(bundle: Bundle, engine: str, effort: Effort) -> list[Row]
             f"derm-ray score / a loop written by hand, engine {engine}, steady state",
             [(mine.rate, hand.rate) for mine, hand, _ in figures],
             unit="pairs/s",
-            bound=0.90,
+            threshold=0.90,
         ),
         to_row(
             "bulk-10min",
             "the same with start and end, projected to 10 minutes",
             [(mine.pairs_within(PROJECTED_S), hand.pairs_within(PROJECTED_S)) for mine, hand, _ in figures],
             unit="pairs",
-            bound=0.80,
+            threshold=0.80,
         ),
         to_row(
             "bulk-engine",
             f"derm-ray score / engine {engine} alone on decoded images of 0.36 megapixels",
             [(mine.rate, engine_alone.rate) for mine, _, engine_alone in figures],
             unit="pairs/s",
-            bound=0.90,
+            threshold=0.90,
         ),
     ]
 
@@ -152,7 +152,7 @@ def cost_at_scale(effort: Effort) -> Row:
         start_s, rate = mean(part.started_s for part in parts), mean(part.rate for part in parts)
         costs.append((1000 * (all_of_it.seconds(many) - start_s) / many, 1000 / rate))
     what = f"a pair's cost in a run of {many:,}, plan and reconciliation included / of {FEW:,}, first to last part"
-    return to_row("scale", f"{what}; an engine that does nothing", costs, unit="ms", bound=1.1, at_most=True)
+    return to_row("scale", f"{what}; an engine that does nothing", costs, unit="ms", threshold=1.1, at_most=True)
 
 
 def _frame(model: str, folder: Path, pairs: int, numbers: "count[int]") -> RunTimes:

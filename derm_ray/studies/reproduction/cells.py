@@ -228,7 +228,7 @@ class Grid:
         stems = self._stems(config, [Split.TEST])[Split.TEST] if cell.cached else None
         answers = answer_split(bundle_uri, config, test, stems, use_gpu=size.use_gpu)
         model = load_bundle(bundle_uri)
-        facts = {
+        metadata = {
             "model_digest": model.model_digest,
             "best_epoch": model.provenance["best_epoch"],
             "last_run_seconds": round(monotonic() - began, 1),
@@ -241,10 +241,10 @@ class Grid:
             np.array(test.labels),
             answers.given,
             answers.swapped,
-            facts,
+            metadata,
         )
         write_predictions(predictions, self._folder(cell))
-        logger.info("%s  done in %.0f s", cell.name, facts["last_run_seconds"])
+        logger.info("%s  done in %.0f s", cell.name, metadata["last_run_seconds"])
         return predictions
 
     def bundle_uri(self, row: str, seed: int) -> str:

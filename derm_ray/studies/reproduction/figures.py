@@ -85,14 +85,14 @@ def _task(
 ) -> Draws:
     names = labels.class_names
     positive, negative = ([names.index(name) for name in side] for side in (task.positive, task.negative))
-    risks = scores[:, positive].sum(1)
+    sums = scores[:, positive].sum(1)
     is_positive, is_negative = np.isin(truth, positive), np.isin(truth, negative)
     up, down = weights[:, is_positive], weights[:, is_negative]
     with np.errstate(invalid="ignore", divide="ignore"):
         if kind == "accuracy":
-            right = up @ (risks[is_positive] >= 0.5) + down @ (risks[is_negative] < 0.5)
+            right = up @ (sums[is_positive] >= 0.5) + down @ (sums[is_negative] < 0.5)
             return np.asarray(right / (up.sum(1) + down.sum(1)))
-        gap = risks[is_positive][:, None] - risks[is_negative][None, :]
+        gap = sums[is_positive][:, None] - sums[is_negative][None, :]
         wins = ((up @ ((gap > 0) + 0.5 * (gap == 0))) * down).sum(1)
         return np.asarray(wins / (up.sum(1) * down.sum(1)))
 

@@ -31,7 +31,7 @@ class CellPredictions:
         truth: class indices (N,).
         given: prediction kind -> (N, K).
         swapped: the same with the two images exchanged; empty for baselines.
-        facts: model digest, best epoch, seconds since the cell was last started and the like.
+        metadata: model digest, best epoch, seconds since the cell was last started and the like.
     """
 
     labels: LabelSet
@@ -40,7 +40,7 @@ class CellPredictions:
     truth: npt.NDArray[np.int64]
     given: KindScores
     swapped: KindScores
-    facts: Mapping[str, Any]
+    metadata: Mapping[str, Any]
 
 
 def write_predictions(predictions: CellPredictions, folder: str) -> None:
@@ -54,7 +54,7 @@ def write_predictions(predictions: CellPredictions, folder: str) -> None:
         for kind, probabilities in scores.items():
             for index, name in enumerate(predictions.labels.class_names):
                 columns[f"{prefix}{kind}_{name}"] = probabilities[:, index]
-    meta = {"label_set": predictions.labels.name, "facts": json.dumps(dict(predictions.facts))}
+    meta = {"label_set": predictions.labels.name, "metadata": json.dumps(dict(predictions.metadata))}
     sink = BytesIO()
     pq.write_table(pa.table(columns).replace_schema_metadata(meta), sink)
     storage.write_bytes(storage.join(folder, FILE), sink.getvalue())
@@ -91,5 +91,5 @@ def read_predictions(folder: str) -> CellPredictions | None:
         np.array([labels.class_names.index(name) for name in table["diagnosis"].to_pylist()]),
         scores(""),
         scores("swapped_"),
-        json.loads(meta["facts"]),
+        json.loads(meta["metadata"]),
     )

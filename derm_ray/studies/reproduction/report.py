@@ -62,7 +62,7 @@ def main_table(results: StudyResults) -> list[tuple[str, list[str]]]:
     """
     shown = ("accuracy", "balanced_accuracy", "cancer/auroc", "melanoma/auroc")
     table = []
-    for row in (row for row in results.rows if row.label_set == results.facts["label_set"]):
+    for row in (row for row in results.rows if row.label_set == results.metadata["label_set"]):
         values = [row.figures.get((name, PredictionKind.CROSS)) for name in shown]
         if any(value is not None for value in values):
             table.append((row.title, [f"{v.mean.value:.3f}" if v is not None else "n/a" for v in values]))
@@ -90,7 +90,7 @@ def _plots(results: StudyResults) -> dict[str, Any]:
         plots["tasks"] = _chart([best] * len(names), list(names.values()), list(names))
         diagrams = best.reliability(PredictionKind.CROSS)
         plots["reliability"] = Markup(reliability_plot(next(iter(diagrams.values()))))
-    label_set, kinds = results.facts["label_set"], len(PredictionKind)
+    label_set, kinds = results.metadata["label_set"], len(PredictionKind)
     compared = [
         row for row in results.rows if row.label_set == label_set and len({kind for _, kind in row.figures}) == kinds
     ]

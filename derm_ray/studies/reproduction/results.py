@@ -1,4 +1,4 @@
-"""The study's results: figures of every row, verdicts, and the facts behind them."""
+"""The study's results: figures of every row, verdicts, and the metadata behind them."""
 
 import csv
 import io
@@ -55,12 +55,12 @@ class StudyResults:
     Attributes:
         rows: in the order of the tables, baselines last.
         verdicts: of the paper's claims.
-        facts: manifest, preset, seeds, version.
+        metadata: manifest, preset, seeds, version.
     """
 
     rows: tuple[RowResult, ...]
     verdicts: tuple[Verdict, ...]
-    facts: Mapping[str, Any]
+    metadata: Mapping[str, Any]
 
     def row(self, name: str) -> RowResult | None:
         """Return a row by name."""
@@ -70,13 +70,13 @@ class StudyResults:
         """Return everything as JSON types; undefined figures are null."""
         return {
             "notice": RESEARCH_NOTICE,
-            "facts": dict(self.facts),
+            "metadata": dict(self.metadata),
             "rows": [_row_json(row) for row in self.rows],
             "claims": [
                 {
                     "claim": verdict.claim.text,
                     "source": verdict.claim.source,
-                    "figure": verdict.claim.figure,
+                    "metric": verdict.claim.figure,
                     "verdict": verdict.verdict,
                     "difference": verdict.difference.to_json() if verdict.difference is not None else None,
                     "seeds": list(verdict.seeds),
@@ -90,9 +90,9 @@ class StudyResults:
         """Return one line per row, figure, prediction kind, exchange and seed, and one for the mean of the seeds."""
         sink = io.StringIO()
         writer = csv.writer(sink, lineterminator="\n")
-        writer.writerow(["row", "label_set", "seed", "prediction", "images", "figure", "value", "low", "high", "paper"])
+        writer.writerow(["row", "label_set", "seed", "prediction", "images", "metric", "value", "low", "high", "paper"])
         for row in self.rows:
-            for images, table in (("given", row.figures), ("exchanged", row.swapped)):
+            for images, table in (("given", row.figures), ("swapped", row.swapped)):
                 for (figure, kind), values in table.items():
                     paper = row.paper.get(kind, "") if figure == "accuracy" and images == "given" else ""
                     mean = [values.mean.value, values.mean.low, values.mean.high]
@@ -123,9 +123,9 @@ def _row_json(row: RowResult) -> dict[str, Any]:
         "settings": dict(row.settings),
         "paper_accuracy": dict(row.paper),
         "problems": {str(seed): text for seed, text in row.problems.items()},
-        "cells": {str(seed): dict(cell.facts) for seed, cell in row.seeds.items()},
-        "figures": table(row.figures),
-        "figures_images_exchanged": table(row.swapped),
+        "trials": {str(seed): dict(cell.metadata) for seed, cell in row.seeds.items()},
+        "metrics": table(row.figures),
+        "metrics_images_swapped": table(row.swapped),
         "calibration": {
             str(seed): {"ece": r.ece, "brier": r.brier, "nll": r.nll}
             for seed, r in row.reliability(PredictionKind.CROSS).items()
@@ -136,7 +136,7 @@ def _row_json(row: RowResult) -> dict[str, Any]:
 def assemble(
     outcomes: Sequence[CellOutcome],
     baselines: Mapping[str, tuple[str, CellPredictions | str]],
-    facts: Mapping[str, Any],
+    metadata: Mapping[str, Any],
     *,
     plain: str,
 ) -> StudyResults:
@@ -145,7 +145,7 @@ def assemble(
     Args:
         outcomes: of all cells.
         baselines: name -> title and predictions, or why there are none.
-        facts: see :class:`StudyResults`.
+        metadata: see :class:`StudyResults`.
         plain: head of the networks without bilinear pooling.
     """
     weights: dict[tuple[str, ...], Draws] = {}
@@ -167,13 +167,13 @@ def assemble(
         label_set = next(iter(one.values())).labels.name if one else ""
         problems = {0: found} if isinstance(found, str) else {}
         rows.append(_row(name, title, {}, label_set, {}, problems, one, of))
-    known = {row.name: row.seeds for row in rows if row.label_set == facts["label_set"]}
+    known = {row.name: row.seeds for row in rows if row.label_set == metadata["label_set"]}
     # A baseline has no seed: it is compared with every one.
-    known |= {name: dict.fromkeys(facts["seeds"], known[name][0]) for name in baselines if name in known}
+    known |= {name: dict.fromkeys(metadata["seeds"], known[name][0]) for name in baselines if name in known}
     claims = paper_claims(plain)
     any_cell = next((cell for seeds in known.values() for cell in seeds.values()), None)
     verdicts = tuple(judge(claim, known, of(any_cell)) for claim in claims) if any_cell is not None else ()
-    return StudyResults(tuple(rows), verdicts, facts)
+    return StudyResults(tuple(rows), verdicts, metadata)
 
 
 def _row(

@@ -100,13 +100,13 @@ def reproduce(
     _check(manifest, labels)
     out_uri = storage.absolute(out_uri)
     weights = dict(init_weights or {})
-    facts: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "derm_ray_version": __version__,
         "manifest_digest": manifest.digest,
         "label_set": label_set_name,
         "preset": preset,
     }
-    _claim(out_uri, facts, {trunk: storage.sha256(storage.read_bytes(uri)) for trunk, uri in weights.items()})
+    _claim(out_uri, metadata, {trunk: storage.sha256(storage.read_bytes(uri)) for trunk, uri in weights.items()})
     with hold(storage.join(out_uri, INVOCATIONS)):
         cells = make_cells(rows, seeds)
         grid = Grid(manifest, out_uri, weights, resources or Resources(), address)
@@ -119,10 +119,10 @@ def reproduce(
             LOGISTIC: ("Logistic regression on frozen VGG-16", _logistic(manifest, labels, out_uri, table, weights)),
         }
         split = {str(s): len(manifest.select(s)) for s in Split}
-        facts |= {"seeds": sorted({outcome.cell.seed for outcome in outcomes}), "pairs": split}
-        facts["grouping"] = "patient" if any(manifest.column("patient_id")) else "lesion"
+        metadata |= {"seeds": sorted({outcome.cell.seed for outcome in outcomes}), "pairs": split}
+        metadata["grouping"] = "patient" if any(manifest.column("patient_id")) else "lesion"
         plain = next(row.config.head for row in table if row.config.head != "cam")
-        results = assemble(outcomes, baselines, facts, plain=plain)
+        results = assemble(outcomes, baselines, metadata, plain=plain)
         return _write(results, out_uri, lambda: make_gallery(results, manifest, grid) if images else None)
 
 
@@ -185,13 +185,13 @@ def _check(manifest: Manifest, labels: LabelSet) -> None:
         require_split(manifest, split)
 
 
-def _claim(out_uri: str, facts: Mapping[str, Any], weights: Mapping[str, str]) -> None:
+def _claim(out_uri: str, metadata: Mapping[str, Any], weights: Mapping[str, str]) -> None:
     """Note what the folder is a study of, or check that it is the same; weights of more trunks may come later."""
     marker = storage.join(out_uri, MARKER)
     before: dict[str, Any] = {}
     if storage.exists(marker):
         before = storage.read_json(marker)
-        now = {**facts, "init_weights": {trunk: weights.get(trunk) for trunk in before.get("init_weights", {})}}
+        now = {**metadata, "init_weights": {trunk: weights.get(trunk) for trunk in before.get("init_weights", {})}}
         for key, value in now.items():
             if before.get(key) != value:
                 raise OutputExistsError(
@@ -199,7 +199,7 @@ def _claim(out_uri: str, facts: Mapping[str, Any], weights: Mapping[str, str]) -
                 )
     elif storage.list_files(out_uri):
         raise OutputExistsError(f"{out_uri} holds files that are no study. Choose another --out.")
-    if before != (noted := {**facts, "init_weights": dict(weights)}):
+    if before != (noted := {**metadata, "init_weights": dict(weights)}):
         storage.write_json(marker, noted)
 
 

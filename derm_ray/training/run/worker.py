@@ -195,7 +195,9 @@ class _Worker:
             nonlocal spoken
             self.metrics.step(self.config.global_batch_size, loss)
             progress.advance(self.config.global_batch_size)
-            self.steps.append({"epoch": epoch + 1, "step": step, "loss": loss, "at_s": round(progress.elapsed_s, 3)})
+            self.steps.append(
+                {"epoch": epoch + 1, "step": step, "loss": loss, "elapsed_s": round(progress.elapsed_s, 3)}
+            )
             if progress.elapsed_s - spoken > SAY_EVERY_S:
                 spoken = progress.elapsed_s
                 self._say(f"epoch {epoch + 1}/{self.config.epochs}  step {step}  loss {loss:.4f}  ({progress.line()})")

@@ -382,8 +382,8 @@ def test_images_of_a_lesion_are_paired() -> None:
     files.add("c", CLINICAL, "P1", "1.2")
     files.add("d", DERMOSCOPY, "P2", "1.1")
     files.add("e", DERMOSCOPY, "P3", None)
-    rows, left_out = files.index()
-    assert not left_out
+    rows, skipped = files.index()
+    assert not skipped
     assert set(files.pairs()) == {(None, "d"), (None, "e"), ("a", "b"), ("c", None)}
     (pair,) = (row for row in rows if row["clinical_uri"] == "a")
     assert pair["pair_id"] == pair["lesion_id"] == "P1/1.1"
@@ -423,9 +423,9 @@ def test_what_is_left_out_is_counted_by_reason() -> None:
     files.add("ct", uids.CTImageStorage, "P1", "1.1")
     files.add("sc", SECONDARY, "P1", "1.1")
     files |= {"again": files["a"], "text": b"hello", "cut": files["a"][:200]}
-    rows, left_out = files.index()
+    rows, skipped = files.index()
     assert [row["clinical_uri"] for row in rows] == ["a"]
-    assert left_out == {
+    assert skipped == {
         "DICOM of another SOP class or packing": 1,
         "a secondary capture, of no known modality": 1,
         "a DICOM image that is there twice": 1,

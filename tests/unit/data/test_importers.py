@@ -40,7 +40,7 @@ def test_milk10k_as_paper15(milk10k: Path) -> None:
     validate(result.manifest, PAPER15, complete=(None,))
     assert result.manifest.column("diagnosis") == ["melanoma", "squamous_cell_carcinoma"]
     assert result.found == 3
-    assert result.left_out == {"Trichoblastoma": 1}
+    assert result.skipped == {"Trichoblastoma": 1}
     assert result.manifest.pairs()[0].clinical_uri == str(milk10k / "MILK10k_Training_Input/IL_1/ISIC_0c.jpg")
     assert result.manifest.column("skin_tone_scale") == ["milk", None]
 
@@ -48,7 +48,7 @@ def test_milk10k_as_paper15(milk10k: Path) -> None:
 def test_milk10k_as_its_own_classes(milk10k: Path) -> None:
     result = import_milk10k(str(milk10k), MILK10K, str(milk10k / "m.parquet"))
     assert result.manifest.column("diagnosis") == ["mel", "sccka", "ben_oth"]
-    assert result.left_out == {}
+    assert result.skipped == {}
 
 
 def test_every_mapped_diagnosis_is_of_the_label_set() -> None:
@@ -118,7 +118,7 @@ def test_derm7pt_keeps_its_own_splits(derm7pt: Path) -> None:
 def test_derm7pt_as_paper15_leaves_out_what_the_paper_has_not(derm7pt: Path) -> None:
     result = import_derm7pt(str(derm7pt), PAPER15, str(derm7pt / "m.parquet"))
     assert result.manifest.column("diagnosis") == ["melanoma", "basal_cell_carcinoma", "hemangioma"]
-    assert result.left_out == {"clark nevus": 1}
+    assert result.skipped == {"clark nevus": 1}
     assert set(DIAGNOSES.values()) == set(DERM7PT.class_names)
     assert set(PAPER15_FROM_DERM7PT.values()) <= set(PAPER15.class_names)
     with pytest.raises(ConfigError, match="no mapping to label set 'milk10k'"):

@@ -71,8 +71,8 @@ def test_a_task_collapses_the_diagnoses_of_a_manifest(pairs: Manifest) -> None:
     for before, after in zip(pairs.column("diagnosis"), cancer.column("diagnosis"), strict=True):
         assert after == ("cancer" if before in malignant else "not_cancer")
     melanoma = collapse(pairs, label_set("paper15_melanoma"))
-    left_out = sum(name in malignant - {"melanoma"} for name in pairs.column("diagnosis"))
-    assert len(melanoma) == len(pairs) - left_out
+    skipped = sum(name in malignant - {"melanoma"} for name in pairs.column("diagnosis"))
+    assert len(melanoma) == len(pairs) - skipped
     assert set(melanoma.column("diagnosis")) == {"melanoma", "benign"}
     assert collapse(pairs, PAPER15) is pairs
 

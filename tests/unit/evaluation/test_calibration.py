@@ -66,7 +66,7 @@ def test_operating_points_reach_their_sensitivity() -> None:
     task = PAPER15.tasks()[1]
     ninety, more = operating_points(PredictionKind.CROSS, task, PAPER15, labels, probabilities)
     assert ninety.name == "melanoma_at_90_sensitivity"
-    # Midway between the last positive that has to alarm and the negative below it.
+    # Midway between the last positive that has to be found and the negative below it.
     assert ninety.threshold == pytest.approx((0.15 + 0.14) / 2)
     assert (ninety.sensitivity, more.sensitivity) == (0.9, 0.95)
     assert ninety.specificity == pytest.approx(0.5)

@@ -51,10 +51,10 @@ def test_parity_counts_answers_that_move(bundle_uri: str, pairs: Manifest) -> No
     assert found.sensitivity == (1.0, 0.9)
     assert found.sensitivity_difference.value == pytest.approx(-0.1)
     assert found.sensitivity_difference.low < -0.1 < found.sensitivity_difference.high <= 0
-    assert not found.holds
+    assert not found.passed
     assert "difference -0.1000" in found.lines()[-1]
     same = measure_parity(Predictor(bundle, Sure([], 0.9)), Predictor(bundle, Sure([], 0.9)), some, pairs.uri)
-    assert same.holds
+    assert same.passed
     assert same.sensitivity_difference.value == 0
 
 
@@ -70,7 +70,7 @@ def test_a_bundle_is_quantised_on_val_and_compared_on_the_rest(small: Manifest, 
     assert (made.calibrated_on, made.parity.pairs) == (in_val, 60 - in_val)
     report = load_engine(load_bundle(uri), "openvino-int8").parity
     assert report == {"calibrated_on": in_val, **made.parity.to_json()}
-    assert report["holds"]
+    assert report["passed"]
     with pytest.raises(OutputExistsError, match="--overwrite"):
         quantize_bundle(uri, small)
     assert quantize_bundle(uri, small, most_pairs=5, overwrite=True).parity.pairs == 5

@@ -28,7 +28,7 @@ def test_everything_is_there_in_json(evaluation: Evaluation, tmp_path: Path) -> 
     json_uri, _ = write_evaluation(evaluation, str(tmp_path))
     read = json.loads(Path(json_uri).read_text())
     assert set(read["predictions"]) == set(PredictionKind)
-    cross = read["predictions"]["cross"]["figures"]
+    cross = read["predictions"]["cross"]["metrics"]
     for name in (*OVERALL, "auroc/melanoma"):
         assert cross[name]["low"] <= cross[name]["value"] <= cross[name]["high"], name
     assert sum(map(sum, read["predictions"]["cross"]["confusion"])) == read["pairs"]
@@ -77,7 +77,7 @@ def test_exchanged_images_exchange_the_single_predictions_of_a_share_net(
     bundle_uri: str, pairs: Manifest, evaluation: Evaluation
 ) -> None:
     swapped = evaluate(Predictor(load_bundle(bundle_uri), "torch"), pairs, Split.VAL, resamples=2, swapped=True)
-    assert swapped.provenance["images"] == "exchanged"
+    assert swapped.provenance["images"] == "swapped"
     kinds = (PredictionKind.CLINICAL, PredictionKind.DERMOSCOPY)
     for first, second in (kinds, kinds[::-1]):
         for name in ("accuracy", "macro_auroc"):

@@ -40,8 +40,8 @@ def images(count: int, seed: int = 0) -> dict[Modality, np.ndarray]:
 def quantized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     uri = seal_untrained(str(tmp_path_factory.mktemp("int8") / request.param), NETWORKS[request.param])
     bundle = load_bundle(uri)
-    files, made_with = quantize(bundle, images(12))
-    seal_engine(bundle, NAME, files, {"holds": True}, made_with)
+    files, built_with = quantize(bundle, images(12))
+    seal_engine(bundle, NAME, files, {"passed": True}, built_with)
     return bundle
 
 
@@ -96,13 +96,13 @@ def test_an_engine_that_is_there_is_kept(quantized: Bundle) -> None:
 @pytest.mark.parametrize("what", ["weights", "index", "model"])
 def test_altered_engines_are_refused(tmp_path: Path, what: str) -> None:
     bundle = load_bundle(seal_untrained(str(tmp_path / "bundle"), NetworkConfig(trunk="tiny")))
-    seal_engine(bundle, NAME, {"both.xml": b"<net/>", "both.bin": b"1234"}, {"holds": True}, {})
+    seal_engine(bundle, NAME, {"both.xml": b"<net/>", "both.bin": b"1234"}, {"passed": True}, {})
     folder = tmp_path / "bundle" / "engines" / NAME
     if what == "weights":
         next(folder.glob("*-both.bin")).write_bytes(b"1235")
     elif what == "index":
         index = json.loads((folder / "engine.json").read_text())
-        index["parity"]["holds"] = 1
+        index["parity"]["passed"] = 1
         (folder / "engine.json").write_text(json.dumps(index))
     else:
         other = load_bundle(seal_untrained(str(tmp_path / "other"), NetworkConfig(trunk="tiny"), seed=1))

@@ -20,8 +20,8 @@ from tests.unit.scoring.conftest import Opened, remove_part, score_all
 
 
 @pytest.mark.parametrize("labels", LABEL_SETS.values(), ids=LABEL_SETS)
-def test_column_names_are_unique_and_hold_the_risks(labels: LabelSet) -> None:
-    names = score_schema(labels, branches=True, saliency=True).names
+def test_column_names_are_unique_and_hold_the_task_probabilities(labels: LabelSet) -> None:
+    names = score_schema(labels, per_input_predictions=True, saliency=True).names
     assert len(names) == len(set(names))
     assert {*(f"p_{task.name}" for task in labels.tasks()), "cross_" + labels.class_names[0]} <= set(names)
 
@@ -77,7 +77,7 @@ def test_a_run_whose_record_is_damaged_is_one_message(run: Run, content: str) ->
     [
         ({"engine": "torch-bf16"}, 'engine was "torch", now "torch-bf16"'),
         ({"model_digest": "0" * 64}, "model_digest was"),
-        ({"branches": True}, "branches was false, now true"),
+        ({"per_input_predictions": True}, "per_input_predictions was false, now true"),
         ({"format": "csv"}, 'format was "parquet", now "csv"'),
         ({"shard_size": 5}, "shard_size was 10, now 5"),
     ],

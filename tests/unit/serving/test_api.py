@@ -71,7 +71,7 @@ def test_a_pair_is_scored(client: Client, files: dict[str, bytes]) -> None:
     assert body["pair_id"] == "p1"
     assert body["modality"] == "both"
     assert sum(body["probabilities"].values()) == pytest.approx(1, abs=1e-5)
-    assert set(body["branches"]) == {"clinical", "dermoscopy", "cross"}
+    assert set(body["per_input_predictions"]) == {"clinical", "dermoscopy", "cross"}
     assert "not a medical device" in body["notice"]
 
 
@@ -129,7 +129,7 @@ def test_a_batch_counts_as_its_pairs_and_is_refused_whole_where_all_are(
     busy = {"dermoscopy": encoded["dermoscopy"]}
     refused = client("POST", "/v1/score-batch", json={"pairs": [busy, busy]})
     assert (refused.status_code, refused.json()["code"], refused.headers["retry-after"]) == (503, "busy", "1")
-    mixed = client("POST", "/v1/score-batch", json={"pairs": [busy, encoded, busy, busy]}).json()["answers"]
+    mixed = client("POST", "/v1/score-batch", json={"pairs": [busy, encoded, busy, busy]}).json()["results"]
     assert [answer["problem"] and answer["problem"]["code"] for answer in mixed] == ["busy", None, "busy", "busy"]
     late = client("POST", "/v1/score", files=files)
     assert (late.status_code, late.json()["code"]) == (429, "too_many_requests")
@@ -240,7 +240,7 @@ def test_base64_is_read_as_people_write_it(client: Client, files: dict[str, byte
         f"data:;base64,{encodebytes(data).decode()}",
     ]
     for way in ways:
-        (answer,) = client("POST", "/v1/score-batch", json={"pairs": [{"clinical": way}]}).json()["answers"]
+        (answer,) = client("POST", "/v1/score-batch", json={"pairs": [{"clinical": way}]}).json()["results"]
         assert answer["score"]["probabilities"] == pytest.approx(alone, abs=1e-6), way[:40]
     wrong = [
         "no base64!",
@@ -278,15 +278,15 @@ def test_a_bad_image_of_a_batch_is_its_own_pair_s_problem(client: Client, files:
     pairs = [{"pair_id": "a", **good}, {"clinical": b64encode(b"text").decode()}, {"pair_id": "c"}, good]
     response = client("POST", "/v1/score-batch", json={"pairs": pairs})
     assert response.status_code == 200
-    answers = response.json()["answers"]
+    answers = response.json()["results"]
     assert [answer["pair_id"] for answer in answers] == ["a", None, "c", None]
     assert [answer["problem"] and answer["problem"]["code"] for answer in answers] == [
         None, "not_an_image", "no_image", None,
     ]  # fmt: skip
     alone = client("POST", "/v1/score", files=files).json()
     # Two pairs may share a forward pass, whose last bits differ from those of one.
-    inexact = ("probabilities", "risks")
-    unequal = {*inexact, "confidence", "branches", "pair_id"}
+    inexact = ("probabilities", "task_probabilities")
+    unequal = {*inexact, "confidence", "per_input_predictions", "pair_id"}
     for number, name in ((0, "a"), (3, None)):
         score = answers[number]["score"]
         assert score["pair_id"] == name

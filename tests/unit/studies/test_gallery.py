@@ -36,8 +36,8 @@ def results(manifest: Manifest) -> tuple[StudyResults, CellPredictions]:
     ids = tuple(pair.pair_id for pair in manifest.pairs())
     answers = CellPredictions(PAPER15, ids, ids, truth, given, {}, {})
     (cell,) = (cell for cell in make_cells(make_rows("milk10k-cpu", "paper15"), [0]) if cell.row.name == ROW)
-    facts = {"label_set": "paper15", "seeds": [0]}
-    return assemble([CellOutcome(cell, answers)], {}, facts, plain="gap"), answers
+    metadata = {"label_set": "paper15", "seeds": [0]}
+    return assemble([CellOutcome(cell, answers)], {}, metadata, plain="gap"), answers
 
 
 def test_a_lesion_whose_image_is_gone_is_left_out_of_the_gallery(pairs: Manifest, tmp_path: Path) -> None:
@@ -67,5 +67,5 @@ def test_only_folders_of_cells_have_a_seed(pairs: Manifest, tmp_path: Path) -> N
 
 def test_a_study_without_the_network_has_no_gallery(pairs: Manifest, tmp_path: Path) -> None:
     study, _ = results(take(pairs, 4))
-    without = StudyResults((), study.verdicts, study.facts)
+    without = StudyResults((), study.verdicts, study.metadata)
     assert make_gallery(without, take(pairs, 4), Grid(take(pairs, 4), str(tmp_path), {}, Resources())) is None

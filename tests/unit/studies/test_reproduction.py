@@ -57,9 +57,9 @@ def answers(skill: float, seed: int = 0, labels: str = "paper15") -> CellPredict
         PredictionKind.CROSS: scores(skill),
     }
     ids = tuple(f"pair{i}" for i in range(PAIRS))
-    facts = {"model_digest": "d" * 64, "best_epoch": 3, "last_run_seconds": 1.0, "temperatures": {}}
+    metadata = {"model_digest": "d" * 64, "best_epoch": 3, "last_run_seconds": 1.0, "temperatures": {}}
     lesions = tuple(f"lesion{i // 2}" for i in range(PAIRS))
-    return CellPredictions(chosen, ids, lesions, truth, given, {k: scores(skill * 0.5) for k in given}, facts)
+    return CellPredictions(chosen, ids, lesions, truth, given, {k: scores(skill * 0.5) for k in given}, metadata)
 
 
 SKILLS = {"sole-gap": 0.3, "share-gap": 0.5, "triple-gap": 0.8, "triple-bp": 0.8, "triple-cam_bp": 0.8, "share-bp": 0.5}
@@ -75,9 +75,9 @@ def study(seeds: tuple[int, ...] = (0, 1)) -> StudyResults:
             outcomes.append(CellOutcome(cell, None, "failed: <the loss> became nan"))
         else:
             outcomes.append(CellOutcome(cell, answers(skill, cell.seed, labels)))
-    facts = {"label_set": "paper15", "preset": "milk10k-cpu", "seeds": list(seeds), "grouping": "lesion"}
-    facts["pairs"] = {"train": 700, "val": 100, "test": PAIRS}
-    return assemble(outcomes, {"logistic-regression": ("Logistic regression", answers(0.2))}, facts, plain="gap")
+    metadata = {"label_set": "paper15", "preset": "milk10k-cpu", "seeds": list(seeds), "grouping": "lesion"}
+    metadata["pairs"] = {"train": 700, "val": 100, "test": PAIRS}
+    return assemble(outcomes, {"logistic-regression": ("Logistic regression", answers(0.2))}, metadata, plain="gap")
 
 
 def test_the_figures_are_those_of_evaluate() -> None:
@@ -158,8 +158,8 @@ def test_a_figure_that_the_split_does_not_have_is_no_verdict() -> None:
 
 def test_what_was_not_run_is_not_judged() -> None:
     cells = [cell for cell in make_cells(make_rows("milk10k-cpu", "paper15"), (0,)) if cell.row.name == "triple-cam_bp"]
-    facts = {"label_set": "paper15", "preset": "milk10k-cpu", "seeds": [0], "grouping": "lesion"}
-    results = assemble([CellOutcome(cells[0], answers(0.8))], {}, facts, plain="gap")
+    metadata = {"label_set": "paper15", "preset": "milk10k-cpu", "seeds": [0], "grouping": "lesion"}
+    results = assemble([CellOutcome(cells[0], answers(0.8))], {}, metadata, plain="gap")
     verdicts = {verdict.claim.text: verdict.verdict for verdict in results.verdicts}
     assert verdicts["Triple-Net: cross beats clinical alone"] == NOT_RUN
     assert verdicts["CAM-BP helps Triple-Net, cross"] == NOT_RUN
@@ -203,15 +203,15 @@ def test_json_and_csv_hold_the_same_figures() -> None:
     values = json.loads(json.dumps(results.to_json(), allow_nan=False))
     rows = {row["row"]: row for row in values["rows"]}
     assert rows["resnet50"]["problems"] == {"0": UNAVAILABLE, "1": UNAVAILABLE}
-    assert rows["sole-bp"]["figures"]["cross/accuracy"]["seeds"].keys() == {"0"}
+    assert rows["sole-bp"]["metrics"]["cross/accuracy"]["seeds"].keys() == {"0"}
     lines = list(csv.DictReader(io.StringIO(results.to_csv())))
     (line,) = [
         one
         for one in lines
-        if (one["row"], one["seed"], one["prediction"], one["figure"], one["images"])
+        if (one["row"], one["seed"], one["prediction"], one["metric"], one["images"])
         == ("triple-gap", "mean", "cross", "accuracy", "given")
     ]
-    mean = rows["triple-gap"]["figures"]["cross/accuracy"]["mean"]
+    mean = rows["triple-gap"]["metrics"]["cross/accuracy"]["mean"]
     assert float(line["value"]) == pytest.approx(mean["value"], abs=1e-6)
     assert line["paper"] == "0.682"
     assert rows["triple-cam_bp-melanoma"]["label_set"] == "paper15_melanoma"
@@ -241,7 +241,7 @@ def test_predictions_come_back_as_they_went(tmp_path: Path) -> None:
     assert read is not None
     assert (read.labels, read.pair_ids, read.lesion_ids) == (cell.labels, cell.pair_ids, cell.lesion_ids)
     assert (read.truth == cell.truth).all()
-    assert read.facts == cell.facts
+    assert read.metadata == cell.metadata
     for kind in PredictionKind:
         assert (read.given[kind] == cell.given[kind]).all()
         assert (read.swapped[kind] == cell.swapped[kind]).all()

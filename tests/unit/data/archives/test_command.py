@@ -33,10 +33,10 @@ def test_index_writes_a_manifest_and_says_what_it_left_out(tmp_path: Path) -> No
     assert json.loads(done.output) == {
         "manifest": out,
         "pairs": 2,
-        "single": 1,
+        "single_image": 1,
         "found": 4,
-        "left_out": {"not an image by its suffix": 1},
-        "columns_left_out": {},
+        "skipped": {"not an image by its suffix": 1},
+        "skipped_columns": {},
     }
 
 

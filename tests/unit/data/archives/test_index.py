@@ -39,7 +39,7 @@ def test_every_kind_of_archive_becomes_the_same_readable_manifest(archive: str, 
     validate(manifest)
     assert manifest.table.column_names == SCHEMA.names
     assert manifest.column("pair_id") == manifest.column("lesion_id") == list(LESIONS)
-    assert (index.found, index.pairs, index.single, index.left_out) == (6, 3, 0, {})
+    assert (index.found, index.pairs, index.single, index.skipped) == (6, 3, 0, {})
     assert index.containers == [archive]
     uris = [uri for pair in manifest.pairs() for uri in (pair.clinical_uri, pair.dermoscopy_uri) if uri]
     with ImageReader(uris) as reader:
@@ -81,7 +81,7 @@ def test_patterns_fill_columns_and_what_matches_none_is_counted(tmp_path: Path) 
     first, second = rows(index)
     assert (first["lesion_id"], first["patient_id"], first["site"]) == ("L1", "P1", "arm")
     assert (second["pair_id"], second["dermoscopy_uri"]) == ("L2", None)
-    assert index.left_out == {
+    assert index.skipped == {
         "matches no pattern": 1,
         "not an image by its suffix": 2,
         "an archive inside an archive": 1,
@@ -126,7 +126,7 @@ def test_a_folder_joins_files_and_archives(tmp_path: Path) -> None:
     os.mkfifo(source / "8.clinical.png")
     index = index_archive(str(source))
     assert sorted(str(row["pair_id"]) for row in rows(index)) == ["0", "1", "9"]
-    assert index.left_out == {
+    assert index.skipped == {
         "Parquet without images": 1,
         "an archive of a kind that is not read": 1,
         "not a regular file": 1,
@@ -157,7 +157,7 @@ def test_parquet_cells_are_addressed_and_nulls_are_seen(tmp_path: Path) -> None:
     with ImageReader() as reader:
         read = [[reader.read(str(uri)) if uri else None for uri in pair] for pair in uris]
     assert read == [[b"c0", b"d0"], [None, b"d1"], [b"c2", None]]
-    assert (index.pairs, index.single, index.left_out) == (3, 2, {"a row without an image": 1})
+    assert (index.pairs, index.single, index.skipped) == (3, 2, {"a row without an image": 1})
 
 
 def test_parquet_that_is_no_archive_is_one_message(tmp_path: Path) -> None:
@@ -322,7 +322,7 @@ def test_dicom_is_paired_by_headers_unless_a_pattern_names_it(tmp_path: Path, mo
     uri = write(tmp_path / "a.tar", tar_bytes(files))
     index = index_archive(uri)
     assert len(asked) == 3
-    assert index.left_out == {"no lesion": 2}
+    assert index.skipped == {"no lesion": 2}
     assert rows(index)[0]["age_years"] == 40.0
     asked.clear()
     index = index_archive(uri, PairingRule("{lesion}/clinical.dcm", "{lesion}/dermoscopy.dcm"))

@@ -117,8 +117,8 @@ def test_no_type_beside_the_images_is_a_traceback(tmp_path: Path, kind: pa.DataT
     index = index_archive(uri)
     found = rows(index)
     assert [read(row["clinical_uri"]) for row in found] == [b"1", b"2"]
-    assert ("extra" in found[0]) != ("extra" in index.columns_left_out)
-    assert index.columns_left_out == {} or index.columns_left_out["extra"][:8] in str(
+    assert ("extra" in found[0]) != ("extra" in index.skipped_columns)
+    assert index.skipped_columns == {} or index.skipped_columns["extra"][:8] in str(
         pq.read_schema(uri).field("extra").type
     )
 
@@ -135,7 +135,7 @@ def test_no_type_of_a_manifest_s_column_is_a_traceback(tmp_path: Path, kind: pa.
             index_archive(uri)
     else:
         assert len(rows(index)) == 2
-        assert name not in index.columns_left_out
+        assert name not in index.skipped_columns
 
 
 @pytest.mark.parametrize("kind", TYPES, ids=str)
@@ -175,7 +175,7 @@ def test_bytes_are_read_in_every_spelling(tmp_path: Path, kind: pa.DataType) -> 
     columns = {"lesion_id": ["a", "b"], "clinical": values(kind), "dermoscopy": values(kind)}
     index = index_archive(write(tmp_path / "a.parquet", columns, row_group_size=1))
     assert index.pairs == 1
-    assert index.left_out == {"a row without an image": 1}
+    assert index.skipped == {"a row without an image": 1}
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_duckdb_s_types_are_read(tmp_path: Path) -> None:
     (row,) = rows(index)
     assert uuid.UUID(row["lesion_id"]) != uuid.UUID(row["study"])
     assert (row["kind"], row["bits"]) == ("a", "0101")
-    assert list(index.columns_left_out) == ["l"]
+    assert list(index.skipped_columns) == ["l"]
     assert read(row["dermoscopy_uri"]) == b"d"
 
 
@@ -349,7 +349,7 @@ def test_a_folder_of_parts_is_read_whatever_its_name(tmp_path: Path, name: str) 
     uri = spark(tmp_path / name, IMAGES)
     index = index_archive(uri)
     assert [row["lesion_id"] for row in rows(index)] == ["a", "b"]
-    assert index.left_out["Parquet that begins with '_' or '.', or lies in such a folder"] == 2
+    assert index.skipped["Parquet that begins with '_' or '.', or lies in such a folder"] == 2
     scored = pieces(uri)
     assert scored.column("lesion_id") == ["a", "b"]
     assert [read(str(cell)) for cell in scored.column("clinical_uri")] == [b"a", b"b"]
