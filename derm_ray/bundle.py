@@ -13,10 +13,10 @@ from torch import Tensor
 from derm_ray import RESEARCH_NOTICE, __version__, storage
 from derm_ray.data.preprocessing import Preprocessing
 from derm_ray.data.reference import Distribution, Reference
+from derm_ray.domain import Calibration, LabelSet, OperatingPoint, PredictionKind, label_set
 from derm_ray.errors import BundleError, InputError, OutputExistsError, StorageError
+from derm_ray.models.factory import NetworkConfig, build_network
 from derm_ray.models.networks import PairNetwork
-from derm_ray.models.zoo import NetworkConfig, build_network
-from derm_ray.vocabulary import Calibration, LabelSet, OperatingPoint, PredictionKind, label_set
 
 FORMAT_VERSION = 2
 INDEX = "bundle.json"
@@ -75,7 +75,7 @@ def _model_digest(weights_sha256: str, index: Mapping[str, Any]) -> str:
     return storage.digest({"weights": weights_sha256, **{key: index[key] for key in keys}})
 
 
-def seal_bundle(
+def save_bundle(
     uri: str,
     *,
     network: NetworkConfig,
@@ -213,7 +213,7 @@ def _card(index: Mapping[str, Any]) -> str:
         for point in index["calibration"]["operating_points"]
     )
     metrics = index["provenance"].get("metrics", {})
-    figures = "\n".join(f"- {name}: {value:.4g}" for name, value in metrics.items() if isinstance(value, int | float))
+    metrics = "\n".join(f"- {name}: {value:.4g}" for name, value in metrics.items() if isinstance(value, int | float))
     return f"""# Lesion-pair model ({index["label_set"]}, {len(index["classes"])} classes)
 
 {RESEARCH_NOTICE}
@@ -227,7 +227,7 @@ def _card(index: Mapping[str, Any]) -> str:
 
 ## Validation at the chosen epoch
 
-{figures or "none recorded"}
+{metrics or "none recorded"}
 
 ## Operating points, chosen on val
 

@@ -1,4 +1,4 @@
-"""Recognising credentials in text, and telling the text without them."""
+"""Recognizing credentials in text, and telling the text without them."""
 
 import re
 
@@ -53,5 +53,5 @@ def names_a_secret(name: str, value: str) -> bool:
 
 
 def _hide(match: re.Match[str]) -> str:
-    start, end = (place - match.start() for place in match.span("value"))
+    start, end = (position - match.start() for position in match.span("value"))
     return match[0][:start] + _HIDDEN + match[0][end:]

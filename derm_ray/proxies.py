@@ -65,8 +65,8 @@ def proxy_for(url: str, socks_package: str) -> Proxy | None:
     kind = next((name for name in (parts.scheme, "all") if known.get(name)), None)
     if kind is None:
         return None
-    spelt = f"{kind}_proxy"
-    variable = next((name for name in (spelt, spelt.upper()) if os.environ.get(name)), "the system's settings")
+    spelled = f"{kind}_proxy"
+    variable = next((name for name in (spelled, spelled.upper()) if os.environ.get(name)), "the system's settings")
     value = known[kind].strip()
     proxy = Proxy(value if "://" in value else f"http://{value}", variable)
     try:

@@ -96,7 +96,7 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 @contextmanager
-def explained(uri: str) -> Iterator[None]:
+def translate_errors(uri: str) -> Iterator[None]:
     """Turn what filesystems raise into one :class:`StorageError` that names the URI and the mend."""
     try:
         yield
@@ -130,7 +130,7 @@ def _is_storage_failure(error: Exception) -> bool:
 def kind(uri: str) -> str | None:
     """Return ``file``, ``directory`` or another kind of what lies at a URI, ``None`` where nothing does."""
     fs, path = filesystem(uri)
-    with explained(uri):
+    with translate_errors(uri):
         fs.invalidate_cache(path)
         try:
             return str(fs.info(path)["type"])
@@ -145,7 +145,7 @@ def kind(uri: str) -> str | None:
 def exists(uri: str) -> bool:
     """Tell whether a file or a non-empty folder is there."""
     fs, path = filesystem(uri)
-    with explained(uri):
+    with translate_errors(uri):
         fs.invalidate_cache()
         return bool(fs.exists(path))
 
@@ -157,7 +157,7 @@ def read_bytes(uri: str) -> bytes:
         StorageError: it is missing, forbidden or unreachable.
     """
     fs, path = filesystem(uri)
-    with explained(uri):
+    with translate_errors(uri):
         return fs.cat_file(path)  # type: ignore[no-any-return]
 
 
@@ -170,7 +170,7 @@ def read_range(uri: str, start: int, stop: int) -> bytes:
     if start >= stop:
         return b""
     fs, path = filesystem(uri)
-    with explained(uri):
+    with translate_errors(uri):
         if is_local(uri) and not stat.S_ISREG(mode := os.stat(path).st_mode) and not stat.S_ISDIR(mode):
             raise StorageError(f"{uri}: a pipe or a device, no file.")
         try:
@@ -189,7 +189,7 @@ def size(uri: str) -> int:
         StorageError: it is missing, forbidden or unreachable.
     """
     fs, path = filesystem(uri)
-    with explained(uri):
+    with translate_errors(uri):
         fs.invalidate_cache(path)
         return int(fs.info(path)["size"])
 
@@ -202,7 +202,7 @@ def open_read(uri: str) -> Iterator[BinaryIO]:
         StorageError: it is missing, forbidden or unreachable.
     """
     fs, path = filesystem(uri)
-    with explained(uri):
+    with translate_errors(uri):
         file = fs.open(path, "rb")
     with file:
         yield file
@@ -215,10 +215,10 @@ def write_bytes(uri: str, data: bytes) -> None:
     multipart upload.
     """
     fs, path = filesystem(uri)
-    with explained(uri):
+    with translate_errors(uri):
         if is_local(uri):
-            with _beside(path) as temporary:
-                _fill(temporary, data)
+            with _temporary_file(path) as temporary:
+                _write_synced(temporary, data)
                 os.replace(temporary, path)
         else:
             fs.pipe_file(path, data)
@@ -226,7 +226,7 @@ def write_bytes(uri: str, data: bytes) -> None:
 
 
 @contextmanager
-def _beside(path: str) -> Iterator[str]:
+def _temporary_file(path: str) -> Iterator[str]:
     """Yield a temporary name in a file's folder; what still lies there at the end is removed."""
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
@@ -238,7 +238,7 @@ def _beside(path: str) -> Iterator[str]:
             os.unlink(temporary)
 
 
-def _fill(path: str, data: bytes) -> None:
+def _write_synced(path: str, data: bytes) -> None:
     with open(path, "xb") as file:
         file.write(data)
         file.flush()
@@ -255,7 +255,7 @@ def create(uri: str, data: bytes) -> bool:
         data: unlike what any other caller writes, such as by holding a random id.
     """
     fs, path = filesystem(uri)
-    with explained(uri):
+    with translate_errors(uri):
         try:
             if is_local(uri):
                 _create_local(path, data)
@@ -274,22 +274,22 @@ def create(uri: str, data: bytes) -> bool:
 
 
 def _create_local(path: str, data: bytes) -> None:
-    with _beside(path) as temporary:
-        _fill(temporary, data)
+    with _temporary_file(path) as temporary:
+        _write_synced(temporary, data)
         try:
             os.link(temporary, path)
         except FileExistsError:
             raise
         except OSError:  # a disk without hard links, such as exFAT
-            _fill(path, data)
+            _write_synced(path, data)
 
 
 def upload(local_path: str, uri: str) -> None:
     """Copy a local file to a URI, atomically."""
     fs, path = filesystem(uri)
-    with explained(uri):
+    with translate_errors(uri):
         if is_local(uri):
-            with _beside(path) as temporary:
+            with _temporary_file(path) as temporary:
                 shutil.copyfile(local_path, temporary)
                 os.replace(temporary, path)
         else:
@@ -317,7 +317,7 @@ def write_json(uri: str, value: Any) -> None:
 def list_files(uri: str) -> list[str]:
     """Return the absolute URIs of all files below a folder, sorted; empty where there is none."""
     fs, path = filesystem(uri)
-    with explained(uri):
+    with translate_errors(uri):
         fs.invalidate_cache()
         if not fs.exists(path):
             return []
@@ -328,7 +328,7 @@ def list_files(uri: str) -> list[str]:
 def list_folder(uri: str) -> list[str]:
     """Return the names directly in a folder, sorted, those of folders with a slash; empty where there is none."""
     fs, path = filesystem(uri)
-    with explained(uri):
+    with translate_errors(uri):
         fs.invalidate_cache()
         try:
             entries = fs.ls(path, detail=True)
@@ -346,7 +346,7 @@ def fingerprint(uri: str) -> str:
         uri: a file, or a folder with all that lies below it.
     """
     fs, path = filesystem(uri)
-    with explained(uri):
+    with translate_errors(uri):
         fs.invalidate_cache()
         info = fs.info(path)
         found = fs.find(path, detail=True) if info["type"] == "directory" else {path: info}
@@ -366,7 +366,7 @@ def modified(uri: str) -> float | None:
         StorageError: see :func:`filesystem`.
     """
     fs, path = filesystem(uri)
-    with explained(uri):
+    with translate_errors(uri):
         try:
             return float(fs.modified(path).timestamp())
         except NotImplementedError:
@@ -376,7 +376,7 @@ def modified(uri: str) -> float | None:
 def remove(uri: str) -> None:
     """Remove a file; nothing happens where there is none."""
     fs, path = filesystem(uri)
-    with explained(uri), suppress(FileNotFoundError):
+    with translate_errors(uri), suppress(FileNotFoundError):
         fs.rm_file(path)
 
 
@@ -397,7 +397,7 @@ def remove_temporary(uri: str) -> None:
 def remove_tree(uri: str) -> None:
     """Remove a folder and all below it; nothing happens where there is none."""
     fs, path = filesystem(uri)
-    with explained(uri):
+    with translate_errors(uri):
         fs.invalidate_cache()
         if fs.exists(path):
             fs.rm(path, recursive=True)

@@ -24,11 +24,11 @@ import psutil
 
 from derm_ray.data.inputs import MemoryInput
 from derm_ray.data.synthetic import synthesize
-from derm_ray.models.zoo import NetworkConfig
+from derm_ray.domain import PAPER15
+from derm_ray.models.factory import NetworkConfig
 from derm_ray.runtime import machine_cpus, ray_session
 from derm_ray.scoring.pipeline import ScoringOptions, score
 from derm_ray.studies.benchmark.comparison import to_row, turns
-from derm_ray.vocabulary import PAPER15
 from tests.conftest import seal_untrained
 from tests.monitored import metrics_url
 

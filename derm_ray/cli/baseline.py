@@ -19,8 +19,8 @@ def baseline(
 ) -> None:
     """Logistic regression on frozen VGG-16 features: what a trained network has to beat."""
     from derm_ray.data.manifest import read_manifest
+    from derm_ray.domain import label_set as find
     from derm_ray.studies.baseline import run_baseline
-    from derm_ray.vocabulary import label_set as find
 
     result = run_baseline(read_manifest(manifest), find(label_set), init_weights=init_weights, size=size)
     shown = ("accuracy", "balanced_accuracy", "macro_auroc", "cancer/auroc", "melanoma/auroc")

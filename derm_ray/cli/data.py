@@ -98,7 +98,7 @@ def _import(
     from derm_ray.data.manifest import write_manifest
     from derm_ray.data.summary import summarize
     from derm_ray.data.validation import find_warnings, validate
-    from derm_ray.vocabulary import label_set as find
+    from derm_ray.domain import label_set as find
 
     result = read(source, find(label_set), out)
     validate(replace(result.manifest, uri=rows_of or out), find(label_set))
@@ -172,9 +172,9 @@ def validate(
     from derm_ray.data.summary import summarize
     from derm_ray.data.validation import find_warnings
     from derm_ray.data.validation import validate as check
+    from derm_ray.domain import Split
+    from derm_ray.domain import label_set as find
     from derm_ray.errors import ManifestError
-    from derm_ray.vocabulary import Split
-    from derm_ray.vocabulary import label_set as find
 
     read = read_manifest(manifest)
     try:
@@ -270,7 +270,7 @@ def synthesize(
 ) -> None:
     """Draw synthetic lesion pairs: the clinical image shows one half of the class, dermoscopy the other."""
     from derm_ray.data.synthetic import synthesize as draw
-    from derm_ray.vocabulary import label_set as find
+    from derm_ray.domain import label_set as find
 
     manifest = draw(out, pairs, find(label_set), seed=seed)
     emit({"manifest": manifest.uri, "pairs": len(manifest)}, f"{pairs} pairs, {manifest.uri}", as_json=as_json)

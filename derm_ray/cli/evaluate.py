@@ -7,7 +7,7 @@ import typer
 
 from derm_ray import RESEARCH_NOTICE
 from derm_ray.cli.options import EngineOption, JsonOption, ManifestOption, ModelOption, emit
-from derm_ray.vocabulary import CancerDefinition, Split
+from derm_ray.domain import CancerDefinition, Split
 
 if TYPE_CHECKING:
     from derm_ray.data.manifest import Manifest

@@ -17,7 +17,7 @@ def show(bundle: BundleArgument, as_json: JsonOption = False) -> None:
     """Print a bundle's model card."""
     from derm_ray import storage
     from derm_ray.bundle import CARD, load_bundle
-    from derm_ray.inference.engines.sealed import load_engine, sealed_engines
+    from derm_ray.inference.engines.engine_store import load_engine, stored_engines
 
     model = load_bundle(bundle)
     values = {
@@ -28,7 +28,7 @@ def show(bundle: BundleArgument, as_json: JsonOption = False) -> None:
         "classes": model.label_set.class_names,
         "preprocessing": model.preprocessing.to_json(),
         "provenance": model.provenance,
-        "engines": {name: load_engine(model, name).parity for name in sealed_engines(model)},
+        "engines": {name: load_engine(model, name).parity for name in stored_engines(model)},
     }
     emit(values, storage.read_bytes(storage.join(bundle, CARD)).decode().rstrip(), as_json=as_json)
 
@@ -37,10 +37,10 @@ def show(bundle: BundleArgument, as_json: JsonOption = False) -> None:
 def verify(bundle: BundleArgument, as_json: JsonOption = False) -> None:
     """Check every digest of a bundle and of its engines."""
     from derm_ray.bundle import load_bundle
-    from derm_ray.inference.engines.sealed import load_engine, sealed_engines
+    from derm_ray.inference.engines.engine_store import load_engine, stored_engines
 
     model = load_bundle(bundle)
-    engines = [load_engine(model, name).identity for name in sealed_engines(model)]
+    engines = [load_engine(model, name).identity for name in stored_engines(model)]
     values = {"bundle": bundle, "model_digest": model.model_digest, "engines": engines, "valid": True}
     lines = [f"{bundle}: sound, model {model.model_digest}", *(f"engine {engine}" for engine in engines)]
     emit(values, "\n".join(lines), as_json=as_json)
@@ -61,7 +61,7 @@ def quantize(
     from derm_ray.data.manifest import read_manifest
     from derm_ray.evaluation.quantization import quantize_bundle
 
-    made = quantize_bundle(bundle, read_manifest(manifest), most_pairs=pairs, overwrite=overwrite)
+    made = quantize_bundle(bundle, read_manifest(manifest), max_pairs=pairs, overwrite=overwrite)
     lines = [
         f"calibrated on {made.calibrated_on} pairs of val, compared with fp32 on {made.parity.pairs} others",
         *made.parity.lines(),

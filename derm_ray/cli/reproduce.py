@@ -28,7 +28,7 @@ def reproduce(
             "default torchvision's download.",
         ),
     ] = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Data-parallel workers of each cell.")] = 1,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Data-parallel workers of each trial.")] = 1,
     cpus_per_worker: Annotated[int, typer.Option("--cpus-per-worker", min=1, help="CPUs of each worker.")] = 1,
     gpu: Annotated[bool, typer.Option("--gpu/--no-gpu", help="One GPU per worker.")] = False,
     cache_limit: Annotated[
@@ -40,13 +40,13 @@ def reproduce(
 ) -> None:
     """Train every row of the paper's tables, and judge its claims on the test split.
 
-    Exit code 1 where a cell failed; the same command tries these again.
+    Exit code 1 where a trial failed; the same command tries these again.
     """
     from derm_ray.data.manifest import read_manifest
-    from derm_ray.studies.reproduction.cells import Resources
     from derm_ray.studies.reproduction.report import main_table
     from derm_ray.studies.reproduction.study import parse_seeds, parse_weights
     from derm_ray.studies.reproduction.study import reproduce as run
+    from derm_ray.studies.reproduction.trials import Resources
 
     with stopping.resumable_at_once():
         study = run(

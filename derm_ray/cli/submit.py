@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 # What a command line is refused with: Typer exports only this class's children.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 # Options whose values are places; those of the other options are the same everywhere.
-_PLACES = frozenset(
+_URI_OPTIONS = frozenset(
     {"--manifest", "--input", "--model", "--out", "--init-weights", "--cam", "--cache", "--allow-prefix"}
 )
 
@@ -103,15 +103,15 @@ def check_arguments(root: Any, command: str, arguments: Sequence[str]) -> dict[s
         raise ConfigError("--address belongs before `--`: a job joins the cluster it runs on.")
     local: list[str] = []
     for param in target.params:
-        option = next((name for name in param.opts if name in _PLACES), None)
+        option = next((name for name in param.opts if name in _URI_OPTIONS), None)
         values = params.get(str(param.name))
         if option is None or values is None:
             continue
         for value in values if isinstance(values, (list, tuple)) else [values]:
             head, separator, tail = str(value).partition("=")
-            place = tail if separator and "/" not in head else str(value)
-            if check_place(option, place):
-                local.append(place)
+            uri = tail if separator and "/" not in head else str(value)
+            if check_place(option, uri):
+                local.append(uri)
     if local:
         logger.warning("%s: a path on each node of the cluster, not on this machine.", ", ".join(dict.fromkeys(local)))
     return params

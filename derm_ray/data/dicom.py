@@ -13,8 +13,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import read_dataset
 
 from derm_ray.data.dicom_pixels import first_frame
+from derm_ray.domain import ImageFlag, Modality
 from derm_ray.errors import ImageError, ImageErrorCode
-from derm_ray.vocabulary import ImageFlag, Modality
 
 HEAD_BYTES = 4_000_000
 """Pixels have to begin within these bytes; a header is never read further."""
@@ -100,9 +100,9 @@ def read_header(data_or_head: bytes) -> DicomHeader:
 def decode_dicom(data: bytes, max_pixels: int) -> tuple[Image.Image, tuple[str, ...]]:
     """Return the first frame of a DICOM file as the standard displays it, and its flags.
 
-    Grey values pass through the modality LUT or the rescale, then through the first VOI LUT or else the first window,
+    Gray values pass through the modality LUT or the rescale, then through the first VOI LUT or else the first window,
     and MONOCHROME1 is inverted (PS3.3 C.11.1, C.11.2 and C.7.6.3.1.2). Without a VOI LUT and a window, the full range
-    that the stored bits can express becomes 0..255, whatever part of it the image uses. Colours of more than 8 bits
+    that the stored bits can express becomes 0..255, whatever part of it the image uses. Colors of more than 8 bits
     keep their upper 8. An element without a value counts as absent. An EXIF orientation inside a frame is ignored.
 
     Args:
@@ -112,7 +112,7 @@ def decode_dicom(data: bytes, max_pixels: int) -> tuple[Image.Image, tuple[str, 
 
     Returns:
         The image, mode L or RGB, with the ICC profile in its ``info``, and values of
-        :class:`derm_ray.vocabulary.ImageFlag`.
+        :class:`derm_ray.domain.ImageFlag`.
 
     Raises:
         ImageError: with the code ``not_an_image``, ``too_many_pixels``, ``unsupported`` (a layout that is not read,

@@ -11,7 +11,7 @@ from derm_ray.data.archives.names import Damaged
 from derm_ray.data.archives.pairing import DEFAULT_RULE, PairingRule
 from derm_ray.data.archives.parquet_columns import Content
 from derm_ray.data.archives.parquet_tables import parquet_content
-from derm_ray.data.manifest import Manifest, conform, scan_manifest
+from derm_ray.data.manifest import Manifest, normalize_schema, scan_manifest
 from derm_ray.data.parts import SUFFIX, is_folder, parquet_parts, relative, values, with_values
 from derm_ray.data.prepared import require_size
 from derm_ray.data.preprocessing import Preprocessing
@@ -72,7 +72,7 @@ class ManifestInput:
             )
         columns = values(relative(part, self.uri))
         for piece in scan_manifest(part):
-            table = conform(with_values(piece.table, columns), self.uri).table
+            table = normalize_schema(with_values(piece.table, columns), self.uri).table
             yield Manifest(table, self.uri, piece.missing_words).absolute()
 
     def fingerprint(self) -> str:
@@ -115,7 +115,7 @@ class ArchiveInput:
         """See :class:`Input`."""
         index = index_archive(self.uri, self._rule)
         self.skipped.update(index.skipped)
-        return (conform(table, self.uri) for table in index.tables())
+        return (normalize_schema(table, self.uri) for table in index.tables())
 
     def fingerprint(self) -> str:
         """See :class:`Input`."""

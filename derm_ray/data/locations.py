@@ -30,15 +30,15 @@ class Locations:
 
     def refusal(self, uri: str) -> str | None:
         """Return why an image may not be opened, or ``None``."""
-        place = storage.absolute(uri)
+        target = storage.absolute(uri)
         scheme = storage.scheme(uri)
         if "::" in uri:
             return "chained URIs are not allowed"
         if scheme and _is_link_local(uri):
             return "link-local addresses are not allowed"
-        if place.partition("#")[0] == self._archive:
+        if target.partition("#")[0] == self._archive:
             return None
-        within = any(_lies_in(place, prefix) for prefix in (*self._prefixes, self._own))
+        within = any(_is_inside(target, prefix) for prefix in (*self._prefixes, self._own))
         if self._prefixes:
             return None if within else "it lies outside the allowed prefixes (--allow-prefix)"
         if storage.is_local(uri):
@@ -48,9 +48,9 @@ class Locations:
         return f"scheme {scheme!r} is not allowed (--allow-prefix allows a folder)"
 
 
-def _lies_in(place: str, folder: str) -> bool:
+def _is_inside(uri: str, folder: str) -> bool:
     # HTTP clients decode and resolve dots that are written as %2e.
-    return place.startswith(folder.rstrip("/") + "/") and ".." not in unquote(place).split("/")
+    return uri.startswith(folder.rstrip("/") + "/") and ".." not in unquote(uri).split("/")
 
 
 def _is_link_local(uri: str) -> bool:

@@ -17,8 +17,8 @@ from derm_ray import storage
 from derm_ray.data.csv_reader import CsvTables
 from derm_ray.data.jsonl_reader import jsonl_tables
 from derm_ray.data.normalization import column_key, convert, has_unseen, not_numbers
+from derm_ray.domain import LabelSet, LesionPair, Modality, Split
 from derm_ray.errors import ConfigError, ManifestError
-from derm_ray.vocabulary import LabelSet, LesionPair, Modality, Split
 
 SCHEMA = pa.schema(
     [
@@ -154,7 +154,7 @@ def _suffix(uri: str) -> str:
     raise ConfigError(f"{uri}: a manifest's name must end in one of {', '.join(_SUFFIXES)}.")
 
 
-def conform(table: pa.Table, uri: str, *, first_row: int = 0) -> Manifest:
+def normalize_schema(table: pa.Table, uri: str, *, first_row: int = 0) -> Manifest:
     """Bring any table with at least ``lesion_id`` or ``pair_id`` to :data:`SCHEMA`.
 
     Names of columns are compared without case, blanks and separators (``Lesion ID`` is ``lesion_id``). ``pair_id``
@@ -195,18 +195,18 @@ def conform(table: pa.Table, uri: str, *, first_row: int = 0) -> Manifest:
     if problems:
         raise ManifestError(uri, problems)
     nullable = pa.schema([field.with_nullable(True) for field in SCHEMA])
-    conformed = pa.table(arrays, schema=nullable)
+    normalized = pa.table(arrays, schema=nullable)
     for name in table.column_names:
         if name not in names.values():
-            conformed = conformed.append_column(name, table[name])
-    return Manifest(conformed, uri, missing_words)
+            normalized = normalized.append_column(name, table[name])
+    return Manifest(normalized, uri, missing_words)
 
 
 def _known_columns(names: Sequence[str], uri: str) -> dict[str, str]:
     """Return known name -> name in the table.
 
     Raises:
-        ManifestError: see :func:`conform`.
+        ManifestError: see :func:`normalize_schema`.
     """
     problems = [f"column {name!r} stands more than once; keep one" for name, n in Counter(names).items() if n > 1]
     problems += [
@@ -259,13 +259,13 @@ def scan_manifest(uri: str, rows: int = BATCH_ROWS) -> Iterator[Manifest]:
         )
         while True:
             try:
-                with storage.explained(uri):
+                with storage.translate_errors(uri):
                     table = next(tables, None)
             except _UNPARSABLE as error:
                 raise ManifestError(uri, [f"cannot be parsed as {suffix[1:]}: {error}"]) from error
             if table is None:
                 return
-            yield conform(table, storage.absolute(uri), first_row=first_row)
+            yield normalize_schema(table, storage.absolute(uri), first_row=first_row)
             first_row += table.num_rows
 
 

@@ -20,7 +20,7 @@ def is_folder(uri: str) -> bool:
         StorageError: storage failed.
     """
     fs, path = storage.filesystem(uri)
-    with storage.explained(uri):
+    with storage.translate_errors(uri):
         fs.invalidate_cache()
         return bool(fs.isdir(path))
 

@@ -19,9 +19,9 @@ from derm_ray.data.loading import THREADS, load_all
 from derm_ray.data.manifest import Manifest, write_manifest
 from derm_ray.data.preprocessing import PairPixels, Pixels, Preprocessing
 from derm_ray.data.validation import validate
+from derm_ray.domain import LesionPair, Modality
 from derm_ray.errors import ConfigError, ManifestError, OutputExistsError
 from derm_ray.observability import Progress, ProgressLine
-from derm_ray.vocabulary import LesionPair, Modality
 
 MANIFEST = "manifest.parquet"
 COLUMN = "prepared_size"
@@ -59,8 +59,8 @@ class _Block:
     def members(self) -> list[dict[Modality, str]]:
         """The name of each pair's images inside the tar."""
         return [
-            {m: f"{place:04d}/{m}.png" for m in Modality if pair.uri(m) is not None}
-            for place, pair in enumerate(self.pairs)
+            {m: f"{index:04d}/{m}.png" for m in Modality if pair.uri(m) is not None}
+            for index, pair in enumerate(self.pairs)
         ]
 
 
@@ -179,7 +179,7 @@ def _write(block: _Block, loaded: Sequence[PairPixels], out_uri: str, executor: 
     with tempfile.TemporaryDirectory(prefix="derm_ray_") as folder:
         path = str(Path(folder) / block.name)
         files = executor.map(_png, (pixels for _, pixels in given))
-        with storage.explained(path), tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        with storage.translate_errors(path), tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
             for (name, _), data in zip(given, files, strict=True):
                 info = tarfile.TarInfo(name)
                 info.size = len(data)

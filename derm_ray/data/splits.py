@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from derm_ray.data.manifest import Manifest
-from derm_ray.vocabulary import Split
+from derm_ray.domain import Split
 
 TEST_FRACTION = 0.3
 VAL_FRACTION = 0.15

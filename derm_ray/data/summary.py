@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from derm_ray.data.manifest import SCHEMA, Manifest
-from derm_ray.vocabulary import Split
+from derm_ray.domain import Split
 
 
 @dataclass(frozen=True)

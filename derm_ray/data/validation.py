@@ -9,11 +9,11 @@ from statistics import median
 from derm_ray import storage
 from derm_ray.data.manifest import URI_COLUMNS, Manifest
 from derm_ray.data.normalization import has_unseen
+from derm_ray.domain import LabelSet, Split
 from derm_ray.errors import ManifestError, unknown_name
-from derm_ray.vocabulary import LabelSet, Split
 
 GROUP_COLUMNS = ("lesion_id", "patient_id")
-MOST_ROWS = 20
+MAX_ROWS = 20
 """Row numbers of one message."""
 SKIN_TONE_SCALES = {"milk": (0, 5), "fitzpatrick": (1, 6), "monk": (1, 10)}
 
@@ -64,8 +64,8 @@ def find_problems(
 
 def _rows(indices: Iterable[int]) -> str:
     numbers = [str(i + 1) for i in indices]
-    more = f" and {len(numbers) - MOST_ROWS:,} more" if len(numbers) > MOST_ROWS else ""
-    return ("row " if len(numbers) == 1 else "rows ") + ", ".join(numbers[:MOST_ROWS]) + more
+    more = f" and {len(numbers) - MAX_ROWS:,} more" if len(numbers) > MAX_ROWS else ""
+    return ("row " if len(numbers) == 1 else "rows ") + ", ".join(numbers[:MAX_ROWS]) + more
 
 
 def _positions(values: Iterable[str | None]) -> dict[str, list[int]]:

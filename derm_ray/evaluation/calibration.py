@@ -10,18 +10,18 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 
+from derm_ray.domain import SENSITIVITIES, Calibration, LabelSet, OperatingPoint, PredictionKind, Task
 from derm_ray.evaluation.metrics import Labels, Scores
 from derm_ray.evaluation.tasks import task_scores
 from derm_ray.inference.predictor import temper
-from derm_ray.vocabulary import SENSITIVITIES, Calibration, LabelSet, OperatingPoint, PredictionKind, Task
 
 BINS = 10
 TEMPERATURES = (0.25, 8.0)
-"""Range of the fit: val sets are small, and a temperature outside means that nothing was learnt."""
+"""Range of the fit: val sets are small, and a temperature outside means that nothing was learned."""
 
 
 def fit_temperature(labels: Labels, probabilities: npt.NDArray[np.float32]) -> float:
-    """Return the temperature that minimises the negative log-likelihood (Guo et al. 2017), within 0.25..8."""
+    """Return the temperature that minimizes the negative log-likelihood (Guo et al. 2017), within 0.25..8."""
 
     def loss(log_temperature: float) -> float:
         return negative_log_likelihood(labels, temper(probabilities, float(np.exp(log_temperature))))

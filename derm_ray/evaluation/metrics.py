@@ -1,4 +1,4 @@
-"""Multi-class figures from probabilities, in numpy.
+"""Multi-class metrics from probabilities, in numpy.
 
 Shapes: N pairs, K classes. ``labels`` are class indices (N,), ``probabilities`` (N, K).
 """
@@ -15,7 +15,7 @@ Scores = npt.NDArray[np.floating]
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """Figures of a multi-class prediction, each 0..1.
+    """Metrics of a multi-class prediction, each 0..1.
 
     Attributes:
         accuracy: share of pairs whose most probable class is right.

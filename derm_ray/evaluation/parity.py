@@ -1,4 +1,4 @@
-"""How far two ways of computing the same model's answers lie apart."""
+"""How far two ways of computing the same model's predicted lie apart."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -9,12 +9,12 @@ import numpy.typing as npt
 
 from derm_ray.bundle import Bundle
 from derm_ray.data.loading import load_all
+from derm_ray.domain import LesionPair, PredictionKind, Task
 from derm_ray.evaluation.comparison import Interval, bootstrap
 from derm_ray.inference.predictor import Predictor
-from derm_ray.vocabulary import LesionPair, PredictionKind, Task
 
-LEAST_AGREEMENT = 0.99
-MOST_DIFFERENCE = 0.01
+MIN_AGREEMENT = 0.99
+MAX_DIFFERENCE = 0.01
 UNCALIBRATED_THRESHOLD = 0.5
 
 Probabilities = npt.NDArray[np.float64]
@@ -22,7 +22,7 @@ Probabilities = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class KindParity:
-    """Two predictors' answers of one kind, compared over the same pairs.
+    """Two predictors' predicted of one kind, compared over the same pairs.
 
     Attributes:
         agreement: share of pairs with the same most probable class, 0..1.
@@ -41,7 +41,7 @@ class Parity:
 
     Attributes:
         pairs: how many were compared.
-        kinds: prediction kind -> figures.
+        kinds: prediction kind -> metrics.
         task: the label set's first, cancer where it has that.
         positives: pairs whose diagnosis is one of the task's positives.
         sensitivity: share of these above the threshold of the model's first operating point for the task (0.5 where it
@@ -58,10 +58,9 @@ class Parity:
 
     @property
     def passed(self) -> bool:
-        """Whether the same model answers: every kind agrees on 99% of pairs, with a mean |dp| of at most 0.01."""
+        """Whether the same model predicted: every kind agrees on 99% of pairs, with a mean |dp| of at most 0.01."""
         return all(
-            kind.agreement >= LEAST_AGREEMENT and kind.mean_difference <= MOST_DIFFERENCE
-            for kind in self.kinds.values()
+            kind.agreement >= MIN_AGREEMENT and kind.mean_difference <= MAX_DIFFERENCE for kind in self.kinds.values()
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -69,7 +68,7 @@ class Parity:
         return {
             "pairs": self.pairs,
             "passed": self.passed,
-            "kinds": {str(kind): asdict(figures) for kind, figures in self.kinds.items()},
+            "kinds": {str(kind): asdict(metrics) for kind, metrics in self.kinds.items()},
             "sensitivity": {
                 "task": self.task,
                 "positives": self.positives,
@@ -81,19 +80,19 @@ class Parity:
 
     def lines(self) -> list[str]:
         """Return it for people."""
-        told = [
-            f"{kind:<11} agreement {figures.agreement:.4f}, mean |dp| {figures.mean_difference:.5f}, "
-            f"largest {figures.largest_difference:.3f}"
-            for kind, figures in self.kinds.items()
+        lines = [
+            f"{kind:<11} agreement {metrics.agreement:.4f}, mean |dp| {metrics.mean_difference:.5f}, "
+            f"largest {metrics.largest_difference:.3f}"
+            for kind, metrics in self.kinds.items()
         ]
         if self.positives:
             before, after = self.sensitivity
             difference = self.sensitivity_difference
-            told.append(
+            lines.append(
                 f"{self.task} sensitivity {before:.4f} -> {after:.4f}, difference {difference.value:+.4f} "
                 f"({difference.low:+.4f}..{difference.high:+.4f}), {self.positives} pairs"
             )
-        return told
+        return lines
 
 
 def measure_parity(reference: Predictor, other: Predictor, pairs: Sequence[LesionPair], uri: str) -> Parity:
@@ -110,11 +109,11 @@ def measure_parity(reference: Predictor, other: Predictor, pairs: Sequence[Lesio
     """
     specs = [predictor.bundle.preprocessing for predictor in (reference, other)]
     streams = [load_all(pairs, spec, uri) for spec in (specs if specs[0] != specs[1] else specs[:1])]
-    answers: list[list[Mapping[PredictionKind, tuple[float, ...]]]] = [[], []]
+    predicted: list[list[Mapping[PredictionKind, tuple[float, ...]]]] = [[], []]
     for chunks in zip(*streams, strict=True):
-        for predictor, chunk, rows in zip((reference, other), (chunks[0], chunks[-1]), answers, strict=True):
+        for predictor, chunk, rows in zip((reference, other), (chunks[0], chunks[-1]), predicted, strict=True):
             rows += [prediction.per_input_predictions for prediction in predictor.predict(chunk)]
-    before, after = ({kind: np.array([row[kind] for row in rows]) for kind in rows[0]} for rows in answers)
+    before, after = ({kind: np.array([row[kind] for row in rows]) for kind in rows[0]} for rows in predicted)
     task = reference.bundle.label_set.tasks()[0]
     above = [_above_threshold(reference.bundle, task, kinds[PredictionKind.CROSS]) for kinds in (before, after)]
     positive = np.array([pair.diagnosis in task.positive for pair in pairs])

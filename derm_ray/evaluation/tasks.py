@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from derm_ray.domain import Task
 from derm_ray.evaluation.metrics import Labels, Scores, auroc
-from derm_ray.vocabulary import Task
 
 SPECIFICITY = 0.95
 
 
 @dataclass(frozen=True)
 class TaskMetrics:
-    """Figures of a binary task, each 0..1; NaN where one side is empty.
+    """Metrics of a binary task, each 0..1; NaN where one side is empty.
 
     Attributes:
         auroc: area under the ROC curve.
@@ -44,7 +44,7 @@ def sensitivity_at_specificity(positive: Scores, negative: Scores, specificity: 
 
 
 def task_metrics(task: Task, class_names: Sequence[str], labels: Labels, probabilities: Scores) -> TaskMetrics:
-    """Compute a task's figures; pairs of classes in neither list are left out.
+    """Compute a task's metrics; pairs of classes in neither list are left out.
 
     Args:
         task: positives and negatives by class name; the score is the summed probability of the positives.

@@ -8,9 +8,9 @@ import torch
 
 from derm_ray.bundle import Bundle
 from derm_ray.data.preprocessing import PairPixels
+from derm_ray.domain import Modality, Prediction, PredictionKind
 from derm_ray.inference.engines.engine import Engine, Images, Probabilities
 from derm_ray.inference.engines.selection import make_engine
-from derm_ray.vocabulary import Modality, Prediction, PredictionKind
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Predictor:
                 per_input_predictions = {
                     kind: tuple(float(p) for p in probabilities[row]) for kind, probabilities in kinds.items()
                 }
-                predictions[index] = self._answer(pairs[index].modality, per_input_predictions)
+                predictions[index] = self._to_prediction(pairs[index].modality, per_input_predictions)
         return [predictions[i] for i in range(len(pairs))]
 
     def _run(self, batch: list[PairPixels]) -> Mapping[PredictionKind, Probabilities]:
@@ -78,7 +78,9 @@ class Predictor:
             for start in range(0, len(indices), size):
                 yield indices[start : start + size]
 
-    def _answer(self, modality: str, per_input_predictions: dict[PredictionKind, tuple[float, ...]]) -> Prediction:
+    def _to_prediction(
+        self, modality: str, per_input_predictions: dict[PredictionKind, tuple[float, ...]]
+    ) -> Prediction:
         kind = PredictionKind.CROSS if modality == "both" else PredictionKind(modality)
         probabilities = per_input_predictions[kind]
         best = probabilities.index(max(probabilities))
@@ -102,7 +104,7 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def temper(probabilities: Probabilities, temperature: float) -> Probabilities:
-    """Return p^(1/T), renormalised over classes: temperature scaling (Guo et al. 2017) of (N, K) probabilities."""
+    """Return p^(1/T), renormalized over classes: temperature scaling (Guo et al. 2017) of (N, K) probabilities."""
     if temperature == 1.0:
         return probabilities
     scaled = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)) / temperature

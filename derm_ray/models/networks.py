@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from derm_ray.domain import Modality, PredictionKind
 from derm_ray.models.cam import CamStream
 from derm_ray.models.heads import Head
 from derm_ray.models.trunks import Trunk
-from derm_ray.vocabulary import Modality, PredictionKind
 
 
 class PairLogits(NamedTuple):
@@ -117,7 +117,7 @@ class CrossSubnetwork(nn.Module):
 class PairNetwork(nn.Module, ABC):
     """What all networks for pairs share: ``forward(clinical, dermoscopy) -> PairLogits``.
 
-    Images are normalised, (B, 3, H, W); either may be ``None``, not both.
+    Images are normalized, (B, 3, H, W); either may be ``None``, not both.
 
     Attributes:
         cam: the CAM network of CAM-BP heads.

@@ -152,7 +152,7 @@ class Trunk(nn.Module):
         self.features[: self.frozen].requires_grad_(False)
 
     def stem(self, images_BCHW: Tensor) -> Tensor:
-        """Return the frozen layers' output for normalised images (B, 3, H, W), without a graph where there are any."""
+        """Return the frozen layers' output for normalized images (B, 3, H, W), without a graph where there are any."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.frozen == 0):
             return torch.as_tensor(self.features[: self.frozen](images_BCHW))
 
@@ -162,7 +162,7 @@ class Trunk(nn.Module):
         return TrunkFeatures(tap, self.features[self._tap :](tap))
 
     def forward(self, images_BCHW: Tensor) -> TrunkFeatures:
-        """Return tap and last map of normalised images (B, 3, H, W)."""
+        """Return tap and last map of normalized images (B, 3, H, W)."""
         return self.body(self.stem(images_BCHW))
 
     def train(self, mode: bool = True) -> "Trunk":

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from derm_ray import storage
 from derm_ray.errors import ConfigError, StorageError
+from derm_ray.models.factory import CamConfig, NetworkConfig
 from derm_ray.models.heads import FcHead
 from derm_ray.models.networks import PairNetwork, Stream
 from derm_ray.models.trunks import Trunk, trunk_spec
-from derm_ray.models.zoo import CamConfig, NetworkConfig
 
 logger = logging.getLogger(__name__)
 

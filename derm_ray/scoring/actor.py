@@ -12,8 +12,8 @@ from derm_ray.observability import WorkerLogs
 from derm_ray.scoring.chunks import Chunk
 from derm_ray.scoring.metrics import WorkMetrics
 from derm_ray.scoring.parts import ShardOutcome
-from derm_ray.scoring.predicting import ShardPredictor
 from derm_ray.scoring.scorer import ShardScorer
+from derm_ray.scoring.shard_predictor import ShardPredictor
 from derm_ray.scoring.shards import Shard
 
 logger = logging.getLogger(__name__)

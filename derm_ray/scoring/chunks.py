@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 
 from derm_ray.data.preprocessing import PairPixels, Preprocessing
+from derm_ray.domain import LesionPair
 from derm_ray.errors import ImageError, ImageErrorCode, ScoringError
 from derm_ray.scoring.loader import BATCH_SIZE, Batch
 from derm_ray.scoring.parts import PartWriter, ShardOutcome, StageTimes
 from derm_ray.scoring.shards import PAIR_SCHEMA, SHARD_SCHEMA, Shard
-from derm_ray.vocabulary import LesionPair
 
 CHUNK_BYTES = 32_000_000
 """Most pixels of a chunk; a single pair may be larger."""

@@ -104,7 +104,7 @@ def recorded_engine(out_uri: str) -> str | None:
     run_uri = storage.join(out_uri, RUN)
     if not storage.exists(run_uri):
         return None
-    with sound(run_uri):
+    with readable(run_uri):
         return str(storage.read_json(run_uri)["engine"])
 
 
@@ -127,12 +127,12 @@ def load_run(out_uri: str) -> Run:
         ScoringError: its files do not belong together.
     """
     out_uri = storage.absolute(out_uri)
-    with sound(storage.join(out_uri, RUN)) as uri:
+    with readable(storage.join(out_uri, RUN)) as uri:
         recorded = storage.read_json(uri)
         source, pairs = recorded.pop("input"), recorded.pop("pairs")
         run_id, model_run_id = recorded.pop("run_id", None), recorded.pop("model_run_id", None)
         description = RunDescription(**recorded)
-    with sound(storage.join(out_uri, SHARDS)) as uri:
+    with readable(storage.join(out_uri, SHARDS)) as uri:
         table = pq.ParquetFile(BytesIO(storage.read_bytes(uri))).read(use_threads=False)
         shards = tuple(Shard(**row) for row in table.to_pylist())
     if sum(map(len, shards)) != pairs:
@@ -198,7 +198,7 @@ def open_run(
 
 
 @contextmanager
-def sound(uri: str, mend: str = "Restore it, or score into another folder.") -> Iterator[str]:
+def readable(uri: str, hint: str = "Restore it, or score into another folder.") -> Iterator[str]:
     """Turn what parsers raise on a damaged file of a run into one error that names it.
 
     Raises:
@@ -210,7 +210,7 @@ def sound(uri: str, mend: str = "Restore it, or score into another folder.") -> 
         raise
     except (ValueError, KeyError, TypeError, OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ScoringError(f"{uri} is damaged, or of another version ({reason}). {mend}") from error
+        raise ScoringError(f"{uri} is damaged, or of another version ({reason}). {hint}") from error
 
 
 def _plan(source: Input, description: RunDescription, locations: Locations, manifest_uri: str | None) -> Plan:

@@ -9,11 +9,11 @@ from derm_ray import storage
 from derm_ray.data.archives.parquets import ChunkCache
 from derm_ray.data.archives.reader import ImageReader
 from derm_ray.data.preprocessing import PairPixels, Preprocessing, load_pairs
+from derm_ray.domain import LesionPair, Modality
 from derm_ray.errors import ImageError, ImageErrorCode, StorageError
 from derm_ray.scoring.attempts import Attempts
 from derm_ray.scoring.ledger import ATTEMPTS
 from derm_ray.scoring.shards import PairReader, Shard
-from derm_ray.vocabulary import LesionPair, Modality
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ BATCH_SIZE = 32
 LOADING_THREADS = 8
 """Images read at once."""
 OUTAGE_PAIRS = 32
-LEAST_OUTAGE_PAIRS = 8
+MIN_OUTAGE_PAIRS = 8
 """Of a shard that is shorter; one that is shorter still gives rows."""
 Loaded = list[PairPixels | ImageError]
 Batch = tuple[list[LesionPair], Loaded]
@@ -89,9 +89,9 @@ class ShardLoader:
 
     def _load(self, shard: Shard, attempts: Attempts) -> Iterator[Batch]:
         pairs = self._pairs.read(shard)
-        silent = done = 0
+        unanswered = done = 0
         for loaded in self._one_by_one(pairs, shard, attempts) if attempts.one_by_one else self._at_once(pairs):
-            silent = _silent(loaded, silent, len(pairs))
+            unanswered = _count_unanswered(loaded, unanswered, len(pairs))
             yield pairs[done : done + len(loaded)], loaded
             done += len(loaded)
 
@@ -125,12 +125,12 @@ class ShardLoader:
                     yield [ImageError(ImageErrorCode.CRASH, "the process died each time it worked on this pair")]
 
 
-def _silent(loaded: Loaded, before: int, of: int) -> int:
+def _count_unanswered(loaded: Loaded, before: int, of: int) -> int:
     """Count pairs in a row that storage did not answer for: enough of them are an outage, not rows."""
     for result in loaded:
         if isinstance(result, ImageError) and result.code in (ImageErrorCode.STORAGE, ImageErrorCode.TIMEOUT):
             before += 1
-            if before >= min(OUTAGE_PAIRS, max(of, LEAST_OUTAGE_PAIRS)):
+            if before >= min(OUTAGE_PAIRS, max(of, MIN_OUTAGE_PAIRS)):
                 raise StorageError(f"no image of {before} pairs in a row could be read: {result}")
         else:
             before = 0

@@ -41,7 +41,7 @@ from derm_ray.scoring.ledger import (
 from derm_ray.scoring.metrics import RunMetrics
 from derm_ray.scoring.parts import PartWriter, ShardOutcome
 from derm_ray.scoring.reconcile import Reconciliation, reconcile, with_errors
-from derm_ray.scoring.report import STAGES, seal
+from derm_ray.scoring.report import STAGES, complete_run
 from derm_ray.scoring.shards import SHARD_SIZE, Shard
 
 MAX_ERROR_RATE = 0.5
@@ -172,7 +172,7 @@ def _complete(
     _judge(run, counts.errors, counts.pairs, options.max_error_rate)
     lease.check()
     if todo or not storage.exists(storage.join(out_uri, SUCCESS)):
-        seal(run, counts, lease)
+        complete_run(run, counts, lease)
     return counts, len(run.shards) - len(todo)
 
 

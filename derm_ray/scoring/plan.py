@@ -17,9 +17,9 @@ from derm_ray.data.inputs import Input
 from derm_ray.data.locations import Locations
 from derm_ray.data.manifest import Manifest
 from derm_ray.data.validation import row_problems
+from derm_ray.domain import LesionPair
 from derm_ray.errors import ManifestError
 from derm_ray.scoring.shards import COLUMNS, PAIR_SCHEMA, SHARD_SCHEMA, Shard, row_line
-from derm_ray.vocabulary import LesionPair
 
 MAX_PROBLEMS = 1000
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from derm_ray import storage
+from derm_ray.domain import Modality, label_set
 from derm_ray.errors import ImageErrorCode, ScoringError
-from derm_ray.scoring.ledger import MANIFEST, RUN, SALIENCY, SUCCESS, Run, load_run, part_name, sound
+from derm_ray.scoring.ledger import MANIFEST, RUN, SALIENCY, SUCCESS, Run, load_run, part_name, readable
 from derm_ray.scoring.schema import score_schema
 from derm_ray.scoring.shards import PairReader, Shard, row_line
-from derm_ray.vocabulary import Modality, label_set
 
 READERS = 8
 BINS = 20
@@ -131,7 +131,7 @@ def _parts(run: Run) -> Iterator[tuple[Shard, str, pa.Table]]:
         shard, ids = wanted
         uri = run.part_uri(shard)
         again = "Remove the file; the same command scores its pairs again."
-        with sound(uri, again):
+        with readable(uri, again):
             data = storage.read_bytes(uri)
             table = run.description.part_format.decode(data, schema, names)
         if table["pair_id"].combine_chunks() != ids.combine_chunks():
@@ -153,7 +153,7 @@ def _parts(run: Run) -> Iterator[tuple[Shard, str, pa.Table]]:
 
 
 def with_errors(run: Run) -> list[Shard]:
-    """Return the shards whose parts hold errors that scoring again may mend; see :data:`RETRYABLE`."""
+    """Return the shards whose parts hold errors that scoring again may hint; see :data:`RETRYABLE`."""
     there = {shard.index for shard in run.shards} - {shard.index for shard in run.missing()}
     found = replace(run, shards=tuple(shard for shard in run.shards if shard.index in there))
     return [shard for shard, _, table in _parts(found) if RETRYABLE & set(table["error_code"].to_pylist())]
@@ -173,7 +173,7 @@ def verify(out_uri: str) -> Reconciliation:
     if not storage.exists(success_uri):
         raise ScoringError(f"{run.out_uri}: all parts are there, but the run has not ended. The same command ends it.")
     again = "Remove the file; the same command writes it again."
-    with sound(success_uri, again):
+    with readable(success_uri, again):
         sealed = storage.read_json(success_uri)
         changed = [name for name, digest in found.parts.items() if sealed["parts"].get(name) != digest]
         other = [key for key, value in {**run.to_json(), **found.counts()}.items() if sealed[key] != value]

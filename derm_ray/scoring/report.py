@@ -21,7 +21,7 @@ STAGES = ("read_s", "decode_s", "infer_s", "write_s")
 TIME_BINS = 60
 
 
-def seal(run: Run, counts: Reconciliation, lease: Lease) -> None:
+def complete_run(run: Run, counts: Reconciliation, lease: Lease) -> None:
     """Write the report, and then ``_SUCCESS.json``: the last file of a run.
 
     Args:

@@ -7,8 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from derm_ray.errors import ImageError
-from derm_ray.vocabulary import (
+from derm_ray.domain import (
     SENSITIVITIES,
     LabelSet,
     LesionPair,
@@ -17,6 +16,7 @@ from derm_ray.vocabulary import (
     PredictionKind,
     operating_point_name,
 )
+from derm_ray.errors import ImageError
 
 
 def score_schema(label_set: LabelSet, *, per_input_predictions: bool = False, saliency: bool = False) -> pa.Schema:
@@ -97,7 +97,7 @@ def score_table(
         {
             "pair_id": pair.pair_id,
             "lesion_id": pair.lesion_id,
-            **(_error(one.result) if isinstance(one.result, ImageError) else _answer(one.result, label_set)),
+            **(_error_row(one.result) if isinstance(one.result, ImageError) else _ok_row(one.result, label_set)),
             "flags": " ".join(one.flags) or None,
             **{f"{modality}_saliency": path for modality, path in one.overlays.items()},
             **provenance,
@@ -108,11 +108,11 @@ def score_table(
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-def _error(error: ImageError) -> dict[str, Any]:
+def _error_row(error: ImageError) -> dict[str, Any]:
     return {"status": "error", "error_code": str(error.code), "error_message": error.message}
 
 
-def _answer(prediction: Prediction, label_set: LabelSet) -> dict[str, Any]:
+def _ok_row(prediction: Prediction, label_set: LabelSet) -> dict[str, Any]:
     row: dict[str, Any] = {
         "status": "ok",
         "modality": prediction.modality,

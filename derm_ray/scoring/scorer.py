@@ -12,7 +12,7 @@ from derm_ray.inference.engines.engine import Engine
 from derm_ray.scoring.ledger import RunDescription
 from derm_ray.scoring.loader import BATCH_SIZE, LOADING_THREADS, ShardLoader
 from derm_ray.scoring.parts import PartWriter, ShardOutcome, StageTimes
-from derm_ray.scoring.predicting import ShardPredictor
+from derm_ray.scoring.shard_predictor import ShardPredictor
 from derm_ray.scoring.shards import Shard
 
 

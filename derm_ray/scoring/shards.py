@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from derm_ray import storage
 from derm_ray.data.archives.ranges import BLOCK, STREAM_BLOCK, open_ranges
+from derm_ray.domain import LesionPair
 from derm_ray.errors import StorageError
-from derm_ray.vocabulary import LesionPair
 
 SHARD_SIZE = 256
 COLUMNS = ("pair_id", "lesion_id", "clinical_uri", "dermoscopy_uri")
@@ -93,7 +93,7 @@ class PairReader:
     @contextmanager
     def _open(self, block: int = BLOCK) -> Iterator[pq.ParquetFile]:
         try:
-            with open_ranges(self._uri, block) as file, storage.explained(self._uri):
+            with open_ranges(self._uri, block) as file, storage.translate_errors(self._uri):
                 parquet = pq.ParquetFile(file, metadata=self._metadata)
                 self._metadata = parquet.metadata
                 yield parquet

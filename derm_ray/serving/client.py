@@ -10,12 +10,12 @@ from typing import Any, Self, TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
+from derm_ray.domain import Modality
 from derm_ray.errors import ConfigError, ServingError
 from derm_ray.proxies import certificates, proxy_for, trusting
 from derm_ray.serving.schemas import BatchResult, Model, PairResult, Score
-from derm_ray.vocabulary import Modality
 
-MOST_WAIT_S = 30.0
+MAX_WAIT_S = 30.0
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, 2.1
 T = TypeVar("T", bound=BaseModel)
 
@@ -164,5 +164,5 @@ def overlays(score: Score) -> dict[Modality, bytes]:
 
 
 def _wait_s(answer: httpx.Response) -> float:
-    told = answer.headers.get("retry-after", "")
-    return min(MOST_WAIT_S, float(told)) if told.isdecimal() else 1.0
+    retry_after = answer.headers.get("retry-after", "")
+    return min(MAX_WAIT_S, float(retry_after)) if retry_after.isdecimal() else 1.0

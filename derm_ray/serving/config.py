@@ -45,7 +45,7 @@ def check_config(values: object) -> list[str]:
     validator = jsonschema.Draft202012Validator(_strict(ServeDeploySchema.model_json_schema()))
     # Of alternatives that all fail, the one that fits best tells what is wrong.
     errors = [jsonschema.exceptions.best_match([error]) for error in validator.iter_errors(values)]
-    problems = sorted(f"{_place(error.absolute_path)}: {error.message}" for error in errors)
+    problems = sorted(f"{_path_text(error.absolute_path)}: {error.message}" for error in errors)
     if problems:
         return problems
     assert isinstance(values, Mapping)
@@ -55,12 +55,12 @@ def check_config(values: object) -> list[str]:
     try:
         ServeDeploySchema.model_validate(values)
     except ValidationError as error:
-        problems += _told(error, ())
+        problems += _validation_problems(error, ())
     for row, app in ours.items():
         try:
             ServeArguments.model_validate(app.get("args", {}))
         except ValidationError as error:
-            problems += _told(error, ("applications", row, "args"))
+            problems += _validation_problems(error, ("applications", row, "args"))
         names = [deployment["name"] for deployment in app.get("deployments", [])]
         problems += [
             f"applications.{row}.deployments: {name!r} is unknown; the deployment is {DEPLOYMENT}"
@@ -70,28 +70,28 @@ def check_config(values: object) -> list[str]:
     return [*problems, *_secrets(values, ())]
 
 
-def _secrets(part: object, place: tuple[object, ...]) -> list[str]:
+def _secrets(part: object, path: tuple[object, ...]) -> list[str]:
     """Return where a file holds what Ray's dashboard would show to everyone who reaches it."""
-    mend = "which Ray's dashboard shows; let the nodes have the credentials"
+    hint = "which Ray's dashboard shows; let the nodes have the credentials"
     if isinstance(part, Mapping):
-        named = place[-1:] == ("env_vars",)
-        told = {name for name, value in part.items() if named and names_a_secret(str(name), str(value))}
-        found = [f"{_place((*place, name))}: looks like a secret, {mend}" for name in part if name in told]
+        named = path[-1:] == ("env_vars",)
+        secrets = {name for name, value in part.items() if named and names_a_secret(str(name), str(value))}
+        found = [f"{_path_text((*path, name))}: looks like a secret, {hint}" for name in part if name in secrets]
         return found + [
-            one for name, value in part.items() if name not in told for one in _secrets(value, (*place, name))
+            one for name, value in part.items() if name not in secrets for one in _secrets(value, (*path, name))
         ]
     if isinstance(part, list):
-        return [one for row, value in enumerate(part) for one in _secrets(value, (*place, row))]
+        return [one for row, value in enumerate(part) for one in _secrets(value, (*path, row))]
     if isinstance(part, str) and (kind := find_credential(part)):
-        return [f"{_place(place)}: holds {kind}, {mend}"]
+        return [f"{_path_text(path)}: holds {kind}, {hint}"]
     return []
 
 
-def _told(error: ValidationError, before: tuple[object, ...]) -> list[str]:
-    return [f"{_place((*before, *problem['loc']))}: {problem['msg']}" for problem in error.errors()]
+def _validation_problems(error: ValidationError, before: tuple[object, ...]) -> list[str]:
+    return [f"{_path_text((*before, *problem['loc']))}: {problem['msg']}" for problem in error.errors()]
 
 
-def _place(path: Iterable[object]) -> str:
+def _path_text(path: Iterable[object]) -> str:
     return ".".join(map(str, path)) or "the file"
 
 

@@ -12,8 +12,8 @@ from ray.serve import metrics
 
 from derm_ray.data.reference import Quantity, Reference
 from derm_ray.data.statistics import ImageStatistics
+from derm_ray.domain import Modality, Prediction
 from derm_ray.observability import NEXT_TO_NOTHING
-from derm_ray.vocabulary import Modality, Prediction
 
 FLUSH_S = 1.0
 """How long counts are gathered: to count one request in Ray takes an increment for every bin."""

@@ -21,7 +21,7 @@ class RateLimit:
         clock: seconds, monotonic.
     """
 
-    most_callers = 10_000
+    max_callers = 10_000
 
     def __init__(self, per_s: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_s = per_s
@@ -47,6 +47,6 @@ class RateLimit:
         bucket.left = min(self._burst, bucket.left + (now - bucket.at) * self._per_s)
         bucket.at = now
         self._buckets[caller] = bucket  # the one that was used last is at the end
-        while len(self._buckets) > self.most_callers:
+        while len(self._buckets) > self.max_callers:
             del self._buckets[next(iter(self._buckets))]
         return bucket

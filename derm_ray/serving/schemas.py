@@ -10,7 +10,7 @@ from pydantic import Base64Encoder, BaseModel, ConfigDict, EncodedBytes, Field
 from pydantic_core import PydanticCustomError
 
 from derm_ray import RESEARCH_NOTICE
-from derm_ray.vocabulary import LabelSet, Modality, Prediction, PredictionKind
+from derm_ray.domain import LabelSet, Modality, Prediction, PredictionKind
 
 if TYPE_CHECKING:
     from derm_ray.bundle import Bundle
@@ -58,7 +58,7 @@ class Model(Response):
     engine: str
     saliency: bool = Field(description="Whether overlays can be asked for.")
     operating_points: list[OperatingPoint]
-    metrics: dict[str, Any] = Field(description="Figures of its training run's last validation; empty where unknown.")
+    metrics: dict[str, Any] = Field(description="Metrics of its training run's last validation; empty where unknown.")
     card: str = Field(description="The model card, Markdown.")
     notice: str = RESEARCH_NOTICE
 

@@ -9,6 +9,7 @@ from derm_ray.data.inputs import MemoryInput
 from derm_ray.data.manifest import write_manifest
 from derm_ray.data.splits import split_manifest
 from derm_ray.data.synthetic import synthesize
+from derm_ray.domain import PAPER15
 from derm_ray.errors import OutputExistsError
 from derm_ray.evaluation.evaluate import Evaluation, evaluate
 from derm_ray.evaluation.report import write_evaluation
@@ -16,7 +17,6 @@ from derm_ray.inference.predictor import Predictor
 from derm_ray.scoring.pipeline import ScoringResult, score
 from derm_ray.training.config import make_config
 from derm_ray.training.run.driver import train
-from derm_ray.vocabulary import PAPER15
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class DemoResult:
 
     Attributes:
         report_uri: HTML page of the evaluation.
-        evaluation: its figures.
+        evaluation: its metrics.
         scores: the bulk run over all pairs.
         bundle_uri: the model.
         manifest_uri: the pairs.

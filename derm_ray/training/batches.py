@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from derm_ray.data.preprocessing import Pixels, Preprocessing, load_pairs
+from derm_ray.domain import LesionPair, Modality
 from derm_ray.errors import ConfigError, ImageError
-from derm_ray.vocabulary import LesionPair, Modality
 
 Indices = npt.NDArray[np.int64]
 

@@ -6,6 +6,7 @@ import torch
 
 from derm_ray import bundle
 from derm_ray.errors import ConfigError
+from derm_ray.models.factory import NetworkConfig, build_network
 from derm_ray.models.networks import PairNetwork
 from derm_ray.models.trunks import Trunk, trunk_spec
 from derm_ray.models.weights import (
@@ -16,7 +17,6 @@ from derm_ray.models.weights import (
     load_trunk_weights,
     read_init_weights,
 )
-from derm_ray.models.zoo import NetworkConfig, build_network
 from derm_ray.training.config import TrainConfig
 
 

@@ -20,9 +20,9 @@ from derm_ray.data.archives.index import index_archive, write_index
 from derm_ray.data.archives.pairing import PairingRule
 from derm_ray.data.inputs import MemoryInput, open_input
 from derm_ray.data.manifest import Manifest
+from derm_ray.domain import Modality
 from derm_ray.scoring.pipeline import ScoringOptions
 from derm_ray.scoring.pipeline import score as score_on
-from derm_ray.vocabulary import Modality
 from tests.conftest import RunCommand, take
 
 pytestmark = pytest.mark.ray

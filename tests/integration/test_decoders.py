@@ -15,10 +15,10 @@ import pytest
 from derm_ray import storage
 from derm_ray.data.inputs import Input, MemoryInput, open_input
 from derm_ray.data.manifest import Manifest
+from derm_ray.domain import Modality
 from derm_ray.errors import ScoringError
 from derm_ray.scoring.pipeline import ScoringOptions, score
 from derm_ray.scoring.reconcile import verify
-from derm_ray.vocabulary import Modality
 from tests.conftest import take
 
 pytestmark = pytest.mark.ray

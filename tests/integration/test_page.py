@@ -16,10 +16,10 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from derm_ray.bundle import load_bundle
 from derm_ray.data.manifest import Manifest
-from derm_ray.models.zoo import CamConfig, NetworkConfig
+from derm_ray.domain import MILK10K, Calibration, OperatingPoint, PredictionKind
+from derm_ray.models.factory import CamConfig, NetworkConfig
 from derm_ray.serving.endpoint import endpoint
 from derm_ray.serving.tokens import new_token, parse_tokens
-from derm_ray.vocabulary import MILK10K, Calibration, OperatingPoint, PredictionKind
 from tests.conftest import seal_untrained, unused_port
 
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")

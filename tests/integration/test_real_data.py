@@ -7,11 +7,11 @@ from derm_ray.data.importers.milk10k import import_milk10k
 from derm_ray.data.manifest import Manifest
 from derm_ray.data.splits import split_manifest
 from derm_ray.data.validation import validate
+from derm_ray.domain import MILK10K, PAPER15, Split
+from derm_ray.models.factory import NetworkConfig, build_network
 from derm_ray.models.weights import load_init_weights, read_init_weights
-from derm_ray.models.zoo import NetworkConfig, build_network
 from derm_ray.training.config import make_config
 from derm_ray.training.run.driver import train
-from derm_ray.vocabulary import MILK10K, PAPER15, Split
 from tests.conftest import RealData, take
 
 pytestmark = [pytest.mark.real_data, pytest.mark.ray]

@@ -7,9 +7,9 @@ import pytest
 
 from derm_ray.data.manifest import Manifest
 from derm_ray.data.preprocessing import Preprocessing
+from derm_ray.domain import Modality
 from derm_ray.training.run import reference
 from derm_ray.training.run.reference import measure_images
-from derm_ray.vocabulary import Modality
 
 pytestmark = pytest.mark.ray
 

@@ -1,4 +1,4 @@
-"""The study for real: cells on Ray Train, one that fails, and what is done is not done again."""
+"""The study for real: trials on Ray Train, one that fails, and what is done is not done again."""
 
 import signal
 import subprocess
@@ -14,6 +14,7 @@ from derm_ray import __version__, storage
 from derm_ray.bundle import load_bundle
 from derm_ray.data.manifest import Manifest, write_manifest
 from derm_ray.data.preprocessing import PairPixels, load_pairs
+from derm_ray.domain import PredictionKind, Split
 from derm_ray.errors import ConfigError, ManifestError, OutputExistsError
 from derm_ray.inference.predictor import Predictor
 from derm_ray.lease import hold
@@ -21,7 +22,6 @@ from derm_ray.storage import list_files
 from derm_ray.studies.reproduction.predictions import read_predictions
 from derm_ray.studies.reproduction.study import reproduce
 from derm_ray.training.run.driver import train
-from derm_ray.vocabulary import PredictionKind, Split
 from tests.conftest import INTERRUPTIBLE, RunCommand, take
 from tests.integration.test_training import EXACT, small, step_losses
 
@@ -41,7 +41,7 @@ def test_a_cell_that_fails_leaves_the_others_and_is_done_next_time(
     rows = ("share-gap", "triple-cam_bp")
     out = tmp_path / "study"
     options = {"preset": "debug", "seeds": (0,), "only": rows}
-    foreign = out / "cells" / "share-gap-seed0" / "notes.txt"
+    foreign = out / "trials" / "share-gap-seed0" / "notes.txt"
     first = reproduce(few, str(out), **options, images=False)
     by_name = {row.name: row for row in first.results.rows}
     assert set(by_name) >= {"cam", *rows, "majority-class", "logistic-regression"}
@@ -50,8 +50,8 @@ def test_a_cell_that_fails_leaves_the_others_and_is_done_next_time(
     page = Path(first.html_uri).read_text()
     assert "data:image" not in page
 
-    cell = out / "cells" / "share-gap-seed0"
-    for file in list_files(str(cell)):
+    trial = out / "trials" / "share-gap-seed0"
+    for file in list_files(str(trial)):
         Path(file).unlink()
     foreign.write_text("mine")
     broken = reproduce(few, str(out), **options, images=False)
@@ -67,9 +67,9 @@ def test_a_cell_that_fails_leaves_the_others_and_is_done_next_time(
     assert by_name["triple-cam_bp"].seeds[0].metadata["model_digest"] == digest
     assert "data:image" in Path(mended.html_uri).read_text()
 
-    answers = read_predictions(str(out / "cells" / "triple-cam_bp-seed0"))
+    answers = read_predictions(str(out / "trials" / "triple-cam_bp-seed0"))
     assert answers is not None
-    bundle = load_bundle(str(out / "cells" / "triple-cam_bp-seed0" / "bundle"))
+    bundle = load_bundle(str(out / "trials" / "triple-cam_bp-seed0" / "bundle"))
     assert bundle.network.cam is not None
     test = few.select(Split.TEST).pairs()
     assert answers.pair_ids == tuple(pair.pair_id for pair in test)
@@ -91,10 +91,10 @@ def test_cached_activations_train_the_same_network(ray_local: None, pairs: Manif
     plain = train(config, small(pairs), str(tmp_path), "plain")
     cached = train(config, small(pairs), str(tmp_path), "cached", cache=str(cache))
     assert step_losses(cached.run_uri) == pytest.approx(step_losses(plain.run_uri), rel=1e-4)
-    assert sum(file.endswith(".stems") for file in list_files(str(cache))) == 3
-    figures = load_bundle(cached.bundle_uri).calibration
-    assert set(figures.temperatures) == set(PredictionKind)
-    assert np.all(np.array(list(figures.temperatures.values())) > 0)
+    assert sum(file.endswith(".features") for file in list_files(str(cache))) == 3
+    metrics = load_bundle(cached.bundle_uri).calibration
+    assert set(metrics.temperatures) == set(PredictionKind)
+    assert np.all(np.array(list(metrics.temperatures.values())) > 0)
 
 
 def test_what_cannot_be_studied_is_one_message_before_anything_trains(few: Manifest, tmp_path: Path) -> None:

@@ -18,12 +18,12 @@ import pytest
 
 from derm_ray.bundle import load_bundle
 from derm_ray.data.manifest import Manifest
+from derm_ray.domain import MILK10K
 from derm_ray.errors import DermRayError
-from derm_ray.models.zoo import NetworkConfig
+from derm_ray.models.factory import NetworkConfig
 from derm_ray.serving.endpoint import Endpoint, configured_endpoint, endpoint
 from derm_ray.serving.tokens import new_token
 from derm_ray.storage import read_bytes
-from derm_ray.vocabulary import MILK10K
 from tests.conftest import RunCommand, running, seal_untrained
 
 pytestmark = pytest.mark.ray

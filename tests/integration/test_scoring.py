@@ -11,6 +11,7 @@ import pytest
 from derm_ray.bundle import load_bundle
 from derm_ray.data.inputs import MemoryInput
 from derm_ray.data.manifest import Manifest
+from derm_ray.domain import PredictionKind, Split
 from derm_ray.errors import OutputExistsError, ScoringError
 from derm_ray.evaluation.evaluate import _predict
 from derm_ray.inference.predictor import Predictor
@@ -18,7 +19,6 @@ from derm_ray.scoring.pipeline import ScoringOptions, score
 from derm_ray.scoring.reconcile import verify
 from derm_ray.serving.endpoint import endpoint
 from derm_ray.storage import read_bytes
-from derm_ray.vocabulary import PredictionKind, Split
 from tests.conftest import TrainedRun, take
 
 pytestmark = pytest.mark.ray

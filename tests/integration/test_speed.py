@@ -14,18 +14,18 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from derm_ray.data.manifest import Manifest
+from derm_ray.domain import PAPER15, LesionPair, Modality
 from derm_ray.inference.precision import to_device
+from derm_ray.models.factory import CamConfig, NetworkConfig, build_network
 from derm_ray.models.heads import BilinearHead
 from derm_ray.models.pooling import uniform_map
 from derm_ray.models.trunks import Trunk
-from derm_ray.models.zoo import CamConfig, NetworkConfig, build_network
 from derm_ray.runtime import machine_cpus, ray_session
 from derm_ray.storage import read_bytes
 from derm_ray.training.batches import Batch, load_batch, training_order
 from derm_ray.training.config import TrainConfig, cpu
 from derm_ray.training.loop import TrainingLoop
 from derm_ray.training.run.driver import train
-from derm_ray.vocabulary import PAPER15, LesionPair, Modality
 from tests.conftest import take
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

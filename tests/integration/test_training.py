@@ -21,6 +21,7 @@ import ray
 from derm_ray.bundle import load_bundle
 from derm_ray.data.manifest import Manifest, read_manifest, write_manifest
 from derm_ray.data.prepared import prepare
+from derm_ray.domain import PAPER15, Modality, PredictionKind, Split
 from derm_ray.errors import ConfigError, ImageError, InputError, OutputExistsError, TrainingError
 from derm_ray.evaluation.evaluate import evaluate
 from derm_ray.inference.predictor import Predictor
@@ -28,10 +29,9 @@ from derm_ray.lease import hold
 from derm_ray.storage import read_bytes
 from derm_ray.training.config import TrainConfig, debug
 from derm_ray.training.run import driver, worker
-from derm_ray.training.run.driver import labelled, train
-from derm_ray.training.run.feed import batches
+from derm_ray.training.run.data_loading import batches
+from derm_ray.training.run.driver import labeled, train
 from derm_ray.training.run.folder import INVOCATIONS
-from derm_ray.vocabulary import PAPER15, Modality, PredictionKind, Split
 from tests.conftest import TrainedRun, take
 
 pytestmark = pytest.mark.ray
@@ -99,15 +99,15 @@ def test_what_was_validated_is_what_was_sealed(ray_local: None, pairs: Manifest,
     evaluation = evaluate(Predictor(load_bundle(run.bundle_uri), "torch"), manifest, Split.VAL, resamples=2)
     for kind, result in evaluation.kinds.items():
         for name in ("accuracy", "macro_auroc"):
-            assert run.metrics[f"{kind}/{name}"] == pytest.approx(result.figures[name].value, abs=1e-6)
+            assert run.metrics[f"{kind}/{name}"] == pytest.approx(result.metrics[name].value, abs=1e-6)
 
 
 def test_cross_beats_each_single_modality(trained: TrainedRun) -> None:
     """Each synthetic modality carries a part of the class; only a network that fuses them knows it."""
     result = evaluate(Predictor(load_bundle(trained.bundle_uri), "torch"), trained.manifest, resamples=50)
-    figures = {kind: result.kinds[kind].figures["balanced_accuracy"] for kind in PredictionKind}
-    assert figures[PredictionKind.CROSS].low > figures[PredictionKind.CLINICAL].high
-    assert figures[PredictionKind.CROSS].low > figures[PredictionKind.DERMOSCOPY].high
+    metrics = {kind: result.kinds[kind].metrics["balanced_accuracy"] for kind in PredictionKind}
+    assert metrics[PredictionKind.CROSS].low > metrics[PredictionKind.CLINICAL].high
+    assert metrics[PredictionKind.CROSS].low > metrics[PredictionKind.DERMOSCOPY].high
 
 
 def test_a_finished_run_tells_all_and_is_not_overwritten(trained: TrainedRun, pairs: Manifest) -> None:
@@ -272,7 +272,7 @@ def test_a_killed_driver_resumes_under_the_same_name(pairs: Manifest, tmp_path: 
 
 
 def test_a_run_that_was_saved_behind_an_epoch_s_last_step_has_none_left(ray_local: None, pairs: Manifest) -> None:
-    split = labelled(small(pairs), Split.VAL, PAPER15)
+    split = labeled(small(pairs), Split.VAL, PAPER15)
     assert list(batches(split, [], EXACT.preprocessing, rank=0, world_size=1)) == []
 
 

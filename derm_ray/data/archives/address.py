@@ -96,14 +96,14 @@ def parse(uri: str) -> Address | None:
     parts = _split(uri)
     if parts is None:
         return None
-    place, cls, fragment = parts
+    archive_uri, cls, fragment = parts
     names = [field.name for field in fields(cls)[1:]]
     pairs = [part.partition("=") for part in fragment.split("&")]
     if [name for name, _, _ in pairs] != names:
         raise _malformed(uri, f"it must have {', '.join(names)}, in this order")
     try:
         text, *numbers = (value for _, _, value in pairs)
-        address = cls(place, _decode(text), *map(_number, numbers))
+        address = cls(archive_uri, _decode(text), *map(_number, numbers))
     except ValueError as error:
         raise _malformed(uri, str(error)) from error
     if isinstance(address, ZipMember) and address.method not in METHODS:
@@ -124,11 +124,11 @@ def is_sequential(uri: str) -> bool:
 
 
 def _split(uri: str) -> tuple[str, type[Address], str] | None:
-    place, mark, fragment = uri.rpartition("#")
-    cls = kind(place) if mark else None
+    archive_uri, mark, fragment = uri.rpartition("#")
+    cls = kind(archive_uri) if mark else None
     if cls is None or not fragment.startswith("column=" if cls is ParquetCell else "member="):
         return None
-    return place, cls, fragment
+    return archive_uri, cls, fragment
 
 
 def _encode(value: str | int) -> str:
@@ -149,5 +149,5 @@ def _number(text: str) -> int:
 
 
 def _malformed(uri: str, why: str) -> ImageError:
-    mend = "`derm-ray data index` writes them"
-    return ImageError(ImageErrorCode.UNSUPPORTED, f"{uri}: not an address inside an archive: {why}; {mend}")
+    hint = "`derm-ray data index` writes them"
+    return ImageError(ImageErrorCode.UNSUPPORTED, f"{uri}: not an address inside an archive: {why}; {hint}")

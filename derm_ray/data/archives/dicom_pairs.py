@@ -7,8 +7,8 @@ from itertools import zip_longest
 
 from derm_ray.data.dicom import DicomHeader, read_header
 from derm_ray.data.normalization import is_missing, normalize
+from derm_ray.domain import Modality
 from derm_ray.errors import ImageError, ImageErrorCode
-from derm_ray.vocabulary import Modality
 
 _Image = tuple[DicomHeader, str]
 _OUTAGES = (ImageErrorCode.STORAGE, ImageErrorCode.TIMEOUT)

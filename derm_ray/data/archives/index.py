@@ -25,7 +25,7 @@ from derm_ray.data.archives.pairs import REPEATED, Pair, Pairs, id_refusal, unst
 from derm_ray.data.archives.reader import ImageReader
 from derm_ray.data.archives.source import NO_IMAGE, SIDE_FILE, UNNAMED, Source, SourceFile
 from derm_ray.data.archives.writer import write_tables
-from derm_ray.data.manifest import BATCH_ROWS, SCHEMA, URI_COLUMNS, conform
+from derm_ray.data.manifest import BATCH_ROWS, SCHEMA, URI_COLUMNS, normalize_schema
 from derm_ray.data.parts import parquet_parts
 from derm_ray.errors import ConfigError, ImageError, ImageErrorCode, StorageError
 
@@ -73,7 +73,7 @@ class ArchiveIndex:
         rows = (pair.row() for pair in self._rows)
         while batch := list(islice(rows, BATCH_ROWS)):
             columns = {name: _texts(row.get(name) for row in batch) for name in (*names, *URI_COLUMNS)}
-            yield _fit(conform(pa.table(columns), self.uri).table, schema)
+            yield _fit(normalize_schema(pa.table(columns), self.uri).table, schema)
         for table in self._tables:
             for start in range(0, table.num_rows, BATCH_ROWS):
                 yield _fit(table.slice(start, BATCH_ROWS), schema)
@@ -143,12 +143,12 @@ class _Indexer:
         tables = [self._with_images(table) for table in source.tables]
         self._check_ids(tables)
         rows = self._pairs.ordered()
-        source.problems += unstreamable(place for pair in rows for place in pair.places)
+        source.problems += unstreamable(location for pair in rows for location in pair.locations)
         self._refuse_problems()
         pairs = len(rows) + sum(table.num_rows for table in tables)
         if not pairs:
             raise ArchiveError(source.uri, [self._nothing()])
-        single = sum(len(pair.places) == 1 for pair in rows)
+        single = sum(len(pair.locations) == 1 for pair in rows)
         single += sum(table[name].null_count for table in tables for name in URI_COLUMNS)
         about = (source.uri, source.found, source.skipped, source.containers, source.skipped_columns)
         return ArchiveIndex(*about, pairs, single, rows, tables)
@@ -187,10 +187,10 @@ class _Indexer:
             return
         from derm_ray.data.archives.dicom_pairs import index_dicom
 
-        orders = {str(file.place): order for order, file in sorted(self._dicom, key=lambda entry: entry[0])}
+        orders = {str(file.location): order for order, file in sorted(self._dicom, key=lambda entry: entry[0])}
         # index_dicom reads in the order of the URIs.
-        places = sorted((file.place for _, file in self._dicom), key=str)
-        self._source.problems += unstreamable(places)
+        locations = sorted((file.location for _, file in self._dicom), key=str)
+        self._source.problems += unstreamable(locations)
         self._refuse_problems()
         with ImageReader(orders) as reader:
             rows, skipped = index_dicom(list(orders), partial(_read, reader))
@@ -226,7 +226,7 @@ class _Indexer:
         if not self._source.found:
             return "no pair found: it is empty. Check that it was written whole"
         if self._source.skipped.keys() <= {NO_SUFFIX, *UNNAMED}:
-            return f"{found} None of them is an image; check that this is the right place"
+            return f"{found} None of them is an image; check that this is the right path"
         return (
             f"{found} Say how the files are named: "
             f"--clinical {EXAMPLE!r} --dermoscopy {EXAMPLE.replace('clinical', 'dermoscopy')!r}"
@@ -244,15 +244,15 @@ def _read(reader: ImageReader, uri: str) -> bytes:
 
 
 def _root(file: SourceFile) -> str:
-    return "" if isinstance(file.place, str) else file.place.container
+    return "" if isinstance(file.location, str) else file.location.container
 
 
 def _is_dicom(file: SourceFile) -> bool:
     """Look for the mark of DICOM files; a ``.tar.gz`` is not streamed for it."""
-    if isinstance(file.place, StreamMember):
+    if isinstance(file.location, StreamMember):
         return False
     try:
         with ImageReader() as reader:
-            return reader.read(str(file.place))[128:132] == b"DICM"
+            return reader.read(str(file.location))[128:132] == b"DICM"
     except ImageError:
         return False

@@ -29,9 +29,9 @@ class Damaged(Exception):  # noqa: N818
 class ArchiveError(ManifestError):
     """An archive that cannot become a manifest."""
 
-    def __init__(self, uri: str, problems: Sequence[str], mend: str = "") -> None:
+    def __init__(self, uri: str, problems: Sequence[str], hint: str = "") -> None:
         super().__init__(uri, problems)
-        self.mend = mend
+        self.hint = hint
 
     def __str__(self) -> str:
         lines = [f"  - {problem}" for problem in self.problems[: self.shown]]
@@ -39,10 +39,10 @@ class ArchiveError(ManifestError):
             lines.append(f"  - ... and {hidden} more")
         noun = "problem" if len(self.problems) == 1 else "problems"
         text = f"{shown(self.uri)}: {len(self.problems)} {noun} in this archive:\n" + "\n".join(lines)
-        return f"{text}\n{self.mend}" if self.mend else text
+        return f"{text}\n{self.hint}" if self.hint else text
 
     def __reduce__(self) -> tuple[type["ArchiveError"], tuple[str, tuple[str, ...], str]]:
-        return type(self), (self.uri, self.problems, self.mend)
+        return type(self), (self.uri, self.problems, self.hint)
 
 
 def shown(name: str, most: int = 200) -> str:

@@ -7,8 +7,8 @@ from functools import cached_property
 
 from derm_ray.data.manifest import ID_COLUMNS, URI_COLUMNS
 from derm_ray.data.normalization import normalize
+from derm_ray.domain import Modality
 from derm_ray.errors import ConfigError
-from derm_ray.vocabulary import Modality
 
 COLUMNS = {"lesion": "lesion_id", "pair": "pair_id", "patient": "patient_id"}
 EXAMPLE = "clinical/{lesion}.jpg"

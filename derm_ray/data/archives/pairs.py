@@ -14,7 +14,7 @@ from derm_ray.data.archives.reader import MAX_BYTES
 from derm_ray.data.archives.source import SourceFile
 from derm_ray.data.manifest import URI_COLUMNS
 from derm_ray.data.normalization import has_unseen, is_missing
-from derm_ray.vocabulary import Modality
+from derm_ray.domain import Modality
 
 REPEATED = "stands more than once; ids must differ between all archives of a folder"
 
@@ -30,9 +30,9 @@ class Pair:
     dermoscopy: Address | str | None = None
 
     @property
-    def places(self) -> list[Address | str]:
+    def locations(self) -> list[Address | str]:
         """The images that are there."""
-        return [place for place in (self.clinical, self.dermoscopy) if place is not None]
+        return [location for location in (self.clinical, self.dermoscopy) if location is not None]
 
     def row(self) -> dict[str, object]:
         """Return the manifest's row; an absent image is ``None``."""
@@ -81,7 +81,7 @@ class Pairs:
             self.problems.append(f"{shown(file.path)}: a second {modality} image of pair {quoted(pair_id)}")
         elif pair.values != values:
             self.problems.append(f"{shown(file.path)}: other values than the other image of pair {quoted(pair_id)} has")
-        setattr(pair, modality, file.place)
+        setattr(pair, modality, file.location)
 
     def put_row(self, order: int, row: dict[str, object]) -> None:
         """Take a whole row of manifest columns."""
@@ -104,22 +104,22 @@ def id_refusal(value: str) -> str | None:
     return "holds characters that cannot be seen" if has_unseen(value) else None
 
 
-def unstreamable(places: Iterable[Address | str]) -> Iterator[str]:
+def unstreamable(locations: Iterable[Address | str]) -> Iterator[str]:
     """Yield a line for every ``.tar.gz`` that cannot be read in this order within the memory for passed members."""
     members: dict[str, list[StreamMember]] = defaultdict(list)
-    for place in places:
-        address = parse(place) if isinstance(place, str) and is_sequential(place) else place
+    for location in locations:
+        address = parse(location) if isinstance(location, str) and is_sequential(location) else location
         if isinstance(address, StreamMember) and address.size <= MAX_BYTES:
             members[address.container].append(address)
     for uri, wanted in members.items():
-        if (held := _most_held(wanted)) > streams.MAX_HELD_BYTES:
+        if (held := _max_held(wanted)) > streams.MAX_HELD_BYTES:
             yield (
                 f"{shown(uri)}: images wanted together lie so far apart that {held:,} bytes would have to be held "
                 f"while it streams, at most {streams.MAX_HELD_BYTES:,} are; repack it as .tar"
             )
 
 
-def _most_held(wanted: list[StreamMember]) -> int:
+def _max_held(wanted: list[StreamMember]) -> int:
     """Return the most bytes that wait while members are read in this order from a stream."""
     stream = sorted(wanted, key=lambda member: member.position)
     positions = [member.position for member in stream]

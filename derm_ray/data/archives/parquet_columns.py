@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from derm_ray.data.archives.names import quoted, shown
 from derm_ray.data.manifest import SCHEMA, URI_COLUMNS
 from derm_ray.data.normalization import column_key
+from derm_ray.domain import Modality
 from derm_ray.errors import ManifestError
-from derm_ray.vocabulary import Modality
 
 _KNOWN = {column_key(name): name for name in SCHEMA.names}
 READ = "images are read from binary columns, or structs {bytes, path}"
@@ -108,12 +108,12 @@ def _is_list(kind: pa.DataType) -> bool:
 def _type_problem(field: pa.Field) -> str | None:
     if is_image(field.type) or pa.types.is_null(field.type):
         return None
-    told = f"column {quoted(field.name)} is {type_name(field.type)}; {READ}."
+    message = f"column {quoted(field.name)} is {type_name(field.type)}; {READ}."
     if _is_text(field.type):
-        return f"{told} If it holds paths, name it '{field.name}_uri': a file with such a column is a manifest"
+        return f"{message} If it holds paths, name it '{field.name}_uri': a file with such a column is a manifest"
     if _is_list(field.type) and pa.types.is_integer(field.type.value_type):
-        return f"{told} Write its values as binary, such as bytes(values) in Python"
-    return f"{told} Write images there, or name the column otherwise"
+        return f"{message} Write its values as binary, such as bytes(values) in Python"
+    return f"{message} Write images there, or name the column otherwise"
 
 
 def type_name(kind: pa.DataType) -> str:

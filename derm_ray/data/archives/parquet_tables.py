@@ -10,10 +10,10 @@ from derm_ray.data.archives.address import ParquetCell
 from derm_ray.data.archives.names import Damaged, quoted
 from derm_ray.data.archives.parquet_columns import READ, Content, as_text, content, image_leaves, text_columns
 from derm_ray.data.archives.parquets import FEWER_ROWS, opened, too_large_group
-from derm_ray.data.manifest import conform
+from derm_ray.data.manifest import normalize_schema
 from derm_ray.data.parts import with_values
+from derm_ray.domain import Modality
 from derm_ray.errors import ManifestError
-from derm_ray.vocabulary import Modality
 
 _NAMES = 10
 
@@ -68,7 +68,7 @@ class ParquetTables:
                 for modality, leaf in images.items():
                     there = self._present(file, group, modality, leaf)
                     columns[f"{modality}_uri"] = pa.chunked_array([self._cells(modality, group, there)])
-                yield conform(with_values(pa.table(columns), self._values), self._uri).table
+                yield normalize_schema(with_values(pa.table(columns), self._values), self._uri).table
 
     def _require_images(self, schema: pa.Schema) -> None:
         what = content(schema, self._uri)
@@ -91,7 +91,7 @@ class ParquetTables:
         """Tell which rows have an image, from statistics where they say so.
 
         Raises:
-            ManifestError: rows have a path in place of an image.
+            ManifestError: rows have a path in location of an image.
         """
         chunk = file.metadata.row_group(group).column(leaf)
         statistics, rows = chunk.statistics, file.metadata.row_group(group).num_rows

@@ -41,7 +41,9 @@ class ImageReader:
                 continue  # told when it is read
             if isinstance(address, StreamMember):
                 wanted[address.container].append(address)
-        self._streams = {place: MemberStream(place, members, max_bytes) for place, members in wanted.items()}
+        self._streams = {
+            container: MemberStream(container, members, max_bytes) for container, members in wanted.items()
+        }
 
     def __enter__(self) -> Self:
         return self

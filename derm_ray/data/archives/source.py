@@ -47,7 +47,7 @@ class SourceFile:
     """A file: its path below the archive's root, and its address, or the URI of an ordinary file."""
 
     path: str
-    place: Address | str
+    location: Address | str
 
 
 class Source:
@@ -138,12 +138,12 @@ class Source:
     def _tar(self, uri: str, *, packed: bool) -> Iterator[SourceFile]:
         for entry in TarFile(uri, packed=packed).entries():
             self.found += 1
-            place: Address = (
+            location: Address = (
                 StreamMember(uri, entry.name, entry.position, entry.size)
                 if packed
                 else TarMember(uri, entry.name, entry.offset, entry.size)
             )
-            yield from self._member(uri, entry.name, place, entry.refusal)
+            yield from self._member(uri, entry.name, location, entry.refusal)
 
     def _zip(self, uri: str) -> Iterator[SourceFile]:
         unreadable: dict[str, list[str]] = {}
@@ -160,13 +160,13 @@ class Source:
                 f"{how}, the first of them {quoted(members[0])}. Write the zip again {fix}."
             )
 
-    def _member(self, uri: str, name: str, place: Address, refused: str | None) -> Iterator[SourceFile]:
+    def _member(self, uri: str, name: str, location: Address, refused: str | None) -> Iterator[SourceFile]:
         if why := refusal(name) or refused:
             self._refuse(uri, name, why)
         elif is_archive(name):
             self.skipped[_INNER_ARCHIVE] += 1
         else:
-            yield SourceFile(normal(name), place)
+            yield SourceFile(normal(name), location)
 
     def _parquet(self, uri: str, path: str | None) -> None:
         try:

@@ -18,7 +18,7 @@ MAX_HELD_BYTES = 512 * 1024 * 1024
 class MemberStream:
     """One pass over a ``.tar.gz``; thread-safe.
 
-    A wanted member that is passed is kept until it is read as often as it was announced; others are skipped.
+    A wanted member that is passed is kept until it is read as often as it was relay_progress; others are skipped.
 
     Args:
         uri: of the archive.
@@ -43,7 +43,7 @@ class MemberStream:
         """Return a wanted member.
 
         Raises:
-            ImageError: it was not announced, is not there, is too large, or lies after damage.
+            ImageError: it was not relay_progress, is not there, is too large, or lies after damage.
         """
         with self._lock:
             if self._wanted[address] == 0:

@@ -125,7 +125,7 @@ def _unreadable(info: zipfile.ZipInfo) -> str | None:
 def _differences(uri: str, members: Sequence[tuple[zipfile.ZipInfo, str]]) -> dict[int, str]:
     """Return what is wrong with local headers: offset -> why."""
     if storage.is_local(uri):
-        with storage.explained(uri), storage.open_read(uri) as file:
+        with storage.translate_errors(uri), storage.open_read(uri) as file:
             found = {}
             for info, name in members:
                 file.seek(info.header_offset)

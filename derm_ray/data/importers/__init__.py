@@ -10,8 +10,8 @@ from derm_ray import storage
 from derm_ray.data.csv_reader import CsvTables
 from derm_ray.data.manifest import BATCH_ROWS, Manifest, listed
 from derm_ray.data.normalization import convert, has_unseen
+from derm_ray.domain import LabelSet
 from derm_ray.errors import ManifestError
-from derm_ray.vocabulary import LabelSet
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def read_columns(uri: str, columns: tuple[str, ...], ids: tuple[str, ...] = ()) 
         StorageError: it cannot be read.
         ManifestError: it is no CSV, columns are missing, or ids are empty or hide characters; all are named.
     """
-    with storage.open_read(uri) as file, storage.explained(uri):
+    with storage.open_read(uri) as file, storage.translate_errors(uri):
         table = pa.concat_tables(CsvTables(file, uri, BATCH_ROWS))
     if absent := [column for column in columns if column not in table.column_names]:
         found = f"Columns found: {listed(table.column_names)}"

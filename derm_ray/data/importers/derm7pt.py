@@ -7,9 +7,9 @@ import pyarrow as pa
 
 from derm_ray import storage
 from derm_ray.data.importers import ImportResult, read_columns
-from derm_ray.data.manifest import conform
+from derm_ray.data.manifest import normalize_schema
+from derm_ray.domain import DERM7PT, PAPER15, LabelSet, Split
 from derm_ray.errors import ConfigError, ManifestError
-from derm_ray.vocabulary import DERM7PT, PAPER15, LabelSet, Split
 
 SPLITS = {Split.TRAIN: "train", Split.VAL: "valid", Split.TEST: "test"}
 
@@ -91,7 +91,7 @@ def import_derm7pt(source: str, label_set: LabelSet, out_uri: str) -> ImportResu
     )[diagnosis.notna()]
     skipped = Counter(frame.loc[diagnosis.isna(), "diagnosis"].fillna("(no diagnosis)"))
     table = pa.Table.from_pandas(manifest, preserve_index=False)
-    return ImportResult(conform(table, storage.absolute(out_uri)), len(frame), dict(skipped.most_common()))
+    return ImportResult(normalize_schema(table, storage.absolute(out_uri)), len(frame), dict(skipped.most_common()))
 
 
 def _splits(source: str, rows: int) -> list[str | None]:

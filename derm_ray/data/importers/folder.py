@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 from derm_ray import storage
 from derm_ray.data.csv_reader import CsvFormat, CsvTables
 from derm_ray.data.importers import ImportResult
-from derm_ray.data.manifest import BATCH_ROWS, SCHEMA, URI_COLUMNS, conform, listed
+from derm_ray.data.manifest import BATCH_ROWS, SCHEMA, URI_COLUMNS, listed, normalize_schema
 from derm_ray.data.normalization import column_key
+from derm_ray.domain import LabelSet
 from derm_ray.errors import ConfigError, ManifestError, unknown_name
-from derm_ray.vocabulary import LabelSet
 
 RENAMED = {"clinical": "clinical_uri", "dermoscopy": "dermoscopy_uri"}
 _KNOWN = RENAMED | {column_key(name): name for name in SCHEMA.names}
@@ -50,13 +50,13 @@ def import_folder(
         StorageError: the CSV cannot be read.
         ManifestError: columns are missing, or images are not where they should be; all are listed.
     """
-    with storage.open_read(source) as file, storage.explained(source):
+    with storage.open_read(source) as file, storage.translate_errors(source):
         reader = CsvTables(file, source, BATCH_ROWS, csv_format)
         table = pa.concat_tables(reader)
     table, notes = _renamed(table, source, columns or {})
     if reader.empty_rows:
         notes.append(f"Empty rows skipped: {reader.empty_rows}.")
-    manifest = conform(table, storage.absolute(source))
+    manifest = normalize_schema(table, storage.absolute(source))
     titles = {d.title.casefold(): d.name for d in label_set.diagnoses}
     diagnoses = [titles.get(d.casefold(), d) if d else None for d in manifest.column("diagnosis")]
     manifest = manifest.with_column("diagnosis", diagnoses)

@@ -7,9 +7,9 @@ import pyarrow as pa
 
 from derm_ray import storage
 from derm_ray.data.importers import ImportResult, read_columns
-from derm_ray.data.manifest import conform
+from derm_ray.data.manifest import normalize_schema
+from derm_ray.domain import MILK10K, PAPER15, LabelSet
 from derm_ray.errors import ConfigError, ManifestError
-from derm_ray.vocabulary import MILK10K, PAPER15, LabelSet
 
 PREFIX = "MILK10k_Training"
 MODALITIES = {"clinical: close-up": "clinical_uri", "dermoscopic": "dermoscopy_uri"}
@@ -86,7 +86,7 @@ def import_milk10k(source: str, label_set: LabelSet, out_uri: str) -> ImportResu
             "diagnosis_full": lesions["diagnosis_full"],
         }
     )[diagnosis.notna()]
-    manifest = conform(pa.Table.from_pandas(frame, preserve_index=False), storage.absolute(out_uri))
+    manifest = normalize_schema(pa.Table.from_pandas(frame, preserve_index=False), storage.absolute(out_uri))
     return ImportResult(manifest, found=len(lesions), skipped=dict(skipped.most_common()))
 
 

@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from derm_ray.vocabulary import PredictionKind
+from derm_ray.domain import PredictionKind
 
 Images = npt.NDArray[np.uint8]
 Probabilities = npt.NDArray[np.float32]

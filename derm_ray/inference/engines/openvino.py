@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from derm_ray.domain import Modality, PredictionKind
 from derm_ray.errors import BundleError, ConfigError
 from derm_ray.inference.engines.engine import Images, Probabilities
-from derm_ray.inference.engines.sealed import SealedEngine
+from derm_ray.inference.engines.engine_store import StoredEngine
 from derm_ray.models.networks import PairLogits
-from derm_ray.vocabulary import Modality, PredictionKind
 
 Arrays = npt.NDArray[Any]
 
@@ -40,7 +40,7 @@ def require(name: str) -> ModuleType:
 
 
 def compile_part(model: Any, threads: int) -> Any:
-    """Compile a part for this CPU; what is not quantised stays fp32, also where bf16 would be faster."""
+    """Compile a part for this CPU; what is not quantized stays fp32, also where bf16 would be faster."""
     options = {
         "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": "LATENCY",
@@ -69,7 +69,7 @@ class OpenVinoEngine:
         BundleError: it cannot read the parts.
     """
 
-    def __init__(self, sealed: SealedEngine) -> None:
+    def __init__(self, sealed: StoredEngine) -> None:
         self.name = sealed.identity
         core, threads = require("openvino").Core(), torch.get_num_threads()
         names = {file.removesuffix(".xml") for file in sealed.files if file.endswith(".xml")}

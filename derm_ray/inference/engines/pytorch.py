@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import torch
 
 from derm_ray.bundle import Bundle
+from derm_ray.domain import PredictionKind
 from derm_ray.errors import ConfigError
 from derm_ray.inference.engines.engine import Images, Probabilities
-from derm_ray.inference.precision import autocast, default_device, normalise, to_device
+from derm_ray.inference.precision import autocast, default_device, normalize, to_device
 from derm_ray.models.networks import PairLogits
-from derm_ray.vocabulary import PredictionKind
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class TorchEngine:
     def _tensor(self, images: Images | None) -> torch.Tensor | None:
         if images is None:
             return None
-        return normalise(torch.from_numpy(images).to(self._device), self._spec.mean, self._spec.std)
+        return normalize(torch.from_numpy(images).to(self._device), self._spec.mean, self._spec.std)
 
 
 class CompiledEngine(TorchEngine):

@@ -11,8 +11,8 @@ from derm_ray.bundle import Bundle, load_bundle
 from derm_ray.errors import BundleError, ConfigError, unknown_name
 from derm_ray.inference.engines import openvino
 from derm_ray.inference.engines.engine import Engine
+from derm_ray.inference.engines.engine_store import engine_identity, load_engine, stored_engines
 from derm_ray.inference.engines.pytorch import CompiledEngine, TorchEngine, require_compiler
-from derm_ray.inference.engines.sealed import engine_identity, load_engine, sealed_engines
 from derm_ray.inference.precision import default_device, hardware_has_bf16, resolve_precision
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def _candidates(bundle: Bundle, device: torch.device) -> list[Engine]:
     engines = [_make(bundle, "torch", device)]
     if hardware_has_bf16(device):
         engines.append(_make(bundle, "torch-bf16", device))
-    if device.type == "cpu" and importlib.util.find_spec("openvino") and openvino.NAME in sealed_engines(bundle):
+    if device.type == "cpu" and importlib.util.find_spec("openvino") and openvino.NAME in stored_engines(bundle):
         sealed = load_engine(bundle, openvino.NAME)
         try:
             engines.append(openvino.OpenVinoEngine(sealed))

@@ -23,7 +23,7 @@ class Effort:
         repetitions, seconds: of each side, where a stretch of work is as long as one likes.
         run_repetitions, run_seconds: of each side, where it is a whole run that has to start.
         steps: of a training run.
-        most_pairs: of the large run whose cost per pair is compared with a small one's.
+        max_pairs: of the large run whose cost per pair is compared with a small one's.
     """
 
     repetitions: int
@@ -31,7 +31,7 @@ class Effort:
     run_repetitions: int
     run_seconds: float
     steps: int
-    most_pairs: int
+    max_pairs: int
 
 
 FULL, QUICK = Effort(9, 3.0, 5, 60.0, 6, 100_000), Effort(5, 1.0, 5, 10.0, 5, 10_000)

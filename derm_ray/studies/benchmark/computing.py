@@ -9,12 +9,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from derm_ray.bundle import Bundle
+from derm_ray.domain import PredictionKind
 from derm_ray.inference.engines import openvino
 from derm_ray.inference.engines.engine import Images, Probabilities
 from derm_ray.inference.engines.selection import make_engine
-from derm_ray.inference.precision import hardware_has_bf16, normalise
+from derm_ray.inference.precision import hardware_has_bf16, normalize
 from derm_ray.studies.benchmark.comparison import Effort, Row, compare
-from derm_ray.vocabulary import PredictionKind
 
 BATCH = 8
 SIDES = (1024, 2048, 4096)
@@ -86,7 +86,7 @@ def _eager(bundle: Bundle) -> Run:
     network, spec = bundle.build().to(CPU), bundle.preprocessing
 
     def run(clinical: Images, dermoscopy: Images) -> Mapping[PredictionKind, Probabilities]:
-        inputs = (normalise(torch.from_numpy(i), spec.mean, spec.std).contiguous() for i in (clinical, dermoscopy))
+        inputs = (normalize(torch.from_numpy(i), spec.mean, spec.std).contiguous() for i in (clinical, dermoscopy))
         with torch.inference_mode():
             return {kind: p.numpy() for kind, p in network(*inputs).probabilities().items()}
 

@@ -4,9 +4,9 @@ from functools import partial
 from time import perf_counter
 
 from derm_ray.data.preprocessing import Preprocessing, image_from_bytes
+from derm_ray.domain import Modality
 from derm_ray.studies.benchmark.comparison import Effort, Row, compare
 from derm_ray.studies.benchmark.materials import photo
-from derm_ray.vocabulary import Modality
 
 
 def scaled_decoding(effort: Effort) -> Row:

@@ -17,20 +17,20 @@ import numpy as np
 
 from derm_ray.bundle import Bundle
 from derm_ray.data.inputs import ManifestInput
+from derm_ray.domain import PredictionKind
 from derm_ray.errors import WorkError
 from derm_ray.inference.engines.engine import Images, Probabilities
 from derm_ray.inference.engines.selection import make_engine
-from derm_ray.models.zoo import NetworkConfig
+from derm_ray.models.factory import NetworkConfig
 from derm_ray.runtime import machine_cpus, ray_session
 from derm_ray.scoring.loader import BATCH_SIZE
 from derm_ray.scoring.pipeline import ScoringOptions, score
 from derm_ray.studies.benchmark.comparison import Effort, Row, to_row, turns
 from derm_ray.studies.benchmark.computing import CPU, pairs_per_s
 from derm_ray.studies.benchmark.materials import draw_pairs, untrained
-from derm_ray.vocabulary import PredictionKind
 
 SHARD = 128
-LEAST_SHARDS = 3
+MIN_SHARDS = 3
 PROJECTED_S = 600.0
 FEW = 1_000
 FEW_RUNS = 4
@@ -63,7 +63,7 @@ class RunTimes(NamedTuple):
 def against_plain_loop(bundle: Bundle, engine: str, effort: Effort) -> list[Row]:
     """Compare ``derm-ray score`` with a loop written by hand and with the engine alone, same bytes, engine, threads."""
     alone = pairs_per_s(make_engine(bundle, engine, CPU).run, bundle, effort.run_seconds / 6, batch=BATCH_SIZE)
-    shards = max(LEAST_SHARDS, ceil(alone() * effort.run_seconds / SHARD))
+    shards = max(MIN_SHARDS, ceil(alone() * effort.run_seconds / SHARD))
     with TemporaryDirectory() as folder:
         manifest = draw_pairs(Path(folder), shards * SHARD)
         numbers = count()
@@ -139,7 +139,7 @@ def cost_at_scale(effort: Effort) -> Row:
     Of the large run all counts but the start of a small one: its plan, its reconciliation and its report. Of the small
     ones only what lies between their first and their last parts does.
     """
-    many = effort.most_pairs
+    many = effort.max_pairs
     with TemporaryDirectory() as folder, ray_session(num_cpus=machine_cpus() + 1, local=True):
         place = Path(folder)
         model = untrained(str(place / "model"), NetworkConfig(trunk="tiny"), FRAME_SIDE)

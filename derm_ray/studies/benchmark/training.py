@@ -12,20 +12,20 @@ import torch
 from safetensors.torch import save_file
 
 from derm_ray import storage
-from derm_ray.bundle import seal_bundle
+from derm_ray.bundle import save_bundle
 from derm_ray.data.manifest import write_manifest
+from derm_ray.domain import PAPER15
 from derm_ray.errors import WorkError
+from derm_ray.models.factory import NetworkConfig, build_network
 from derm_ray.models.trunks import Trunk
 from derm_ray.models.weights import load_init_weights
-from derm_ray.models.zoo import NetworkConfig, build_network
 from derm_ray.runtime import ray_session
 from derm_ray.studies.benchmark.comparison import Effort, Row, to_row, turns
 from derm_ray.studies.benchmark.materials import draw_pairs
 from derm_ray.training.config import TrainConfig, cpu
+from derm_ray.training.run.data_loading import PREFETCHED_BATCHES
 from derm_ray.training.run.driver import train
-from derm_ray.training.run.feed import PREFETCHED_BATCHES
 from derm_ray.training.run.worker import METRICS
-from derm_ray.vocabulary import PAPER15
 
 SIZE = 224
 BATCH = 8
@@ -94,7 +94,7 @@ def _initial(folder: Path, config: TrainConfig) -> tuple[str, str]:
     architecture = NetworkConfig("share", "vgg16", "cam", config.classes)
     network = build_network(architecture)
     load_init_weights(network, state, str(weights))
-    seal_bundle(
+    save_bundle(
         cam,
         network=architecture,
         label_set=PAPER15,

@@ -18,23 +18,23 @@ from derm_ray import bundle, errors, runtime, storage
 from derm_ray.data.manifest import Manifest, collapse, collapsed, require_split
 from derm_ray.data.prepared import is_prepared, require_size
 from derm_ray.data.validation import validate
+from derm_ray.domain import LabelSet, PredictionKind, Split, label_set
 from derm_ray.errors import ConfigError, TrainingError
 from derm_ray.evaluation.calibration import fit_calibration
 from derm_ray.lease import Lease, hold
 from derm_ray.observability import WorkerLogs, working_for
 from derm_ray.training.batches import check_batch_size
 from derm_ray.training.config import TrainConfig
+from derm_ray.training.feature_cache import LIMIT_GIB
 from derm_ray.training.losses import class_weights
-from derm_ray.training.run.announcer import announced
-from derm_ray.training.run.cache import common_stem, prepare_stems
-from derm_ray.training.run.feed import LabelledPairs
+from derm_ray.training.run.cache import common_stem, prepare_features
+from derm_ray.training.run.data_loading import LabeledPairs
 from derm_ray.training.run.folder import BUNDLE, INVOCATIONS, claim, describe
 from derm_ray.training.run.process_group import AddressedTorchConfig
+from derm_ray.training.run.progress_relay import relay_progress
 from derm_ray.training.run.reference import make_reference, measure_images
 from derm_ray.training.run.worker import WorkerTask, read_state, train_worker
 from derm_ray.training.start import make_start
-from derm_ray.training.stems import LIMIT_GIB
-from derm_ray.vocabulary import LabelSet, PredictionKind, Split, label_set
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class TrainResult:
         run_id: drawn at the first start; a resume keeps it, and the bundle tells it.
         model_digest: of the sealed bundle.
         best_epoch: counted from 1.
-        metrics: validation figures of that epoch, ``<kind>/<figure>``.
+        metrics: validation metrics of that epoch, ``<kind>/<metric>``.
     """
 
     run_uri: str
@@ -117,7 +117,7 @@ def train(
         raise ConfigError(f"--name {name!r}: use letters, digits, '_', '-' and '.', beginning with a letter or digit.")
     require_size(manifest, config.preprocessing, "the recipe's size")
     validate(collapse(manifest, labels), labels, complete=(Split.TRAIN, Split.VAL))
-    splits = {split: labelled(manifest, split, labels) for split in (Split.TRAIN, Split.VAL)}
+    splits = {split: labeled(manifest, split, labels) for split in (Split.TRAIN, Split.VAL)}
     most = workers if max_workers is None else max_workers
     if most < workers:
         raise ConfigError(f"--max-workers {most} is below --workers {workers}.")
@@ -133,11 +133,11 @@ def train(
         session.require(cpus=workers * cpus + 1, gpus=workers if use_gpu else 0, worker_cpus=cpus)
         with hold(storage.join(run_uri, INVOCATIONS)) as lease:
             started = claim(run_uri, description, overwrite=overwrite)
-            with working_for(started["run_id"]), announced(name) as announcer:
+            with working_for(started["run_id"]), relay_progress(name) as relay:
                 logger.info("%s  run %s", name, started["run_id"])
-                stems = None
+                features = None
                 if cache is not None and stem is not None:
-                    stems = prepare_stems(config, stem, splits, cache, limit_gib=cache_limit_gib, use_gpu=use_gpu)
+                    features = prepare_features(config, stem, splits, cache, limit_gib=cache_limit_gib, use_gpu=use_gpu)
                 task = WorkerTask(
                     config=config,
                     architecture=start.architecture,
@@ -148,8 +148,8 @@ def train(
                     initial=ray.put(start.network.state_dict()),
                     train=ray.put(splits[Split.TRAIN]),
                     val=ray.put(splits[Split.VAL]),
-                    stems=stems,
-                    announcer=announcer,
+                    features=features,
+                    relay=relay,
                     logs=WorkerLogs.like_here(started["run_id"]),
                     use_gpu=use_gpu,
                     threads=cpus,
@@ -166,10 +166,10 @@ def train(
                 "manifest_uri": manifest.uri,
                 "workers": workers if most == workers else f"{workers} to {most}",
             }
-            return _seal(task, result, labels, splits, provenance, lease, prepared=is_prepared(manifest))
+            return _save_bundle(task, result, labels, splits, provenance, lease, prepared=is_prepared(manifest))
 
 
-def labelled(manifest: Manifest, split: Split, labels: LabelSet) -> LabelledPairs:
+def labeled(manifest: Manifest, split: Split, labels: LabelSet) -> LabeledPairs:
     """Return one split with its class indices.
 
     Raises:
@@ -177,11 +177,11 @@ def labelled(manifest: Manifest, split: Split, labels: LabelSet) -> LabelledPair
     """
     listed = tuple(require_split(manifest, split).pairs())
     classes = [collapsed(labels, pair.diagnosis) for pair in listed]
-    places = tuple(place for place, name in enumerate(classes) if name is not None)
-    if not places:
+    positions = tuple(index for index, name in enumerate(classes) if name is not None)
+    if not positions:
         raise ConfigError(f"{manifest.uri}: label set {labels.name!r} leaves out every pair of split {split!s}.")
-    indices = tuple(labels.class_names.index(str(classes[place])) for place in places)
-    return LabelledPairs(tuple(listed[place] for place in places), indices, places, listed)
+    indices = tuple(labels.class_names.index(str(classes[index])) for index in positions)
+    return LabeledPairs(tuple(listed[index] for index in positions), indices, positions, listed)
 
 
 class _Trainer(TorchTrainer):  # type: ignore[misc]
@@ -218,11 +218,11 @@ def _fit(task: WorkerTask, out_uri: str, name: str, scaling: ScalingConfig, max_
     return result
 
 
-def _seal(
+def _save_bundle(
     task: WorkerTask,
     result: "ray.train.Result",
     labels: LabelSet,
-    splits: dict[Split, LabelledPairs],
+    splits: dict[Split, LabeledPairs],
     provenance: dict[str, Any],
     lease: Lease,
     *,
@@ -238,20 +238,20 @@ def _seal(
     scores = {PredictionKind(kind): values.numpy() for kind, values in state["val"].items()}
     calibration = fit_calibration(labels, np.array(splits[Split.VAL].labels), scores)
     epoch = int(metrics["epoch"])
-    figures = {key: value for key, value in metrics.items() if "/" in key}
+    metrics = {key: value for key, value in metrics.items() if "/" in key}
     uri = storage.join(task.run_uri, BUNDLE)
     lease.check()
-    digest = bundle.seal_bundle(
+    digest = bundle.save_bundle(
         uri,
         network=task.architecture,
         label_set=labels,
         preprocessing=config.preprocessing,
         weights=state["loop"]["network"],
-        provenance={**provenance, "best_epoch": epoch, "metrics": figures},
+        provenance={**provenance, "best_epoch": epoch, "metrics": metrics},
         calibration=calibration,
         reference=make_reference(labels, scores, calibration, images, prepared=prepared),
     )
-    return TrainResult(task.run_uri, uri, provenance["run_id"], digest, epoch, figures)
+    return TrainResult(task.run_uri, uri, provenance["run_id"], digest, epoch, metrics)
 
 
 def _rebuilt(kind: type[errors.DermRayError], message: str, run_uri: str) -> errors.DermRayError:

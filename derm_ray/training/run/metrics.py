@@ -32,7 +32,7 @@ class TrainingMetrics:
             return Counter(f"derm_ray_train_{name}", description, ("run",)).set_default_tags({"run": run})
 
         self._pairs = counter("pairs", "Pairs trained on.")
-        self._steps = counter("steps", "Optimiser steps.")
+        self._steps = counter("steps", "Optimizer steps.")
         self._loss = counter("loss", "Sum of the steps' losses; divided by the steps it is their mean.")
         self._epochs = counter("epochs", "Epochs reported.")
         self._seconds = Counter(

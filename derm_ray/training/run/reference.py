@@ -12,11 +12,11 @@ from derm_ray.data.archives.reader import ImageReader
 from derm_ray.data.preprocessing import Preprocessing, load_image
 from derm_ray.data.reference import Reference
 from derm_ray.data.statistics import ImageStatistics, measure
+from derm_ray.domain import Calibration, LabelSet, LesionPair, Modality, PredictionKind
 from derm_ray.errors import ImageError
-from derm_ray.evaluation.drift import fit_reference, least_samples
+from derm_ray.evaluation.drift import fit_reference, min_samples
 from derm_ray.inference.predictor import temper
 from derm_ray.training.loop import KindProbabilities
-from derm_ray.vocabulary import Calibration, LabelSet, LesionPair, Modality, PredictionKind
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def measure_images(pairs: Sequence[LesionPair], spec: Preprocessing, seed: int) 
     try:
         found: list[Measured] = ray.get(
             [
-                task.remote([pairs[place] for place in drawn[start : start + PAIRS_PER_TASK]], spec)
+                task.remote([pairs[index] for index in drawn[start : start + PAIRS_PER_TASK]], spec)
                 for start in range(0, len(drawn), PAIRS_PER_TASK)
             ]
         )
@@ -87,8 +87,8 @@ def make_reference(
     """
     answers = {kind: temper(values, calibration.temperatures[kind]) for kind, values in scores.items()}
     pairs = len(answers[PredictionKind.CROSS])
-    if pairs < least_samples():
+    if pairs < min_samples():
         logger.info(
-            "val has %d pairs: an endpoint will not watch the answers for drift, which takes %d", pairs, least_samples()
+            "val has %d pairs: an endpoint will not watch the answers for drift, which takes %d", pairs, min_samples()
         )
     return fit_reference(labels.class_names, answers, images, prepared=prepared)

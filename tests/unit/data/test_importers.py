@@ -8,8 +8,8 @@ from derm_ray.data.importers.derm7pt import DIAGNOSES, PAPER15_FROM_DERM7PT, imp
 from derm_ray.data.importers.folder import import_folder
 from derm_ray.data.importers.milk10k import PAPER15_FROM_FULL, import_milk10k
 from derm_ray.data.validation import validate
+from derm_ray.domain import DERM7PT, MILK10K, PAPER15
 from derm_ray.errors import ConfigError, ManifestError, StorageError
-from derm_ray.vocabulary import DERM7PT, MILK10K, PAPER15
 
 
 @pytest.fixture

@@ -4,9 +4,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from derm_ray.data.manifest import SCHEMA, Manifest, collapse, conform, read_manifest, scan_manifest, write_manifest
+from derm_ray.data.manifest import (
+    SCHEMA,
+    Manifest,
+    collapse,
+    normalize_schema,
+    read_manifest,
+    scan_manifest,
+    write_manifest,
+)
+from derm_ray.domain import PAPER15, label_set
 from derm_ray.errors import ConfigError, ManifestError, StorageError
-from derm_ray.vocabulary import PAPER15, label_set
 
 ROWS = [
     {"lesion_id": "001", "clinical_uri": "a.jpg", "dermoscopy_uri": "b.jpg", "diagnosis": "melanoma", "skin_tone": 3,
@@ -18,7 +26,7 @@ ROWS = [
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
 def test_every_format_keeps_every_value(tmp_path: Path, suffix: str) -> None:
-    manifest = conform(pa.Table.from_pylist(ROWS), str(tmp_path / "m.parquet"))
+    manifest = normalize_schema(pa.Table.from_pylist(ROWS), str(tmp_path / "m.parquet"))
     uri = str(tmp_path / f"m.{suffix}")
     write_manifest(manifest, uri)
     read = read_manifest(uri)
@@ -28,7 +36,7 @@ def test_every_format_keeps_every_value(tmp_path: Path, suffix: str) -> None:
 
 
 def test_ids_stand_for_each_other_and_uris_resolve(tmp_path: Path) -> None:
-    first, second = conform(pa.Table.from_pylist(ROWS), str(tmp_path / "m.csv")).pairs()
+    first, second = normalize_schema(pa.Table.from_pylist(ROWS), str(tmp_path / "m.csv")).pairs()
     assert first.pair_id == first.lesion_id == "001"
     assert first.clinical_uri == str(tmp_path / "a.jpg")
     assert second.clinical_uri is None
@@ -142,9 +150,9 @@ def test_words_are_counted_over_all_pieces_and_rows_keep_their_numbers(tmp_path:
 def test_columns_that_are_one_by_their_name_are_refused() -> None:
     table = pa.table({"lesion_id": ["a"], "Diagnosis": ["x"], "diagnosis": ["y"]})
     with pytest.raises(ManifestError, match="columns 'Diagnosis' and 'diagnosis' are both 'diagnosis'; keep one"):
-        conform(table, "m.csv")
+        normalize_schema(table, "m.csv")
     with pytest.raises(ManifestError, match="its name holds characters that cannot be seen"):
-        conform(pa.table({"lesion_id": ["a"], "patient_id\u200b": ["x"]}), "m.csv")
+        normalize_schema(pa.table({"lesion_id": ["a"], "patient_id\u200b": ["x"]}), "m.csv")
 
 
 @pytest.mark.parametrize(
@@ -157,4 +165,4 @@ def test_columns_that_are_one_by_their_name_are_refused() -> None:
 )
 def test_ids_that_are_no_ids_are_refused(column: pa.Array, message: str) -> None:
     with pytest.raises(ManifestError, match=message):
-        conform(pa.table({"lesion_id": ["a"], "patient_id": column}), "m.parquet")
+        normalize_schema(pa.table({"lesion_id": ["a"], "patient_id": column}), "m.parquet")

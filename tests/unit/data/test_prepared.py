@@ -16,9 +16,10 @@ from derm_ray.bundle import load_bundle
 from derm_ray.cli import app
 from derm_ray.data import prepared
 from derm_ray.data.inputs import SizedInput, open_input
-from derm_ray.data.manifest import Manifest, conform, read_manifest, write_manifest
+from derm_ray.data.manifest import Manifest, normalize_schema, read_manifest, write_manifest
 from derm_ray.data.preprocessing import PairPixels, Preprocessing, load_pairs
 from derm_ray.data.splits import split_manifest
+from derm_ray.domain import PAPER15
 from derm_ray.errors import ConfigError, ManifestError, OutputExistsError, StorageError
 from derm_ray.evaluation.evaluate import evaluate
 from derm_ray.evaluation.quantization import quantize_bundle
@@ -27,7 +28,6 @@ from derm_ray.studies.baseline import run_baseline
 from derm_ray.studies.reproduction.study import reproduce
 from derm_ray.training.config import debug
 from derm_ray.training.run.driver import train
-from derm_ray.vocabulary import PAPER15
 from tests.conftest import take
 
 SPEC = Preprocessing(64)
@@ -35,7 +35,7 @@ ONE_PAIR_A_TAR = 2 * 3 * 64 * 64
 
 
 def encoded(kind: str) -> bytes:
-    """Return a photo: smooth colours under noise, so that scaling and orientation show."""
+    """Return a photo: smooth colors under noise, so that scaling and orientation show."""
     sides = {"large.jpg": (2000, 1500), "alpha.png": (190, 140)}
     width, height = sides.get(kind, (600, 450))
     channels = 4 if kind == "alpha.png" else 3
@@ -61,7 +61,7 @@ def photos(folder: str) -> Manifest:
         {"lesion_id": "d", "clinical_uri": "photos/large.jpg"},
     ]
     table = pa.Table.from_pylist(rows, pa.schema([(name, pa.string()) for name in rows[0]]))
-    write_manifest(conform(table, folder), f"{folder}/m.parquet")
+    write_manifest(normalize_schema(table, folder), f"{folder}/m.parquet")
     return read_manifest(f"{folder}/m.parquet")
 
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from derm_ray.domain import PAPER15, PredictionKind, label_set
 from derm_ray.evaluation.calibration import (
     fit_calibration,
     fit_temperature,
@@ -9,7 +10,6 @@ from derm_ray.evaluation.calibration import (
     reliability,
 )
 from derm_ray.inference.predictor import temper
-from derm_ray.vocabulary import PAPER15, PredictionKind, label_set
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

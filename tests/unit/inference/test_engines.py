@@ -10,7 +10,7 @@ from derm_ray.errors import BundleError, ConfigError
 from derm_ray.inference.engines import selection
 from derm_ray.inference.engines.pytorch import CPU_PAIRS, CompiledEngine, TorchEngine
 from derm_ray.inference.engines.selection import make_engine, resolve_engine
-from derm_ray.inference.precision import normalise, resolve_precision
+from derm_ray.inference.precision import normalize, resolve_precision
 
 CPU = torch.device("cpu")
 
@@ -107,7 +107,7 @@ def test_a_few_pairs_at_a_time_answer_as_all_at_once(cam_bundle_uri: str) -> Non
         images(2 * CPU_PAIRS + 1),
     )
     inputs = [
-        normalise(torch.from_numpy(i), bundle.preprocessing.mean, bundle.preprocessing.std)
+        normalize(torch.from_numpy(i), bundle.preprocessing.mean, bundle.preprocessing.std)
         for i in images(2 * CPU_PAIRS + 1)
     ]
     for given in ((0, 1), (0,), (1,)):

@@ -7,10 +7,10 @@ import torch
 
 from derm_ray.bundle import load_bundle
 from derm_ray.data.preprocessing import PairPixels
+from derm_ray.domain import Calibration, OperatingPoint, PredictionKind
 from derm_ray.evaluation.calibration import fit_calibration
 from derm_ray.inference.engines.engine import Images, Probabilities
 from derm_ray.inference.predictor import Predictor
-from derm_ray.vocabulary import Calibration, OperatingPoint, PredictionKind
 
 
 def pixels(seed: int) -> np.ndarray:

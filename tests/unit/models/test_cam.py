@@ -4,10 +4,10 @@ from torch import nn
 
 from derm_ray.errors import ConfigError
 from derm_ray.models.cam import CAM_MODES, saliency
+from derm_ray.models.factory import CamConfig, NetworkConfig, build_network
 from derm_ray.models.heads import BilinearHead, CamHead
 from derm_ray.models.trunks import Trunk
 from derm_ray.models.weights import describe_cam, load_cam
-from derm_ray.models.zoo import CamConfig, NetworkConfig, build_network
 
 
 def maps_and_logits() -> tuple[torch.Tensor, torch.Tensor]:

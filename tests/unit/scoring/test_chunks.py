@@ -10,6 +10,7 @@ from derm_ray import storage
 from derm_ray.data.archives.reader import ImageReader
 from derm_ray.data.manifest import Manifest
 from derm_ray.data.preprocessing import PairPixels, Preprocessing
+from derm_ray.domain import LesionPair
 from derm_ray.errors import ImageError, ImageErrorCode, ScoringError
 from derm_ray.scoring.actor import PredictingActor
 from derm_ray.scoring.chunks import Assembler, Chunk, chunk_pairs, pixels_table, read_pixels
@@ -17,7 +18,6 @@ from derm_ray.scoring.decoder import DecodingActor
 from derm_ray.scoring.ledger import Run
 from derm_ray.scoring.parts import PartWriter, StageTimes
 from derm_ray.scoring.shards import Shard
-from derm_ray.vocabulary import LesionPair
 from tests.unit.scoring.conftest import Opened, score_all
 
 SPEC = Preprocessing(48)

@@ -8,14 +8,14 @@ from derm_ray import storage
 from derm_ray.data.inputs import open_input
 from derm_ray.data.locations import Locations
 from derm_ray.data.manifest import Manifest
+from derm_ray.domain import LABEL_SETS, PAPER15, LabelSet
 from derm_ray.errors import ImageError, ImageErrorCode, OutputExistsError, ScoringError, StorageError
 from derm_ray.lease import hold
 from derm_ray.scoring.ledger import INVOCATIONS, Run, RunDescription, open_run, recorded_engine
 from derm_ray.scoring.reconcile import reconcile, verify
-from derm_ray.scoring.report import seal
+from derm_ray.scoring.report import complete_run
 from derm_ray.scoring.schema import score_schema
 from derm_ray.scoring.scorer import ShardScorer
-from derm_ray.vocabulary import LABEL_SETS, PAPER15, LabelSet
 from tests.unit.scoring.conftest import Opened, remove_part, score_all
 
 
@@ -60,7 +60,7 @@ def test_a_run_keeps_its_id_and_one_from_before_there_were_any_goes_on(
     assert "run_id" not in before.to_json()
     score_all(before, bundle_uri)
     with hold(storage.join(run.out_uri, INVOCATIONS)) as lease:
-        seal(before, reconcile(before), lease)
+        complete_run(before, reconcile(before), lease)
     assert verify(run.out_uri).pairs == 25
 
 

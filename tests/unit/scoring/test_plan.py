@@ -8,7 +8,7 @@ import pytest
 
 from derm_ray.data.inputs import Input, ManifestInput, MemoryInput
 from derm_ray.data.locations import Locations
-from derm_ray.data.manifest import Manifest, conform, write_manifest
+from derm_ray.data.manifest import Manifest, normalize_schema, write_manifest
 from derm_ray.errors import ManifestError
 from derm_ray.scoring.plan import Plan, make_plan
 from derm_ray.scoring.shards import PairReader
@@ -23,7 +23,7 @@ def plan(source: Input, size: int = 100, copy: str | None = None, csv: bool = Fa
 def rows(*images: dict[str, str | None], uri: str = "/data/m.parquet") -> MemoryInput:
     columns = ("pair_id", "clinical_uri", "dermoscopy_uri")
     table = pa.table({name: pa.array([row.get(name) for row in images], pa.string()) for name in columns})
-    return MemoryInput(conform(table, uri))
+    return MemoryInput(normalize_schema(table, uri))
 
 
 def test_shard_digests_follow_rows_model_and_options(pairs: Manifest) -> None:

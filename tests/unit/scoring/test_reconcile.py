@@ -13,7 +13,7 @@ from derm_ray.lease import hold
 from derm_ray.scoring.formats import FORMATS
 from derm_ray.scoring.ledger import INVOCATIONS, Run
 from derm_ray.scoring.reconcile import Reconciliation, reconcile, verify, with_errors
-from derm_ray.scoring.report import seal
+from derm_ray.scoring.report import complete_run
 from tests.unit.scoring.conftest import Opened, remove_part, score_all
 
 
@@ -22,7 +22,7 @@ def finish(run: Run, bundle_uri: str) -> Reconciliation:
         score_all(run, bundle_uri)
         lease.note(pairs=25, errors=2, seconds=2.5, stages={"read_s": 0.5})
         counts = reconcile(run)
-        seal(run, counts, lease)
+        complete_run(run, counts, lease)
     return counts
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from derm_ray.bundle import load_bundle
 from derm_ray.data.manifest import Manifest
 from derm_ray.data.preprocessing import PairPixels
+from derm_ray.domain import Prediction
 from derm_ray.errors import BundleError
 from derm_ray.observability import WorkerLogs
 from derm_ray.serving import api
@@ -18,7 +19,6 @@ from derm_ray.serving.guard import Limits
 from derm_ray.serving.model import WAIT_S, ServedModel
 from derm_ray.serving.problems import ApiError
 from derm_ray.storage import read_bytes
-from derm_ray.vocabulary import Prediction
 
 
 class Client:

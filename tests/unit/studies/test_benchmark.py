@@ -15,7 +15,7 @@ from derm_ray.data.loading import load_all
 from derm_ray.errors import ConfigError
 from derm_ray.inference.engines.selection import make_engine
 from derm_ray.inference.predictor import Predictor
-from derm_ray.models.zoo import NetworkConfig
+from derm_ray.models.factory import NetworkConfig
 from derm_ray.studies.benchmark import plain_scoring, scoring
 from derm_ray.studies.benchmark.bench import run_benchmark
 from derm_ray.studies.benchmark.comparison import Effort, Row, compare

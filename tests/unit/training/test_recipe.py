@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from derm_ray.domain import LesionPair, Modality
 from derm_ray.errors import ConfigError
 from derm_ray.models.networks import PairLogits
 from derm_ray.training.batches import (
@@ -19,7 +20,6 @@ from derm_ray.training.batches import (
 )
 from derm_ray.training.config import PRESETS, config_from_json, make_config, parse_settings
 from derm_ray.training.losses import cross_entropy, pair_loss, squared
-from derm_ray.vocabulary import LesionPair, Modality
 
 
 def test_the_loss_is_the_papers_by_hand() -> None:
@@ -104,7 +104,5 @@ def test_batches_too_small_for_workers_or_split_are_refused() -> None:
 
 def test_what_only_reads_does_not_load_torch() -> None:
     """Decoding tasks run on CPU nodes; a torch in each of their processes would cost memory and seconds."""
-    program = (
-        "import sys, derm_ray.training.run.feed, derm_ray.training.run.announcer; sys.exit('torch' in sys.modules)"
-    )
+    program = "import sys, derm_ray.training.run.data_loading, derm_ray.training.run.progress_relay; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)

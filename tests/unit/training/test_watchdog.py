@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from derm_ray.training.watchdog import STOOD_STILL
+from derm_ray.training.watchdog import STALLED_EXIT_CODE
 
 SCRIPT = """
 import time
@@ -46,14 +46,14 @@ def run(body: str) -> "subprocess.CompletedProcess[str]":
 )
 def test_what_stands_still_is_ended_with_word_and_stack(body: str, said: str) -> None:
     done = run(body)
-    assert done.returncode == STOOD_STILL
+    assert done.returncode == STALLED_EXIT_CODE
     assert done.stdout == f"{said}\n"
     assert "Thread 0x" in done.stderr
 
 
 def test_who_cannot_be_told_keeps_no_process_alive() -> None:
     done = run("watchdog._bark = lambda _: 1 / 0; time.sleep(60)")
-    assert (done.returncode, done.stdout) == (STOOD_STILL, "")
+    assert (done.returncode, done.stdout) == (STALLED_EXIT_CODE, "")
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@ from dataclasses import asdict
 import pytest
 
 from derm_ray.data.archives.pairing import DEFAULT_RULE, PairingRule
+from derm_ray.domain import Modality
 from derm_ray.errors import ConfigError
-from derm_ray.vocabulary import Modality
 
 CLINICAL, DERMOSCOPY = Modality
 

@@ -266,7 +266,7 @@ class Calibration:
     """What val says about a model's probabilities; sealed in its bundle.
 
     Attributes:
-        temperatures: prediction kind -> T of p^(1/T), renormalised (Guo et al. 2017); absent means 1.
+        temperatures: prediction kind -> T of p^(1/T), renormalized (Guo et al. 2017); absent means 1.
         operating_points: of every prediction kind and task that val defines.
     """
 

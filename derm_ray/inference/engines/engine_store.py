@@ -14,7 +14,7 @@ KEYS = {"digest", "model_digest", "parity", "files"}
 
 
 @dataclass(frozen=True)
-class SealedEngine:
+class StoredEngine:
     """A verified engine in memory.
 
     Attributes:
@@ -35,7 +35,7 @@ class SealedEngine:
         return _identity(self.name, self.digest)
 
 
-def seal_engine(
+def store_engine(
     bundle: Bundle,
     name: str,
     files: Mapping[str, bytes],
@@ -52,7 +52,7 @@ def seal_engine(
         bundle: where to.
         name: of the engine.
         files: by name.
-        parity: see :class:`SealedEngine`.
+        parity: see :class:`StoredEngine`.
         built_with: package -> version.
         overwrite: replace one that is there.
 
@@ -63,11 +63,11 @@ def seal_engine(
         OutputExistsError: the bundle already has one.
     """
     folder = _folder(bundle, name)
-    if not overwrite and name in sealed_engines(bundle):
+    if not overwrite and name in stored_engines(bundle):
         raise already_there(bundle, name)
     sums = {file: storage.sha256(data) for file, data in files.items()}
     for file, data in files.items():
-        storage.write_bytes(_place(folder, file, sums[file]), data)
+        storage.write_bytes(_file_uri(folder, file, sums[file]), data)
     index: dict[str, Any] = {
         "engine": name,
         "model_digest": bundle.model_digest,
@@ -89,14 +89,14 @@ def already_there(bundle: Bundle, name: str) -> OutputExistsError:
     return OutputExistsError(f"{bundle.uri} already holds the engine {name}. Give --overwrite to make it anew.")
 
 
-def sealed_engines(bundle: Bundle) -> list[str]:
+def stored_engines(bundle: Bundle) -> list[str]:
     """Return the names of the engines that a bundle holds."""
     names = (name.rstrip("/") for name in storage.list_folder(storage.join(bundle.uri, FOLDER)))
     return [name for name in names if storage.exists(storage.join(_folder(bundle, name), INDEX))]
 
 
 def engine_identity(bundle: Bundle, name: str) -> str:
-    """Return what :attr:`SealedEngine.identity` would be, without reading the engine's files.
+    """Return what :attr:`StoredEngine.identity` would be, without reading the engine's files.
 
     Raises:
         BundleError: as :func:`load_engine`, but for the files.
@@ -104,7 +104,7 @@ def engine_identity(bundle: Bundle, name: str) -> str:
     return _identity(name, _read_index(bundle, name)["digest"])
 
 
-def load_engine(bundle: Bundle, name: str) -> SealedEngine:
+def load_engine(bundle: Bundle, name: str) -> StoredEngine:
     """Read an engine and verify every digest.
 
     Raises:
@@ -114,12 +114,12 @@ def load_engine(bundle: Bundle, name: str) -> SealedEngine:
     files = {}
     for file, expected in index["files"].items():
         try:
-            files[file] = storage.read_bytes(_place(folder, file, expected))
+            files[file] = storage.read_bytes(_file_uri(folder, file, expected))
         except StorageError as error:
             raise BundleError(f"{folder}: {file} cannot be read: {error}") from error
         if storage.sha256(files[file]) != expected:
             raise _altered(folder, file)
-    return SealedEngine(name, index["digest"], index["parity"], files)
+    return StoredEngine(name, index["digest"], index["parity"], files)
 
 
 def _read_index(bundle: Bundle, name: str) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def _identity(name: str, digest: str) -> str:
     return f"{name}@{digest[:16]}"
 
 
-def _place(folder: str, file: str, sha256: str) -> str:
+def _file_uri(folder: str, file: str, sha256: str) -> str:
     """Return where a file lies: named by its content, so that another engine is written beside this one."""
     return storage.join(folder, f"{sha256[:16]}-{file}")
 

@@ -1,4 +1,4 @@
-"""What a trained network answers for whole splits, computed on a worker of the cluster."""
+"""What a trained network predictions for whole splits, computed on a worker of the cluster."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -9,18 +9,18 @@ import torch
 from derm_ray.bundle import load_bundle
 from derm_ray.errors import DermRayError
 from derm_ray.inference.predictor import temper
-from derm_ray.models.zoo import build_network
+from derm_ray.models.factory import build_network
 from derm_ray.training.batches import Batch, evaluation_order
 from derm_ray.training.config import TrainConfig
+from derm_ray.training.feature_cache import FeatureCache
 from derm_ray.training.loop import KindProbabilities, TrainingLoop
-from derm_ray.training.run.feed import LabelledPairs, batches
-from derm_ray.training.stems import StemCache
+from derm_ray.training.run.data_loading import LabeledPairs, batches
 
 BATCH = 64
 
 
 @dataclass(frozen=True)
-class SplitAnswers:
+class SplitPredictions:
     """Calibrated probabilities of one split, (pairs, classes) per prediction kind.
 
     Attributes:
@@ -32,52 +32,57 @@ class SplitAnswers:
     swapped: KindProbabilities
 
 
-def answer_split(
-    bundle_uri: str, config: TrainConfig, pairs: LabelledPairs, stems: StemCache | None, *, use_gpu: bool
-) -> SplitAnswers:
+def predict_split(
+    bundle_uri: str, config: TrainConfig, pairs: LabeledPairs, features: FeatureCache | None, *, use_gpu: bool
+) -> SplitPredictions:
     """Run a sealed network over a split, reading images or their cached activations.
 
     Args:
         bundle_uri: what :func:`derm_ray.training.run.driver.train` returned.
         config: its recipe.
         pairs: the split.
-        stems: its activations, without mirrored images.
+        features: its activations, without mirrored images.
         use_gpu: run on a GPU.
 
     Raises:
         ImageError: an image cannot be used.
         BundleError, StorageError: something cannot be read.
     """
-    task = ray.remote(num_cpus=1, num_gpus=1 if use_gpu else 0)(_answer)
-    answers, error = ray.get(task.remote(bundle_uri, config, pairs, stems, use_gpu=use_gpu))
+    task = ray.remote(num_cpus=1, num_gpus=1 if use_gpu else 0)(_predict)
+    predictions, error = ray.get(task.remote(bundle_uri, config, pairs, features, use_gpu=use_gpu))
     if error is not None:
         raise error
-    return answers  # type: ignore[no-any-return]
+    return predictions  # type: ignore[no-any-return]
 
 
-def _answer(
-    bundle_uri: str, config: TrainConfig, pairs: LabelledPairs, stems: StemCache | None, *, use_gpu: bool
-) -> tuple[SplitAnswers | None, DermRayError | None]:
+def _predict(
+    bundle_uri: str, config: TrainConfig, pairs: LabeledPairs, features: FeatureCache | None, *, use_gpu: bool
+) -> tuple[SplitPredictions | None, DermRayError | None]:
     try:
         model = load_bundle(bundle_uri)
         network = build_network(model.network, freeze=config.freeze)
         network.load_state_dict(dict(model.weights))
         loop = TrainingLoop(config, network, torch.device("cuda" if use_gpu else "cpu"))
 
-        def ask(*, swapped: bool) -> KindProbabilities:
-            feed = batches(
-                pairs, evaluation_order(len(pairs), BATCH), config.preprocessing, rank=0, world_size=1, stems=stems
+        def predict(*, swapped: bool) -> KindProbabilities:
+            loaded = batches(
+                pairs,
+                evaluation_order(len(pairs), BATCH),
+                config.preprocessing,
+                rank=0,
+                world_size=1,
+                features=features,
             )
-            raw = loop.predict(_swapped(feed) if swapped else feed, len(pairs))
+            raw = loop.predict(_swapped(loaded) if swapped else loaded, len(pairs))
             return {kind: temper(p, model.calibration.temperatures.get(kind, 1.0)) for kind, p in raw.items()}
 
-        return SplitAnswers(ask(swapped=False), ask(swapped=True)), None
+        return SplitPredictions(predict(swapped=False), predict(swapped=True)), None
     except DermRayError as error:
         return None, error
 
 
-def _swapped(feed: Iterator[Batch | DermRayError]) -> Iterator[Batch | DermRayError]:
-    for batch in feed:
+def _swapped(loaded: Iterator[Batch | DermRayError]) -> Iterator[Batch | DermRayError]:
+    for batch in loaded:
         if isinstance(batch, DermRayError):
             yield batch
         else:

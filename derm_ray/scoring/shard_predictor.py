@@ -10,6 +10,7 @@ import torch
 from derm_ray import __version__, storage
 from derm_ray.bundle import Bundle, load_bundle
 from derm_ray.data.preprocessing import PairPixels
+from derm_ray.domain import LesionPair, Modality
 from derm_ray.errors import BundleError, ImageError
 from derm_ray.inference.engines.engine import Engine
 from derm_ray.inference.predictor import Predictor
@@ -20,7 +21,6 @@ from derm_ray.scoring.ledger import SALIENCY, RunDescription
 from derm_ray.scoring.loader import BATCH_SIZE, Loaded
 from derm_ray.scoring.schema import Scored, score_schema, score_table
 from derm_ray.scoring.shards import Shard
-from derm_ray.vocabulary import LesionPair, Modality
 
 
 class ShardPredictor:

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from derm_ray import storage
+from derm_ray.domain import LesionPair, Modality
 from derm_ray.errors import ConfigError, StorageError
 from derm_ray.training.batches import Indices, is_mirrored
-from derm_ray.vocabulary import LesionPair, Modality
 
 PAIRS_PER_FILE = 64
 LIMIT_GIB = 50.0
@@ -22,7 +22,7 @@ Activations = npt.NDArray[np.uint16 | np.float32]
 
 
 @dataclass(frozen=True)
-class StemCache:
+class FeatureCache:
     """The activations of one list of pairs.
 
     Files hold fixed-size records, one per pair in order; a record is the clinical and the dermoscopy image's
@@ -53,7 +53,7 @@ class StemCache:
 
     def file(self, index: int) -> str:
         """Return the URI of one file."""
-        return storage.join(self.uri, f"{index:06d}.stems")
+        return storage.join(self.uri, f"{index:06d}.features")
 
     def write(self, index: int, records: Activations) -> None:
         """Write one file of records (pairs, images, H, W, C), atomically."""
@@ -81,12 +81,12 @@ class StemCache:
         files: list[str] = []
         starts: list[int] = []
         for pair, row in zip(pairs, rows.tolist(), strict=True):
-            for place, modality in enumerate(Modality):
+            for slot, modality in enumerate(Modality):
                 flipped = mirror is not None and is_mirrored(pair, modality, seed=mirror[0], epoch=mirror[1])
-                files.append(f"{folder}/{row // PAIRS_PER_FILE:06d}.stems")
-                image = place + 2 * (flipped and self.mirrored)
+                files.append(f"{folder}/{row // PAIRS_PER_FILE:06d}.features")
+                image = slot + 2 * (flipped and self.mirrored)
                 starts.append(row % PAIRS_PER_FILE * self.record_bytes + image * self.image_bytes)
-        with storage.explained(self.uri):
+        with storage.translate_errors(self.uri):
             ends = [start + self.image_bytes for start in starts]
             parts = filesystem.cat_ranges(files, starts, ends, on_error="raise")
         if any(len(part) != self.image_bytes for part in parts):
@@ -95,7 +95,7 @@ class StemCache:
         return np.ascontiguousarray(images[:, 0]), np.ascontiguousarray(images[:, 1])
 
 
-def make_room(folder: str, caches: Sequence[tuple[StemCache, int]], limit_gib: float) -> None:
+def evict_caches(folder: str, caches: Sequence[tuple[FeatureCache, int]], limit_gib: float) -> None:
     """Remove the caches that were used longest ago until these fit the limit, and note that they are used now.
 
     Args:
@@ -115,7 +115,7 @@ def make_room(folder: str, caches: Sequence[tuple[StemCache, int]], limit_gib: f
         )
     others = {}
     found = storage.list_files(folder)
-    for uri in {storage.parent(file) for file in found if file.endswith((".stems", f"/{INDEX}"))} - sizes.keys():
+    for uri in {storage.parent(file) for file in found if file.endswith((".features", f"/{INDEX}"))} - sizes.keys():
         if storage.join(uri, INDEX) in found:
             others[uri] = storage.read_json(storage.join(uri, INDEX))
         else:
