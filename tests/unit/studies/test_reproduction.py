@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 
 from derm_ray.domain import PAPER15, CancerDefinition, PredictionKind, label_set
 from derm_ray.errors import ConfigError, StorageError
-from derm_ray.evaluation.evaluate import metrics
+from derm_ray.evaluation.evaluate import compute_metrics
 from derm_ray.models.factory import CamConfig, build_network
 from derm_ray.studies.reproduction.claims import (
     NOT_DEFINED,
@@ -84,8 +84,8 @@ def test_the_figures_are_those_of_evaluate() -> None:
     trial = answers(0.6)
     scores = trial.given[PredictionKind.CROSS]
     weights = np.ones((1, PAIRS))
-    expected = metrics(PAPER15, trial.truth, scores)
-    isic = metrics(PAPER15, trial.truth, scores, CancerDefinition.ISIC)
+    expected = compute_metrics(PAPER15, trial.truth, scores)
+    isic = compute_metrics(PAPER15, trial.truth, scores, CancerDefinition.ISIC)
     expected |= {"cancer_isic/auroc": isic["cancer/auroc"]}
     for name in METRICS:
         if name in expected:
@@ -97,7 +97,7 @@ def test_a_weight_counts_like_a_copy() -> None:
     scores = trial.given[PredictionKind.CROSS]
     rows = np.random.default_rng(0).integers(0, PAIRS, PAIRS)
     weights = np.bincount(rows, minlength=PAIRS)[None].astype(float)
-    expected = metrics(PAPER15, trial.truth[rows], scores[rows])
+    expected = compute_metrics(PAPER15, trial.truth[rows], scores[rows])
     for name in ("accuracy", "balanced_accuracy", "cancer/auroc", "melanoma/auroc"):
         assert draws(name, trial, scores, weights)[0] == pytest.approx(expected[name], abs=1e-6), name
 

@@ -52,7 +52,7 @@ def test_what_stands_still_is_ended_with_word_and_stack(body: str, said: str) ->
 
 
 def test_who_cannot_be_told_keeps_no_process_alive() -> None:
-    done = run("watchdog._bark = lambda _: 1 / 0; time.sleep(60)")
+    done = run("watchdog._on_stall = lambda _: 1 / 0; time.sleep(60)")
     assert (done.returncode, done.stdout) == (STALLED_EXIT_CODE, "")
 
 
