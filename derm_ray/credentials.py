@@ -1,4 +1,4 @@
-"""Recognizing credentials in text, and telling the text without them."""
+"""Detecting and redacting credentials in text."""
 
 import re
 
@@ -8,7 +8,7 @@ _NAME = re.compile(
 )
 _FILE_NAMES = re.compile(r"(_FILE|_PATH)$|^GOOGLE_APPLICATION_CREDENTIALS$", re.IGNORECASE)
 _HIDDEN = "***"
-# What is hidden is the group `value`.
+# The group `value` is redacted.
 _CREDENTIALS = (
     (re.compile(r"://(?P<value>[^/\s@:]*:[^/\s]*)@"), "a password in a URI"),
     (re.compile(r"https?://(?P<value>[^/\s@]+)@"), "a credential in a URI"),
@@ -46,7 +46,7 @@ def redact(text: str) -> str:
 
 
 def names_a_secret(name: str, value: str) -> bool:
-    """Return whether a variable's name says that its value is a secret, and not the place of one."""
+    """Return whether a variable's name says that its value is a secret, and not a path to one."""
     if _FILE_NAMES.search(name) and value.startswith("/"):
         return False
     return _NAME.search(name) is not None

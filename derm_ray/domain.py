@@ -1,4 +1,4 @@
-"""The field's words: modalities, diagnoses, label sets, tasks, pairs and predictions."""
+"""Domain types: modalities, diagnoses, label sets, tasks, pairs and predictions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ class Modality(StrEnum):
 
 
 class PredictionKind(StrEnum):
-    """Which images a prediction rests on: one modality alone, or both (cross)."""
+    """Images used for a prediction: one modality alone, or both (cross)."""
 
     CLINICAL = "clinical"
     DERMOSCOPY = "dermoscopy"
@@ -70,7 +70,7 @@ class LabelSet:
     name: str
     diagnoses: tuple[Diagnosis, ...]
     collapses: Mapping[str, str | None] = field(default_factory=dict)
-    """Finer diagnosis -> class here, or ``None`` where its pairs are left out; empty for a set that collapses none."""
+    """Finer diagnosis -> class of this set, or ``None`` if excluded; empty for detailed sets."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -164,7 +164,7 @@ DERM7PT = LabelSet(
 
 
 def _binary(base: LabelSet, name: str, task_name: str, definition: CancerDefinition) -> LabelSet:
-    """Return the label set of a task trained as a head of its own."""
+    """Return the label set of a task with its own head."""
     task = next(task for task in base.tasks(definition) if task.name == task_name)
     melanoma = task_name == "melanoma"
     return LabelSet(
@@ -263,7 +263,7 @@ def operating_point_name(task: str, target: float) -> str:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What val says about a model's probabilities; sealed in its bundle.
+    """Calibration of a model on val; stored in its bundle.
 
     Attributes:
         temperatures: prediction kind -> T of p^(1/T), renormalized (Guo et al. 2017); absent means 1.
@@ -276,10 +276,10 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A model's answer for one pair.
+    """A model's prediction for one pair.
 
     Attributes:
-        modality: ``both``, ``clinical`` or ``dermoscopy``: the images it rests on.
+        modality: ``both``, ``clinical`` or ``dermoscopy``: the images used.
         diagnosis: the most probable class.
         confidence: its probability, 0..1.
         probabilities: one per class in class order, summing to 1.
@@ -299,10 +299,10 @@ class Prediction:
 
 
 class ImageFlag(StrEnum):
-    """What is worth knowing about an image that was decoded; the list is closed.
+    """Flags of a decoded image; the list is closed.
 
-    ``animated``: it holds more frames than the first one, which is used. ``burned_in_annotation``: a DICOM file says
-    that text is drawn into its pixels.
+    ``animated``: it has several frames, of which the first is used. ``burned_in_annotation``: the DICOM header
+    declares text in the pixels.
     """
 
     ANIMATED = "animated"

@@ -18,13 +18,13 @@ from derm_ray.errors import ImageError, ImageErrorCode
 
 MAX_PIXELS = 50_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
-"""What Pillow is given; besides, DICOM and JPEG 2000 are read. Untrusted bytes reach no other decoder."""
+"""Formats decoded by Pillow. DICOM and JPEG 2000 have their own decoders; no other decoder is used."""
 MAX_PROFILE_BYTES = 4_000_000
 SRGB_TOLERANCE = 3
 """A color profile that moves no channel by more than this many levels of 255 counts as sRGB."""
 
 MAX_STEP = 4
-"""A color profile that parts neighboring levels by more than this needs more than the upper 8 of 16 bits."""
+"""If a color profile separates neighboring levels by more, the upper 8 of 16 bits are not enough."""
 
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 # Pillow's own decoder takes uncompressed planes of 16 bits for 8 bits, and ignores the subsampling of YCbCr.
@@ -72,7 +72,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, side: int | None = None
 
     Raises:
         ImageError: with the code ``empty``, ``not_an_image``, ``too_many_pixels``, ``corrupt`` or ``unsupported``: an
-            image of a format or layout that is not read, named in the message.
+            unsupported format or layout, named in the message.
     """
     if not data:
         raise ImageError(ImageErrorCode.EMPTY, "the file is empty")
@@ -122,7 +122,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
             raise ImageError(ImageErrorCode.CORRUPT, "its header is damaged") from error
         if (name := other_format(data)) is not None:
             raise unsupported(name, "Convert the image to JPEG or PNG") from error
-        raise ImageError(ImageErrorCode.NOT_AN_IMAGE, "not an image of a known format") from error
+        raise ImageError(ImageErrorCode.NOT_AN_IMAGE, "not an image in a known format") from error
     except Image.DecompressionBombError as error:
         raise ImageError(ImageErrorCode.TOO_MANY_PIXELS, f"{error}") from error
     except Exception as error:
@@ -146,7 +146,7 @@ def _load(image: Image.Image) -> None:
                 image.putpalette(np.reshape(colors, (3, -1)).T.astype(np.uint8).tobytes())
     except Exception as error:
         raise _damaged(error) from error
-    with suppress(Exception):  # damaged EXIF tells no orientation
+    with suppress(Exception):  # damaged EXIF has no orientation
         ImageOps.exif_transpose(image, in_place=True)
 
 
@@ -171,7 +171,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         if isinstance(profile, bytes) and len(profile) <= MAX_PROFILE_BYTES:
             transform = _to_srgb(profile, image.mode)
             if transform is not None and deep and image.mode != "CMYK" and _steepest(transform, image.mode) > MAX_STEP:
-                raise unsupported("an image of 16 bits with a linear color profile", "Convert the image to sRGB")
+                raise unsupported("a 16-bit image with a linear color profile", "Convert the image to sRGB")
             if transform is not None:
                 image = transform.apply(image)
         return image if image.mode == "RGB" else image.convert("RGB")

@@ -40,7 +40,7 @@ def first_frame(header: Dataset, data: bytes, offset: int, max_pixels: int) -> I
     Args:
         header: all elements before the pixels, and the transfer syntax.
         data: the file.
-        offset: where its pixel element begins.
+        offset: position of its pixel element.
         max_pixels: largest width x height accepted.
 
     Raises:
@@ -53,7 +53,7 @@ def first_frame(header: Dataset, data: bytes, offset: int, max_pixels: int) -> I
     if tag in ((0x7FE0, 0x0008), (0x7FE0, 0x0009)):
         raise _unsupported(image, "floating-point pixel data")
     if tag != (0x7FE0, 0x0010):
-        raise ImageError(ImageErrorCode.CORRUPT, "the DICOM file has no pixel data, or not where it is looked for")
+        raise ImageError(ImageErrorCode.CORRUPT, "the DICOM file has no pixel data at the expected position")
     if image.get("SamplesPerPixel") == 3:
         image.setdefault("PixelRepresentation", 0)  # colors have no sign
     if missing := [keyword for keyword in _REQUIRED if keyword not in image]:
@@ -144,7 +144,7 @@ def _native(data: bytes, offset: int, image: Dataset, syntax: uids.UID) -> npt.N
 
 
 def _jpeg(frame: bytes, image: Dataset, max_pixels: int) -> Image.Image:
-    """Decode a JPEG frame: its own marks tell whether it is RGB; only where it has none, the header does."""
+    """Decode a JPEG frame. Its own markers decide whether it is RGB; without markers, the DICOM header does."""
     if image.PhotometricInterpretation in ("PALETTE COLOR", *_TRANSFORMED):
         raise _unsupported(image, "this photometric interpretation, in JPEG")
     if image.BitsStored != 8 or image.PixelRepresentation:
@@ -199,7 +199,7 @@ def _jpeg_2000(frame: bytes, image: Dataset, max_pixels: int) -> npt.NDArray[Any
 
 
 def _decoded(pixels: bytes | memoryview, syntax: uids.UID, image: Dataset, **options: Any) -> npt.NDArray[Any]:
-    """Return what pydicom makes of one frame: stored values, or RGB."""
+    """Decode one frame with pydicom: stored values, or RGB."""
     if image.PhotometricInterpretation in _YBR and (image.BitsAllocated, image.BitsStored) != (8, 8):
         raise _unsupported(image, "YBR is read of 8 bits")
     options = as_pixel_options(image, pixel_keyword="PixelData", number_of_frames=1) | options

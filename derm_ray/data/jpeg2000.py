@@ -1,4 +1,4 @@
-"""JPEG 2000 files, whose own headers (ISO/IEC 15444-1) say whether their pixels can be read without a guess."""
+"""JPEG 2000 files (ISO/IEC 15444-1); ambiguous layouts are refused by their headers."""
 
 import struct
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ _MODES = {
 
 
 def is_jpeg_2000(data: bytes) -> bool:
-    """Tell whether bytes begin as a JPEG 2000 file or a bare codestream does."""
+    """Return whether bytes start like a JPEG 2000 file or a bare codestream."""
     return data.startswith((START, _FILE))
 
 
@@ -132,7 +132,7 @@ def _has_alpha(box: bytes) -> bool:
 
 
 def _check_codestream(data: bytes, max_pixels: int) -> tuple[int, int]:
-    """Return how many components a codestream has, and their bits, once all of its tiles are there."""
+    """Check that a codestream is complete; return the number of its components and their bits."""
     header = read_codestream(data)
     if header.size[0] * header.size[1] > max_pixels:
         raise too_many_pixels(*header.size, max_pixels)

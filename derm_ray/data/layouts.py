@@ -1,4 +1,4 @@
-"""Which layouts of image files are read right, by their own headers; the others are named.
+"""Checks of image headers: layouts that would be decoded incorrectly are refused by name.
 
 Pillow reads some layouts without an error and wrongly, and calls others damaged. ``tests/corpus`` compares what passes
 here with independent decoders.
@@ -34,7 +34,7 @@ _OTHERS = (
     (rb"BPG\xfb", "BPG"),
     (rb"AT&TFORM", "DjVu"),
 )
-"""How files begin of formats that are not read."""
+"""Signatures of unsupported formats."""
 _JPEG_PROCESSES = (
     dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "hierarchical JPEG")
     | dict.fromkeys((0xC9, 0xCA), "arithmetic JPEG")
@@ -56,13 +56,13 @@ _TIFF_PACKINGS = dict.fromkeys((1, 5, 7, 8, 32773, 32946, 34925, 50000)) | {
     )
     for number in numbers
 }
-"""Compression of TIFFs: no name for those that are read."""
+"""TIFF compressions; ``None`` for supported ones."""
 _TIFF_COLORS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}
 _TIFF_BITS = {0: (1, 2, 4, 8, 16), 1: (1, 2, 4, 8, 12, 16), 2: (8, 16), 3: (1, 2, 4, 8), 5: (8, 16), 6: (8,)}
 _TIFF_SPACES = {4: "a mask", 8: "CIELab", 9: "ICCLab", 10: "ITULab", 32803: "a sensor", 32844: "LogL", 32845: "LogLuv"}
 _LUMA = [0.3, 0.59, 0.11]
 MAX_TILE_PIXELS = 2048 * 2048
-"""Of a TIFF's tile, or as many as the image has; libtiff takes memory for a whole one."""
+"""Limit for a TIFF tile, or the image's size if larger; libtiff allocates whole tiles."""
 MAX_SEGMENTS = 10_000
 """Before the pixels of a JPEG or PNG."""
 GAMMA_TOLERANCE = 0.02
@@ -83,15 +83,15 @@ _BMP_MASKS = {
 
 
 def other_format(data: bytes) -> str | None:
-    """Return the name of a known image format that is not read, if the bytes begin as one does."""
+    """Return the name of an unsupported image format, if the bytes have its signature."""
     return next((name for start, name in _OTHERS if re.match(start, data[:1024], re.DOTALL)), None)
 
 
 def check_layout(data: bytes) -> None:
-    """Refuse an image whose header describes a layout that is not read.
+    """Refuse an image with an unsupported layout.
 
     Raises:
-        ImageError: with the code ``unsupported``: what it is, and the fix; ``corrupt`` for a header that is damaged.
+        ImageError: with the code ``unsupported``, with the layout and the fix; ``corrupt`` for a damaged header.
     """
     checks = {b"\xff\xd8\xff": _jpeg, b"\x89PNG": _png, b"BM": _bmp, b"RIFF": _webp}
     checks |= dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0"), _tiff)
@@ -106,7 +106,7 @@ def check_layout(data: bytes) -> None:
 
 
 def unsupported(what: str, fix: str = "Convert the image to PNG or 8-bit TIFF") -> ImageError:
-    """Return the error for a layout that is not read."""
+    """Return the error for an unsupported layout."""
     return ImageError(ImageErrorCode.UNSUPPORTED, f"{what} is not supported. {fix}")
 
 

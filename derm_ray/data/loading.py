@@ -1,4 +1,4 @@
-"""Images of many pairs, all of which have to be there."""
+"""Loading the images of many pairs, all of which must be readable."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

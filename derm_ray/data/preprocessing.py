@@ -49,7 +49,9 @@ class Preprocessing:
             BundleError: it asks for a resize this version does not have.
         """
         if spec.get("resize") != "stretch-bilinear":
-            raise BundleError(f"preprocessing asks for resize {spec.get('resize')!r}; this version does not have it.")
+            raise BundleError(
+                f"unknown resize method {spec.get('resize')!r} in the preprocessing. Train the model again."
+            )
         return cls(int(spec["size"]), tuple(spec["mean"]), tuple(spec["std"]), bool(spec.get("scaled", False)))
 
     def resize(self, image: Image.Image) -> Pixels:

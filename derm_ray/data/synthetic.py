@@ -1,4 +1,4 @@
-"""Procedural lesion pairs: neither image alone tells the diagnosis, both together do."""
+"""Synthetic lesion pairs: the diagnosis can be determined from both images only."""
 
 from collections.abc import Callable
 from io import BytesIO
@@ -24,7 +24,7 @@ _Generator = np.random.Generator
 def synthesize(out_uri: str, pairs: int, label_set: LabelSet, *, seed: int = 0, size: int = 160) -> Manifest:
     """Write ``pairs`` synthetic lesion pairs (JPEG) and ``manifest.parquet`` into a folder.
 
-    Classes are dealt out in turn, so that they are balanced. Ages, sexes and sites are random and carry nothing.
+    Classes are balanced. Ages, sexes and sites are random and carry no information.
 
     Args:
         out_uri: the folder; images go to ``images/``.

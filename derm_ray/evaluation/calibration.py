@@ -1,4 +1,4 @@
-"""Calibration: temperatures and operating points fitted on val, and how well probabilities hold elsewhere.
+"""Calibration: temperatures and operating points fitted on val, and reliability of probabilities.
 
 Shapes: N pairs, K classes. ``labels`` are class indices (N,), ``probabilities`` (N, K).
 """
@@ -17,7 +17,7 @@ from derm_ray.inference.predictor import temper
 
 BINS = 10
 TEMPERATURES = (0.25, 8.0)
-"""Range of the fit: val sets are small, and a temperature outside means that nothing was learned."""
+"""Range of the fit: val sets are small, and a temperature outside means that the model learned nothing."""
 
 
 def fit_temperature(labels: Labels, probabilities: npt.NDArray[np.float32]) -> float:
@@ -61,7 +61,7 @@ def operating_points(
     """Return thresholds that reach each target sensitivity; none where a side of the task is empty.
 
     A threshold lies midway between the last positive that has to be found and the next lower score of the task's val
-    pairs (or 0), so that a rounding error does not silence that positive.
+    pairs (or 0), so that a rounding error does not exclude that positive.
     """
     positive, negative = task_scores(task, label_set.class_names, labels, probabilities)
     if not len(positive) or not len(negative):

@@ -1,4 +1,4 @@
-"""The reference that an endpoint's traffic is compared with, in as many bins as its size bears.
+"""The drift reference of a model; its number of bins depends on the number of samples.
 
 With shares o of n requests and e of the reference's m samples, the population stability index is
 PSI = sum((o - e) ln(o / e)). Without drift, PSI n m / (n + m) is about chi-squared with bins - 1 degrees of freedom
@@ -19,18 +19,18 @@ from derm_ray.evaluation.metrics import Scores
 
 ALERT_PSI = 0.25
 MIN_REQUESTS = 300
-"""Where the alert rule of ``cluster/prometheus/drift.yaml`` starts."""
+"""Minimum requests of the alert rule of ``cluster/prometheus/drift.yaml``."""
 FALSE_ALARM = 1e-5
 """Chance that :data:`MIN_REQUESTS` requests without drift reach :data:`ALERT_PSI`."""
 MAX_BINS = 10
 MIN_SHARE = 0.05
-"""Of a diagnosis with a bin of its own."""
+"""Minimum share of a diagnosis with its own bin."""
 
 _Counts = npt.NDArray[np.int64]
 
 
 def max_bins(samples: int) -> int:
-    """Return how many bins a number of samples bears; 0 where not even two."""
+    """Return the number of bins for a number of samples; 0 if fewer than two."""
     for bins in range(MAX_BINS, 1, -1):
         if samples and chi2.isf(FALSE_ALARM, bins - 1) * (1 / MIN_REQUESTS + 1 / samples) <= ALERT_PSI:
             return bins
@@ -38,7 +38,7 @@ def max_bins(samples: int) -> int:
 
 
 def min_samples() -> int:
-    """Return the samples without which there is no reference."""
+    """Return the minimum number of samples for a reference."""
     return int(np.ceil(1 / (ALERT_PSI / chi2.isf(FALSE_ALARM, 1) - 1 / MIN_REQUESTS)))
 
 
@@ -49,13 +49,13 @@ def fit_reference(
     *,
     prepared: bool = False,
 ) -> Reference:
-    """Return the distributions of all quantities of which there are samples enough.
+    """Return the distributions of all quantities with enough samples.
 
     Args:
         class_names: in class order.
         probabilities: prediction kind -> (N, K) of pairs that were not trained on, as the model will give them.
         images: of any pairs of the training set.
-        prepared: the images were brought to one size before; their resolution tells nothing.
+        prepared: the images were resized before, so that their resolution is not meaningful.
     """
     found = []
     for kind, scores in probabilities.items():
@@ -86,7 +86,7 @@ def _of_numbers(quantity: Quantity, modality: str, values: Sequence[float] | Sco
     """Cut at quantiles, so that each bin has as many samples, up to ties.
 
     A value that fills a bin alone, such as the resolution of the one camera, gets an edge on either side, so that
-    smaller and larger ones are told from it.
+    smaller and larger values fall into other bins.
     """
     samples, limit = len(values), max_bins(len(values))
     if not limit:

@@ -38,7 +38,7 @@ class KindEvaluation:
         metrics: metric name -> interval; per-class AUROC under ``auroc/<class>``, task metrics under
             ``<task>/auroc`` and ``<task>/sensitivity_at_95_specificity``.
         confusion: counts (K, K), rows true, columns predicted.
-        reliability: how well the probabilities hold.
+        reliability: reliability of the probabilities.
         operating: the model's operating points, with sensitivity and specificity on this split.
     """
 
@@ -59,7 +59,7 @@ class Evaluation:
         support: pairs per class.
         task_sizes: task name -> (positives, negatives).
         kinds: prediction kind -> metrics.
-        majority: metrics of always answering the most frequent training class.
+        majority: metrics of always predicting the most frequent training class.
         provenance: model digest, its training run, manifest digest, engine, version.
     """
 
@@ -189,7 +189,7 @@ def _operating(
     labels: Labels,
     probabilities: npt.NDArray[np.floating],
 ) -> tuple[OperatingPoint, ...]:
-    """Return a kind's operating points with what their thresholds reach here; NaN where a side is empty."""
+    """Return a kind's operating points, evaluated on this split; NaN where a side is empty."""
     found: list[OperatingPoint] = []
     for point in (p for p in calibration.operating_points if p.kind is kind):
         task = next(task for task in label_set.tasks() if task.name == point.task)

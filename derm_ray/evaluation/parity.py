@@ -1,4 +1,4 @@
-"""How far two ways of computing the same model's predicted lie apart."""
+"""Comparison of two engines of the same model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +22,7 @@ Probabilities = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class KindParity:
-    """Two predictors' predicted of one kind, compared over the same pairs.
+    """Comparison of two predictors' outputs of one kind over the same pairs.
 
     Attributes:
         agreement: share of pairs with the same most probable class, 0..1.
@@ -58,7 +58,7 @@ class Parity:
 
     @property
     def passed(self) -> bool:
-        """Whether the same model predicted: every kind agrees on 99% of pairs, with a mean |dp| of at most 0.01."""
+        """Whether both are equivalent: every kind agrees on 99% of pairs, with a mean |dp| of at most 0.01."""
         return all(
             kind.agreement >= MIN_AGREEMENT and kind.mean_difference <= MAX_DIFFERENCE for kind in self.kinds.values()
         )
@@ -79,7 +79,7 @@ class Parity:
         }
 
     def lines(self) -> list[str]:
-        """Return it for people."""
+        """Return it as text."""
         lines = [
             f"{kind:<11} agreement {metrics.agreement:.4f}, mean |dp| {metrics.mean_difference:.5f}, "
             f"largest {metrics.largest_difference:.3f}"
@@ -96,11 +96,11 @@ class Parity:
 
 
 def measure_parity(reference: Predictor, other: Predictor, pairs: Sequence[LesionPair], uri: str) -> Parity:
-    """Let two predictors answer for the same pairs, each with its own preprocessing.
+    """Compare two predictors on the same pairs, each with its own preprocessing.
 
     Args:
-        reference: what counts as right.
-        other: what is compared with it.
+        reference: the baseline.
+        other: the candidate.
         pairs: with both images.
         uri: the manifest's, for errors.
 

@@ -1,4 +1,4 @@
-"""Giving a bundle its int8 engine, once it has been shown to answer as the model does."""
+"""Adding an int8 engine to a bundle, after a comparison with fp32."""
 
 import logging
 from dataclasses import dataclass
@@ -47,20 +47,20 @@ class Quantized:
 def quantize_bundle(
     model_uri: str, manifest: Manifest, *, max_pairs: int | None = None, overwrite: bool = False, seed: int = 0
 ) -> Quantized:
-    """Quantize a model on ``val``, compare it with fp32 on the other pairs, and seal it into the bundle.
+    """Quantize a model on ``val``, compare it with fp32 on the other pairs, and store it in the bundle.
 
     Args:
         model_uri: the bundle.
         manifest: pairs with both images and a split; diagnoses where they are known.
-        max_pairs: compare at most so many, drawn at random; ``None`` is all.
-        overwrite: replace an engine that is there.
-        seed: of the draws.
+        max_pairs: maximum number of pairs to compare, drawn at random; ``None`` is all.
+        overwrite: replace an existing engine.
+        seed: random seed.
 
     Raises:
         ConfigError: the extra is not installed, ``val`` is empty, or the images are prepared at another size.
         ManifestError: rules are broken, images cannot be used, or there is nothing to compare on.
         OutputExistsError: the bundle already has the engine.
-        WorkError: int8 does not answer as fp32 does; nothing is written.
+        WorkError: int8 differs too much from fp32; nothing is written.
     """
     for package in ("openvino", "nncf"):
         openvino.require(package)
@@ -77,7 +77,7 @@ def quantize_bundle(
     if not calibration or not others:
         where = "in val to calibrate on" if not calibration else "outside of val to compare on"
         raise ManifestError(manifest.uri, [f"there is no pair with both images {where}"])
-    logger.info("quantizing on %d pairs of val", len(calibration))
+    logger.info("quantizing with %d pairs of val", len(calibration))
     files, built_with = quantization.quantize(bundle, pair_images(calibration, bundle.preprocessing, manifest.uri))
     logger.info("comparing with fp32 on %d other pairs", len(others))
     draft = openvino.OpenVinoEngine(StoredEngine(openvino.NAME, "", {}, files))
@@ -85,9 +85,10 @@ def quantize_bundle(
     parity = measure_parity(reference, Predictor(bundle, draft), others, manifest.uri)
     if not parity.passed:
         raise WorkError(
-            "int8 does not answer as fp32 does (wanted: agreement of 0.99, mean |dp| of 0.01); nothing was written.\n"
+            "int8 predictions differ too much from fp32 (required: agreement >= 0.99, mean |dp| <= 0.01). Nothing was "
+            "written.\n"
             + "\n".join(parity.lines())
-            + f"\nIt was calibrated on {len(calibration)} pairs of val: give it more (at most "
+            + f"\nIt was calibrated on {len(calibration)} pairs of val. Add pairs to val (at most "
             f"{CALIBRATION_PAIRS} are used), or keep fp32."
         )
     report = {"calibrated_on": len(calibration), **parity.to_json()}

@@ -18,8 +18,8 @@ HTML_NAME = "report.html"
 
 NOT_DEFINED = "not defined"
 WHY_NOT_DEFINED = (
-    "A metric is not defined where pairs are lacking: an AUROC needs some of the class and some of others, sensitivity "
-    "positives, specificity negatives."
+    "A metric is not defined without enough pairs: AUROC needs pairs inside and outside the class, sensitivity needs "
+    "positives, specificity needs negatives."
 )
 OVERALL = {
     "accuracy": "Accuracy",
@@ -40,14 +40,14 @@ def write_evaluation(evaluation: Evaluation, out_uri: str) -> tuple[str, str]:
         The URIs of both.
 
     Raises:
-        OutputExistsError: the evaluation of another model or manifest lies there.
+        OutputExistsError: the folder contains the evaluation of another model or manifest.
     """
     json_uri, html_uri = storage.join(out_uri, JSON_NAME), storage.join(out_uri, HTML_NAME)
     if storage.exists(json_uri):
         before = storage.read_json(json_uri)["provenance"]
         for key in ("model_digest", "manifest_digest", "images"):
             if before.get(key) != evaluation.provenance[key]:
-                raise OutputExistsError(f"{out_uri} holds an evaluation with another {key}. Choose another --out.")
+                raise OutputExistsError(f"{out_uri} contains an evaluation with another {key}. Choose another --out.")
     storage.write_json(json_uri, evaluation.to_json())
     storage.write_bytes(html_uri, render_html(evaluation).encode())
     return json_uri, html_uri

@@ -1,4 +1,4 @@
-"""Where a CAM-BP network looks: maps of both images, and overlays for people."""
+"""Saliency maps of CAM-BP networks, and overlays."""
 
 from collections.abc import Mapping
 from io import BytesIO
@@ -22,7 +22,7 @@ OPACITY = 0.45
 
 
 class SaliencyMapper:
-    """Tells the CAM-BP weights (Ge et al. 2017, Eq. 6 left and Fig. 3) of images.
+    """Computes the CAM-BP weights of images (Ge et al. 2017, Eq. 6 left and Fig. 3).
 
     Args:
         bundle: a model with a ``cam_bp`` head.

@@ -41,7 +41,7 @@ def weighted_gram(features_BCHW: Tensor, map_BHW: Tensor) -> Tensor:
 
     Eq. 6 writes an outer product per position and weighs it; (F diag(A)) F^T is the same sum without them.
     """
-    # Autocast would multiply in bf16, whose three digits a square root of small sums does not forgive.
+    # Autocast would multiply in bf16, which is too imprecise for a square root of small sums.
     with torch.autocast(features_BCHW.device.type, enabled=False):
         features = features_BCHW.flatten(2)
         if features.dtype in (torch.bfloat16, torch.float16):

@@ -14,7 +14,7 @@ from derm_ray.errors import ConfigError, unknown_name
 
 
 class TrunkFeatures(NamedTuple):
-    """What a trunk computes from one batch.
+    """Output of a trunk for one batch.
 
     Attributes:
         tap_BCHW: the map that the cross sub-network reads (the paper's l-th layer, Eq. 4).
@@ -27,13 +27,13 @@ class TrunkFeatures(NamedTuple):
 
 @dataclass(frozen=True)
 class TrunkSpec:
-    """Where things are in a trunk's ``features`` sequence.
+    """Layout of a trunk's ``features`` sequence.
 
     Attributes:
         make: builds the sequence with fresh weights.
         channels: channels of the tap and of the last map.
-        taps: tap name -> index just behind it; the first is the default.
-        freezes: name -> index just behind the last frozen layer.
+        taps: tap name -> index just after it; the first is the default.
+        freezes: name -> index just after the last frozen layer.
         pretrained: torchvision's ImageNet weights; ``None`` for a trunk that is trained from scratch.
     """
 

@@ -26,8 +26,8 @@ def complete_run(run: Run, counts: Reconciliation, lease: Lease) -> None:
 
     Args:
         run: complete.
-        counts: what its parts hold.
-        lease: this invocation's, whose record is not written yet.
+        counts: totals over its parts.
+        lease: of this invocation; its record is not written yet.
     """
     report = describe(run, counts, [*records(storage.join(run.out_uri, INVOCATIONS))[:-1], lease.record])
     storage.write_json(storage.join(run.out_uri, JSON_NAME), report)
@@ -47,8 +47,8 @@ def describe(run: Run, counts: Reconciliation, invocations: Sequence[Mapping[str
 
     Args:
         run: complete.
-        counts: what its parts hold.
-        invocations: the records of all leases; one that did no work tells no pairs.
+        counts: totals over its parts.
+        invocations: the records of all leases; those without work have no pairs.
     """
     return {
         "run": {**run.ids(), **asdict(run.description)},

@@ -22,7 +22,7 @@ from derm_ray.errors import ImageError
 def score_schema(label_set: LabelSet, *, per_input_predictions: bool = False, saliency: bool = False) -> pa.Schema:
     """Return the schema.
 
-    ``flags`` names what is unusual about an image, space-separated, such as ``clinical:animated``.
+    ``flags`` lists image flags, separated by spaces, such as ``clinical:animated``.
 
     One ``p_<class>`` column per class, ``p_cancer`` and ``p_melanoma`` where the label set has these tasks, one
     boolean per task and target sensitivity (null where the model has no such operating point).
@@ -62,11 +62,11 @@ def score_schema(label_set: LabelSet, *, per_input_predictions: bool = False, sa
 
 @dataclass(frozen=True)
 class Scored:
-    """The answer for one pair, and what stands beside it in its row.
+    """The result of one pair, with its flags and overlays.
 
     Attributes:
-        result: the prediction, or why there is none.
-        flags: what is unusual about the images.
+        result: the prediction, or the error.
+        flags: of the images.
         overlays: modality -> path of its overlay, relative to the output.
     """
 
@@ -87,7 +87,7 @@ def score_table(
     """Return one row per pair, in order.
 
     Args:
-        pairs, scored: what was scored, and the answers.
+        pairs, scored: pairs and their results.
         label_set: class order.
         schema: of :func:`score_schema`.
         provenance: ``model_digest``, ``engine``, ``derm_ray_version``.

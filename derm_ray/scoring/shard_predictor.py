@@ -51,12 +51,12 @@ class ShardPredictor:
         device = torch.device("cuda" if use_gpu else "cpu")
         bundle = load_bundle(model_uri)
         if bundle.model_digest != description.model_digest:
-            raise BundleError(f"{model_uri} changed while the run was under way. Put the model back and resume.")
+            raise BundleError(f"{model_uri} changed during the run. Restore the model and resume.")
         self._predictor = Predictor(bundle, engine, batch_size=batch_size, device=device)
         if self._predictor.engine.name != description.engine:
             raise BundleError(
-                f"{model_uri} holds {self._predictor.engine.name} by now, the run began with {description.engine}. "
-                "Put it back and resume."
+                f"{model_uri} now contains {self._predictor.engine.name}, but the run started with "
+                f"{description.engine}. Restore it and resume."
             )
         self._mapper = SaliencyMapper(bundle, device) if description.saliency else None
         self._out_uri = out_uri

@@ -23,7 +23,7 @@ SHARD_SCHEMA = pa.schema([("index", pa.int64()), ("start", pa.int64()), ("stop",
 
 @dataclass(frozen=True)
 class Shard:
-    """A reference to rows; it never carries them.
+    """A reference to rows, without their content.
 
     Attributes:
         index: position in the run; also the row group of the copy.
@@ -57,7 +57,7 @@ class Shard:
 
 
 def row_line(pair: LesionPair) -> bytes:
-    """Return what digests see of a row: its ids and image URIs."""
+    """Return the bytes of a row for digests: its ids and image URIs."""
     return json.dumps([getattr(pair, name) for name in COLUMNS], ensure_ascii=False).encode() + b"\n"
 
 
@@ -81,7 +81,9 @@ class PairReader:
         with self._open() as file:
             table = file.read_row_group(shard.index, use_threads=False)
         if table.num_rows != len(shard):
-            raise StorageError(f"{self._uri}: row group {shard.index} is not the shard {shard.start}..{shard.stop}.")
+            raise StorageError(
+                f"{self._uri}: row group {shard.index} does not match shard {shard.start}..{shard.stop}."
+            )
         return [LesionPair(**row) for row in table.to_pylist()]
 
     def ids(self, shards: Iterator[Shard]) -> Iterator[tuple[Shard, pa.ChunkedArray]]:

@@ -1,4 +1,4 @@
-"""A request's body as it comes: bounded in bytes, in time, and together with all others under way."""
+"""Streaming of request bodies with limits on bytes, time, and the total of all open requests."""
 
 import asyncio
 import time
@@ -11,7 +11,7 @@ from derm_ray.serving.problems import ApiError
 
 @dataclass
 class Held:
-    """How many bytes of bodies are under way, in all."""
+    """Bytes of all bodies in progress."""
 
     bytes: int = 0
 
@@ -47,7 +47,7 @@ class Body:
         try:
             message = await asyncio.wait_for(self._receive(), max(0.0, self._ends - time.monotonic()))
         except TimeoutError:
-            raise ApiError(408, "request_timeout", "The request's body came too slowly.") from None
+            raise ApiError(408, "request_timeout", "The request body arrived too slowly.") from None
         self.cut = message["type"] == "http.disconnect"
         size = len(message.get("body", b""))
         self._received += size

@@ -1,4 +1,4 @@
-"""Serve config files: read strictly, where Serve itself passes over what it does not know."""
+"""Strict reading of Serve config files; Serve itself ignores unknown keys."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -25,7 +25,7 @@ def read_config(uri: str) -> ServeDeploySchema:
 
     Raises:
         StorageError: it cannot be read.
-        ConfigError: it is no YAML, or has unknown keys, wrong values or no application of derm_ray; all problems are
+        ConfigError: it is not YAML, or has unknown keys, wrong values or no application of derm_ray; all problems are
             listed.
     """
     try:
@@ -33,7 +33,7 @@ def read_config(uri: str) -> ServeDeploySchema:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}:" if mark else ""
-        raise ConfigError(f"{uri}:{where} this is not YAML ({getattr(error, 'problem', error)}).") from None
+        raise ConfigError(f"{uri}:{where} not valid YAML ({getattr(error, 'problem', error)}).") from None
     problems = check_config(values)
     if problems:
         raise ConfigError("\n  ".join([f"{uri} cannot be served:", *problems]))
@@ -41,9 +41,9 @@ def read_config(uri: str) -> ServeDeploySchema:
 
 
 def check_config(values: object) -> list[str]:
-    """Return what is wrong with the values of a Serve config file, each with its place."""
+    """Return the problems of a Serve config file, each with its path."""
     validator = jsonschema.Draft202012Validator(_strict(ServeDeploySchema.model_json_schema()))
-    # Of alternatives that all fail, the one that fits best tells what is wrong.
+    # If all alternatives fail, the best match explains the problem.
     errors = [jsonschema.exceptions.best_match([error]) for error in validator.iter_errors(values)]
     problems = sorted(f"{_path_text(error.absolute_path)}: {error.message}" for error in errors)
     if problems:
@@ -51,7 +51,7 @@ def check_config(values: object) -> list[str]:
     assert isinstance(values, Mapping)
     ours = {row: app for row, app in enumerate(values["applications"]) if app["import_path"] == IMPORT_PATH}
     if len(ours) != 1:
-        return [f"applications: {len(ours)} have `import_path: {IMPORT_PATH}`; one is wanted"]
+        return [f"applications: expected exactly one with `import_path: {IMPORT_PATH}`, found {len(ours)}"]
     try:
         ServeDeploySchema.model_validate(values)
     except ValidationError as error:
@@ -71,8 +71,8 @@ def check_config(values: object) -> list[str]:
 
 
 def _secrets(part: object, path: tuple[object, ...]) -> list[str]:
-    """Return where a file holds what Ray's dashboard would show to everyone who reaches it."""
-    hint = "which Ray's dashboard shows; let the nodes have the credentials"
+    """Return secrets in a file, which Ray's dashboard would show to everyone."""
+    hint = "which Ray's dashboard would show. Provide credentials on the nodes instead"
     if isinstance(part, Mapping):
         named = path[-1:] == ("env_vars",)
         secrets = {name for name, value in part.items() if named and names_a_secret(str(name), str(value))}
@@ -83,7 +83,7 @@ def _secrets(part: object, path: tuple[object, ...]) -> list[str]:
     if isinstance(part, list):
         return [one for row, value in enumerate(part) for one in _secrets(value, (*path, row))]
     if isinstance(part, str) and (kind := find_credential(part)):
-        return [f"{_path_text(path)}: holds {kind}, {hint}"]
+        return [f"{_path_text(path)}: contains {kind}, {hint}"]
     return []
 
 
@@ -96,7 +96,7 @@ def _path_text(path: Iterable[object]) -> str:
 
 
 def _strict(schema: Any) -> Any:
-    """Return a JSON schema that knows no further properties wherever it names some."""
+    """Return a JSON schema that forbids additional properties wherever it lists some."""
     if isinstance(schema, list):
         return [_strict(part) for part in schema]
     if not isinstance(schema, dict):

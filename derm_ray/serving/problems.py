@@ -1,4 +1,4 @@
-"""Refusals as RFC 9457 problem documents with stable codes."""
+"""Errors as RFC 9457 problem documents with stable codes."""
 
 import http
 import re
@@ -15,7 +15,7 @@ from derm_ray.serving.schemas import Pair, Pairs, Problem
 
 PROBLEM_JSON = "application/problem+json"
 MAX_REPORTED = 10
-"""Invalid fields that a problem document names."""
+"""Maximum number of invalid fields in a problem document."""
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,23}")
 
 
@@ -56,7 +56,7 @@ def respond(error: HTTPException) -> JSONResponse:
 
 
 def invalid_request(problems: Sequence[str]) -> ApiError:
-    """Return the refusal of a request by what is wrong with its fields."""
+    """Return the error for a request with invalid fields."""
     more = [f"and {len(problems) - MAX_REPORTED} more"] if len(problems) > MAX_REPORTED else []
     listed = [problem.removesuffix(".") for problem in problems[:MAX_REPORTED]]
     return ApiError(422, "invalid_request", "; ".join(listed + more) + ".")
@@ -70,14 +70,14 @@ def shown(name: str) -> str:
 def unknown_field(kind: str, name: str, known: Sequence[str]) -> str:
     """Return the message for a field that is not ours, with the nearest one that is."""
     if not known:
-        return f"unknown {kind} {shown(name)}. This address takes none."
+        return f"unknown {kind} {shown(name)}. This URL accepts none."
     if _PLAIN.fullmatch(name):
         return unknown_name(kind, name, known)
     return f"unknown {kind} {shown(name)}. Known: {', '.join(known)}."
 
 
 def add_problem_handlers(app: FastAPI) -> None:
-    """Answer every refusal of an application with a problem document."""
+    """Return a problem document for every error of an application."""
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -91,10 +91,10 @@ def add_problem_handlers(app: FastAPI) -> None:
 
 
 def _describe(error: Mapping[str, Any]) -> str:
-    """Return what is wrong with a field, and which pair's it is."""
+    """Describe a validation error, with its field and pair."""
     _, *location = error["loc"]
     if error["type"] == "json_invalid":
-        return f"the body is not JSON, from character {location[0]} on"
+        return f"the body is not valid JSON at character {location[0]}"
     if error["type"] == "extra_forbidden":
         *location, name = location
         what = unknown_field("field", str(name), list((Pair if location else Pairs).model_fields))

@@ -1,4 +1,4 @@
-"""How often one caller may ask: a token bucket each."""
+"""Rate limits: a token bucket per caller."""
 
 import math
 import time
@@ -30,7 +30,7 @@ class RateLimit:
         self._buckets: dict[str, _Bucket] = {}
 
     def wait_s(self, caller: str) -> int:
-        """Take one request and return 0, or return the whole seconds after which it is there."""
+        """Take one request and return 0, or return the seconds to wait, rounded up."""
         bucket = self._filled(caller)
         if bucket.left < 1:
             return math.ceil((1 - bucket.left) / self._per_s)
@@ -38,7 +38,7 @@ class RateLimit:
         return 0
 
     def charge(self, caller: str, requests: int) -> None:
-        """Take more for a request that was let in and holds several; what is not there is owed."""
+        """Charge an admitted request that contains several; the balance may become negative."""
         self._filled(caller).left -= requests
 
     def _filled(self, caller: str) -> _Bucket:

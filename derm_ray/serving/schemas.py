@@ -1,4 +1,4 @@
-"""What the endpoint answers, as OpenAPI sees it."""
+"""Request and response schemas of the HTTP API."""
 
 import re
 from base64 import b64decode, b64encode
@@ -20,7 +20,7 @@ MAX_PAIRS = 16
 
 
 class Response(BaseModel):
-    """Base of all answers: unknown fields are errors."""
+    """Base of all responses: unknown fields are errors."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
@@ -41,24 +41,24 @@ class Task(Response):
 
     name: str
     title: str
-    positive: list[str] = Field(description="Classes that count.")
+    positive: list[str] = Field(description="Positive classes.")
 
 
 class Model(Response):
     """The model behind the endpoint."""
 
     model_digest: str
-    run_id: str | None = Field(None, description="The training run that made it; null where that is unknown.")
+    run_id: str | None = Field(None, description="Training run that created it; null if unknown.")
     label_set: str
     classes: list[str]
-    titles: dict[str, str] = Field(description="Class to its name for people.")
-    tasks: list[Task] = Field(description="What the task probabilities of a score mean.")
+    titles: dict[str, str] = Field(description="Display name by class.")
+    tasks: list[Task] = Field(description="Tasks of `task_probabilities`.")
     network: str
     input_size: int = Field(description="Side of the square input in pixels.")
     engine: str
-    saliency: bool = Field(description="Whether overlays can be asked for.")
+    saliency: bool = Field(description="Whether saliency overlays are available.")
     operating_points: list[OperatingPoint]
-    metrics: dict[str, Any] = Field(description="Metrics of its training run's last validation; empty where unknown.")
+    metrics: dict[str, Any] = Field(description="Validation metrics of the training run; empty if unknown.")
     card: str = Field(description="The model card, Markdown.")
     notice: str = RESEARCH_NOTICE
 
@@ -67,7 +67,7 @@ class Score(Response):
     """A prediction for one pair; probabilities are 0..1 and keyed by class name."""
 
     pair_id: str | None
-    modality: str = Field(description="both, clinical or dermoscopy: the images it rests on.")
+    modality: str = Field(description="Images used: both, clinical or dermoscopy.")
     diagnosis: str
     confidence: float
     probabilities: dict[str, float]
@@ -80,8 +80,8 @@ class Score(Response):
     per_input_predictions: dict[PredictionKind, dict[str, float]] = Field(
         description="Class probabilities from each image alone and from both (cross)."
     )
-    flags: list[str] = Field(description="modality:flag, such as clinical:animated.")
-    saliency: dict[Modality, str] = Field(description="Overlays of the CAM network's maps: base64 of PNG.")
+    flags: list[str] = Field(description="Image flags, such as clinical:animated.")
+    saliency: dict[Modality, str] = Field(description="Saliency overlays by modality: PNG in base64.")
     model_digest: str
     notice: str = RESEARCH_NOTICE
 
@@ -117,7 +117,7 @@ class _AnyBase64(Base64Encoder):
         try:
             return b64decode(data, validate=True)
         except ValueError as error:
-            raise PydanticCustomError("base64", "this is not base64") from error
+            raise PydanticCustomError("base64", "not valid base64") from error
 
 
 Encoded = Annotated[bytes, EncodedBytes(encoder=_AnyBase64)]
@@ -162,7 +162,7 @@ class State(Response):
 
 
 def describe_model(bundle: "Bundle", engine: str, card: str) -> Model:
-    """Return what clients may know of a model."""
+    """Return the public description of a model."""
     labels = bundle.label_set
     return Model(
         model_digest=bundle.model_digest,
@@ -190,7 +190,7 @@ def to_score(
     flags: tuple[str, ...] = (),
     overlays: Mapping[Modality, bytes] | None = None,
 ) -> Score:
-    """Return a prediction as clients see it.
+    """Return a prediction as a response.
 
     Args:
         prediction: the model's answer.

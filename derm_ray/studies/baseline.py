@@ -1,4 +1,4 @@
-"""The honest baseline: a logistic regression on frozen ImageNet features."""
+"""Baseline: a logistic regression on frozen ImageNet features."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ def run_baseline(
         size: side of the input in pixels.
 
     Raises:
-        ManifestError, ConfigError, StorageError: the input is not fit.
+        ManifestError, ConfigError, StorageError: the input is not usable.
     """
     require_size(manifest, Preprocessing(size), "the baseline's size")
     validate(manifest, labels, complete=tuple(Split))

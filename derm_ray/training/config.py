@@ -35,7 +35,7 @@ class TrainConfig:
         epochs: passes over the training split.
         global_batch_size: pairs per optimizer step over all workers.
         learning_rate: SGD's, of the trunk.
-        head_learning_rate: of everything behind the trunks.
+        head_learning_rate: of all layers after the trunks.
         lr_decay: factor on both after every epoch.
         momentum, weight_decay: SGD's.
         clip_norm: bound on the gradient's L2 norm; 0 turns it off.
@@ -165,7 +165,7 @@ def config_from_json(values: Mapping[str, Any]) -> TrainConfig:
         config = _ADAPTER.validate_python(dict(values))
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc']))}={e['input']!r}: {e['msg']}" for e in error.errors()]
-        raise ConfigError("bad setting " + "; ".join(lines)) from error
+        raise ConfigError("invalid setting " + "; ".join(lines)) from error
     label_set(config.label_set)
     return config
 

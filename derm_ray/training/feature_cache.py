@@ -1,4 +1,4 @@
-"""The frozen stem's activations on disk: computed once, read by every epoch of every run that shares the stem."""
+"""Feature cache: the frozen stem's activations on disk, computed once and shared by all runs with the same stem."""
 
 import math
 import time
@@ -60,7 +60,7 @@ class FeatureCache:
         storage.write_bytes(self.file(index), np.ascontiguousarray(records, self.dtype).tobytes())
 
     def touch(self, pairs: int) -> None:
-        """Note that the cache, of so many pairs, is used now."""
+        """Record that the cache, with this number of pairs, is in use."""
         record = {"bytes": self.record_bytes * pairs, "used_at": time.time()}
         storage.write_json(storage.join(self.uri, INDEX), record)
 
@@ -90,17 +90,17 @@ class FeatureCache:
             ends = [start + self.image_bytes for start in starts]
             parts = filesystem.cat_ranges(files, starts, ends, on_error="raise")
         if any(len(part) != self.image_bytes for part in parts):
-            raise StorageError(f"{self.uri}: its files are cut short. Remove this folder; it is computed again.")
+            raise StorageError(f"{self.uri}: its files are truncated. Delete this folder; it will be computed again.")
         images = np.frombuffer(b"".join(parts), self.dtype).reshape(len(rows), 2, *self.shape)
         return np.ascontiguousarray(images[:, 0]), np.ascontiguousarray(images[:, 1])
 
 
 def evict_caches(folder: str, caches: Sequence[tuple[FeatureCache, int]], limit_gib: float) -> None:
-    """Remove the caches that were used longest ago until these fit the limit, and note that they are used now.
+    """Remove the least recently used caches until these fit the limit, and record that they are in use.
 
     Args:
         folder: of all caches.
-        caches: what is needed, with the number of pairs of each.
+        caches: those needed, each with its number of pairs.
         limit_gib: bound on the whole folder.
 
     Raises:
@@ -119,7 +119,7 @@ def evict_caches(folder: str, caches: Sequence[tuple[FeatureCache, int]], limit_
         if storage.join(uri, INDEX) in found:
             others[uri] = storage.read_json(storage.join(uri, INDEX))
         else:
-            storage.remove_tree(uri)  # what a killed removal has left
+            storage.remove_tree(uri)  # left over from an interrupted removal
     by_age = sorted(others, key=lambda uri: float(others[uri]["used_at"]))
     while by_age and needed + sum(others[uri]["bytes"] for uri in by_age) > limit_gib * GIB:
         storage.remove_tree(by_age.pop(0))

@@ -1,4 +1,4 @@
-"""Computing what a :class:`derm_ray.training.feature_cache.FeatureCache` holds."""
+"""Computing the features of a :class:`derm_ray.training.feature_cache.FeatureCache`."""
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -69,7 +69,7 @@ class FeatureWriter:
 def plan_cache(
     folder: str, trunk: Trunk, spec: Preprocessing, precision: str, pairs: Sequence[LesionPair], *, mirrored: bool
 ) -> FeatureCache:
-    """Return where a list's activations belong; the name is a digest of all that decides their values.
+    """Return the cache for a list of pairs; its name is a digest of everything that determines the values.
 
     Args:
         folder: of all caches.

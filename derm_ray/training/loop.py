@@ -35,7 +35,7 @@ class TrainingLoop:
         network: with its initial weights, not wrapped; it is changed in place.
         device: where to run.
         weights: of each class in the loss (K,); ``None`` weighs all alike.
-        watchdog: told what the loop does.
+        watchdog: informed of steps and waits.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class TrainingLoop:
         self.device = device
         self.precision = resolve_precision(config.precision, device)
         if self.precision == "fp32":
-            torch.backends.cudnn.deterministic = True  # what is resumed equals what is unbroken, on a GPU as well
+            torch.backends.cudnn.deterministic = True  # so that a resumed run equals an uninterrupted one on GPUs too
         self._weights = torch.from_numpy(np.ones(config.classes, np.float32) if weights is None else weights).to(device)
         self._distributed = dist.is_available() and dist.is_initialized()
         self._module: nn.Module = network
@@ -78,9 +78,9 @@ class TrainingLoop:
         start_step: int = 0,
         should_checkpoint: Callable[[], bool] = lambda: False,
     ) -> list[float]:
-        """Run one epoch, or what is left of it.
+        """Run one epoch, or the rest of it.
 
-        Random numbers restart from (seed, epoch, step, rank), so that what is resumed equals what is unbroken.
+        Random numbers restart from (seed, epoch, step, rank), so that a resumed run equals an uninterrupted one.
 
         Args:
             epoch: counted from 0.
@@ -114,12 +114,12 @@ class TrainingLoop:
             if not np.isfinite(loss):
                 raise TrainingError(f"the loss became {loss} at epoch {epoch + 1}, step {step}. {_FIX}")
             on_step(step, loss, checkpoint)
-        if self._scheduler.last_epoch == epoch:  # and not resumed behind the epoch's last step
+        if self._scheduler.last_epoch == epoch:  # false if resumed after the epoch's last step
             self._scheduler.step()
         return losses
 
     def _raise_on_all_ranks(self, error: DermRayError | None) -> None:
-        """Raise on every rank what any rank has found."""
+        """Raise on all ranks an error that any rank has found."""
         if self._distributed:
             found = torch.tensor(int(error is not None), device=self.device)
             dist.all_reduce(found, dist.ReduceOp.MAX)
@@ -198,11 +198,11 @@ class TrainingLoop:
             for kind, probabilities in kinds.items():
                 whole[kind][indices] = probabilities
         if not all(np.isfinite(probabilities).all() for probabilities in whole.values()):
-            raise TrainingError(f"the network's answers on val are not finite. {_FIX}")
+            raise TrainingError(f"the network's predictions on val are not finite. {_FIX}")
         return whole
 
     def _share_buffers(self) -> None:
-        """Give every rank the batch norm statistics of rank 0: those that are saved are those that are validated."""
+        """Give every rank the batch norm statistics of rank 0, so that validated and saved statistics are the same."""
         if self._distributed:
             for buffer in self.network.buffers():
                 dist.broadcast(buffer, src=0)
@@ -231,7 +231,7 @@ def network_input(array: npt.NDArray[Any], spec: Preprocessing, device: torch.de
 
 
 def _parameter_groups(network: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
-    """Split what is trained into the trunks' layers and those behind them."""
+    """Split the trained parameters into those of the trunks and all others."""
     trunk = {id(p) for module in network.modules() if isinstance(module, Trunk) for p in module.parameters()}
     trained = [p for p in network.parameters() if p.requires_grad]
     groups: list[tuple[list[Tensor], float]] = [

@@ -1,4 +1,4 @@
-"""The network a run starts from."""
+"""The initial network of a run."""
 
 from dataclasses import dataclass
 
@@ -30,7 +30,7 @@ class Start:
 
 
 def make_start(config: TrainConfig, init_weights: str | None, cam: str | None) -> Start:
-    """Return the network that a run starts from; the seed decides what is not loaded.
+    """Return the initial network of a run; the seed determines all weights that are not loaded.
 
     Args:
         config: the recipe.
@@ -44,7 +44,7 @@ def make_start(config: TrainConfig, init_weights: str | None, cam: str | None) -
         raise ConfigError(
             "head=cam_bp needs --cam, the bundle of a network trained with head=cam."
             if cam is None
-            else f"--cam is for head=cam_bp; this recipe's head is {config.head}."
+            else f"--cam is for head=cam_bp; this recipe's head is {config.head}. Remove --cam."
         )
     state: State | None = None
     if trunk_spec(config.trunk).pretrained is not None or init_weights is not None:

@@ -1,4 +1,4 @@
-"""Ends a training process that stands still: Ray Train sees dead workers, not ones that never finish a step."""
+"""Ends a stalled training process: Ray Train detects dead workers, but not stalled ones."""
 
 import faulthandler
 import os
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 WORK_S = 45.0
 WAIT_S = 600.0
-"""Of batches, other ranks and reports; collectives time out by then as well."""
+"""Limit of waits for batches, other ranks and reports; equal to the timeout of collectives."""
 SLOWDOWN_FACTOR = 5.0
 STALLED_EXIT_CODE = 75
-"""Exit code of a process that was ended."""
+"""Exit code of a stalled process."""
 
 
 class Watchdog:
@@ -37,11 +37,11 @@ class Watchdog:
         self._state = (False, time.monotonic())
 
     def work(self) -> None:
-        """Begin a piece of work; other ranks are not waited for before all of them began it."""
+        """Start a step; ranks wait for each other only after all have started it."""
         self._enter(working=True)
 
     def wait(self) -> None:
-        """End a piece of work, and begin to wait."""
+        """End a step, and start waiting."""
         self._enter(working=False)
 
     def _enter(self, *, working: bool) -> None:
@@ -54,7 +54,7 @@ class Watchdog:
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """End the process with :data:`STALLED_EXIT_CODE` as soon as it stands still, until the block ends."""
+        """End the process with :data:`STALLED_EXIT_CODE` if it stalls within the block."""
         ended = threading.Event()
         self.wait()
 
@@ -65,7 +65,7 @@ class Watchdog:
                 if still_s > self._limit_s(working):
                     try:
                         faulthandler.dump_traceback()
-                        self._on_stall(f"stood still for {still_s:.0f} s {'in a step' if working else 'waiting'}")
+                        self._on_stall(f"stalled for {still_s:.0f} s {'in a step' if working else 'waiting'}")
                     finally:
                         os._exit(STALLED_EXIT_CODE)
 

@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 EMPTY = {
     "GPUs": "this machine has none",
     "GPU memory": "this machine has none",
-    "Storage asked again": "local disks do not fail",
+    "Storage retries": "local disks do not fail",
 }
 """Panels that may show nothing here, and why."""
 Panels = list[tuple[str, dict[str, Any]]]

@@ -150,7 +150,7 @@ def test_two_photos_become_an_answer(page: Page, model_uri: str) -> None:
         assert "Threshold 99.9 % (90.0 % sensitivity, 50.0 % specificity on validation): below" in task
         assert "Threshold < 0.1 % (90.0 % sensitivity, 50.0 % specificity on validation): above" in task
     assert [text for text in page.texts("#table thead th") if text] == ["Diagnosis", "Clinical", "Dermoscopy", "Both"]
-    assert any(word in page.find("#driver").text for word in ("drove", "Both images", "Neither"))
+    assert any(word in page.find("#agreement").text for word in ("the same diagnosis", "Neither"))
 
 
 def test_overlays_lie_on_the_photos_and_fade(page: Page) -> None:
@@ -187,7 +187,7 @@ def test_refusals_are_told_and_nothing_old_stays(page: Page, tmp_path: Path) -> 
     page.find("#send").click()
     page.see("#error", "Choose a clinical photo or a dermoscopy image first.")
     page.score(clinical=page.clinical)
-    page.see("#error", "This endpoint asks for a token. (unauthorized)")
+    page.see("#error", "This endpoint requires a token. (unauthorized)")
     page.enter_token("wrong")
     page.see("#model", "does not know this token")
     page.enter_token()

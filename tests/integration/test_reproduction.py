@@ -56,8 +56,8 @@ def test_a_cell_that_fails_leaves_the_others_and_is_done_next_time(
     foreign.write_text("mine")
     broken = reproduce(few, str(out), **options, images=False)
     by_name = {row.name: row for row in broken.results.rows}
-    assert "no run of derm_ray" in by_name["share-gap"].problems[0]
-    assert "no run of derm_ray" in Path(broken.html_uri).read_text()
+    assert "not a training run" in by_name["share-gap"].problems[0]
+    assert "not a training run" in Path(broken.html_uri).read_text()
     assert by_name["triple-cam_bp"].seeds[0].metadata["model_digest"] == digest
 
     foreign.unlink()
@@ -99,7 +99,7 @@ def test_cached_activations_train_the_same_network(ray_local: None, pairs: Manif
 
 def test_what_cannot_be_studied_is_one_message_before_anything_trains(few: Manifest, tmp_path: Path) -> None:
     out = str(tmp_path / "study")
-    with pytest.raises(ConfigError, match=r"'paper15_cancer' is a task"):
+    with pytest.raises(ConfigError, match=r"'paper15_cancer' is a binary task"):
         reproduce(few, out, label_set_name="paper15_cancer")
     blind = few.with_column("clinical_uri", [None] * len(few))
     with pytest.raises(ConfigError, match="no pair has a clinical image"):
@@ -139,5 +139,5 @@ def test_a_study_that_is_stopped_goes_on_where_it_was(
     assert stop is signal.SIGKILL or said.endswith("stopped; the same command resumes.\n")
     done = derm_ray(*command, "--no-images")
     assert done.returncode == 0, done.stderr
-    assert "resuming behind epoch" in done.stderr
+    assert "resuming after epoch" in done.stderr
     assert "Sole-Net" in done.stdout

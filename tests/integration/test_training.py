@@ -124,7 +124,7 @@ def test_a_finished_run_tells_all_and_is_not_overwritten(trained: TrainedRun, pa
     seen = sum(split in ("train", "val") for split in pairs.column("split"))
     watched = {(of.quantity, of.modality): of.samples for of in bundle.reference}
     assert watched == {(q, m): seen for q in ("brightness", "sharpness", "resolution") for m in Modality}
-    with pytest.raises(OutputExistsError, match="holds a finished run"):
+    with pytest.raises(OutputExistsError, match="contains a finished run"):
         train(debug(), pairs, str(run.parent), run.name)
 
 
@@ -132,9 +132,9 @@ def test_a_finished_run_tells_all_and_is_not_overwritten(trained: TrainedRun, pa
 def test_other_settings_and_foreign_folders_are_refused(ray_local: None, pairs: Manifest, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("mine")
-    with pytest.raises(OutputExistsError, match="no run of derm_ray"):
+    with pytest.raises(OutputExistsError, match="not a training run"):
         train(EXACT, small(pairs), str(tmp_path), "run")
-    with pytest.raises(OutputExistsError, match="no run of derm_ray"):
+    with pytest.raises(OutputExistsError, match="not a training run"):
         train(EXACT, small(pairs), str(tmp_path), "run", overwrite=True)
     (tmp_path / "run" / "notes.txt").unlink()
     bad = small(pairs).with_column("clinical_uri", ["/nowhere/x.jpg"] * 100)
@@ -266,7 +266,7 @@ def test_a_killed_driver_resumes_under_the_same_name(pairs: Manifest, tmp_path: 
     assert not (tmp_path / "run" / "bundle").exists()
     resumed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False)
     assert resumed.returncode == 0, resumed.stderr
-    assert "resuming behind epoch" in resumed.stderr
+    assert "resuming after epoch" in resumed.stderr
     assert "best epoch" in resumed.stdout
     assert step_losses(str(tmp_path / "run")) == pytest.approx(unbroken, rel=1e-4)
 

@@ -104,13 +104,13 @@ async def _send(session: aiohttp.ClientSession, request: Request, intended: floa
     try:
         async with session.post(request.url, data=request.body, headers=request.headers) as answer:
             await answer.read()
-            status, relay_progress = answer.status, "retry-after" in answer.headers
+            status, announced = answer.status, "retry-after" in answer.headers
     except (aiohttp.ClientError, TimeoutError):
-        status, relay_progress = 0, False
+        status, announced = 0, False
     took = time.perf_counter() - intended
     outcome.statuses[status] += 1
     if status == 200:
         outcome.latencies_s.append(took)
     else:
         outcome.refused_s.append(took)
-        outcome.unannounced += not relay_progress
+        outcome.unannounced += not announced

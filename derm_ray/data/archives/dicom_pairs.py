@@ -14,7 +14,7 @@ _Image = tuple[DicomHeader, str]
 _OUTAGES = (ImageErrorCode.STORAGE, ImageErrorCode.TIMEOUT)
 _REASONS = {
     ImageErrorCode.NOT_AN_IMAGE: "not a DICOM file",
-    ImageErrorCode.UNSUPPORTED: "DICOM of another SOP class or packing",
+    ImageErrorCode.UNSUPPORTED: "DICOM of an unsupported SOP class or encoding",
     ImageErrorCode.CORRUPT: "a damaged DICOM file",
 }
 
@@ -22,20 +22,20 @@ _REASONS = {
 def index_dicom(uris: Sequence[str], read: Callable[[str], bytes]) -> tuple[list[dict[str, object]], Counter[str]]:
     """Pair DICOM images by patient and lesion.
 
-    A lesion is a patient's tracking UID, or tracking id where there is no UID; an id counts only together with a
-    patient. Where a lesion has as many clinical as dermoscopy images, they are paired in the order of their
-    acquisition; otherwise, and where an image names no lesion, every image is a row of its own. So no image is lost.
+    A lesion is identified by the patient's tracking UID, or by patient and tracking id if there is no UID. If a lesion
+    has equally many clinical and dermoscopy images, they are paired in order of acquisition. Otherwise, and for images
+    without a lesion, every image becomes a row of its own, so that no image is lost.
 
     Args:
         uris: of files; their order does not matter.
-        read: returns a file, or as much of its beginning as holds all before the pixels.
+        read: returns a file, or at least everything before its pixels.
 
     Returns:
-        Rows with columns of :data:`derm_ray.data.manifest.SCHEMA`, sorted by ``pair_id``, and how many files are left
-        out by reason.
+        Rows with columns of :data:`derm_ray.data.manifest.SCHEMA`, sorted by ``pair_id``, and the number of skipped
+        files by reason.
 
     Raises:
-        ImageError: storage does not answer; files that cannot be used otherwise are left out.
+        ImageError: storage does not respond; other unusable files are skipped.
     """
     skipped: Counter[str] = Counter()
     images: list[_Image] = []
@@ -51,9 +51,9 @@ def index_dicom(uris: Sequence[str], read: Callable[[str], bytes]) -> tuple[list
     for header, uri in sorted(images, key=lambda image: image[1]):
         instance = header.sop_instance_uid or uri
         if header.modality is None:
-            skipped["a secondary capture, of no known modality"] += 1
+            skipped["a secondary capture of unknown modality"] += 1
         elif instance in seen:
-            skipped["a DICOM image that is there twice"] += 1
+            skipped["a duplicate DICOM image"] += 1
         else:
             seen.add(instance)
             lesions[_lesion(header, instance)].append((header, uri))
@@ -62,7 +62,7 @@ def index_dicom(uris: Sequence[str], read: Callable[[str], bytes]) -> tuple[list
 
 
 def _normalized(header: DicomHeader) -> DicomHeader:
-    """Return a header whose ids have the form of a manifest's; words for missing ones are none."""
+    """Return the header with normalized ids; words for missing values become ``None``."""
     return replace(
         header,
         patient_id=_known(header.patient_id),
@@ -76,7 +76,7 @@ def _known(value: str | None) -> str | None:
 
 
 def _lesion(header: DicomHeader, instance: str) -> tuple[str, ...]:
-    """Return what tells lesions apart."""
+    """Return the key that identifies a lesion."""
     if header.tracking_uid:
         return (*([header.patient_id] if header.patient_id else []), header.tracking_uid)
     if header.tracking_id and header.patient_id:

@@ -1,4 +1,4 @@
-"""An archive's pairs as manifest rows whose URIs address its members."""
+"""Indexing: an archive's pairs as manifest rows whose URIs refer to its members."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -30,7 +30,7 @@ from derm_ray.data.parts import parquet_parts
 from derm_ray.errors import ConfigError, ImageError, ImageErrorCode, StorageError
 
 SEEN_NAMES = 5
-NO_SUFFIX = "not an image by its suffix"
+NO_SUFFIX = "no image file extension"
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ArchiveIndex:
     Attributes:
         uri: of the archive or folder.
         found: files, and rows of Parquet.
-        skipped: reason -> files that are no image of a pair.
+        skipped: reason -> number of files that are not part of a pair.
         containers: URIs of the archives read, and of the folder if it holds images itself.
         skipped_columns: columns of Parquet that a manifest cannot hold, and their types.
         pairs, single: how many pairs there are, and how many of them have one image only.
@@ -103,7 +103,7 @@ def write_index(index: ArchiveIndex, out_uri: str) -> None:
         StorageError: it cannot be written.
     """
     if storage.absolute(out_uri) in (index.uri, *index.containers):
-        raise ConfigError(f"{out_uri} is what was indexed; it would be overwritten. Choose another --out.")
+        raise ConfigError(f"{out_uri} is the indexed archive and would be overwritten. Choose another --out.")
     write_tables(index.tables(), out_uri)
 
 
@@ -174,7 +174,7 @@ class _Indexer:
             skipped[NO_SUFFIX] += 1
 
     def _sort_bare(self) -> None:
-        """Take files without a suffix as DICOM where others, or the first of them, are."""
+        """Treat files without a suffix as DICOM if other files, or the first of them, are DICOM."""
         roots = {_root(file) for _, file in self._dicom}
         for root, files in self._bare.items():
             if root in roots or any(file.path.endswith("DICOMDIR") for _, file in files) or _is_dicom(files[0][1]):
@@ -218,23 +218,23 @@ class _Indexer:
     def _nothing(self) -> str:
         names = ", ".join(quoted(name) for name in self._seen)
         skipped = ", ".join(f"{count} {reason}" for reason, count in self._source.skipped.most_common())
-        found = f"no pair found. First names: {names or 'none'}. Left out: {skipped or 'nothing'}."
+        found = f"no pair found. First names: {names or 'none'}. Skipped: {skipped or 'nothing'}."
         if self._source.manifests:
             if parquet_parts(self._source.uri):
-                return "it is a manifest in parts and needs no index; `derm-ray score` takes the folder as it is"
-            return f"{found} {shown(self._source.manifests[0])} is a manifest and needs no index; give that file"
+                return "it is a manifest in parts and needs no index. Use the folder as it is with `derm-ray score`"
+            return f"{found} {shown(self._source.manifests[0])} is a manifest and needs no index. Use that file"
         if not self._source.found:
-            return "no pair found: it is empty. Check that it was written whole"
+            return "no pair found: it is empty. Check that it was copied completely"
         if self._source.skipped.keys() <= {NO_SUFFIX, *UNNAMED}:
-            return f"{found} None of them is an image; check that this is the right path"
+            return f"{found} None of these files is an image. Check the path"
         return (
-            f"{found} Say how the files are named: "
+            f"{found} Describe the file names: "
             f"--clinical {EXAMPLE!r} --dermoscopy {EXAMPLE.replace('clinical', 'dermoscopy')!r}"
         )
 
 
 def _read(reader: ImageReader, uri: str) -> bytes:
-    """Read an image; storage that does not answer ends the work instead of leaving the image out."""
+    """Read an image; if storage does not respond, indexing fails instead of skipping the image."""
     try:
         return reader.read(uri)
     except ImageError as error:
@@ -248,7 +248,7 @@ def _root(file: SourceFile) -> str:
 
 
 def _is_dicom(file: SourceFile) -> bool:
-    """Look for the mark of DICOM files; a ``.tar.gz`` is not streamed for it."""
+    """Return whether a file has the DICOM prefix; members of a ``.tar.gz`` are not read for this."""
     if isinstance(file.location, StreamMember):
         return False
     try:

@@ -19,11 +19,11 @@ _NAMES = 10
 
 
 def parquet_content(uri: str) -> Content:
-    """Return what a Parquet file is by its schema.
+    """Return the kind of a Parquet file, by its schema.
 
     Raises:
         StorageError: storage failed.
-        Damaged: it is no Parquet file, or broken.
+        Damaged: it is not a Parquet file, or broken.
         ManifestError: see :func:`content`.
     """
     with opened(uri) as file:
@@ -47,7 +47,7 @@ class ParquetTables:
         self.skipped: dict[str, str] = {}
 
     def tables(self) -> Iterator[pa.Table]:
-        """Yield one manifest table for every row group; images are read only where statistics tell of nulls.
+        """Yield one manifest table for every row group; images are read only if statistics report nulls.
 
         Raises:
             StorageError: storage failed.
@@ -73,7 +73,7 @@ class ParquetTables:
     def _require_images(self, schema: pa.Schema) -> None:
         what = content(schema, self._uri)
         if what is Content.MANIFEST:
-            raise ManifestError(self._uri, ["it is a manifest and needs no index; give it as it is"])
+            raise ManifestError(self._uri, ["it is a manifest and needs no index. Use it directly"])
         if what is Content.OTHER:
             names = ", ".join(map(quoted, schema.names[:_NAMES])) + (", ..." if len(schema) > _NAMES else "")
             raise ManifestError(
@@ -88,7 +88,7 @@ class ParquetTables:
         return pa.array(cells, pa.string())
 
     def _present(self, file: pq.ParquetFile, group: int, modality: str, leaf: int) -> list[bool]:
-        """Tell which rows have an image, from statistics where they say so.
+        """Return which rows have an image, from the statistics if possible.
 
         Raises:
             ManifestError: rows have a path in location of an image.
@@ -113,8 +113,8 @@ class ParquetTables:
             raise ManifestError(
                 self._uri,
                 [
-                    f"column '{modality}', row group {group}: {only_paths} of {rows} rows have a path and no bytes. "
-                    f"Embed the images, or name the column of the paths '{modality}_uri': then it is a manifest"
+                    f"column '{modality}', row group {group}: {only_paths} of {rows} rows have a path but no bytes. "
+                    f"Embed the images, or rename the column of paths to '{modality}_uri': the file is then a manifest"
                 ],
             )
         return there

@@ -34,12 +34,12 @@ NO_IMAGE = "a row without an image"
 SIDE_FILE = "a side file of macOS"
 _NO_IMAGES = "Parquet without images"
 _MANIFEST = "a manifest"
-_HIDDEN = "Parquet that begins with '_' or '.', or lies in such a folder"
+_HIDDEN = "a hidden Parquet file: a part of its path begins with '_' or '.'"
 _SPECIAL = "not a regular file"
-_OTHER_ARCHIVE = "an archive of a kind that is not read"
+_OTHER_ARCHIVE = "an unsupported archive format"
 _INNER_ARCHIVE = "an archive inside an archive"
 UNNAMED = frozenset((NO_IMAGE, SIDE_FILE, _NO_IMAGES, _MANIFEST, _HIDDEN, _SPECIAL, _OTHER_ARCHIVE, _INNER_ARCHIVE))
-"""Reasons for leaving files out that patterns do not change."""
+"""Reasons for skipping files that do not depend on the patterns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +51,16 @@ class SourceFile:
 
 
 class Source:
-    """What lies at a URI; the attributes are complete once :meth:`files` has ended.
+    """The content of a URI; the attributes are complete when :meth:`files` has finished.
 
     Attributes:
         found: files, and rows of Parquet.
         skipped: reason -> files.
         containers: URIs of archives, and of the folder if it holds files itself.
-        problems: what is refused.
+        problems: one line each.
         tables: of Parquet files with images, in manifest columns.
         manifests: URIs of Parquet files that are manifests.
-        skipped_columns: columns of them that no manifest can hold, and their types.
+        skipped_columns: unsupported columns and their types.
     """
 
     def __init__(self, uri: str) -> None:
@@ -77,7 +77,7 @@ class Source:
         """Yield the files with accepted names.
 
         Raises:
-            StorageError: the source is not there, or storage failed.
+            StorageError: the source does not exist, or storage failed.
             ArchiveError: it is neither a folder nor an archive.
         """
         if kind(self.uri) is not None and not is_folder(self.uri):
@@ -88,19 +88,23 @@ class Source:
             raise StorageError(f"{shown(self.uri)}: not found, or an empty folder. Check the path.")
         if len(names) == 1 and relative(names[0], self.uri) == names[0]:  # the file itself
             root = names[0]
-            problem = JOIN if is_volume(root) else f"is no folder, and its name is no archive's ({', '.join(SUFFIXES)})"
+            problem = (
+                JOIN
+                if is_volume(root)
+                else f"is not a folder, and has no archive file extension ({', '.join(SUFFIXES)})"
+            )
             raise ArchiveError(self.uri, [f"it {problem}"], "" if is_volume(root) else "Repack it as .tar or .zip.")
         for name in names:
             if not name.endswith("/"):
                 yield from self._listed(name, relative(name, self.uri))
         if self.tables:
             self.problems += [
-                f"{shown(uri)}: it is a manifest, but other files of the folder hold images. Move it away"
+                f"{shown(uri)}: it is a manifest, but other files of the folder contain images. Move it elsewhere"
                 for uri in self.manifests
             ]
 
     def _listed(self, uri: str, path: str) -> Iterator[SourceFile]:
-        why = refusal(path) or ("its name holds '::'" if "::" in path else None)
+        why = refusal(path) or ("its name contains '::'" if "::" in path else None)
         if why or is_volume(path):
             self.found += 1
             self._refuse("", path, why or f"it {JOIN}")

@@ -15,7 +15,7 @@ from derm_ray.errors import ConfigError
 
 
 def require_manifest_name(uri: str) -> None:
-    """Refuse a name that is no manifest's.
+    """Check the file extension of a manifest.
 
     Raises:
         ConfigError: it does not end in a known suffix.

@@ -1,4 +1,4 @@
-"""What an engine is."""
+"""The interface of inference engines."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -13,7 +13,7 @@ Probabilities = npt.NDArray[np.float32]
 
 
 class Engine(Protocol):
-    """What the predictor asks of an execution backend."""
+    """An execution backend of the predictor."""
 
     name: str
 

@@ -1,4 +1,4 @@
-"""Engines that a bundle holds beside its weights: files made once, under a digest of their own."""
+"""Engines stored in a bundle in addition to its weights, each with its own digest."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class StoredEngine:
     Attributes:
         name: of the engine.
         digest: SHA-256 over its files, the model and its parity report.
-        parity: how its answers differ from the model's in fp32.
+        parity: comparison of its predictions with fp32.
         files: by name.
     """
 
@@ -31,7 +31,7 @@ class StoredEngine:
 
     @property
     def identity(self) -> str:
-        """Name and digest: what scores record, and what all replicas of a run must have."""
+        """Name and digest, as recorded in scores; equal on all replicas of a run."""
         return _identity(self.name, self.digest)
 
 
@@ -44,7 +44,7 @@ def store_engine(
     *,
     overwrite: bool = False,
 ) -> str:
-    """Write an engine into its bundle; the index comes last, so that one that is replaced stays whole until then.
+    """Write an engine into its bundle; the index is written last, so that a replaced engine stays complete until then.
 
     The model's digest stays as it is.
 
@@ -54,7 +54,7 @@ def store_engine(
         files: by name.
         parity: see :class:`StoredEngine`.
         built_with: package -> version.
-        overwrite: replace one that is there.
+        overwrite: replace an existing one.
 
     Returns:
         The engine's digest.
@@ -86,7 +86,7 @@ def store_engine(
 
 def already_there(bundle: Bundle, name: str) -> OutputExistsError:
     """Return the error of a bundle that has an engine."""
-    return OutputExistsError(f"{bundle.uri} already holds the engine {name}. Give --overwrite to make it anew.")
+    return OutputExistsError(f"{bundle.uri} already contains the engine {name}. Give --overwrite to replace it.")
 
 
 def stored_engines(bundle: Bundle) -> list[str]:
@@ -108,7 +108,7 @@ def load_engine(bundle: Bundle, name: str) -> StoredEngine:
     """Read an engine and verify every digest.
 
     Raises:
-        BundleError: it is not there, incomplete, altered, or of another model.
+        BundleError: it is missing, incomplete, modified, or of another model.
     """
     folder, index = _folder(bundle, name), _read_index(bundle, name)
     files = {}
@@ -126,7 +126,8 @@ def _read_index(bundle: Bundle, name: str) -> dict[str, Any]:
     folder = _folder(bundle, name)
     if not storage.exists(storage.join(folder, INDEX)):
         raise BundleError(
-            f"{bundle.uri} holds no engine {name}. Make it: derm-ray model quantize {bundle.uri} --manifest MANIFEST."
+            f"{bundle.uri} contains no engine {name}. Create it: derm-ray model quantize {bundle.uri} --manifest "
+            "MANIFEST."
         )
     index = storage.read_json(storage.join(folder, INDEX))
     if not isinstance(index, dict) or not index.keys() >= KEYS:
@@ -134,7 +135,7 @@ def _read_index(bundle: Bundle, name: str) -> dict[str, Any]:
     if index["digest"] != storage.digest({key: value for key, value in index.items() if key != "digest"}):
         raise _altered(folder, INDEX)
     if index["model_digest"] != bundle.model_digest:
-        raise BundleError(f"{folder} was made from another model. Make it anew with --overwrite.")
+        raise BundleError(f"{folder} was created from another model. Create it again with --overwrite.")
     if any("/" in file for file in index["files"]):
         raise BundleError(f"{folder}: {INDEX} names files outside of its folder. Do not use this bundle.")
     return index
@@ -145,7 +146,7 @@ def _identity(name: str, digest: str) -> str:
 
 
 def _file_uri(folder: str, file: str, sha256: str) -> str:
-    """Return where a file lies: named by its content, so that another engine is written beside this one."""
+    """Return the URI of a file, named by its content, so that a new engine does not overwrite the old one."""
     return storage.join(folder, f"{sha256[:16]}-{file}")
 
 
@@ -155,5 +156,5 @@ def _folder(bundle: Bundle, name: str) -> str:
 
 def _altered(folder: str, file: str) -> BundleError:
     return BundleError(
-        f"{folder}: {file} was altered after sealing (its SHA-256 differs). Make it anew with --overwrite."
+        f"{folder}: {file} was modified (its SHA-256 differs from the recorded one). Create it again with --overwrite."
     )

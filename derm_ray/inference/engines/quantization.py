@@ -1,4 +1,4 @@
-"""Making the int8 engine: NNCF's quantization with accuracy control, part by part."""
+"""Creating the int8 engine: NNCF's quantization with accuracy control, part by part."""
 
 import logging
 import sys
@@ -23,7 +23,7 @@ from derm_ray.models.networks import PairMaps, PairNetwork, ShareNet
 Sample = tuple[Arrays, ...]
 
 MAX_DISAGREEMENT = 0.01
-"""Largest share of the calibration images whose most probable class may move; layers stay fp32 until it holds."""
+"""Largest share of calibration images whose predicted class may change; layers stay fp32 until it is met."""
 ROUNDED_TYPES = {"Convolution", "Relu", "MaxPool", "AvgPool", "Concat"}
 """Operations on 8 bits: convolutions and what only passes their values on. All others stay fp32: the Gram matrix, the
 square root, the norms, the classifiers."""
@@ -58,7 +58,7 @@ class Cross(nn.Module):
 
 
 def quantize(bundle: Bundle, images: Mapping[Modality, Images]) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Return the files of the int8 engine, and the packages that made it.
+    """Return the files of the int8 engine, and the package versions used.
 
     Args:
         bundle: the model.
@@ -89,7 +89,7 @@ def quantize(bundle: Bundle, images: Mapping[Modality, Images]) -> tuple[dict[st
 
 
 def _quantized(module: nn.Module, samples: list[Sample], classes: int) -> Any:
-    """Convert a part and quantize it; layers stay fp32 until the answers for the samples hold.
+    """Convert a part and quantize it; layers stay fp32 until the predictions for the samples agree.
 
     Ranges come from histograms: VGG-16's activations have long tails, and ranges that reach to their ends round the
     rest away (measured: 0.968 of images kept their class, 0.996 with histograms).
@@ -148,7 +148,7 @@ def _classifiers(model: Any, classes: int) -> list[str]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep what tracing and NNCF say off the terminal and out of standard output."""
+    """Suppress the output of tracing and NNCF."""
     logging.getLogger("nncf").setLevel(logging.ERROR)
     with warnings.catch_warnings(), redirect_stdout(sys.stderr):
         warnings.simplefilter("ignore")

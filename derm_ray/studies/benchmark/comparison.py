@@ -1,4 +1,4 @@
-"""Several ways to do the same work, timed in turn on the same cores."""
+"""Comparing implementations of the same work, timed alternately on the same cores."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ class Effort:
     """How long to measure.
 
     Attributes:
-        repetitions, seconds: of each side, where a stretch of work is as long as one likes.
-        run_repetitions, run_seconds: of each side, where it is a whole run that has to start.
+        repetitions, seconds: of each side, for work of adjustable length.
+        run_repetitions, run_seconds: of each side, for whole runs.
         steps: of a training run.
-        max_pairs: of the large run whose cost per pair is compared with a small one's.
+        max_pairs: pairs of the large run, whose cost per pair is compared with a small run.
     """
 
     repetitions: int
@@ -39,7 +39,7 @@ FULL, QUICK = Effort(9, 3.0, 5, 60.0, 6, 100_000), Effort(5, 1.0, 5, 10.0, 5, 10
 
 @dataclass(frozen=True)
 class Row:
-    """What came of one comparison.
+    """Result of one comparison.
 
     Attributes:
         name: of the row.
@@ -48,8 +48,8 @@ class Row:
         unit: of these.
         ratio: median of ours / baseline over the repetitions.
         low, high: 95% bootstrap interval of that median.
-        threshold: what the ratio has to keep.
-        at_most: it is the largest; else the smallest.
+        threshold: required bound of the ratio.
+        at_most: whether the bound is an upper one.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Row:
 
     @property
     def passed(self) -> bool:
-        """Tell whether the whole interval keeps the bound."""
+        """Return whether the whole interval meets the threshold."""
         return self.high <= self.threshold if self.at_most else self.low >= self.threshold
 
     def to_json(self) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def to_row(
 ) -> Row:
     """Return the row of a comparison.
 
-    The ratio is taken within each repetition, so that a machine that gets slower or faster meanwhile does not move it.
+    The ratio is taken within each repetition, so that a machine that becomes slower or faster does not affect it.
 
     Args:
         name, description, unit, threshold, at_most: see :class:`Row`.

@@ -1,4 +1,4 @@
-"""The network's own speed, beside the machine's and beside what a plain program gets."""
+"""Speed of the network, compared with the machine's peak and with plain PyTorch."""
 
 from collections.abc import Callable, Mapping
 from functools import partial

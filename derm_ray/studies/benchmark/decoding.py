@@ -1,4 +1,4 @@
-"""What a photo costs before the network sees it."""
+"""Cost of decoding a photo."""
 
 from functools import partial
 from time import perf_counter

@@ -1,4 +1,4 @@
-"""What the comparisons work on: models, pairs and photos that are the same on every machine."""
+"""Inputs of the comparisons: models, pairs and photos, equal on every machine."""
 
 import io
 import logging

@@ -1,4 +1,4 @@
-"""Bulk scoring as one writes it by hand, without Ray: threads decode ahead, the engine runs, parts are written.
+"""Hand-written bulk scoring, without Ray: threads decode ahead, the engine runs, parts are written.
 
 ``python -m derm_ray.studies.benchmark.plain_scoring MODEL MANIFEST OUT ENGINE SHARD_SIZE``
 """

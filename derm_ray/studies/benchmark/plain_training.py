@@ -1,4 +1,4 @@
-"""Data-parallel training as one writes it by hand, without Ray; run by torchrun, one process a worker.
+"""Hand-written data-parallel training, without Ray; run by torchrun, one process a worker.
 
 ``torchrun --nproc-per-node N -m derm_ray.studies.benchmark.plain_training CONFIG MANIFEST WEIGHTS CAM RESULT``
 """

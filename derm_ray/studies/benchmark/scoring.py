@@ -1,4 +1,4 @@
-"""Bulk scoring, beside a loop written by hand and beside the engine alone."""
+"""Bulk scoring, compared with a hand-written loop and with the engine alone."""
 
 import os
 import subprocess
@@ -39,7 +39,7 @@ FRAME_SIDE = 32
 
 
 class RunTimes(NamedTuple):
-    """What a whole run took.
+    """Durations of a whole run.
 
     Attributes:
         rate: pairs per second, from the first part to the last.
@@ -134,10 +134,10 @@ class NoEngine:
 
 
 def cost_at_scale(effort: Effort) -> Row:
-    """Compare what a pair costs in a large run and in a small one, where the engine costs nothing.
+    """Compare the cost per pair of a large and a small run, with an engine that does nothing.
 
-    Of the large run all counts but the start of a small one: its plan, its reconciliation and its report. Of the small
-    ones only what lies between their first and their last parts does.
+    The large run counts with its plan, reconciliation and report, but without the start of a small run. The small runs
+    count from their first to their last part.
     """
     many = effort.max_pairs
     with TemporaryDirectory() as folder, ray_session(num_cpus=machine_cpus() + 1, local=True):

@@ -1,4 +1,4 @@
-"""Training on Ray Train, beside torchrun and beside fewer workers."""
+"""Training on Ray Train, compared with torchrun and with fewer workers."""
 
 import json
 import subprocess

@@ -45,12 +45,12 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the test split says of a claim.
+    """Verdict on a claim, from the test split.
 
     Attributes:
         claim: which.
         difference: mean over the seeds, with its 95% interval from a paired bootstrap over lesions.
-        verdict: ``reproduced`` where the interval lies above 0, ``not reproduced`` where it lies below,
+        verdict: ``reproduced`` if the interval is above 0, ``not reproduced`` if it is below,
             ``undecided`` in between; ``not run`` where the rows have no seed in common, ``not defined`` where the
             test split has no such metric.
         mcnemar: seed -> two-sided exact p of McNemar's test; only for two sides and accuracy.
@@ -102,7 +102,7 @@ def paper_claims(plain: str) -> tuple[Claim, ...]:
         for kind in kinds
     ]
     swap = ((1, row("sole")), (-1, row("sole", swapped=True)), (-1, row("triple")), (1, row("triple", swapped=True)))
-    claims.append(Claim("Exchanged images cost Triple-Net less than Sole-Net", "3.1", swap))
+    claims.append(Claim("Swapping the images costs Triple-Net less than Sole-Net", "3.1", swap))
     for name in ("share", "triple"):
         pooled = [row(name, kind, head="cam_bp") for kind in kinds]
         claims += [claim(f"CAM-BP helps {NAMES[name]}, {p.kind}", "3.2", p, row(name, p.kind)) for p in pooled]
@@ -134,8 +134,8 @@ def judge(claim: Claim, rows: Mapping[str, Mapping[int, TrialPredictions]], weig
     """Test one claim.
 
     Args:
-        claim: what is claimed.
-        rows: row name -> seed -> predictions, all of the same pairs; what has no seed stands under every seed.
+        claim: to be tested.
+        rows: row name -> seed -> predictions, all of the same pairs; baselines have an entry for every seed.
         weights: see :func:`derm_ray.studies.reproduction.metrics.lesion_weights`.
     """
     seeds = sorted(set.intersection(*(set(rows.get(side.row, ())) for _, side in claim.terms)))

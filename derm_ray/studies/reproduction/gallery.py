@@ -1,4 +1,4 @@
-"""The paper's Fig. 3: lesions that one image alone gets wrong and both together get right, with their maps."""
+"""The paper's Fig. 3: lesions classified incorrectly from one image and correctly from both, with their maps."""
 
 import base64
 import io
@@ -39,7 +39,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Gallery:
-    """What one trained network shows.
+    """Gallery of one trained network.
 
     Attributes:
         seed: of the trial.

@@ -18,7 +18,7 @@ class Row:
     Attributes:
         name: part of its trials' names.
         title: for people.
-        config: the recipe, whatever the seed.
+        config: the recipe, without the seed.
         cam: name of the row that trains its CAM network; ``None`` for heads without one.
         paper: the paper's accuracy on the 15 diseases, prediction kind -> 0..1 (Table 1), where it has the row.
     """
@@ -55,7 +55,7 @@ class Trial:
 
     @property
     def trunks(self) -> frozenset[str]:
-        """The trunks whose weights it needs, its CAM network's included."""
+        """Trunks whose weights it needs, including that of its CAM network."""
         return frozenset({self.row.config.trunk}) | (self.cam.trunks if self.cam is not None else frozenset())
 
     @property

@@ -28,7 +28,7 @@ METRICS = {
 
 
 def metrics_of(labels: LabelSet) -> tuple[str, ...]:
-    """Return the metrics a label set has: all of :data:`METRICS`, or those of its own task."""
+    """Return the metrics a label set has: all of :data:`METRICS`, or those of its task."""
     if not labels.collapses:
         return tuple(METRICS)
     own = next(name for name in TASK_SETS if labels.name.endswith(f"_{name}"))

@@ -1,4 +1,4 @@
-"""What a trial leaves behind for the report: every pair's probabilities, as a Parquet file."""
+"""Predictions of a trial: the probabilities of every test pair, as a Parquet file."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,15 +23,15 @@ KindScores = Mapping[PredictionKind, npt.NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class TrialPredictions:
-    """Answers for the test split.
+    """Predictions for the test split.
 
     Attributes:
         labels: the trial's label set.
         pair_ids, lesion_ids: of the pairs, in order.
         truth: class indices (N,).
         given: prediction kind -> (N, K).
-        swapped: the same with the two images exchanged; empty for baselines.
-        metadata: model digest, best epoch, seconds since the trial was last started and the like.
+        swapped: the same with the two images swapped; empty for baselines.
+        metadata: model digest, best epoch, seconds since the last start of the trial, temperatures.
     """
 
     labels: LabelSet
@@ -72,7 +72,9 @@ def read_predictions(folder: str) -> TrialPredictions | None:
     try:
         table = parse_parquet(storage.read_bytes(uri))
     except pa.ArrowException as error:
-        raise StorageError(f"{uri}: damaged ({error}). Remove it; the trial's answers are computed again.") from error
+        raise StorageError(
+            f"{uri}: damaged ({error}). Delete it; the trial's predictions will be computed again."
+        ) from error
     meta = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     labels = label_set(meta["label_set"])
 

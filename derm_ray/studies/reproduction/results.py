@@ -1,4 +1,4 @@
-"""The study's results: metrics of every row, verdicts, and the metadata behind them."""
+"""The study's results: metrics of every row, verdicts, and metadata."""
 
 import csv
 import io
@@ -26,9 +26,9 @@ class RowResult:
         paper: see :class:`derm_ray.studies.reproduction.grid.Row`.
         label_set: name; empty for a baseline that was not run.
         settings: the recipe; empty for baselines.
-        problems: seed -> why there is no result.
+        problems: seed -> reason for a missing result.
         seeds: seed -> predictions.
-        metrics, swapped: (metric, prediction kind) -> values, with the images as they are and exchanged.
+        metrics, swapped: (metric, prediction kind) -> values, with original and swapped images.
     """
 
     name: str

@@ -47,7 +47,7 @@ class Study:
 
     Attributes:
         results: metrics and verdicts.
-        json_uri, csv_uri, html_uri: where they lie.
+        json_uri, csv_uri, html_uri: output files.
     """
 
     results: StudyResults
@@ -69,24 +69,24 @@ def reproduce(
     images: bool = True,
     address: str | None = None,
 ) -> Study:
-    """Train every row of the paper's tables and judge its claims; what is done is not done again.
+    """Train every row of the paper's tables and test its claims; finished trials are not repeated.
 
     The report shows all trials of the folder, also those of earlier calls with other rows or seeds.
 
     Args:
-        manifest: pairs with both images, diagnosis and split; everything is chosen on val, test is only answered.
+        manifest: pairs with both images, diagnosis and split; everything is chosen on val; test is only predicted.
         out_uri: the study's folder; the same call resumes.
         preset: a key of :data:`derm_ray.studies.reproduction.grid.PRESETS`.
         label_set_name: with a cancer task.
         seeds: one trial of each row for each.
-        only: names of rows; empty means all. CAM networks that they need come along.
+        only: names of rows; empty means all. required CAM networks are added.
         init_weights: trunk -> safetensors file; others use torchvision's download.
         resources: of each trial.
         images: show images in the report.
         address: Ray cluster; ``None`` is ``RAY_ADDRESS`` or a local Ray.
 
     Raises:
-        ConfigError, ManifestError, StorageError: the input is not fit.
+        ConfigError, ManifestError, StorageError: the input is not usable.
         OutputExistsError: the folder holds a study of another manifest or from other weights, or something else, or
             another process works on it.
     """
@@ -130,7 +130,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     """Parse ``0,1,2``.
 
     Raises:
-        ConfigError: it is no list of different numbers from 0.
+        ConfigError: it is not a list of different numbers from 0.
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts) or len(set(map(int, parts))) != len(parts):
@@ -159,7 +159,9 @@ def parse_weights(assignments: Sequence[str]) -> dict[str, str]:
 def _detailed(label_set_name: str) -> LabelSet:
     labels = label_set(label_set_name)
     if labels.collapses:
-        raise ConfigError(f"label set {label_set_name!r} is a task; give the diagnoses it collapses, such as paper15.")
+        raise ConfigError(
+            f"label set {label_set_name!r} is a binary task. Use the label set of its diagnoses, such as paper15."
+        )
     if "cancer" not in {task.name for task in labels.tasks()}:
         raise ConfigError(f"label set {label_set_name!r} has no cancer task, which the study's tables need.")
     return labels
@@ -186,7 +188,7 @@ def _check(manifest: Manifest, labels: LabelSet) -> None:
 
 
 def _claim(out_uri: str, metadata: Mapping[str, Any], weights: Mapping[str, str]) -> None:
-    """Note what the folder is a study of, or check that it is the same; weights of more trunks may come later."""
+    """Record the study of the folder, or check that it is the same; weights of more trunks may be added later."""
     marker = storage.join(out_uri, MARKER)
     before: dict[str, Any] = {}
     if storage.exists(marker):
@@ -195,10 +197,11 @@ def _claim(out_uri: str, metadata: Mapping[str, Any], weights: Mapping[str, str]
         for key, value in now.items():
             if before.get(key) != value:
                 raise OutputExistsError(
-                    f"{out_uri} holds a study whose {key} is {before.get(key)!r}, now {value!r}. Choose another --out."
+                    f"{out_uri} contains a study whose {key} is {before.get(key)!r}, now {value!r}. Choose another "
+                    "--out."
                 )
     elif storage.list_files(out_uri):
-        raise OutputExistsError(f"{out_uri} holds files that are no study. Choose another --out.")
+        raise OutputExistsError(f"{out_uri} contains files that are not a study. Choose another --out.")
     if before != (noted := {**metadata, "init_weights": dict(weights)}):
         storage.write_json(marker, noted)
 
@@ -240,7 +243,7 @@ def _logistic(
 
 
 def _write(results: StudyResults, out_uri: str, make: Callable[[], Gallery | None]) -> Study:
-    """Write the metrics first: a gallery that cannot be made must not cost them."""
+    """Write the metrics first, so that a failing gallery does not lose them."""
     json_uri, csv_uri, html_uri = (storage.join(out_uri, name) for name in (JSON_NAME, CSV_NAME, HTML_NAME))
     storage.write_json(json_uri, results.to_json())
     storage.write_bytes(csv_uri, results.to_csv().encode())

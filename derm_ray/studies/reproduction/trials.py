@@ -1,4 +1,4 @@
-"""Running the grid: every trial is a Ray Train run, as many at once as the cluster holds."""
+"""Running the grid: every trial is a Ray Train run; as many run in parallel as fit on the cluster."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ UNAVAILABLE = "not run: weights unavailable"
 
 @dataclass(frozen=True)
 class Resources:
-    """What one trial's training takes.
+    """Resources of one trial's training.
 
     Attributes:
         workers: data-parallel workers.
@@ -59,7 +59,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class TrialOutcome:
-    """What became of a trial: its predictions, or the reason why there are none."""
+    """Outcome of a trial: its predictions, or the problem."""
 
     trial: Trial
     predictions: TrialPredictions | None
@@ -92,27 +92,27 @@ class Grid:
         self._address = address
 
     def finished(self, trials: Sequence[Trial]) -> list[TrialOutcome]:
-        """Return what earlier calls have done of some trials."""
+        """Return the finished trials of earlier calls."""
         read = ((trial, read_predictions(self._folder(trial))) for trial in trials)
         return [TrialOutcome(trial, predictions) for trial, predictions in read if predictions is not None]
 
     def seeds(self) -> list[int]:
-        """Return the seeds of all trials that lie in the folder."""
+        """Return the seeds of all trials in the folder."""
         folder = storage.join(self._out_uri, RUNS)
         names = {uri.removeprefix(folder).strip("/").split("/")[0] for uri in storage.list_files(folder)}
         endings = {name.rpartition("-seed")[2] for name in names if "-seed" in name}
         return sorted(int(ending) for ending in endings if ending.isdecimal())
 
     def run(self, trials: Sequence[Trial]) -> list[TrialOutcome]:
-        """Run what is not done yet; a trial that fails leaves the others running.
+        """Run the unfinished trials; a failed trial does not stop the others.
 
         Args:
-            trials: in an order in which CAM networks stand before the trials that need them.
+            trials: ordered so that CAM networks come before the trials that need them.
         """
         done = {trial: read_predictions(self._folder(trial)) for trial in trials}
         problems: dict[Trial, str] = {}
         waiting = [trial for trial in trials if done[trial] is None]
-        logger.info("%d trials, %d of them done before", len(trials), len(trials) - len(waiting))
+        logger.info("%d trials, %d already done", len(trials), len(trials) - len(waiting))
         missing = self._missing_weights({trunk for trial in waiting for trunk in trial.trunks})
         problems |= {trial: UNAVAILABLE for trial in waiting if trial.trunks & missing}
         if len(problems) == len(trials):
@@ -134,7 +134,7 @@ class Grid:
         return [TrialOutcome(trial, done[trial], problems.get(trial)) for trial in trials]
 
     def _missing_weights(self, trunks: set[str]) -> set[str]:
-        """Return the trunks whose weights neither a file nor torchvision supplies."""
+        """Return the trunks whose weights are available neither from a file nor from torchvision."""
         missing = set()
         for trunk in sorted(trunks):
             if trunk_spec(trunk).pretrained is None:
@@ -149,9 +149,9 @@ class Grid:
         return missing
 
     def _prepare_features(self, trials: Sequence[Trial]) -> None:
-        """Compute what several trials share before they start, so that they do not do it side by side.
+        """Compute shared features before the trials start, so that they are not computed twice.
 
-        Room is made for all of it at once: no trial may remove what another reads.
+        Space is allocated for all of them together, so that no trial removes the cache of another.
         """
         configs = {(c.config.trunk, c.config.freeze): c.config for c in trials if c.cached}.values()
         folder, size = storage.join(self._out_uri, CACHE), self._resources
@@ -181,7 +181,7 @@ class Grid:
 
     def _run_all(self, trials: Sequence[Trial]) -> "dict[Trial, TrialPredictions | DermRayError]":
         at_once = self._resources.trials_at_once()
-        logger.info("%d trials to run, %d at once", len(trials), at_once)
+        logger.info("running %d trials, %d in parallel", len(trials), at_once)
         futures: dict[Trial, Future[TrialPredictions]] = {}
         results: dict[Trial, TrialPredictions | DermRayError] = {}
         executor = ThreadPoolExecutor(at_once)
@@ -204,7 +204,7 @@ class Grid:
         return results
 
     def _run(self, trial: Trial, cam: "Future[TrialPredictions] | None") -> TrialPredictions:
-        """Train a trial where that is left to do, let it answer for the test split, and keep the predicted."""
+        """Train a trial if necessary, predict the test split, and save the predictions."""
         if cam is not None and (error := cam.exception()) is not None:
             raise WorkError(f"its CAM network failed: {error}") from error
         began, size, config = monotonic(), self._resources, trial.config
@@ -248,7 +248,7 @@ class Grid:
         return predictions
 
     def bundle_uri(self, row: str, seed: int) -> str:
-        """Return where a row's sealed network of one seed lies."""
+        """Return the URI of a row's bundle for one seed."""
         return storage.join(self._out_uri, RUNS, f"{row}-seed{seed}", "bundle")
 
     def _folder(self, trial: Trial) -> str:

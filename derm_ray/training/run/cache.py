@@ -1,4 +1,4 @@
-"""Filling stem caches with Ray Data: one row per file, one stem per actor."""
+"""Filling feature caches with Ray Data: one row per file, one trunk per actor."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -52,7 +52,7 @@ class _FeatureActor:
 def plan_features(
     config: TrainConfig, trunk: Trunk, splits: Mapping[Split, LabeledPairs], folder: str, *, use_gpu: bool
 ) -> dict[Split, FeatureCache]:
-    """Return where the activations of some splits belong; train's holds mirrored images where the recipe mirrors.
+    """Return the feature caches of some splits; train's includes mirrored images if the recipe mirrors.
 
     Args:
         config: the recipe.
@@ -77,7 +77,7 @@ def prepare_features(
     limit_gib: float,
     use_gpu: bool,
 ) -> dict[Split, FeatureCache]:
-    """Plan, make room for and fill the caches of some splits; see :func:`plan_features`.
+    """Plan, allocate and fill the caches of some splits; see :func:`plan_features`.
 
     Args:
         config, trunk, splits, folder, use_gpu: see there.
@@ -97,33 +97,33 @@ def prepare_features(
 
 
 def _precision(config: TrainConfig, *, use_gpu: bool) -> str:
-    # A GPU is the workers': the driver may have none to ask for its number formats.
+    # GPUs belong to the workers: the driver may have none to query.
     precision = resolve_precision(config.precision, torch.device("cpu")) if not use_gpu else config.precision
     return "bf16" if precision == "auto" else precision
 
 
 def common_stem(config: TrainConfig, network: PairNetwork) -> Trunk:
-    """Return the trunk whose frozen layers serve a whole network.
+    """Return the trunk whose frozen layers are shared by the whole network.
 
     Raises:
-        ConfigError: there are none, or not the same everywhere.
+        ConfigError: there are no frozen layers, or they differ between trunks.
     """
     if config.freeze == "none":
         raise ConfigError(
-            "--cache keeps the frozen layers' activations, and this recipe freezes none. Leave --cache out, "
+            "--cache stores the activations of frozen layers, but this recipe freezes none. Remove --cache, "
             "or give --set freeze=pool4."
         )
     if network.cam is not None and not network.cam.from_stem:
         raise ConfigError(
-            "--cache: the CAM network does not share the frozen layers, so that images are needed. Leave --cache "
-            "out, or train it with the same trunk, freeze and --init-weights."
+            "--cache: the CAM network does not share the frozen layers and needs the images. Remove "
+            "--cache, or train it with the same trunk, freeze and --init-weights."
         )
     trunks = [module.trunk for module in network.modules() if isinstance(module, Stream)]
     first = trunks[0].features[: trunks[0].frozen].state_dict()
     for trunk in trunks[1:]:
         other = trunk.features[: trunk.frozen].state_dict()
         if not all(torch.equal(value, other[key]) for key, value in first.items()):
-            raise ConfigError("--cache: the frozen layers of the two trunks differ. Leave --cache out.")
+            raise ConfigError("--cache: the frozen layers of the two trunks differ. Remove --cache.")
     return trunks[0]
 
 
@@ -136,7 +136,7 @@ def fill(
     *,
     use_gpu: bool,
 ) -> None:
-    """Compute the files of a cache that are not there, on all free CPUs, or GPUs, of the cluster.
+    """Compute the missing files of a cache, on all free CPUs, or GPUs, of the cluster.
 
     Args:
         cache: see :func:`derm_ray.training.feature_cache.plan_cache`.
@@ -148,7 +148,7 @@ def fill(
 
     Raises:
         ImageError: an image cannot be used.
-        StorageError: the storage did not answer.
+        StorageError: storage failed.
     """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False

@@ -1,4 +1,4 @@
-"""Ray Data's part of training: it reads and decodes, so that CPU nodes can feed GPU nodes."""
+"""Data loading of training with Ray Data, so that CPU nodes can load data for GPU nodes."""
 
 import logging
 from collections import deque
@@ -28,9 +28,9 @@ class LabeledPairs:
     """One split, in manifest order.
 
     Attributes:
-        pairs: those that the label set does not leave out.
+        pairs: those that the label set includes.
         labels: their class indices.
-        positions: where each stands in ``listed``.
+        positions: position of each in ``listed``.
         listed: all pairs of the split; caches hold these, so that label sets share them.
     """
 
@@ -53,9 +53,9 @@ def batches(
     mirror: tuple[int, int] | None = None,
     features: FeatureCache | None = None,
 ) -> Iterator[Batch | DermRayError]:
-    """Yield one rank's share of every global batch, in order: the order alone decides what a step sees.
+    """Yield one rank's share of every global batch, in order; the order determines the content of each step.
 
-    Ray Data loads them, one row a batch, on CPUs that no worker holds; where there are none, this process does.
+    Ray Data loads them, one row a batch, on CPUs that no worker holds; without such CPUs, this process loads them.
 
     Args:
         split: where the pairs come from.
@@ -69,15 +69,15 @@ def batches(
         A batch, or the error of its first image that cannot be used.
 
     Raises:
-        OSError: the storage did not answer.
+        OSError: storage failed.
     """
     rows = [_row(split, rank_share(batch, rank, world_size), len(batch)) for batch in order]
     how = {"spec": spec, "mirror": mirror, "features": features}
-    # An elastic run may hold all CPUs, and one that has lost a node: tasks would wait for ever for one.
+    # An elastic run, or one that lost a node, may hold all CPUs: tasks would wait for ever.
     spare = ray.available_resources().get("CPU", 0) >= 1
     for row in _loaded_by_tasks(rows, how) if spare else _loaded_here(rows, how):
         if row["error_code"] == ImageErrorCode.STORAGE:
-            # Storage may come back: this worker dies, and Ray Train starts over from the last checkpoint.
+            # Storage may recover: this worker exits, and Ray Train restarts from the last checkpoint.
             raise OSError(str(row["error"]))
         if row["error_code"]:
             yield ImageError(ImageErrorCode(row["error_code"]), str(row["error"]))
@@ -87,7 +87,7 @@ def batches(
 
 def _loaded_by_tasks(rows: list[_Row], how: dict[str, Any]) -> Iterator[_Row]:
     """Yield the batches that Ray Data loads, on any node with free CPUs."""
-    if not rows:  # a run that was saved behind an epoch's last step
+    if not rows:  # a run that was saved after an epoch's last step
         return
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True

@@ -1,4 +1,4 @@
-"""What a trained network predictions for whole splits, computed on a worker of the cluster."""
+"""Predictions of a trained network for whole splits, computed on a worker of the cluster."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ class SplitPredictions:
 
     Attributes:
         given: for the pairs as they are.
-        swapped: with the clinical photo in the place of the dermoscopy image, and the other way round.
+        swapped: with the clinical and the dermoscopy image swapped.
     """
 
     given: KindProbabilities
@@ -35,7 +35,7 @@ class SplitPredictions:
 def predict_split(
     bundle_uri: str, config: TrainConfig, pairs: LabeledPairs, features: FeatureCache | None, *, use_gpu: bool
 ) -> SplitPredictions:
-    """Run a sealed network over a split, reading images or their cached activations.
+    """Run a saved network over a split, reading images or their cached activations.
 
     Args:
         bundle_uri: what :func:`derm_ray.training.run.driver.train` returned.

@@ -1,4 +1,4 @@
-"""Progress lines from workers to the terminal of the driver."""
+"""Relay of progress lines from workers to the driver."""
 
 import logging
 import threading
@@ -29,7 +29,7 @@ class _ProgressRelay:
 
 @contextmanager
 def relay_progress(name: str) -> Iterator[Any]:
-    """Log workers' lines as they come, with the run's name, until the block ends."""
+    """Log workers' lines as they arrive, with the run's name, until the block ends."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor = ray.remote(num_cpus=0, scheduling_strategy=here)(_ProgressRelay).remote()
     ended = threading.Event()

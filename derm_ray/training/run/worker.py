@@ -1,4 +1,4 @@
-"""What every Ray Train worker runs."""
+"""The training worker that Ray Train runs."""
 
 import io
 import json
@@ -41,17 +41,17 @@ METRICS = "metrics.jsonl"
 EVENTS = "tensorboard/events.out.tfevents.derm_ray"
 REPORT_INTERVAL_S = 10.0
 PREEMPTION_CHECK_INTERVAL_S = 5.0
-"""How often Ray Train is asked whether a node of the run is about to go; it looks as often."""
+"""Interval of checks for a preemption notice; Ray Train itself checks as often."""
 NEVER_BEST = -2.0
-"""Score of a checkpoint within an epoch, below that of an epoch without a score."""
+"""Score of a checkpoint within an epoch, lower than ``NO_SCORE``."""
 NO_SCORE = -1.0
 LONG_VALIDATION_S = 30.0
-"""Where validation takes longer, the epoch is saved before it as well: a notice may be shorter than it."""
+"""If validation takes longer, the epoch is also saved before it: a preemption notice may be shorter."""
 
 
 @dataclass(frozen=True)
 class WorkerTask:
-    """What the driver hands to every worker.
+    """Task of every worker.
 
     Attributes:
         config: the recipe.
@@ -64,7 +64,7 @@ class WorkerTask:
         relay: the actor that carries progress lines to the driver.
         logs: how the worker itself logs.
         use_gpu: run on the GPU that Ray assigned; otherwise on CPU, also where a GPU is visible.
-        threads: of torch, whatever ``OMP_NUM_THREADS`` says on the machine.
+        threads: of torch, regardless of ``OMP_NUM_THREADS``.
     """
 
     config: TrainConfig
@@ -82,7 +82,7 @@ class WorkerTask:
 
 
 def read_state(checkpoint: ray.train.Checkpoint, device: torch.device) -> dict[str, Any]:
-    """Return what a checkpoint holds, read straight from where it lies.
+    """Read a checkpoint directly from its storage.
 
     Ray Train's own copies share a folder per node, so that one worker may replace what another one reads.
     """
@@ -96,7 +96,7 @@ def train_worker(settings: dict[str, Any]) -> dict[str, str] | None:
     """Train, validate and report until the last epoch.
 
     Returns:
-        ``None``, or type and message of an error that a restart cannot mend; every rank returns it, so that
+        ``None``, or type and message of an error that a restart cannot fix; every rank returns it, so that
         Ray does not retry.
     """
     task: WorkerTask = settings["task"]
@@ -145,7 +145,7 @@ class _Worker:
         self._log(
             f"resuming at epoch {self.first_epoch + 1}, step {len(self.steps) + 1}"
             if self.steps
-            else f"resuming behind epoch {self.first_epoch}/{self.config.epochs}"
+            else f"resuming after epoch {self.first_epoch}/{self.config.epochs}"
         )
 
     def run(self) -> None:
@@ -213,20 +213,20 @@ class _Worker:
         return on_step
 
     def _should_check_preemption(self) -> bool:
-        """Tell whether it is time to ask for a preemption; one is enough for these workers."""
+        """Return whether it is time to check for a preemption notice; one notice is enough."""
         return not self.preemption_notice and time.monotonic() - self.preemption_checked_s > PREEMPTION_CHECK_INTERVAL_S
 
     def _checkpoint_on_preemption(self, epoch: int, step: int) -> None:
-        """Save at once where a node is about to go; all ranks ask together, and go on until Ray Train ends them."""
+        """Save at once before a preemption; all ranks check together and continue until Ray Train stops them."""
         self.preemption_notice = ray.train.get_preemption_info() is not None
         self.preemption_checked_s = time.monotonic()
         if self.preemption_notice:
-            self._log(f"a node is about to be taken away; saving epoch {epoch + 1}, step {step}")
+            self._log(f"a node is about to be preempted; saving epoch {epoch + 1}, step {step}")
             metrics = {"epoch": epoch + 1, "score": NEVER_BEST}
             self._report(metrics, {"epoch": epoch}, f"checkpoint_epoch_{epoch + 1:04d}_step_{step:06d}")
 
     def _checkpoint_before_validation(self, epoch: int) -> None:
-        """Save an epoch without its metrics where its validation will take long; all ranks go by rank 0's clock."""
+        """Save an epoch before a long validation; all ranks use rank 0's clock."""
         if not self.preemption_notice and broadcast_from_rank_zero(self.validation_s) > LONG_VALIDATION_S:
             metrics = {"epoch": epoch + 1, "score": NEVER_BEST}
             self._report(metrics, {"epoch": epoch}, f"checkpoint_epoch_{epoch + 1:04d}_trained")
@@ -269,7 +269,7 @@ class _Worker:
 
         Args:
             metrics: of the checkpoint.
-            state: ``epoch`` to go on with, counted from 0, and what is to be kept beside loop, history and steps.
+            state: ``epoch`` to continue with, counted from 0, and further entries of the checkpoint.
             folder_name: no other checkpoint of the run has it.
         """
         if self.rank != 0:
@@ -283,7 +283,7 @@ class _Worker:
             for split, features in (self.task.features or {}).items():
                 features.touch(len((self.train if split is Split.TRAIN else self.val).listed))
         except StorageError as error:
-            # Only this rank knows: it has to die, since the others wait for it in their report.
+            # Only this rank failed: it has to exit, since the others wait for it.
             raise OSError(str(error)) from error
         past = {"history": json.dumps(self.history), "steps": json.dumps(self.steps)}
         with tempfile.TemporaryDirectory() as folder:
@@ -292,9 +292,9 @@ class _Worker:
             ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=folder_name)
 
     def _report_stall(self, line: str) -> None:
-        """Leave word, on whatever rank, before this process ends."""
+        """Report a stall, on any rank, before this process exits."""
         said = self.task.relay.add.remote(
-            f"worker {self.rank} {line}; it ends itself, and the run goes on from its last checkpoint"
+            f"worker {self.rank} {line}; it exits, and the run continues from its last checkpoint"
         )
         ray.wait([said], timeout=5)
 

@@ -232,7 +232,7 @@ def test_sixteen_linear_bits_are_too_dark_for_eight(kind: str) -> None:
     linear = matrix_profile(1.0, [(0.6484, 0.3309), (0.3212, 0.5979), (0.1559, 0.0660)])
     deep = Image.fromarray(RAMP)
     gray = linear.replace(b"mntrRGB ", b"mntrGRAY").replace(b"rTRC", b"kTRC")
-    with pytest.raises(ImageError, match="16 bits with a linear color profile") as caught:
+    with pytest.raises(ImageError, match="16-bit image with a linear color profile") as caught:
         decode(encoded(deep, kind, icc_profile=gray))
     assert caught.value.code is ImageErrorCode.UNSUPPORTED
     shown = decoded(encoded(deep.point(lambda level: level / 256).convert("L"), kind, icc_profile=gray))

@@ -426,9 +426,9 @@ def test_what_is_left_out_is_counted_by_reason() -> None:
     rows, skipped = files.index()
     assert [row["clinical_uri"] for row in rows] == ["a"]
     assert skipped == {
-        "DICOM of another SOP class or packing": 1,
-        "a secondary capture, of no known modality": 1,
-        "a DICOM image that is there twice": 1,
+        "DICOM of an unsupported SOP class or encoding": 1,
+        "a secondary capture of unknown modality": 1,
+        "a duplicate DICOM image": 1,
         "not a DICOM file": 1,
         "a damaged DICOM file": 1,
     }

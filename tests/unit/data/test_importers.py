@@ -59,7 +59,7 @@ def test_every_mapped_diagnosis_is_of_the_label_set() -> None:
 def test_a_lesion_without_dermoscopy_is_named(milk10k: Path) -> None:
     path = milk10k / "MILK10k_Training_Metadata.csv"
     path.write_text("\n".join(line for line in path.read_text().splitlines() if "IL_2,derm" not in line) + "\n")
-    with pytest.raises(ManifestError, match="lesion IL_2: not exactly one dermoscopy image"):
+    with pytest.raises(ManifestError, match="lesion IL_2: expected exactly one dermoscopy image"):
         import_milk10k(str(milk10k), PAPER15, "m.parquet")
 
 
@@ -127,7 +127,7 @@ def test_derm7pt_as_paper15_leaves_out_what_the_paper_has_not(derm7pt: Path) -> 
 
 def test_derm7pt_with_broken_indexes_is_one_message(derm7pt: Path) -> None:
     (derm7pt / "meta" / "test_indexes.csv").write_text("indexes\n1\n9\n")
-    with pytest.raises(ManifestError, match=r"index 9 is outside the 4 rows(.|\n)*index 1 stands in train too"):
+    with pytest.raises(ManifestError, match=r"index 9 is outside the 4 rows(.|\n)*index 1 is also in train"):
         import_derm7pt(str(derm7pt), DERM7PT, "m.parquet")
     (derm7pt / "meta" / "test_indexes.csv").write_text("indexes\nx\n")
     with pytest.raises(ManifestError, match=r"test_indexes\.csv(.|\n)*invalid literal"):
@@ -198,10 +198,10 @@ def test_a_path_in_another_unicode_form_means_the_file_on_disk(photos: Path) -> 
     ("path", "message"),
     [
         ("img", r"row 1: clinical /.*/img is a folder, not an image"),
-        (r"C:\fotos\a.jpg", r"row 1: clinical C:\\fotos\\a.jpg is a path of Windows"),
-        (r"\\server\a.jpg", "is a path of Windows"),
+        (r"C:\fotos\a.jpg", r"row 1: clinical C:\\fotos\\a.jpg is a Windows path"),
+        (r"\\server\a.jpg", "is a Windows path"),
         (r"img\a.jpg", "write the path with '/'"),
-        ("img/A.jpg", r"no image at .*/img/A.jpg; 'a.jpg' is there \(capitals differ\)"),
+        ("img/A.jpg", r"no image at .*/img/A.jpg; 'a.jpg' exists \(different case\)"),
         ("img/a.jpg/b", "no image at"),
         ("i" * 5000, "no image at"),
     ],
@@ -226,14 +226,14 @@ def test_columns_of_any_name_can_be_named(photos: Path) -> None:
     result = import_folder(str(csv), PAPER15, "m.parquet", columns=columns)
     assert result.manifest.column("diagnosis") == ["melanoma"]
     assert result.notes == (
-        "Left out, replaced by --column: 'diagnosis'.",
-        "Kept as they are, unknown to manifests: 'Patient'.",
+        "Skipped, replaced by --column: 'diagnosis'.",
+        "Kept unchanged, not manifest columns: 'Patient'.",
     )
     with pytest.raises(ManifestError, match=r"no column 'no'.*Columns found: 'id', 'foto'"):
         import_folder(str(csv), PAPER15, "m.parquet", columns=columns | {"clinical": "no"})
     with pytest.raises(ConfigError, match=r"unknown column 'klinical'. Did you mean 'clinical'"):
         import_folder(str(csv), PAPER15, "m.parquet", columns={"klinical": "foto"})
-    with pytest.raises(ManifestError, match="'foto' and 'dx' are both clinical_uri"):
+    with pytest.raises(ManifestError, match="'foto' and 'dx' both map to clinical_uri"):
         import_folder(str(csv), PAPER15, "m.parquet", columns=columns | {"clinical_uri": "dx"})
 
 
@@ -245,7 +245,7 @@ def test_a_repeated_column_is_refused_as_it_stands(photos: Path) -> None:
             header="lesion_id,clinical,clinical,dermoscopy,diagnosis,diagnosis",
         )
     assert caught.value.problems == tuple(
-        f"column {name!r} stands more than once; keep one" for name in ("clinical", "diagnosis")
+        f"column {name!r} occurs more than once; keep one" for name in ("clinical", "diagnosis")
     )
-    with pytest.raises(ManifestError, match="columns 'clinical' and 'clinical_uri' are both clinical_uri; keep one"):
+    with pytest.raises(ManifestError, match="columns 'clinical' and 'clinical_uri' both map to clinical_uri; keep one"):
         folder_csv(photos, "L1,img/a.jpg,img/a.jpg", header="lesion_id,clinical,clinical_uri")

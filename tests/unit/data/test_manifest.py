@@ -94,7 +94,7 @@ def test_a_task_collapses_the_diagnoses_of_a_manifest(pairs: Manifest) -> None:
         (
             "e.jsonl",
             b'{"lesion_id": "a", "patient_id": "p", "patient_id": "q"}',
-            "row 1: .*'patient_id' stands more than",
+            "row 1: .*'patient_id' occurs more than",
         ),
         ("f.jsonl", b'{"lesion_id": "a"}\n\n{"lesion_id": ', "row 2: cannot be parsed as jsonl"),
         ("d.parquet", b"PAR1 garbage PAR1", "cannot be parsed as parquet"),
@@ -108,7 +108,7 @@ def test_odd_files_are_one_message(tmp_path: Path, name: str, data: bytes, messa
 
 def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table([["a"], ["b"], ["c"]], names=["lesion_id", "x", "x"]), tmp_path / "m.parquet")
-    with pytest.raises(ManifestError, match="column 'x' stands more than once"):
+    with pytest.raises(ManifestError, match="column 'x' occurs more than once"):
         read_manifest(str(tmp_path / "m.parquet"))
 
 
@@ -149,16 +149,16 @@ def test_words_are_counted_over_all_pieces_and_rows_keep_their_numbers(tmp_path:
 
 def test_columns_that_are_one_by_their_name_are_refused() -> None:
     table = pa.table({"lesion_id": ["a"], "Diagnosis": ["x"], "diagnosis": ["y"]})
-    with pytest.raises(ManifestError, match="columns 'Diagnosis' and 'diagnosis' are both 'diagnosis'; keep one"):
+    with pytest.raises(ManifestError, match="columns 'Diagnosis' and 'diagnosis' both map to 'diagnosis'; keep one"):
         normalize_schema(table, "m.csv")
-    with pytest.raises(ManifestError, match="its name holds characters that cannot be seen"):
+    with pytest.raises(ManifestError, match="its name contains invisible characters"):
         normalize_schema(pa.table({"lesion_id": ["a"], "patient_id\u200b": ["x"]}), "m.csv")
 
 
 @pytest.mark.parametrize(
     ("column", "message"),
     [
-        (pa.array([1.5]), "'patient_id' of type double: it holds ids as floating point numbers such as 1.5"),
+        (pa.array([1.5]), "'patient_id' of type double: it contains ids as floating point numbers such as 1.5"),
         (pa.array([["a"]]), "'patient_id' of type list"),
         (pa.array([b"\xff"]).cast(pa.string(), safe=False), "'patient_id' of type string: .*UTF"),
     ],

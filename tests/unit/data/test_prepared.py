@@ -109,7 +109,7 @@ def test_in_a_bucket(s3: str) -> None:
     storage.remove(f"{out}/manifest.parquet")
     assert prepared.prepare(original, out, SPEC, tar_bytes=ONE_PAIR_A_TAR).reused == 4
     assert_same_pixels(original, read_manifest(f"{out}/manifest.parquet"))
-    with pytest.raises(OutputExistsError, match="already holds a manifest"):
+    with pytest.raises(OutputExistsError, match="already contains a manifest"):
         prepared.prepare(original, out, SPEC)
 
 
@@ -168,10 +168,10 @@ def test_the_command(tmp_path: Path) -> None:
     }
     Path(uri).unlink()
     done = CliRunner().invoke(app, command)
-    assert f"4 pairs at 64 px in 1 tar, {uri}\n1 of the tars were already there" in done.output
+    assert f"4 pairs at 64 px in 1 tar, {uri}\n1 of the tars existed already" in done.output
     done = CliRunner().invoke(app, command)
     assert isinstance(done.exception, OutputExistsError)
-    assert "Choose another --out, or remove that folder" in str(done.exception)
+    assert "Choose another --out, or delete that folder" in str(done.exception)
 
 
 def test_every_user_of_a_size_refuses_another_one(pairs: Manifest, tmp_path: Path, bundle_uri: str) -> None:
@@ -180,7 +180,7 @@ def test_every_user_of_a_size_refuses_another_one(pairs: Manifest, tmp_path: Pat
     model = load_bundle(bundle_uri)
 
     def refuses(whose: str, size: int) -> AbstractContextManager[object]:
-        told = rf"prepared at 64 px \(prepared_size\), {whose} is {size}; .* `derm-ray data prepare --size {size}`"
+        told = rf"prepared at 64 px \(prepared_size\), but {whose} is {size}; .* `derm-ray data prepare --size {size}`"
         return pytest.raises(ConfigError, match=told)
 
     with refuses("the recipe's size", 32):

@@ -51,7 +51,7 @@ def test_an_error_names_the_uri_or_the_modality(tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as executor:
         (error,) = load_pairs([LesionPair("a", "a", None, str(bad))], spec, executor)
     assert isinstance(error, ImageError)
-    assert (error.code, str(error)) == (ImageErrorCode.NOT_AN_IMAGE, f"{bad}: not an image of a known format")
+    assert (error.code, str(error)) == (ImageErrorCode.NOT_AN_IMAGE, f"{bad}: not an image in a known format")
     with pytest.raises(ImageError, match=r"^dermoscopy image: not an image"):
         pixels_from_bytes(None, b"hello", spec)
 
@@ -72,7 +72,7 @@ def test_one_bad_image_spares_its_neighbors(pairs: Manifest) -> None:
 def test_the_spec_survives_json_and_refuses_what_it_does_not_know() -> None:
     spec = Preprocessing(96)
     assert Preprocessing.from_json(spec.to_json()) == spec
-    with pytest.raises(BundleError, match="resize 'crop'"):
+    with pytest.raises(BundleError, match="resize method 'crop'"):
         Preprocessing.from_json(spec.to_json() | {"resize": "crop"})
 
 

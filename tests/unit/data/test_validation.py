@@ -22,7 +22,7 @@ def test_a_good_row_has_no_problem() -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([GOOD, GOOD], "rows 1, 2: pair_id 'L1' stands 2 times"),
+        ([GOOD, GOOD], "rows 1, 2: pair_id 'L1' occurs 2 times"),
         ([GOOD | {"clinical_uri": None, "dermoscopy_uri": None}], "row 1: neither clinical_uri nor dermoscopy_uri"),
         ([GOOD | {"dermoscopy_uri": "a.jpg"}], "/a.jpg"),
         ([GOOD | {"dermoscopy_uri": "./b/../a.jpg"}], "are the same file"),
@@ -32,13 +32,13 @@ def test_a_good_row_has_no_problem() -> None:
         ([GOOD | {"skin_tone": 3}], "skin_tone needs a skin_tone_scale"),
         ([GOOD | {"skin_tone": 6, "skin_tone_scale": "milk"}], "outside 0..5 of the milk scale"),
         ([GOOD | {"lesion_id": "na", "pair_id": "x"}], "row 1: pair_id and lesion_id must not be empty (nor NA"),
-        ([GOOD, GOOD | {"lesion_id": "L1\u00a0"}], "rows 1, 2: pair_id 'L1' stands 2 times"),
+        ([GOOD, GOOD | {"lesion_id": "L1\u00a0"}], "rows 1, 2: pair_id 'L1' occurs 2 times"),
         *[
-            ([{"pair_id": "x"} | GOOD | {name: "P\u200b1"}], f"row 1: {name} 'P\\u200b1' holds characters that cannot")
+            ([{"pair_id": "x"} | GOOD | {name: "P\u200b1"}], f"row 1: {name} 'P\\u200b1' contains invisible characters")
             for name in ("pair_id", "lesion_id", "patient_id")
         ],
-        ([GOOD | {"clinical_uri": r"C:\img\a.jpg"}], r"row 1: clinical_uri C:\img\a.jpg is a path of Windows"),
-        ([GOOD] * 30, ", 19, 20 and 10 more: pair_id 'L1' stands 30 times"),
+        ([GOOD | {"clinical_uri": r"C:\img\a.jpg"}], r"row 1: clinical_uri C:\img\a.jpg is a Windows path"),
+        ([GOOD] * 30, ", 19, 20 and 10 more: pair_id 'L1' occurs 30 times"),
         ([GOOD | {"lesion_id": None, "pair_id": "x"}], "must not be empty"),
     ],
 )
@@ -142,6 +142,6 @@ def test_ids_that_look_alike_are_a_warning(other: str) -> None:
 def test_many_repetitions_do_not_take_for_ever() -> None:
     rows = [{"lesion_id": f"L{i // 2}", "clinical_uri": "a.jpg", "split": "train"} for i in range(40_000)]
     assert (
-        sum("stands 2 times" in line for line in find_problems(normalize_schema(pa.Table.from_pylist(rows), "m.csv")))
+        sum("occurs 2 times" in line for line in find_problems(normalize_schema(pa.Table.from_pylist(rows), "m.csv")))
         == 20_000
     )

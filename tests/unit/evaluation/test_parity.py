@@ -81,7 +81,7 @@ def test_an_engine_that_answers_otherwise_is_refused(
 ) -> None:
     uri = seal_untrained(str(tmp_path / "bundle"), NetworkConfig("share", "tiny", "gap"))
     monkeypatch.setattr(parity, "MAX_DIFFERENCE", 0.0)
-    with pytest.raises(WorkError, match=r"nothing was written\.\nclinical"):
+    with pytest.raises(WorkError, match=r"Nothing was written\.\nclinical"):
         quantize_bundle(uri, small)
     assert not (tmp_path / "bundle" / "engines").exists()
 

@@ -100,7 +100,7 @@ def test_one_class_and_rows_of_one_image_are_said_in_words(
     measured = evaluate(predictor, one, resamples=2)
     text = summary_text(measured)
     assert "specificity not defined (no negatives in this split)" in text
-    assert "A metric is not defined where pairs are lacking" in text
+    assert "A metric is not defined without enough pairs" in text
     json_uri, html_uri = write_evaluation(measured, str(tmp_path))
     assert json.loads(Path(json_uri).read_text())["predictions"]["cross"]["operating_points"][0]["specificity"] is None
     page = Path(html_uri).read_text()

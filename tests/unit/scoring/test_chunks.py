@@ -108,7 +108,7 @@ def test_a_chunk_that_comes_twice_or_never_is_an_error(run: Run, bundle_uri: str
     together.add(first)
     with pytest.raises(ScoringError, match="chunk 0 came twice"):
         together.add(first)
-    with pytest.raises(ScoringError, match=r"shard 0: 1 of its chunks came, not all; 3 shards were not written"):
+    with pytest.raises(ScoringError, match=r"shard 0: 1 of its chunks arrived; 3 shards were not written"):
         together.end(run.shards)
     together.add(second)
     assert together.add(third)
@@ -119,7 +119,7 @@ def test_a_chunk_that_comes_twice_or_never_is_an_error(run: Run, bundle_uri: str
     with pytest.raises(ScoringError, match="chunk 1 of 2 is not one of this shard"):
         wrong.add(Chunk(second.shard, 1, 2, second.first, second.table))
     short = assembler(run)
-    with pytest.raises(ScoringError, match="its chunks hold 4 rows instead of 10"):
+    with pytest.raises(ScoringError, match="its chunks have 4 rows instead of 10"):
         short.add(Chunk(first.shard, 0, 1, 0, first.table))
 
 

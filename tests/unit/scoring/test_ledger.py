@@ -96,7 +96,7 @@ def test_a_changed_row_is_refused(run: Run, opened: Opened, few: Manifest) -> No
 def test_a_folder_of_something_else_is_refused(opened: Opened, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "holiday.jpg").write_bytes(b"x")
-    with pytest.raises(OutputExistsError, match="holds files that are no scoring run"):
+    with pytest.raises(OutputExistsError, match="contains files that are not a scoring run"):
         opened(out=str(tmp_path / "full"))
 
 
@@ -111,7 +111,7 @@ def test_an_archive_whose_files_were_replaced_is_refused(bundle_uri: str, tmp_pa
     storage.write_bytes(str(tmp_path / "tree" / "L1" / "clinical.jpg"), b"other")
     with pytest.raises(OutputExistsError, match="files were added, removed or replaced since"):
         open_run(str(tmp_path / "out"), source, description, locations)
-    with pytest.raises(OutputExistsError, match="lies inside the input"):
+    with pytest.raises(OutputExistsError, match="is inside the input"):
         open_run(str(tmp_path / "tree" / "out"), source, description, locations)
 
 
@@ -159,6 +159,6 @@ def test_a_model_that_changes_under_way_is_refused(run: Run, bundle_uri: str, tm
     from derm_ray.errors import BundleError
 
     other = replace(run.description, model_digest="0" * 64)
-    with pytest.raises(BundleError, match="changed while the run was under way"):
+    with pytest.raises(BundleError, match="changed during the run"):
         ShardScorer(bundle_uri, "torch", run.manifest_uri, run.out_uri, other)
     assert storage.list_folder(run.out_uri) == ["_RUN.json", "_run/"]

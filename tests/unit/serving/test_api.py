@@ -153,14 +153,14 @@ SCORED = "clinical, dermoscopy, pair_id, saliency"
         ("", ["clinical", "dermatoscopy"], f"unknown field 'dermatoscopy'. Did you mean 'dermoscopy'? Known: {SCORED}."),
         ("", ["Clinical", "dermoscopy"], f"unknown field 'Clinical'. Did you mean 'clinical'? Known: {SCORED}."),
         ("", ["CLINICAL"], f"unknown field 'CLINICAL'. Did you mean 'clinical'? Known: {SCORED}."),
-        ("", ["clinical", "clinical", "dermoscopy"], "field 'clinical' stands more than once. Send it once."),
+        ("", ["clinical", "clinical", "dermoscopy"], "field 'clinical' is repeated. Send it once."),
         ("", ["clinical", "<b>\nx"], f"unknown field (its name is not a plain word). Known: {SCORED}."),
         ("", ["clinical", "x" * 25], f"unknown field (its name is not a plain word). Known: {SCORED}."),
-        ("", ["clinical", "saliency=none", "saliency=png"], "field 'saliency' stands more than once. Send it once."),
+        ("", ["clinical", "saliency=none", "saliency=png"], "field 'saliency' is repeated. Send it once."),
         ("", ["clinical", "a=1", "b=2"], f"unknown field 'a'. Known: {SCORED}; unknown field 'b'. Known: {SCORED}."),
-        ("?pair_id=7&saliency=png", ["clinical"], "unknown query parameter 'pair_id'. This address takes none; "
-         "unknown query parameter 'saliency'. This address takes none."),
-        ("?pair_id", ["clinical"], "unknown query parameter 'pair_id'. This address takes none."),
+        ("?pair_id=7&saliency=png", ["clinical"], "unknown query parameter 'pair_id'. This URL accepts none; "
+         "unknown query parameter 'saliency'. This URL accepts none."),
+        ("?pair_id", ["clinical"], "unknown query parameter 'pair_id'. This URL accepts none."),
     ],
 )  # fmt: skip
 def test_no_field_is_ignored(client: Client, files: dict[str, bytes], path: str, parts: list[str], told: str) -> None:
@@ -177,16 +177,16 @@ def test_no_query_parameter_or_key_is_ignored(client: Client, files: dict[str, b
         assert client("GET", path).status_code == 200
         response = client("GET", f"{path}?verbose=1")
         assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
-        assert response.json()["detail"] == "unknown query parameter 'verbose'. This address takes none."
+        assert response.json()["detail"] == "unknown query parameter 'verbose'. This URL accepts none."
     encoded = b64encode(files["clinical"]).decode()
     headers = {"content-type": "application/json"}
     assert client("POST", "/v1/score-batch?x=1", json={"pairs": [{"clinical": encoded}]}).status_code == 422
     for body, told in (
-        (f'{{"pairs": [{{"clinical": "{encoded}", "clinical": "{encoded}"}}]}}', "field 'clinical' stands more than once"),
-        (f'{{"pairs": [], "pairs": [{{"clinical": "{encoded}"}}]}}', "field 'pairs' stands more than once"),
+        (f'{{"pairs": [{{"clinical": "{encoded}", "clinical": "{encoded}"}}]}}', "field 'clinical' is repeated"),
+        (f'{{"pairs": [], "pairs": [{{"clinical": "{encoded}"}}]}}', "field 'pairs' is repeated"),
         ('{"pairs": [{"dermatoscopy": ""}]}', "pairs[0]: unknown field 'dermatoscopy'. Did you mean 'dermoscopy'?"),
         ('{"Pairs": [{}], "pairs": [{}]}', "the body: unknown field 'Pairs'. Did you mean 'pairs'? Known: pairs."),
-        ('{"pairs": ', "the body is not JSON, from character 10 on"),
+        ('{"pairs": ', "the body is not valid JSON at character 10"),
     ):  # fmt: skip
         response = client("POST", "/v1/score-batch", content=body, headers=headers)
         assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
@@ -254,7 +254,7 @@ def test_base64_is_read_as_people_write_it(client: Client, files: dict[str, byte
     ]
     for way in wrong:
         response = client("POST", "/v1/score-batch", json={"pairs": [{"clinical": plain}, {"dermoscopy": way}]})
-        assert (response.status_code, response.json()["detail"]) == (422, "pairs[1].dermoscopy: this is not base64.")
+        assert (response.status_code, response.json()["detail"]) == (422, "pairs[1].dermoscopy: not valid base64.")
 
 
 def test_head_is_get_without_a_body_and_other_methods_are_named(client: Client) -> None:

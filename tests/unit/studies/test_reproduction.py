@@ -236,7 +236,7 @@ def test_predictions_come_back_as_they_went(tmp_path: Path) -> None:
     assert read_predictions(str(tmp_path)) is None
     trial = answers(0.5, labels="paper15_cancer")
     (tmp_path / "predictions.parquet").write_bytes(b"PAR1 torn")
-    with pytest.raises(StorageError, match=r"predictions\.parquet: damaged .* Remove it"):
+    with pytest.raises(StorageError, match=r"predictions\.parquet: damaged .* Delete it"):
         read_predictions(str(tmp_path))
     write_predictions(trial, str(tmp_path))
     read = read_predictions(str(tmp_path))

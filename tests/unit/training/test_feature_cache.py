@@ -76,7 +76,7 @@ def test_a_file_that_was_cut_short_is_one_message(trunk: Trunk, pairs: Manifest,
     whole = Path(cache.file(0)).read_bytes()
     Path(cache.file(0)).write_bytes(whole[: cache.record_bytes])
     assert cache.read(few[:1], np.array([0]), None)[0].shape == (1, *cache.shape)
-    with pytest.raises(StorageError, match=r"cut short\. Remove this folder"):
+    with pytest.raises(StorageError, match=r"truncated\. Delete this folder"):
         cache.read(few[2:], np.array([2]), None)
 
 

@@ -21,5 +21,5 @@ def test_label_sets_share_the_listed_pairs(pairs: Manifest) -> None:
 
 def test_a_split_that_a_task_leaves_out_whole_is_one_message(pairs: Manifest) -> None:
     only = pairs.with_column("diagnosis", ["basal_cell_carcinoma"] * len(pairs))
-    with pytest.raises(ConfigError, match="'paper15_melanoma' leaves out every pair of split val"):
+    with pytest.raises(ConfigError, match="'paper15_melanoma' excludes every pair of split val"):
         labeled(only, Split.VAL, label_set("paper15_melanoma"))

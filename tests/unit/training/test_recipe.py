@@ -96,9 +96,9 @@ def test_mirroring_is_a_fair_coin_keyed_by_pair_epoch_and_modality() -> None:
 
 def test_batches_too_small_for_workers_or_split_are_refused() -> None:
     check_batch_size(100, 4, 2)
-    with pytest.raises(ConfigError, match="less than two pairs for each of 3 workers"):
+    with pytest.raises(ConfigError, match="fewer than two pairs for each of 3 workers"):
         check_batch_size(100, 4, 3)
-    with pytest.raises(ConfigError, match="holds 10 pairs, fewer than global_batch_size 16"):
+    with pytest.raises(ConfigError, match="has 10 pairs, fewer than global_batch_size 16"):
         check_batch_size(10, 16, 1)
 
 

@@ -25,15 +25,15 @@ def run(body: str) -> "subprocess.CompletedProcess[str]":
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("watchdog.work(); time.sleep(0.05); watchdog.work(); time.sleep(60)", "stood still for 1 s in a step"),
-        ("watchdog.work(); time.sleep(0.5); watchdog.work(); time.sleep(60)", "stood still for 3 s in a step"),
+        ("watchdog.work(); time.sleep(0.05); watchdog.work(); time.sleep(60)", "stalled for 1 s in a step"),
+        ("watchdog.work(); time.sleep(0.5); watchdog.work(); time.sleep(60)", "stalled for 3 s in a step"),
         (
             "watchdog.work(); time.sleep(0.5); watchdog.work(); watchdog.wait(); watchdog.work(); time.sleep(60)",
-            "stood still for 1 s in a step",
+            "stalled for 1 s in a step",
         ),
-        ("watchdog.work(); watchdog.wait(); time.sleep(60)", "stood still for 2 s waiting"),
-        ("watchdog.work(); time.sleep(60)", "stood still for 2 s in a step"),
-        ("time.sleep(60)", "stood still for 2 s waiting"),
+        ("watchdog.work(); watchdog.wait(); time.sleep(60)", "stalled for 2 s waiting"),
+        ("watchdog.work(); time.sleep(60)", "stalled for 2 s in a step"),
+        ("time.sleep(60)", "stalled for 2 s waiting"),
     ],
     ids=[
         "a step",
