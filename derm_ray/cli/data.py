@@ -235,7 +235,9 @@ def split(
 @app.command()
 def prepare(
     manifest: ManifestArgument,
-    out: Annotated[str, typer.Option("--out", help="Folder for the images and manifest.parquet, at any URI.")],
+    out: Annotated[
+        str, typer.Option("--out", help="Output folder for the images and manifest.parquet: a path or URI.")
+    ],
     size: Annotated[int, typer.Option("--size", min=32, help="Side of the model's input in pixels.")] = 224,
     as_json: JsonOption = False,
 ) -> None:

@@ -28,9 +28,10 @@ class Response(BaseModel):
 class OperatingPoint(Response):
     """A threshold on a task probability, chosen on validation lesions for a target sensitivity."""
 
+    name: str = Field(description="Key in `above_threshold` of a score.")
     kind: PredictionKind
     task: str
-    target: float
+    target: float = Field(description="Target sensitivity.")
     threshold: float = Field(description="A pair is positive if its task probability is at or above it.")
     sensitivity: float = Field(description="Reached on validation lesions.")
     specificity: float = Field(description="Reached on validation lesions.")
@@ -175,7 +176,9 @@ def describe_model(bundle: "Bundle", engine: str, card: str) -> Model:
         input_size=bundle.preprocessing.size,
         engine=engine,
         saliency=bundle.network.cam is not None,
-        operating_points=[OperatingPoint(**asdict(point)) for point in bundle.calibration.operating_points],
+        operating_points=[
+            OperatingPoint(name=point.name, **asdict(point)) for point in bundle.calibration.operating_points
+        ],
         metrics=dict(bundle.provenance.get("metrics", {})),
         card=card,
     )

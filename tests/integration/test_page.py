@@ -189,7 +189,7 @@ def test_refusals_are_told_and_nothing_old_stays(page: Page, tmp_path: Path) -> 
     page.score(clinical=page.clinical)
     page.see("#error", "This endpoint requires a token. (unauthorized)")
     page.enter_token("wrong")
-    page.see("#model", "does not know this token")
+    page.see("#model", "This token is not valid")
     page.enter_token()
     page.see("#model", "triple network")
     assert page.find("#error").text == ""
