@@ -1,4 +1,4 @@
-"""Counters of drift: the bins of what was answered, beside those that the model's reference lets expect.
+"""Drift metrics: observed bins of predictions and images, and those expected from the reference.
 
 Prometheus computes from their rates how far the two are apart (``cluster/prometheus/drift.yaml``). Gauges would not do:
 Ray drops one about 20 s after it was set.
@@ -12,16 +12,16 @@ from ray.serve import metrics
 
 from derm_ray.data.reference import Quantity, Reference
 from derm_ray.data.statistics import ImageStatistics
+from derm_ray.domain import Modality, Prediction
 from derm_ray.observability import NEXT_TO_NOTHING
-from derm_ray.vocabulary import Modality, Prediction
 
 FLUSH_S = 1.0
-"""How long counts are gathered: to count one request in Ray takes an increment for every bin."""
+"""Export interval: counting one request in Ray takes an increment for every bin."""
 TAGS = ("quantity", "modality", "bin")
 
 
 class DriftMetrics:
-    """What one model replica counts.
+    """Drift counters of one model replica.
 
     Args:
         reference: the model's; quantities that it lacks are not counted.
@@ -35,7 +35,7 @@ class DriftMetrics:
             "derm_ray_drift_observed", description="Requests by bin of each quantity.", tag_keys=TAGS
         )
         self._expected = metrics.Counter(
-            "derm_ray_drift_expected", description="The same, had they the shares of the reference.", tag_keys=TAGS
+            "derm_ray_drift_expected", description="Requests by bin, as expected from the reference.", tag_keys=TAGS
         )
         for of in reference:
             for name in of.bins:
@@ -59,7 +59,7 @@ class DriftMetrics:
             self._seen[quantity, modality, of.bin_of(value)] += 1
 
     def flush(self) -> None:
-        """Hand what was gathered to Ray."""
+        """Export the collected counts to Ray."""
         if self._flushing is not None:
             self._flushing.cancel()
             self._flushing = None

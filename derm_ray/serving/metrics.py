@@ -9,8 +9,8 @@ from time import perf_counter
 
 from ray.serve.metrics import Counter, Histogram
 
+from derm_ray.domain import Prediction
 from derm_ray.serving.guard import HUNG_UP
-from derm_ray.vocabulary import Prediction
 
 LATENCIES_S = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]
 BATCH_SIZES = [1, 2, 4, 8, 16, 32, 64]

@@ -13,6 +13,7 @@ from derm_ray import storage
 from derm_ray.bundle import CARD, load_bundle
 from derm_ray.data.preprocessing import LoadedImage, PairPixels, image_from_bytes, to_pair
 from derm_ray.data.statistics import ImageStatistics, measure
+from derm_ray.domain import Modality, Prediction
 from derm_ray.errors import BundleError, ImageError
 from derm_ray.inference.predictor import Predictor
 from derm_ray.inference.saliency import SaliencyMapper, overlay_files
@@ -23,7 +24,6 @@ from derm_ray.serving.drift import DriftMetrics
 from derm_ray.serving.metrics import ModelMetrics
 from derm_ray.serving.problems import ApiError, busy
 from derm_ray.serving.schemas import Model, Score, describe_model, to_score
-from derm_ray.vocabulary import Modality, Prediction
 
 MAX_BATCH = 16
 ANSWER_S = 10.0

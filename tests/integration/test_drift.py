@@ -21,13 +21,13 @@ from derm_ray.data.manifest import Manifest
 from derm_ray.data.reference import Distribution, Quantity
 from derm_ray.data.statistics import ImageStatistics
 from derm_ray.data.synthetic import synthesize
+from derm_ray.domain import PAPER15, Modality, Prediction
 from derm_ray.serving.client import Client
 from derm_ray.serving.drift import DriftMetrics
 from derm_ray.serving.endpoint import endpoint
 from derm_ray.storage import read_bytes
 from derm_ray.training.config import debug
 from derm_ray.training.run.driver import train
-from derm_ray.vocabulary import PAPER15, Modality, Prediction
 
 pytestmark = pytest.mark.ray
 

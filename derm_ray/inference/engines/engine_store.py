@@ -1,4 +1,4 @@
-"""Engines that a bundle holds beside its weights: files made once, under a digest of their own."""
+"""Engines stored in a bundle in addition to its weights, each with its own digest."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ KEYS = {"digest", "model_digest", "parity", "files"}
 
 
 @dataclass(frozen=True)
-class SealedEngine:
+class StoredEngine:
     """A verified engine in memory.
 
     Attributes:
         name: of the engine.
         digest: SHA-256 over its files, the model and its parity report.
-        parity: how its answers differ from the model's in fp32.
+        parity: comparison of its predictions with fp32.
         files: by name.
     """
 
@@ -31,20 +31,20 @@ class SealedEngine:
 
     @property
     def identity(self) -> str:
-        """Name and digest: what scores record, and what all replicas of a run must have."""
+        """Name and digest, as recorded in scores; equal on all replicas of a run."""
         return _identity(self.name, self.digest)
 
 
-def seal_engine(
+def store_engine(
     bundle: Bundle,
     name: str,
     files: Mapping[str, bytes],
     parity: Mapping[str, Any],
-    made_with: Mapping[str, str],
+    built_with: Mapping[str, str],
     *,
     overwrite: bool = False,
 ) -> str:
-    """Write an engine into its bundle; the index comes last, so that one that is replaced stays whole until then.
+    """Write an engine into its bundle; the index is written last, so that a replaced engine stays complete until then.
 
     The model's digest stays as it is.
 
@@ -52,9 +52,9 @@ def seal_engine(
         bundle: where to.
         name: of the engine.
         files: by name.
-        parity: see :class:`SealedEngine`.
-        made_with: package -> version.
-        overwrite: replace one that is there.
+        parity: see :class:`StoredEngine`.
+        built_with: package -> version.
+        overwrite: replace an existing one.
 
     Returns:
         The engine's digest.
@@ -63,16 +63,16 @@ def seal_engine(
         OutputExistsError: the bundle already has one.
     """
     folder = _folder(bundle, name)
-    if not overwrite and name in sealed_engines(bundle):
+    if not overwrite and name in stored_engines(bundle):
         raise already_there(bundle, name)
     sums = {file: storage.sha256(data) for file, data in files.items()}
     for file, data in files.items():
-        storage.write_bytes(_place(folder, file, sums[file]), data)
+        storage.write_bytes(_file_uri(folder, file, sums[file]), data)
     index: dict[str, Any] = {
         "engine": name,
         "model_digest": bundle.model_digest,
         "derm_ray_version": __version__,
-        "made_with": dict(made_with),
+        "built_with": dict(built_with),
         "parity": dict(parity),
         "files": sums,
     }
@@ -86,17 +86,17 @@ def seal_engine(
 
 def already_there(bundle: Bundle, name: str) -> OutputExistsError:
     """Return the error of a bundle that has an engine."""
-    return OutputExistsError(f"{bundle.uri} already holds the engine {name}. Give --overwrite to make it anew.")
+    return OutputExistsError(f"{bundle.uri} already contains the engine {name}. Give --overwrite to replace it.")
 
 
-def sealed_engines(bundle: Bundle) -> list[str]:
+def stored_engines(bundle: Bundle) -> list[str]:
     """Return the names of the engines that a bundle holds."""
     names = (name.rstrip("/") for name in storage.list_folder(storage.join(bundle.uri, FOLDER)))
     return [name for name in names if storage.exists(storage.join(_folder(bundle, name), INDEX))]
 
 
 def engine_identity(bundle: Bundle, name: str) -> str:
-    """Return what :attr:`SealedEngine.identity` would be, without reading the engine's files.
+    """Return what :attr:`StoredEngine.identity` would be, without reading the engine's files.
 
     Raises:
         BundleError: as :func:`load_engine`, but for the files.
@@ -104,29 +104,30 @@ def engine_identity(bundle: Bundle, name: str) -> str:
     return _identity(name, _read_index(bundle, name)["digest"])
 
 
-def load_engine(bundle: Bundle, name: str) -> SealedEngine:
+def load_engine(bundle: Bundle, name: str) -> StoredEngine:
     """Read an engine and verify every digest.
 
     Raises:
-        BundleError: it is not there, incomplete, altered, or of another model.
+        BundleError: it is missing, incomplete, modified, or of another model.
     """
     folder, index = _folder(bundle, name), _read_index(bundle, name)
     files = {}
     for file, expected in index["files"].items():
         try:
-            files[file] = storage.read_bytes(_place(folder, file, expected))
+            files[file] = storage.read_bytes(_file_uri(folder, file, expected))
         except StorageError as error:
             raise BundleError(f"{folder}: {file} cannot be read: {error}") from error
         if storage.sha256(files[file]) != expected:
             raise _altered(folder, file)
-    return SealedEngine(name, index["digest"], index["parity"], files)
+    return StoredEngine(name, index["digest"], index["parity"], files)
 
 
 def _read_index(bundle: Bundle, name: str) -> dict[str, Any]:
     folder = _folder(bundle, name)
     if not storage.exists(storage.join(folder, INDEX)):
         raise BundleError(
-            f"{bundle.uri} holds no engine {name}. Make it: derm-ray model quantize {bundle.uri} --manifest MANIFEST."
+            f"{bundle.uri} contains no engine {name}. Create it: derm-ray model quantize {bundle.uri} --manifest "
+            "MANIFEST."
         )
     index = storage.read_json(storage.join(folder, INDEX))
     if not isinstance(index, dict) or not index.keys() >= KEYS:
@@ -134,7 +135,7 @@ def _read_index(bundle: Bundle, name: str) -> dict[str, Any]:
     if index["digest"] != storage.digest({key: value for key, value in index.items() if key != "digest"}):
         raise _altered(folder, INDEX)
     if index["model_digest"] != bundle.model_digest:
-        raise BundleError(f"{folder} was made from another model. Make it anew with --overwrite.")
+        raise BundleError(f"{folder} was created from another model. Create it again with --overwrite.")
     if any("/" in file for file in index["files"]):
         raise BundleError(f"{folder}: {INDEX} names files outside of its folder. Do not use this bundle.")
     return index
@@ -144,8 +145,8 @@ def _identity(name: str, digest: str) -> str:
     return f"{name}@{digest[:16]}"
 
 
-def _place(folder: str, file: str, sha256: str) -> str:
-    """Return where a file lies: named by its content, so that another engine is written beside this one."""
+def _file_uri(folder: str, file: str, sha256: str) -> str:
+    """Return the URI of a file, named by its content, so that a new engine does not overwrite the old one."""
     return storage.join(folder, f"{sha256[:16]}-{file}")
 
 
@@ -155,5 +156,5 @@ def _folder(bundle: Bundle, name: str) -> str:
 
 def _altered(folder: str, file: str) -> BundleError:
     return BundleError(
-        f"{folder}: {file} was altered after sealing (its SHA-256 differs). Make it anew with --overwrite."
+        f"{folder}: {file} was modified (its SHA-256 differs from the recorded one). Create it again with --overwrite."
     )

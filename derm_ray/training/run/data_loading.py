@@ -1,4 +1,4 @@
-"""Ray Data's part of training: it reads and decodes, so that CPU nodes can feed GPU nodes."""
+"""Data loading of training with Ray Data, so that CPU nodes can load data for GPU nodes."""
 
 import logging
 from collections import deque
@@ -12,10 +12,10 @@ import ray
 import ray.data
 
 from derm_ray.data.preprocessing import Preprocessing
+from derm_ray.domain import LesionPair
 from derm_ray.errors import DermRayError, ImageError, ImageErrorCode, StorageError
 from derm_ray.training.batches import Batch, Indices, load_batch, rank_share
-from derm_ray.training.stems import StemCache
-from derm_ray.vocabulary import LesionPair
+from derm_ray.training.feature_cache import FeatureCache
 
 IMAGES_AT_ONCE = 4
 PREFETCHED_BATCHES = 2
@@ -24,19 +24,19 @@ _Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class LabelledPairs:
+class LabeledPairs:
     """One split, in manifest order.
 
     Attributes:
-        pairs: those that the label set does not leave out.
+        pairs: those that the label set includes.
         labels: their class indices.
-        places: where each stands in ``listed``.
+        positions: position of each in ``listed``.
         listed: all pairs of the split; caches hold these, so that label sets share them.
     """
 
     pairs: tuple[LesionPair, ...]
     labels: tuple[int, ...]
-    places: tuple[int, ...]
+    positions: tuple[int, ...]
     listed: tuple[LesionPair, ...]
 
     def __len__(self) -> int:
@@ -44,18 +44,18 @@ class LabelledPairs:
 
 
 def batches(
-    split: LabelledPairs,
+    split: LabeledPairs,
     order: Sequence[Indices],
     spec: Preprocessing,
     *,
     rank: int,
     world_size: int,
     mirror: tuple[int, int] | None = None,
-    stems: StemCache | None = None,
+    features: FeatureCache | None = None,
 ) -> Iterator[Batch | DermRayError]:
-    """Yield one rank's share of every global batch, in order: the order alone decides what a step sees.
+    """Yield one rank's share of every global batch, in order; the order determines the content of each step.
 
-    Ray Data loads them, one row a batch, on CPUs that no worker holds; where there are none, this process does.
+    Ray Data loads them, one row a batch, on CPUs that no worker holds; without such CPUs, this process loads them.
 
     Args:
         split: where the pairs come from.
@@ -63,21 +63,21 @@ def batches(
         spec: target size.
         rank, world_size: of the reader.
         mirror: (seed, epoch), or ``None`` for no mirroring.
-        stems: the split's activations, read in place of its images.
+        features: the split's activations, read in place of its images.
 
     Yields:
         A batch, or the error of its first image that cannot be used.
 
     Raises:
-        OSError: the storage did not answer.
+        OSError: storage failed.
     """
     rows = [_row(split, rank_share(batch, rank, world_size), len(batch)) for batch in order]
-    how = {"spec": spec, "mirror": mirror, "stems": stems}
-    # An elastic run may hold all CPUs, and one that has lost a node: tasks would wait for ever for one.
+    how = {"spec": spec, "mirror": mirror, "features": features}
+    # An elastic run, or one that lost a node, may hold all CPUs: tasks would wait for ever.
     spare = ray.available_resources().get("CPU", 0) >= 1
     for row in _loaded_by_tasks(rows, how) if spare else _loaded_here(rows, how):
         if row["error_code"] == ImageErrorCode.STORAGE:
-            # Storage may come back: this worker dies, and Ray Train starts over from the last checkpoint.
+            # Storage may recover: this worker exits, and Ray Train restarts from the last checkpoint.
             raise OSError(str(row["error"]))
         if row["error_code"]:
             yield ImageError(ImageErrorCode(row["error_code"]), str(row["error"]))
@@ -87,7 +87,7 @@ def batches(
 
 def _loaded_by_tasks(rows: list[_Row], how: dict[str, Any]) -> Iterator[_Row]:
     """Yield the batches that Ray Data loads, on any node with free CPUs."""
-    if not rows:  # a run that was saved behind an epoch's last step
+    if not rows:  # a run that was saved after an epoch's last step
         return
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
@@ -111,7 +111,7 @@ def _loaded_here(rows: list[_Row], how: dict[str, Any]) -> Iterator[_Row]:
             yield loading.popleft().result()
 
 
-def _row(split: LabelledPairs, share: Indices, global_size: int) -> dict[str, Any]:
+def _row(split: LabeledPairs, share: Indices, global_size: int) -> dict[str, Any]:
     pairs = [split.pairs[i] for i in share]
     return {
         "pair_ids": [pair.pair_id for pair in pairs],
@@ -119,13 +119,13 @@ def _row(split: LabelledPairs, share: Indices, global_size: int) -> dict[str, An
         "dermoscopy_uris": [pair.dermoscopy_uri for pair in pairs],
         "labels": [split.labels[i] for i in share],
         "indices": share.tolist(),
-        "places": [split.places[i] for i in share],
+        "positions": [split.positions[i] for i in share],
         "global_size": global_size,
     }
 
 
 def _load(
-    row: dict[str, Any], spec: Preprocessing, mirror: tuple[int, int] | None, stems: StemCache | None
+    row: dict[str, Any], spec: Preprocessing, mirror: tuple[int, int] | None, features: FeatureCache | None
 ) -> dict[str, Any]:
     columns = (row[name] for name in ("pair_ids", "clinical_uris", "dermoscopy_uris"))
     pairs = [
@@ -139,9 +139,9 @@ def _load(
         "error": "",
     }
     nothing = np.empty((0, spec.size, spec.size, 3), np.uint8)
-    if stems is not None:
+    if features is not None:
         try:
-            clinical, dermoscopy = stems.read(pairs, np.asarray(row["places"], np.int64), mirror)
+            clinical, dermoscopy = features.read(pairs, np.asarray(row["positions"], np.int64), mirror)
         except StorageError as error:
             failure = {"error_code": str(ImageErrorCode.STORAGE), "error": str(error)}
             return loaded | {"clinical": nothing, "dermoscopy": nothing} | failure

@@ -68,11 +68,11 @@ class NetworkConfig:
             if value not in known:
                 raise ConfigError(unknown_name(kind, value, known))
         if (self.head == "cam_bp") != (self.cam is not None):
-            raise ConfigError("head cam_bp needs a CAM network, and no other head takes one.")
+            raise ConfigError("head cam_bp requires a CAM network; other heads take none.")
         if self.rank is not None and self.head not in ("bp", "cam_bp"):
-            raise ConfigError(f"rank {self.rank} is for the heads bp and cam_bp; head {self.head} has none.")
+            raise ConfigError(f"rank {self.rank} applies to heads bp and cam_bp only. Remove it for head {self.head}.")
         if self.head == "cam" and self.network == "triple":
-            raise ConfigError("a CAM network looks at one image: use network share (one for both) or sole.")
+            raise ConfigError("a CAM network takes one image. Use network share (one for both modalities) or sole.")
 
     def to_json(self) -> dict[str, Any]:
         """Return the architecture as JSON types."""

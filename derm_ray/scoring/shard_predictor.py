@@ -10,6 +10,7 @@ import torch
 from derm_ray import __version__, storage
 from derm_ray.bundle import Bundle, load_bundle
 from derm_ray.data.preprocessing import PairPixels
+from derm_ray.domain import LesionPair, Modality
 from derm_ray.errors import BundleError, ImageError
 from derm_ray.inference.engines.engine import Engine
 from derm_ray.inference.predictor import Predictor
@@ -20,7 +21,6 @@ from derm_ray.scoring.ledger import SALIENCY, RunDescription
 from derm_ray.scoring.loader import BATCH_SIZE, Loaded
 from derm_ray.scoring.schema import Scored, score_schema, score_table
 from derm_ray.scoring.shards import Shard
-from derm_ray.vocabulary import LesionPair, Modality
 
 
 class ShardPredictor:
@@ -51,16 +51,18 @@ class ShardPredictor:
         device = torch.device("cuda" if use_gpu else "cpu")
         bundle = load_bundle(model_uri)
         if bundle.model_digest != description.model_digest:
-            raise BundleError(f"{model_uri} changed while the run was under way. Put the model back and resume.")
+            raise BundleError(f"{model_uri} changed during the run. Restore the model and resume.")
         self._predictor = Predictor(bundle, engine, batch_size=batch_size, device=device)
         if self._predictor.engine.name != description.engine:
             raise BundleError(
-                f"{model_uri} holds {self._predictor.engine.name} by now, the run began with {description.engine}. "
-                "Put it back and resume."
+                f"{model_uri} now contains {self._predictor.engine.name}, but the run started with "
+                f"{description.engine}. Restore it and resume."
             )
         self._mapper = SaliencyMapper(bundle, device) if description.saliency else None
         self._out_uri = out_uri
-        self._schema = score_schema(bundle.label_set, branches=description.branches, saliency=description.saliency)
+        self._schema = score_schema(
+            bundle.label_set, per_input_predictions=description.per_input_predictions, saliency=description.saliency
+        )
 
     @property
     def bundle(self) -> Bundle:

@@ -1,4 +1,4 @@
-"""Figures of all seeds of a row, on the whole test split and on resamples of its lesions."""
+"""Metrics of all seeds of a row, on the whole test split and on resamples of its lesions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,17 +6,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from derm_ray.domain import CancerDefinition, LabelSet, PredictionKind, Task
 from derm_ray.evaluation.comparison import Interval, percentile_interval
 from derm_ray.studies.reproduction.grid import TASK_SETS
-from derm_ray.studies.reproduction.predictions import CellPredictions
-from derm_ray.vocabulary import CancerDefinition, LabelSet, PredictionKind, Task
+from derm_ray.studies.reproduction.predictions import TrialPredictions
 
 RESAMPLES = 2000
 
 Draws = npt.NDArray[np.float64]
-"""A figure's values (1 + resamples,): of the whole split first."""
+"""A metric's values (1 + resamples,): of the whole split first."""
 
-FIGURES = {
+METRICS = {
     "accuracy": "Accuracy",
     "balanced_accuracy": "Balanced accuracy",
     "cancer/auroc": "Cancer AUROC",
@@ -27,12 +27,12 @@ FIGURES = {
 }
 
 
-def figures_of(labels: LabelSet) -> tuple[str, ...]:
-    """Return the figures a label set has: all of :data:`FIGURES`, or those of its own task."""
+def metrics_of(labels: LabelSet) -> tuple[str, ...]:
+    """Return the metrics a label set has: all of :data:`METRICS`, or those of its task."""
     if not labels.collapses:
-        return tuple(FIGURES)
+        return tuple(METRICS)
     own = next(name for name in TASK_SETS if labels.name.endswith(f"_{name}"))
-    return tuple(name for name in FIGURES if "/" not in name or name.startswith(f"{own}/"))
+    return tuple(name for name in METRICS if "/" not in name or name.startswith(f"{own}/"))
 
 
 def lesion_weights(lesion_ids: Sequence[str], *, seed: int = 0, resamples: int = RESAMPLES) -> Draws:
@@ -43,16 +43,16 @@ def lesion_weights(lesion_ids: Sequence[str], *, seed: int = 0, resamples: int =
     return np.concatenate((np.ones((1, len(lesion_ids))), drawn[:, lesion])).astype(np.float64)
 
 
-def draws(name: str, cell: CellPredictions, scores: npt.NDArray[np.float32], weights: Draws) -> Draws:
-    """Return a figure's values under weights of the pairs; NaN where it is undefined.
+def draws(name: str, trial: TrialPredictions, scores: npt.NDArray[np.float32], weights: Draws) -> Draws:
+    """Return a metric's values under weights of the pairs; NaN where it is undefined.
 
     Args:
-        name: a key of :data:`FIGURES`.
-        cell: truth and class order.
+        name: a key of :data:`METRICS`.
+        trial: truth and class order.
         scores: probabilities (N, K).
         weights: (draws, N).
     """
-    labels, truth = cell.labels, cell.truth
+    labels, truth = trial.labels, trial.truth
     right = (scores.argmax(1) == truth).astype(np.float64)
     if name == "accuracy":
         return np.asarray(weights @ right / weights.sum(1))
@@ -85,21 +85,21 @@ def _task(
 ) -> Draws:
     names = labels.class_names
     positive, negative = ([names.index(name) for name in side] for side in (task.positive, task.negative))
-    risks = scores[:, positive].sum(1)
+    sums = scores[:, positive].sum(1)
     is_positive, is_negative = np.isin(truth, positive), np.isin(truth, negative)
     up, down = weights[:, is_positive], weights[:, is_negative]
     with np.errstate(invalid="ignore", divide="ignore"):
         if kind == "accuracy":
-            right = up @ (risks[is_positive] >= 0.5) + down @ (risks[is_negative] < 0.5)
+            right = up @ (sums[is_positive] >= 0.5) + down @ (sums[is_negative] < 0.5)
             return np.asarray(right / (up.sum(1) + down.sum(1)))
-        gap = risks[is_positive][:, None] - risks[is_negative][None, :]
+        gap = sums[is_positive][:, None] - sums[is_negative][None, :]
         wins = ((up @ ((gap > 0) + 0.5 * (gap == 0))) * down).sum(1)
         return np.asarray(wins / (up.sum(1) * down.sum(1)))
 
 
 @dataclass(frozen=True)
-class SeedFigures:
-    """A figure of one row.
+class SeedMetrics:
+    """A metric of one row.
 
     Attributes:
         mean: of all seeds, with the 95% interval over lesions.
@@ -112,24 +112,24 @@ class SeedFigures:
     draws: Draws
 
 
-def seed_figures(
-    name: str, seeds: Mapping[int, CellPredictions], kind: PredictionKind, weights: Draws, *, swapped: bool = False
-) -> SeedFigures | None:
-    """Return a figure over a row's seeds, or ``None`` where these have no such predictions.
+def seed_metrics(
+    name: str, seeds: Mapping[int, TrialPredictions], kind: PredictionKind, weights: Draws, *, swapped: bool = False
+) -> SeedMetrics | None:
+    """Return a metric over a row's seeds, or ``None`` where these have no such predictions.
 
     Args:
-        name: a key of :data:`FIGURES`.
+        name: a key of :data:`METRICS`.
         seeds: seed -> predictions of the same pairs.
         kind: which prediction.
         weights: see :func:`lesion_weights`.
         swapped: with the images exchanged.
     """
     found: dict[int, Draws] = {}
-    for seed, cell in seeds.items():
-        scores = (cell.swapped if swapped else cell.given).get(kind)
+    for seed, trial in seeds.items():
+        scores = (trial.swapped if swapped else trial.given).get(kind)
         if scores is not None:
-            found[seed] = draws(name, cell, scores, weights)
+            found[seed] = draws(name, trial, scores, weights)
     if not found:
         return None
     mean = np.mean(list(found.values()), axis=0)
-    return SeedFigures(percentile_interval(mean[0], mean[1:]), {seed: float(v[0]) for seed, v in found.items()}, mean)
+    return SeedMetrics(percentile_interval(mean[0], mean[1:]), {seed: float(v[0]) for seed, v in found.items()}, mean)

@@ -8,17 +8,17 @@ import torch
 
 from derm_ray.data.manifest import Manifest
 from derm_ray.data.preprocessing import PairPixels, Preprocessing, load_pairs
+from derm_ray.domain import LesionPair, Modality
 from derm_ray.errors import ConfigError, ImageError, StorageError
-from derm_ray.inference.precision import normalise
+from derm_ray.inference.precision import normalize
+from derm_ray.models.factory import CamConfig, NetworkConfig, build_network
 from derm_ray.models.trunks import Trunk
-from derm_ray.models.zoo import CamConfig, NetworkConfig, build_network
-from derm_ray.training import stems
+from derm_ray.training import feature_cache
 from derm_ray.training.batches import is_mirrored
 from derm_ray.training.config import debug
+from derm_ray.training.feature_cache import GIB, FeatureCache, evict_caches
+from derm_ray.training.feature_writer import FeatureWriter, plan_cache
 from derm_ray.training.run.cache import common_stem
-from derm_ray.training.stem_writer import StemWriter, plan_cache
-from derm_ray.training.stems import GIB, StemCache, make_room
-from derm_ray.vocabulary import LesionPair, Modality
 
 SPEC = Preprocessing(32)
 
@@ -29,19 +29,19 @@ def trunk() -> Trunk:
     return Trunk("tiny", freeze="pool2").eval()
 
 
-def write(trunk: Trunk, pairs: list[LesionPair], folder: Path, precision: str = "fp32") -> StemCache:
+def write(trunk: Trunk, pairs: list[LesionPair], folder: Path, precision: str = "fp32") -> FeatureCache:
     cache = plan_cache(str(folder), trunk, SPEC, precision, pairs, mirrored=True)
-    writer = StemWriter(trunk, SPEC, precision, torch.device("cpu"))
+    writer = FeatureWriter(trunk, SPEC, precision, torch.device("cpu"))
     with ThreadPoolExecutor(2) as executor:
-        for index, start in enumerate(range(0, len(pairs), stems.PAIRS_PER_FILE)):
-            writer.write(cache, index, pairs[start : start + stems.PAIRS_PER_FILE], executor)
+        for index, start in enumerate(range(0, len(pairs), feature_cache.PAIRS_PER_FILE)):
+            writer.write(cache, index, pairs[start : start + feature_cache.PAIRS_PER_FILE], executor)
     return cache
 
 
 def test_what_is_read_is_what_the_stem_computes(
     trunk: Trunk, pairs: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stems, "PAIRS_PER_FILE", 4)
+    monkeypatch.setattr(feature_cache, "PAIRS_PER_FILE", 4)
     few = pairs.pairs()[:10]
     cache = write(trunk, few, tmp_path)
     rows = np.array([9, 2, 4])
@@ -57,7 +57,7 @@ def test_what_is_read_is_what_the_stem_computes(
                     image = image[:, ::-1]
                 batch = torch.from_numpy(image[None].copy())
                 with torch.inference_mode():
-                    expected = trunk.stem(normalise(batch, SPEC.mean, SPEC.std))[0].permute(1, 2, 0)
+                    expected = trunk.stem(normalize(batch, SPEC.mean, SPEC.std))[0].permute(1, 2, 0)
                 assert np.allclose(got[modality][place], expected.numpy(), atol=1e-5)
 
 
@@ -76,7 +76,7 @@ def test_a_file_that_was_cut_short_is_one_message(trunk: Trunk, pairs: Manifest,
     whole = Path(cache.file(0)).read_bytes()
     Path(cache.file(0)).write_bytes(whole[: cache.record_bytes])
     assert cache.read(few[:1], np.array([0]), None)[0].shape == (1, *cache.shape)
-    with pytest.raises(StorageError, match=r"cut short\. Remove this folder"):
+    with pytest.raises(StorageError, match=r"truncated\. Delete this folder"):
         cache.read(few[2:], np.array([2]), None)
 
 
@@ -99,25 +99,25 @@ def test_an_image_that_cannot_be_used_is_named(trunk: Trunk, pairs: Manifest, tm
 
 
 def test_room_is_made_by_what_was_used_longest_ago(tmp_path: Path) -> None:
-    def cache(name: str) -> StemCache:
-        return StemCache(str(tmp_path / name), (8, 8, 512), "uint16", mirrored=True)
+    def cache(name: str) -> FeatureCache:
+        return FeatureCache(str(tmp_path / name), (8, 8, 512), "uint16", mirrored=True)
 
     half = int(0.4 * GIB) // cache("a").record_bytes
     for name in ("a", "b"):
-        make_room(str(tmp_path), [(cache(name), half)], limit_gib=1.0)
+        evict_caches(str(tmp_path), [(cache(name), half)], limit_gib=1.0)
         cache(name).write(0, np.zeros((1, 4, 8, 8, 512), np.uint16))
-    make_room(str(tmp_path), [(cache("a"), half)], limit_gib=1.0)
-    make_room(str(tmp_path), [(cache("c"), half)], limit_gib=1.0)
+    evict_caches(str(tmp_path), [(cache("a"), half)], limit_gib=1.0)
+    evict_caches(str(tmp_path), [(cache("c"), half)], limit_gib=1.0)
     assert sorted(path.name for path in tmp_path.iterdir() if any(path.iterdir())) == ["a", "c"]
     with pytest.raises(ConfigError, match=r"the activations need .* GiB, the limit is 0.1 GiB"):
-        make_room(str(tmp_path), [(cache("d"), half)], limit_gib=0.1)
+        evict_caches(str(tmp_path), [(cache("d"), half)], limit_gib=0.1)
     (tmp_path / "a" / "cache.json").unlink()
-    make_room(str(tmp_path), [(cache("c"), half)], limit_gib=1.0)
+    evict_caches(str(tmp_path), [(cache("c"), half)], limit_gib=1.0)
     assert sorted(path.name for path in tmp_path.iterdir() if any(path.iterdir())) == ["c"]
 
 
 def test_a_file_that_is_gone_is_one_message(pairs: Manifest, tmp_path: Path) -> None:
-    cache = StemCache(str(tmp_path / "gone"), (8, 8, 512), "uint16", mirrored=True)
+    cache = FeatureCache(str(tmp_path / "gone"), (8, 8, 512), "uint16", mirrored=True)
     with pytest.raises(StorageError, match="gone"):
         cache.read(pairs.pairs()[:1], np.zeros(1, np.int64), None)
 

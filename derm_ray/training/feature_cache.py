@@ -1,4 +1,4 @@
-"""The frozen stem's activations on disk: computed once, read by every epoch of every run that shares the stem."""
+"""Feature cache: the frozen stem's activations on disk, computed once and shared by all runs with the same stem."""
 
 import math
 import time
@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from derm_ray import storage
+from derm_ray.domain import LesionPair, Modality
 from derm_ray.errors import ConfigError, StorageError
 from derm_ray.training.batches import Indices, is_mirrored
-from derm_ray.vocabulary import LesionPair, Modality
 
 PAIRS_PER_FILE = 64
 LIMIT_GIB = 50.0
@@ -22,7 +22,7 @@ Activations = npt.NDArray[np.uint16 | np.float32]
 
 
 @dataclass(frozen=True)
-class StemCache:
+class FeatureCache:
     """The activations of one list of pairs.
 
     Files hold fixed-size records, one per pair in order; a record is the clinical and the dermoscopy image's
@@ -53,14 +53,14 @@ class StemCache:
 
     def file(self, index: int) -> str:
         """Return the URI of one file."""
-        return storage.join(self.uri, f"{index:06d}.stems")
+        return storage.join(self.uri, f"{index:06d}.features")
 
     def write(self, index: int, records: Activations) -> None:
         """Write one file of records (pairs, images, H, W, C), atomically."""
         storage.write_bytes(self.file(index), np.ascontiguousarray(records, self.dtype).tobytes())
 
     def touch(self, pairs: int) -> None:
-        """Note that the cache, of so many pairs, is used now."""
+        """Record that the cache, with this number of pairs, is in use."""
         record = {"bytes": self.record_bytes * pairs, "used_at": time.time()}
         storage.write_json(storage.join(self.uri, INDEX), record)
 
@@ -81,26 +81,26 @@ class StemCache:
         files: list[str] = []
         starts: list[int] = []
         for pair, row in zip(pairs, rows.tolist(), strict=True):
-            for place, modality in enumerate(Modality):
+            for slot, modality in enumerate(Modality):
                 flipped = mirror is not None and is_mirrored(pair, modality, seed=mirror[0], epoch=mirror[1])
-                files.append(f"{folder}/{row // PAIRS_PER_FILE:06d}.stems")
-                image = place + 2 * (flipped and self.mirrored)
+                files.append(f"{folder}/{row // PAIRS_PER_FILE:06d}.features")
+                image = slot + 2 * (flipped and self.mirrored)
                 starts.append(row % PAIRS_PER_FILE * self.record_bytes + image * self.image_bytes)
-        with storage.explained(self.uri):
+        with storage.translate_errors(self.uri):
             ends = [start + self.image_bytes for start in starts]
             parts = filesystem.cat_ranges(files, starts, ends, on_error="raise")
         if any(len(part) != self.image_bytes for part in parts):
-            raise StorageError(f"{self.uri}: its files are cut short. Remove this folder; it is computed again.")
+            raise StorageError(f"{self.uri}: its files are truncated. Delete this folder; it will be computed again.")
         images = np.frombuffer(b"".join(parts), self.dtype).reshape(len(rows), 2, *self.shape)
         return np.ascontiguousarray(images[:, 0]), np.ascontiguousarray(images[:, 1])
 
 
-def make_room(folder: str, caches: Sequence[tuple[StemCache, int]], limit_gib: float) -> None:
-    """Remove the caches that were used longest ago until these fit the limit, and note that they are used now.
+def evict_caches(folder: str, caches: Sequence[tuple[FeatureCache, int]], limit_gib: float) -> None:
+    """Remove the least recently used caches until these fit the limit, and record that they are in use.
 
     Args:
         folder: of all caches.
-        caches: what is needed, with the number of pairs of each.
+        caches: those needed, each with its number of pairs.
         limit_gib: bound on the whole folder.
 
     Raises:
@@ -115,11 +115,11 @@ def make_room(folder: str, caches: Sequence[tuple[StemCache, int]], limit_gib: f
         )
     others = {}
     found = storage.list_files(folder)
-    for uri in {storage.parent(file) for file in found if file.endswith((".stems", f"/{INDEX}"))} - sizes.keys():
+    for uri in {storage.parent(file) for file in found if file.endswith((".features", f"/{INDEX}"))} - sizes.keys():
         if storage.join(uri, INDEX) in found:
             others[uri] = storage.read_json(storage.join(uri, INDEX))
         else:
-            storage.remove_tree(uri)  # what a killed removal has left
+            storage.remove_tree(uri)  # left over from an interrupted removal
     by_age = sorted(others, key=lambda uri: float(others[uri]["used_at"]))
     while by_age and needed + sum(others[uri]["bytes"] for uri in by_age) > limit_gib * GIB:
         storage.remove_tree(by_age.pop(0))

@@ -1,7 +1,7 @@
 import pytest
 
+from derm_ray.domain import LABEL_SETS, MILK10K, PAPER15, CancerDefinition, label_set
 from derm_ray.errors import ConfigError
-from derm_ray.vocabulary import LABEL_SETS, MILK10K, PAPER15, CancerDefinition, label_set
 
 
 def test_paper15_has_three_cancers_and_twelve_benign() -> None:

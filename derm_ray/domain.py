@@ -1,4 +1,4 @@
-"""The field's words: modalities, diagnoses, label sets, tasks, pairs and predictions."""
+"""Domain types: modalities, diagnoses, label sets, tasks, pairs and predictions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ class Modality(StrEnum):
 
 
 class PredictionKind(StrEnum):
-    """Which images a prediction rests on: one modality alone, or both (cross)."""
+    """Images used for a prediction: one modality alone, or both (cross)."""
 
     CLINICAL = "clinical"
     DERMOSCOPY = "dermoscopy"
@@ -70,7 +70,7 @@ class LabelSet:
     name: str
     diagnoses: tuple[Diagnosis, ...]
     collapses: Mapping[str, str | None] = field(default_factory=dict)
-    """Finer diagnosis -> class here, or ``None`` where its pairs are left out; empty for a set that collapses none."""
+    """Finer diagnosis -> class of this set, or ``None`` if excluded; empty for detailed sets."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -164,7 +164,7 @@ DERM7PT = LabelSet(
 
 
 def _binary(base: LabelSet, name: str, task_name: str, definition: CancerDefinition) -> LabelSet:
-    """Return the label set of a task trained as a head of its own."""
+    """Return the label set of a task with its own head."""
     task = next(task for task in base.tasks(definition) if task.name == task_name)
     melanoma = task_name == "melanoma"
     return LabelSet(
@@ -233,13 +233,13 @@ SENSITIVITIES = (0.90, 0.95)
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold on a task's risk, chosen on val for a target sensitivity.
+    """A threshold on a task probability, chosen on val for a target sensitivity.
 
     Attributes:
         kind: the prediction kind it is for.
         task: ``cancer`` or ``melanoma``.
         target: sensitivity aimed at, 0..1.
-        threshold: an alarm is a risk at or above it.
+        threshold: a pair is positive if its task probability is at or above it.
         sensitivity, specificity: reached on val.
     """
 
@@ -263,10 +263,10 @@ def operating_point_name(task: str, target: float) -> str:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What val says about a model's probabilities; sealed in its bundle.
+    """Calibration of a model on val; stored in its bundle.
 
     Attributes:
-        temperatures: prediction kind -> T of p^(1/T), renormalised (Guo et al. 2017); absent means 1.
+        temperatures: prediction kind -> T of p^(1/T), renormalized (Guo et al. 2017); absent means 1.
         operating_points: of every prediction kind and task that val defines.
     """
 
@@ -276,32 +276,33 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A model's answer for one pair.
+    """A model's prediction for one pair.
 
     Attributes:
-        modality: ``both``, ``clinical`` or ``dermoscopy``: the images it rests on.
+        modality: ``both``, ``clinical`` or ``dermoscopy``: the images used.
         diagnosis: the most probable class.
         confidence: its probability, 0..1.
         probabilities: one per class in class order, summing to 1.
-        risks: task name -> summed probability of its positives (the paper's cancer definition).
-        alarms: name of an operating point (``cancer_at_90_sensitivity``) -> whether the risk reaches its threshold.
-        branches: the probabilities of each prediction kind the images allow.
+        task_probabilities: task name -> summed probability of its positives (the paper's cancer definition).
+        above_threshold: name of an operating point (``cancer_at_90_sensitivity``) -> whether the task probability
+            reaches its threshold.
+        per_input_predictions: the probabilities of each prediction kind the images allow.
     """
 
     modality: str
     diagnosis: str
     confidence: float
     probabilities: tuple[float, ...]
-    risks: Mapping[str, float]
-    alarms: Mapping[str, bool] = field(default_factory=dict)
-    branches: Mapping[PredictionKind, tuple[float, ...]] = field(default_factory=dict)
+    task_probabilities: Mapping[str, float]
+    above_threshold: Mapping[str, bool] = field(default_factory=dict)
+    per_input_predictions: Mapping[PredictionKind, tuple[float, ...]] = field(default_factory=dict)
 
 
 class ImageFlag(StrEnum):
-    """What is worth knowing about an image that was decoded; the list is closed.
+    """Flags of a decoded image; the list is closed.
 
-    ``animated``: it holds more frames than the first one, which is used. ``burned_in_annotation``: a DICOM file says
-    that text is drawn into its pixels.
+    ``animated``: it has several frames, of which the first is used. ``burned_in_annotation``: the DICOM header
+    declares text in the pixels.
     """
 
     ANIMATED = "animated"

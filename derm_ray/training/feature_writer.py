@@ -1,4 +1,4 @@
-"""Computing what a :class:`derm_ray.training.stems.StemCache` holds."""
+"""Computing the features of a :class:`derm_ray.training.feature_cache.FeatureCache`."""
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -8,17 +8,17 @@ import torch
 
 from derm_ray import storage
 from derm_ray.data.preprocessing import PairPixels, Preprocessing, load_pairs
+from derm_ray.domain import LesionPair
 from derm_ray.errors import ImageError
-from derm_ray.inference.precision import autocast, normalise
+from derm_ray.inference.precision import autocast, normalize
 from derm_ray.models.trunks import Trunk
-from derm_ray.training.stems import Activations, StemCache
-from derm_ray.vocabulary import LesionPair
+from derm_ray.training.feature_cache import Activations, FeatureCache
 
 PAIRS_AT_ONCE = 16
 
 
-class StemWriter:
-    """Computes and writes files of a :class:`derm_ray.training.stems.StemCache`.
+class FeatureWriter:
+    """Computes and writes files of a :class:`derm_ray.training.feature_cache.FeatureCache`.
 
     Args:
         trunk: with its weights; only the stem is used.
@@ -33,7 +33,7 @@ class StemWriter:
         self._precision = precision
         self._device = device
 
-    def write(self, cache: StemCache, index: int, pairs: Sequence[LesionPair], executor: Executor) -> None:
+    def write(self, cache: FeatureCache, index: int, pairs: Sequence[LesionPair], executor: Executor) -> None:
         """Compute one file.
 
         Args:
@@ -48,7 +48,7 @@ class StemWriter:
         groups = [pairs[start : start + PAIRS_AT_ONCE] for start in range(0, len(pairs), PAIRS_AT_ONCE)]
         cache.write(index, np.concatenate([self._compute(cache, group, executor) for group in groups]))
 
-    def _compute(self, cache: StemCache, pairs: Sequence[LesionPair], executor: Executor) -> Activations:
+    def _compute(self, cache: FeatureCache, pairs: Sequence[LesionPair], executor: Executor) -> Activations:
         pixels: list[PairPixels] = []
         for pair, loaded in zip(pairs, load_pairs(list(pairs), self._spec, executor), strict=True):
             if isinstance(loaded, ImageError):
@@ -60,16 +60,16 @@ class StemWriter:
             images += [image[:, :, ::-1] for image in images]
         batch = torch.from_numpy(np.concatenate(images)).to(self._device)
         with torch.inference_mode(), autocast(self._precision, self._device):
-            stems = self._trunk.stem(normalise(batch, self._spec.mean, self._spec.std)).permute(0, 2, 3, 1)
-        bits = stems.bfloat16().view(torch.uint16) if cache.dtype == "uint16" else stems.float()
+            features = self._trunk.stem(normalize(batch, self._spec.mean, self._spec.std)).permute(0, 2, 3, 1)
+        bits = features.bfloat16().view(torch.uint16) if cache.dtype == "uint16" else features.float()
         array: Activations = bits.contiguous().cpu().numpy()
         return array.reshape(len(images), len(pairs), *cache.shape).swapaxes(0, 1)
 
 
 def plan_cache(
     folder: str, trunk: Trunk, spec: Preprocessing, precision: str, pairs: Sequence[LesionPair], *, mirrored: bool
-) -> StemCache:
-    """Return where a list's activations belong; the name is a digest of all that decides their values.
+) -> FeatureCache:
+    """Return the cache for a list of pairs; its name is a digest of everything that determines the values.
 
     Args:
         folder: of all caches.
@@ -91,4 +91,4 @@ def plan_cache(
         "mirrored": mirrored,
         "images": [[pair.clinical_uri, pair.dermoscopy_uri] for pair in pairs],
     }
-    return StemCache(storage.join(folder, storage.digest(key)[:16]), (height, width, channels), dtype, mirrored)
+    return FeatureCache(storage.join(folder, storage.digest(key)[:16]), (height, width, channels), dtype, mirrored)
