@@ -206,7 +206,7 @@ def manifest() -> str:
 
 def labels() -> str:
     """The label sets."""
-    from derm_ray.vocabulary import LABEL_SETS, CancerDefinition
+    from derm_ray.domain import LABEL_SETS, CancerDefinition
 
     text = []
     for name, of in LABEL_SETS.items():
@@ -228,8 +228,8 @@ def labels() -> str:
 
 def scores() -> str:
     """The columns that bulk scoring writes."""
+    from derm_ray.domain import PAPER15
     from derm_ray.scoring.schema import score_schema
-    from derm_ray.vocabulary import PAPER15
 
     options = [p.name for p in inspect.signature(score_schema).parameters.values() if p.kind is p.KEYWORD_ONLY]
     rows: dict[str, list[str]] = {}

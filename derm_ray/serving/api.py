@@ -10,7 +10,7 @@ from fastapi.security import HTTPBearer
 from derm_ray import RESEARCH_NOTICE, __version__
 from derm_ray.serving.admission import Admission
 from derm_ray.serving.contract import MODEL_DIGEST
-from derm_ray.serving.guard import CHARGE, Guard, Limits, Traffic
+from derm_ray.serving.guard import CHARGE, AccessLine, Guard, Limits, Traffic, access
 from derm_ray.serving.page import add_page
 from derm_ray.serving.problems import PROBLEM_JSON, ApiError, add_problem_handlers, to_problem
 from derm_ray.serving.schemas import (
@@ -64,6 +64,7 @@ def create_app(
     limits: Limits | None = None,
     traffic: Traffic | None = None,
     observe: Observe | None = None,
+    log: Callable[[AccessLine], None] = access.info,
 ) -> FastAPI:
     """Return the application.
 
@@ -73,6 +74,7 @@ def create_app(
         limits: per caller.
         traffic: counts requests, and lets them drain.
         observe: called with the route, status and seconds of every request.
+        log: called with every request's line of the access log.
     """
     app = FastAPI(
         title="derm_ray",
@@ -172,6 +174,7 @@ def create_app(
         traffic=traffic or Traffic(),
         admission=backend.admission,
         observe=observe,
+        log=log,
     )
     return app
 

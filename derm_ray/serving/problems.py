@@ -24,7 +24,7 @@ class ApiError(HTTPException):
 
     Args:
         status: of HTTP.
-        code: for programs; see ``docs/serving.md``.
+        code: for programs; see ``docs/reference/errors.md``.
         detail: for people.
         headers: of the answer.
     """

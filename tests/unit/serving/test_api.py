@@ -18,6 +18,7 @@ from derm_ray.serving import api
 from derm_ray.serving.guard import Limits
 from derm_ray.serving.model import WAIT_S, ServedModel
 from derm_ray.serving.problems import ApiError
+from derm_ray.serving.recorder import Recorder
 from derm_ray.storage import read_bytes
 
 
@@ -45,7 +46,9 @@ class OftenBusy(ServedModel):
 
 
 def served(uri: str) -> OftenBusy:
-    return OftenBusy(uri, load_bundle(uri).model_digest, "torch", use_gpu=False, threads=2, logs=WorkerLogs())
+    return OftenBusy(
+        uri, load_bundle(uri).model_digest, "torch", use_gpu=False, threads=2, logs=WorkerLogs(), recorder=Recorder()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -336,7 +339,7 @@ def test_answers_name_the_model_that_gave_them(client: Client, bundle_uri: str, 
 
 def test_a_bundle_that_was_exchanged_is_not_served_as_the_one_before(bundle_uri: str) -> None:
     with pytest.raises(BundleError, match="has changed while it was being served"):
-        ServedModel(bundle_uri, "0" * 64, "torch", use_gpu=False, threads=1, logs=WorkerLogs())
+        ServedModel(bundle_uri, "0" * 64, "torch", use_gpu=False, threads=1, logs=WorkerLogs(), recorder=Recorder())
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(model: OftenBusy, files: dict[str, bytes]) -> None:

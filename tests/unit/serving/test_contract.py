@@ -18,7 +18,13 @@ SECRET, LINE = new_token("tester")
 @pytest.fixture(scope="session")
 def contract(bundle_uri: str) -> schemathesis.BaseSchema:
     model = ServedModel(
-        bundle_uri, load_bundle(bundle_uri).model_digest, "torch", use_gpu=False, threads=2, logs=WorkerLogs()
+        bundle_uri,
+        load_bundle(bundle_uri).model_digest,
+        "torch",
+        use_gpu=False,
+        threads=2,
+        logs=WorkerLogs(),
+        recorder=Recorder(),
     )
     limits = Limits(api.MAX_BODY_BYTES)
     app = api.create_app(model, tokens=parse_tokens(LINE, "tokens"), limits=limits)
