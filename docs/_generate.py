@@ -362,13 +362,14 @@ def metrics() -> str:
         from derm_ray.scoring.metrics import RunMetrics
         from derm_ray.serving.drift import DriftMetrics
         from derm_ray.serving.metrics import ModelMetrics, RequestMetrics
+        from derm_ray.serving.recorder import Recorder
         from derm_ray.training.run.metrics import TrainingMetrics
 
         TrainingMetrics("run", 0)
         RunMetrics("run", 0)
-        ModelMetrics()
-        RequestMetrics()
-        DriftMetrics(())
+        ModelMetrics(Recorder())
+        RequestMetrics(Recorder())
+        DriftMetrics((), Recorder())
     return table(["metric", "type", "labels", "meaning"], (made[name] for name in sorted(made)))
 
 

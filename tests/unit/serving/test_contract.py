@@ -10,6 +10,7 @@ from derm_ray.observability import WorkerLogs
 from derm_ray.serving import api
 from derm_ray.serving.guard import Limits
 from derm_ray.serving.model import ServedModel
+from derm_ray.serving.recorder import Recorder
 from derm_ray.serving.tokens import new_token, parse_tokens
 
 SECRET, LINE = new_token("tester")
