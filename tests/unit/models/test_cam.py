@@ -120,7 +120,7 @@ def test_what_is_no_cam_network_is_refused() -> None:
         NetworkConfig(head="cam_bp")
     with pytest.raises(ConfigError, match="takes one image"):
         NetworkConfig("triple", head="cam")
-    with pytest.raises(ConfigError, match="rank 8 is for"):
+    with pytest.raises(ConfigError, match="rank 8 applies to"):
         NetworkConfig(rank=8)
 
 
