@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class _Importers(TyperGroup):
-    """Commands that are made when somebody asks for them: importers are slow to import."""
+    """Commands, created on first use because importers are slow to import."""
 
     _made: dict[str, Any]
 
@@ -32,7 +32,7 @@ class _Importers(TyperGroup):
         self._made = dict(commands)
 
 
-app = typer.Typer(cls=_Importers, help="Turn a data set in its own layout into a manifest.", no_args_is_help=True)
+app = typer.Typer(cls=_Importers, help="Import a data set as a manifest.", no_args_is_help=True)
 
 
 @app.callback()
@@ -48,7 +48,8 @@ def _command(name: str, importer: "Importer") -> Any:
 def _with_options(importer: "Importer") -> Callable[..., None]:
     """Return the command's function, with the importer's options in its signature."""
     sets = importer.label_sets
-    label_set = Annotated[str, typer.Option("--label-set", help=f"{' or '.join(sets)}.")] if sets else LabelSetOption
+    chosen = typer.Option("--label-set", help=f"Label set: {' or '.join(sets)}.")
+    label_set = Annotated[str, chosen] if sets else LabelSetOption
     empty = inspect.Parameter.empty
     arguments: dict[str, tuple[Any, Any]] = {
         "source": (Annotated[str, typer.Argument(help=importer.source)], empty),
@@ -76,22 +77,22 @@ def _import(importer: "Importer", *, source: str, out: str, label_set: str, as_j
     from derm_ray.data.manifest import write_manifest
     from derm_ray.data.summary import summarize
     from derm_ray.data.validation import find_warnings, validate
-    from derm_ray.vocabulary import label_set as find
+    from derm_ray.domain import label_set as find
 
     result = importer.read(source, find(label_set), out, **options)
     validate(replace(result.manifest, uri=result.rows_of or out), find(label_set))
     write_manifest(result.manifest, out)
     warnings = list(find_warnings(result.manifest))
     warn(warnings)
-    left_out = sum(result.left_out.values())
+    skipped = sum(result.skipped.values())
     lines = [f"{len(result.manifest)} of {result.found} lesions imported as {label_set} to {out}"]
-    if left_out:
-        lines.append(f"{left_out} left out, outside {label_set}:")
-        lines += [f"  {count:>5}  {reason}" for reason, count in result.left_out.items()]
+    if skipped:
+        lines.append(f"{skipped} lesions skipped: their diagnosis is not in {label_set}:")
+        lines += [f"  {count:>5}  {reason}" for reason, count in result.skipped.items()]
     summary = summarize(result.manifest)
     lines += summary.missing_lines()
     lines += result.notes
-    values = {"manifest": out, "imported": len(result.manifest), "found": result.found, "left_out": result.left_out}
+    values = {"manifest": out, "imported": len(result.manifest), "found": result.found, "skipped": result.skipped}
     values |= {"missing": summary.missing, "missing_words": summary.missing_words}
     values |= {"notes": result.notes, "warnings": warnings}
     emit(values, "\n".join(lines), as_json=as_json)

@@ -17,11 +17,11 @@ BLOCK = 4_000_000
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its bootstrap interval.
+    """A metric with its bootstrap interval.
 
     Attributes:
-        value: the figure on all pairs; NaN where undefined.
-        low, high: percentile interval; NaN where the figure is undefined.
+        value: the metric on all pairs; NaN where undefined.
+        low, high: percentile interval; NaN where the metric is undefined.
     """
 
     value: float
@@ -44,18 +44,18 @@ def lesion_weights(lesion_ids: Sequence[str], *, seed: int = 0, resamples: int =
 
 
 def _blocks(lesion_ids: Sequence[str], *, seed: int, resamples: int) -> Iterator[Draws]:
-    """Yield the rows of :func:`lesion_weights`, as many at once as memory should hold."""
+    """Yield the rows of :func:`lesion_weights`, in blocks that fit in memory; (D, N) in Fortran order."""
     _, lesion = np.unique(np.asarray(lesion_ids), return_inverse=True)
     count, generator = int(lesion.max()) + 1, np.random.default_rng(seed)
     yield np.ones((1, len(lesion)))
     most = max(1, BLOCK // len(lesion))
     for start in range(0, resamples, most):
         drawn = generator.multinomial(count, np.full(count, 1 / count), min(most, resamples - start))
-        yield drawn[:, lesion].astype(np.float64)
+        yield np.asfortranarray(drawn[:, lesion], np.float64)
 
 
 def bootstrap(
-    metrics: Callable[[Draws], Mapping[str, Draws]],
+    compute: Callable[[Draws], Mapping[str, Draws]],
     lesion_ids: Sequence[str],
     *,
     resamples: int = RESAMPLES,
@@ -64,18 +64,18 @@ def bootstrap(
     """Compute metrics on all pairs with 95% percentile intervals clustered by lesion.
 
     Args:
-        metrics: weights of the pairs (D, N) -> name -> values (D,).
+        compute: weights of the pairs (D, N) -> metric name -> values (D,).
         lesion_ids: one per pair.
         resamples: number of draws; a draw in which a metric is undefined does not count for it.
         seed: of the draws.
     """
-    parts = [metrics(weights) for weights in _blocks(lesion_ids, seed=seed, resamples=resamples)]
+    parts = [compute(weights) for weights in _blocks(lesion_ids, seed=seed, resamples=resamples)]
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return {name: percentile_interval(values[0], values[1:]) for name, values in whole.items()}
 
 
 def percentile_interval(value: float, draws: npt.NDArray[np.floating]) -> Interval:
-    """Return a figure with the 95% percentile interval of its resamples; draws that are NaN do not count."""
+    """Return a metric with the 95% percentile interval of its resamples; draws that are NaN do not count."""
     defined = draws[np.isfinite(draws)]
     if not np.isfinite(value) or not len(defined):
         return Interval(float(value), float("nan"), float("nan"))

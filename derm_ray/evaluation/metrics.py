@@ -1,6 +1,6 @@
-"""What a metric is, and every metric of a set of predictions by name.
+"""The interface of metrics, and all metrics of a set of predictions by name.
 
-Shapes: N pairs, K classes, D draws. ``labels`` are class indices (N,), ``probabilities`` (N, K). Weights (D, N) say how
+Shapes: N pairs, K classes, D draws. ``labels`` are class indices (N,), ``probabilities`` (N, K). Weights (D, N) are how
 often each pair counts in each draw, so that one call computes a metric and its bootstrap.
 """
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from derm_ray.domain import Task
 from derm_ray.registry import Registry
-from derm_ray.vocabulary import Task
 
 Labels = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -22,14 +22,15 @@ Draws = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric, 0..1, the higher the better; it appears wherever predictions are evaluated.
+    """A metric, 0..1, the higher the better. All evaluations compute it.
 
     Attributes:
-        title: of the metric in tables.
-        of_classes: (labels, probabilities, weights) -> values (D,), NaN where undefined. Named as the metric.
-        of_task: (positive (N,), risks (N,), weights) -> the same, for a binary task. Named ``<task>/<metric>``.
-        per_class: ``of_task`` is also computed of each class against the rest, named ``<metric>/<class>``.
-        task_title: of ``of_task`` where it is not the title.
+        title: for tables.
+        of_classes: (labels, probabilities, weights) -> values (D,), NaN where undefined; named ``<metric>``.
+        of_task: (positive (N,), task probabilities (N,), weights) -> the same, for a binary task; named
+            ``<task>/<metric>``.
+        per_class: compute ``of_task`` also for each class against the rest, named ``<metric>/<class>``.
+        task_title: title of ``of_task``, if different.
     """
 
     title: str
@@ -96,8 +97,8 @@ def compute(
             assert metric.of_classes is not None
             return metric.of_classes(labels, probabilities, weights)
         assert metric.of_task is not None
-        kept, positive, risks = _select(tasks[task_name], class_names, labels, probabilities)
-        return metric.of_task(positive, risks, weights[:, kept])
+        kept, positive, scores = _select(tasks[task_name], class_names, labels, probabilities)
+        return metric.of_task(positive, scores, weights if kept.all() else weights[:, kept])
 
 
 def compute_all(
@@ -118,16 +119,16 @@ def compute_all(
 def _select(
     task: Task, class_names: Sequence[str], labels: Labels, probabilities: Scores
 ) -> tuple[Flags, Flags, Scores]:
-    """Return which pairs belong to a task (N,), and of these which are positive, and their risks."""
+    """Return which pairs belong to a task (N,), which of these are positive, and their task probabilities."""
     positive, negative = ([class_names.index(name) for name in side] for side in (task.positive, task.negative))
     kept = np.isin(labels, [*positive, *negative])
     return kept, np.isin(labels[kept], positive), probabilities[kept][:, positive].sum(1, dtype=np.float64)
 
 
 def task_scores(task: Task, class_names: Sequence[str], labels: Labels, probabilities: Scores) -> tuple[Scores, Scores]:
-    """Return the risks, the summed probabilities of the task's positives, of its positive and negative pairs."""
-    _, positive, risks = _select(task, class_names, labels, probabilities)
-    return risks[positive], risks[~positive]
+    """Return the task probabilities of a task's positive pairs and of its negative pairs."""
+    _, positive, scores = _select(task, class_names, labels, probabilities)
+    return scores[positive], scores[~positive]
 
 
 def confusion_matrix(labels: Labels, predicted: Labels, classes: int) -> npt.NDArray[np.int64]:

@@ -1,6 +1,8 @@
 """The metrics that come with derm_ray; shapes as in :mod:`derm_ray.evaluation.metrics`."""
 
 import numpy as np
+import numpy.typing as npt
+from scipy import sparse
 
 from derm_ray.evaluation.metrics import Draws, Flags, Labels, Metric, Scores
 
@@ -8,23 +10,23 @@ SPECIFICITY = 0.95
 
 
 def accuracy(labels: Labels, probabilities: Scores, weights: Draws) -> Draws:
-    """Return the share of pairs whose most probable class is right."""
+    """Return the share of pairs whose most probable class is correct."""
     return np.asarray(weights @ (probabilities.argmax(1) == labels) / weights.sum(1))
 
 
-def task_accuracy(positive: Flags, risks: Scores, weights: Draws) -> Draws:
-    """Return the share of pairs on the right side of a risk of 0.5."""
-    return np.asarray(weights @ ((risks >= 0.5) == positive) / weights.sum(1))
+def task_accuracy(positive: Flags, scores: Scores, weights: Draws) -> Draws:
+    """Return the share of pairs on the correct side of a task probability of 0.5."""
+    return np.asarray(weights @ ((scores >= 0.5) == positive) / weights.sum(1))
 
 
 def balanced_accuracy(labels: Labels, probabilities: Scores, weights: Draws) -> Draws:
-    """Return the mean recall over the classes that are there."""
+    """Return the mean recall over the classes present."""
     truth, _, right = _counts(labels, probabilities, weights)
     return _mean(right / truth)
 
 
 def macro_f1(labels: Labels, probabilities: Scores, weights: Draws) -> Draws:
-    """Return the mean F1 over the classes that are there or predicted."""
+    """Return the mean F1 over the classes present or predicted."""
     truth, predicted, right = _counts(labels, probabilities, weights)
     return _mean(2 * right / (truth + predicted))
 
@@ -35,28 +37,36 @@ def macro_auroc(labels: Labels, probabilities: Scores, weights: Draws) -> Draws:
     return _mean(np.stack(areas, axis=1))
 
 
-def auroc(positive: Flags, risks: Scores, weights: Draws) -> Draws:
+def auroc(positive: Flags, scores: Scores, weights: Draws) -> Draws:
     """Return the area under the ROC curve; ties count half."""
-    order = np.argsort(risks[~positive])
-    negative, up, down = risks[~positive][order], weights[:, positive], weights[:, ~positive][:, order]
-    before = np.zeros((len(weights), len(negative) + 1))
-    np.cumsum(down, axis=1, out=before[:, 1:])
-    below, upto = (np.searchsorted(negative, risks[positive], side) for side in ("left", "right"))
-    wins = (up * (before[:, below] + before[:, upto])).sum(1) / 2
-    return np.asarray(wins / (up.sum(1) * before[:, -1]))
+    values, own = np.unique(scores[positive], return_inverse=True)
+    below, upto = (np.searchsorted(values, scores[~positive], side) for side in ("left", "right"))
+    up = _sums(own, positive, weights, len(values))
+    # An odd bin holds the negatives equal to a value, an even bin those between two values.
+    down = _sums(below + upto, ~positive, weights, 2 * len(values) + 1).cumsum(0)
+    wins = (up * (down[:-1:2] + down[1::2])).sum(0) / 2
+    return np.asarray(wins / (up.sum(0) * down[-1]))
 
 
-def sensitivity(positive: Flags, risks: Scores, weights: Draws) -> Draws:
-    """Return the largest share of positives found while at most 5% of the negatives are above the threshold."""
-    order = np.argsort(risks[~positive])
-    negative, up = risks[~positive][order], weights[:, positive]
-    below = weights[:, ~positive][:, order].cumsum(1)
-    if not len(negative):
+def sensitivity(positive: Flags, scores: Scores, weights: Draws) -> Draws:
+    """Return the largest share of positives above a threshold that at most 5% of the negatives exceed."""
+    if positive.all():
         return np.full(len(weights), np.nan)
-    total = below[:, -1:]
-    thresholds = negative[(below >= np.ceil(SPECIFICITY * total - 1e-9)).argmax(1)]
-    found = (up * (risks[positive] > thresholds[:, None])).sum(1) / up.sum(1)
-    return np.where(total[:, 0] > 0, found, np.nan)
+    by_score = np.argsort(scores)
+    negatives, positives = by_score[~positive[by_score]], by_score[positive[by_score]]
+    below = weights.T[negatives].cumsum(0)
+    total = below[-1]
+    thresholds = scores[negatives][(below < np.ceil(SPECIFICITY * total - 1e-9)).sum(0)]
+    upto = np.zeros((len(positives) + 1, len(weights)))
+    np.cumsum(weights.T[positives], axis=0, out=upto[1:])
+    missed = upto[np.searchsorted(scores[positives], thresholds, "right"), np.arange(len(weights))]
+    return np.where(total > 0, 1 - missed / upto[-1], np.nan)
+
+
+def _sums(bins: npt.NDArray[np.int64], which: Flags, weights: Draws, count: int) -> Draws:
+    """Return the weights of some pairs, summed by bin: (count, D)."""
+    shape = (count, len(which))
+    return np.asarray(sparse.csr_array((np.ones(len(bins)), (bins, np.flatnonzero(which))), shape=shape) @ weights.T)
 
 
 def _counts(labels: Labels, probabilities: Scores, weights: Draws) -> tuple[Draws, Draws, Draws]:

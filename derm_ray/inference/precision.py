@@ -1,4 +1,4 @@
-"""Number formats and memory layout, by what the hardware multiplies."""
+"""Number formats and memory layout."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
@@ -14,7 +14,7 @@ PRECISIONS = ("auto", "fp32", "bf16")
 
 
 def hardware_has_bf16(device: torch.device) -> bool:
-    """Tell whether a device multiplies bfloat16 in hardware (CUDA, AVX512-BF16 or AMX)."""
+    """Return whether a device multiplies bfloat16 in hardware (CUDA, AVX512-BF16 or AMX)."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -20,22 +20,22 @@ def _in_fp32(layers: nn.Module, inputs: Tensor) -> Tensor:
 
 
 class Head(nn.Module):
-    """What all heads share: ``forward(features (B, C, H, W), map (B, H', W') or None) -> logits (B, classes)``.
+    """Base of all heads: ``forward(features (B, C, H, W), map (B, H', W') or None) -> logits (B, classes)``.
 
-    It is made with the number of channels and classes, and of these settings takes what it needs: ``dropout`` (before
-    the classifier, and in fc layers), ``from_scratch`` (nothing of it will be loaded from ImageNet) and ``rank`` (of
-    bilinear pooling).
+    It is created with the number of channels and classes, and uses those of these settings that apply: ``dropout``
+    (before the classifier, and in fc layers), ``from_scratch`` (no part is loaded from ImageNet weights) and ``rank``
+    (of bilinear pooling).
 
     Attributes:
-        needs_map: it weighs positions by the map of a CAM network.
-        takes_rank: it heeds ``rank``.
+        needs_map: it weights positions by the map of a CAM network.
+        takes_rank: it uses ``rank``.
     """
 
     needs_map = False
     takes_rank = False
 
     def load_pretrained(self, state: Mapping[str, Tensor], source: str) -> None:
-        """Take over what ImageNet weights hold for this head; by default nothing.
+        """Load the part of ImageNet weights that fits this head; by default none.
 
         Args:
             state: see :func:`derm_ray.models.weights.read_init_weights`.
@@ -76,7 +76,7 @@ class GapHead(Head):
 class FcHead(Head):
     """VGG-16's fc6, fc7 and a classifier, 4096 wide, on the pooled map (Simonyan and Zisserman 2014).
 
-    From scratch, as the paper's third sub-network, fc6 and fc7 have batch norm behind them.
+    From scratch, as the paper's third sub-network, fc6 and fc7 have batch norm after them.
     """
 
     width = 4096
@@ -147,7 +147,7 @@ class BilinearHead(Head):
     takes_rank = True
 
     gain = 16.0
-    """Length of the descriptor that the classifier sees: at length 1 it would need a learning rate of its own."""
+    """Length of the descriptor before the classifier: length 1 would need a separate learning rate."""
 
     def __init__(
         self, channels: int, classes: int, *, dropout: float = 0.0, rank: int | None = None, **_: object
@@ -169,6 +169,6 @@ class BilinearHead(Head):
 
 
 class CamBilinearHead(BilinearHead):
-    """Bilinear pooling of positions weighed by the map (CAM-BP, Eq. 6), and a linear layer."""
+    """Bilinear pooling of positions weighted by the map (CAM-BP, Eq. 6), and a linear layer."""
 
     needs_map = True

@@ -15,7 +15,7 @@ Channels = tuple[float, float, float]
 
 
 class TrunkFeatures(NamedTuple):
-    """What a trunk computes from one batch.
+    """Output of a trunk for one batch.
 
     Attributes:
         tap_BCHW: the map that the cross sub-network reads (the paper's l-th layer, Eq. 4).
@@ -28,13 +28,13 @@ class TrunkFeatures(NamedTuple):
 
 @dataclass(frozen=True)
 class TrunkSpec:
-    """A kind of trunk: its layers, where things are in them, what they expect and where their weights come from.
+    """A kind of trunk: its layers, their layout, the input they expect, and the source of their weights.
 
     Attributes:
         make: builds the layers with fresh weights.
         channels: channels of the tap and of the last map.
-        taps: tap name -> index just behind it; the first is the default.
-        freezes: name -> index just behind the last frozen layer; ``none`` is always there.
+        taps: tap name -> index just after it; the first is the default.
+        freezes: name -> index just after the last frozen layer; ``none`` is always there.
         mean, std: normalization of RGB in 0..1 that the layers expect; the default is ImageNet's.
         pretrained: returns ImageNet weights by the layers' key names; ``None`` for a trunk trained from scratch.
     """
@@ -60,7 +60,7 @@ TRUNKS: Registry[TrunkSpec] = Registry(
 
 
 class Trunk(nn.Module):
-    """A trunk from the registry; it normalizes images itself, and its numbers for that are sealed with its weights.
+    """A trunk from the registry; it normalizes images itself, with mean and std among its weights.
 
     Args:
         name: a key of :data:`TRUNKS`.

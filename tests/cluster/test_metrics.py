@@ -17,11 +17,11 @@ import pytest
 import yaml
 
 from derm_ray.data.manifest import Manifest
+from derm_ray.domain import Split
 from derm_ray.operations.cluster import queries
 from derm_ray.operations.cluster.queries import exported_metrics
 from derm_ray.training.config import make_config
 from derm_ray.training.run.metrics import STAGES
-from derm_ray.vocabulary import Split
 from tests.cluster.conftest import CLUSTER
 from tests.conftest import unused_port
 from tests.monitored import LIST, Shown, make_pairs, metrics_url, watched, work
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 EMPTY = {
     "GPUs": "this machine has none",
     "GPU memory": "this machine has none",
-    "Storage asked again": "local disks do not fail",
+    "Storage retries": "local disks do not fail",
 }
 """Panels that may show nothing here, and why."""
 Panels = list[tuple[str, dict[str, Any]]]

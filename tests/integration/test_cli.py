@@ -127,24 +127,24 @@ def test_every_mistake_is_one_message_and_exit_code_2(
         (("train", "--manifest", "wrong.parquet", "--out", "runs", "--name", "r", "--preset", "debug"), "row 1: unknown"),
         (("train", "--manifest", "none.parquet", "--out", "runs", "--name", "r", "--preset", "debug"), "none.parquet: not found"),
         ((*TRAIN, "--preset", "cpu", "--init-weights", "w.safetensors"), "w.safetensors: not found"),
-        (("evaluate", "--model", "altered", "--manifest", "m.parquet", "--out", "e"), "weights.safetensors was altered"),
+        (("evaluate", "--model", "altered", "--manifest", "m.parquet", "--out", "e"), "weights.safetensors was modified"),
         (("evaluate", "--model", bundle_uri, "--manifest", "missing.parquet", "--out", "e"), "lost.jpg: not found"),
-        (("score", "--model", "nowhere", "--input", "m.parquet", "--out", "s"), "no bundle.json there"),
-        (("score", "--model", bundle_uri, "--input", "m.parquet", "--out", "full"), "no scoring run"),
+        (("score", "--model", "nowhere", "--input", "m.parquet", "--out", "s"), "no bundle.json"),
+        (("score", "--model", bundle_uri, "--input", "m.parquet", "--out", "full"), "not a scoring run"),
         (("score", "--model", bundle_uri, "--input", "m.parquet", "--out", "s", "--engine", "tensorrt"), "unknown engine"),
-        (("serve", "--model", "altered"), "was altered"),
+        (("serve", "--model", "altered"), "was modified"),
         (("data", "import", "milk10k", ".", "--out", "x.parquet"), "MILK10k_Training_Metadata.csv: not found"),
         (("data", "validate", "m.parquet", "--label-set", "paper5"), "Did you mean 'paper15'?"),
         (("serve", "--model", bundle_uri, "--host", "0.0.0.0"), "can be reached from other machines"),  # noqa: S104
         (("serve", "--model", bundle_uri, "--tokens", "m.parquet"), "not a text file"),
         (("token", "a b"), "letters, digits"),
-        (("score-one", "--clinical", "a.jpg"), "give --url of an endpoint, or --model"),
-        (("score-one", "--model", bundle_uri), "give --clinical"),
+        (("score-one", "--clinical", "a.jpg"), "give either --url"),
+        (("score-one", "--model", bundle_uri), "Give --clinical"),
         (("score-one", "--model", bundle_uri, "--clinical", "m.parquet"), "clinical image: not an image"),
         ((*TRAIN, "--preset", "debug", "--name", ".."), "--name '..': use letters"),
         ((*TRAIN, "--preset", "debug", "--address", "http://127.0.0.1:9"), "cannot join the Ray at"),
         ((*TRAIN, "--preset", "debug", "--gpu"), "this machine is too small: 1 GPUs, it has 0"),
-        (("demo", "--out", "full"), "holds files that are no demo"),
+        (("demo", "--out", "full"), "contains files that are not a demo"),
         (("submit", "score", "--address", "http://127.0.0.1:9", "--", *SCORE), "no Ray cluster answers there"),
         (("submit", "score", "--", *SCORE[:4], "--out", "here"), "--out here: relative to this folder"),
         (("submit", "score", "--", *SCORE, "--replica", "2"), "--replica"),
@@ -183,7 +183,7 @@ def test_an_unreachable_bucket_is_one_message(derm_ray: RunCommand) -> None:
 
 
 def test_model_commands(derm_ray: RunCommand, bundle_uri: str) -> None:
-    assert "sound, model" in derm_ray("model", "verify", bundle_uri).stdout
+    assert "valid, model" in derm_ray("model", "verify", bundle_uri).stdout
     assert json.loads(derm_ray("model", "show", bundle_uri, "--json").stdout)["label_set"] == "paper15"
     assert "not a medical device" in derm_ray("model", "show", bundle_uri).stdout
 

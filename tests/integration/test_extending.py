@@ -1,4 +1,4 @@
-"""The worked example of docs/extending.md, as written: another package adds a trunk and an importer."""
+"""The worked example of docs/guides/extending.md, as written: another package adds a trunk and an importer."""
 
 import re
 import shlex
@@ -10,7 +10,7 @@ import pytest
 from derm_ray.data.manifest import Manifest, read_manifest
 from tests.conftest import RunCommand, take
 
-PAGE = Path(__file__).parents[2] / "docs/extending.md"
+PAGE = Path(__file__).parents[2] / "docs/guides/extending.md"
 
 
 def block(language: str) -> str:

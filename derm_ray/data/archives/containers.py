@@ -14,7 +14,7 @@ Read = Callable[[Any], bytes]
 
 
 class Member(NamedTuple):
-    """A file in an archive; ``refusal`` says why it is not accepted, ``unreadable`` how it is packed if that is it."""
+    """A file in an archive; ``refusal`` is why it is not accepted, ``unreadable`` an unsupported packing."""
 
     name: str
     address: "Address"
@@ -24,18 +24,18 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True)
 class Container:
-    """A kind of archive: how it is known, listed and read.
+    """A kind of archive: how it is detected, listed and read.
 
     Attributes:
-        title: what messages call it, such as ``a zip``.
-        suffixes: how names of such files end, in lower case.
+        title: its name in messages, such as ``a zip``.
+        suffixes: file extensions, in lower case.
         address: type of its members' addresses.
-        is_one: (first 512 bytes) -> whether a file is one.
-        open: (addresses that will be read, most bytes of an image, what a process keeps between readers by kind) ->
-            what reads one of them; thread-safe. Reading raises ``StorageError`` or ``ImageError``.
-        members: (URI) -> its files, without folders; raises ``StorageError`` or ``Damaged``. ``None`` where rows of
-            tables are read in place of files.
-        sequential: it can only be read from its begin to its end, so that all addresses must be given to ``open``.
+        is_one: (first 512 bytes) -> whether a file is of this kind.
+        open: (addresses to read, maximum bytes of an image, cache that the readers of a process share) -> a
+            thread-safe function that reads one of them; it raises ``StorageError`` or ``ImageError``.
+        members: (URI) -> its files, without folders; raises ``StorageError`` or ``Damaged``. ``None`` for tables,
+            whose rows are read instead of files.
+        sequential: can only be read from start to end, so that ``open`` needs all addresses.
     """
 
     title: str
@@ -59,11 +59,11 @@ CONTAINERS: Registry[Container] = Registry(
 
 
 def suffixes() -> tuple[str, ...]:
-    """Return how the names of archives end, in any case."""
+    """Return the file extensions of archives, in lower case."""
     return tuple(suffix for container in CONTAINERS.values() for suffix in container.suffixes)
 
 
 def kind(uri: str) -> Container | None:
-    """Return the kind of archive that a name promises, ``None`` where it is no archive's."""
+    """Return the container for a file extension, or ``None`` if it is not an archive's."""
     lowered = uri.lower()
     return next((container for container in CONTAINERS.values() if lowered.endswith(container.suffixes)), None)

@@ -17,10 +17,10 @@ MAX_BYTES = 100_000_000
 
 
 class ImageReader:
-    """Reads images; thread-safe. Storage that fails is asked again, see :mod:`derm_ray.data.archives.retry`.
+    """Reads images; thread-safe. Failed requests are retried, see :mod:`derm_ray.data.archives.retry`.
 
     Args:
-        uris: what will be read; needed of members of a ``.tar.gz`` only, each as often as it will be read.
+        uris: what will be read; needed for members of a ``.tar.gz`` only, once per read.
         max_bytes: most encoded bytes of one image.
         kept: what readers that follow one another share, such as row groups of Parquet; empty for the first.
     """
@@ -35,7 +35,7 @@ class ImageReader:
             try:
                 address = parse(uri)
             except ImageError:
-                continue  # told when it is read
+                continue  # reported when it is read
             if address is not None:
                 wanted[type(address)].append(address)
         self._read_member = {
@@ -55,7 +55,7 @@ class ImageReader:
         """Return an image's encoded bytes.
 
         Raises:
-            ImageError: it cannot be had; the message names the URI. Codes ``missing``, ``forbidden``, ``storage`` and
+            ImageError: it cannot be read; the message names the URI. Codes ``missing``, ``forbidden``, ``storage`` and
                 ``timeout`` are storage's, ``too_large``, ``bomb``, ``corrupt`` and ``unsupported`` the archive's.
         """
         try:

@@ -1,4 +1,4 @@
-"""What a container is by its first bytes, for those whose name says otherwise."""
+"""Detecting containers by their first bytes, in case their name is wrong."""
 
 import tarfile
 
@@ -14,16 +14,16 @@ _OTHERS = (
     (b"\xfd7zXZ\0", "an xz file", "Unpack it with `unxz`; a tar in it can be read plain or gzipped."),
     (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", _REPACK),
     (b"Rar!", "a RAR archive", _REPACK),
-    (b"<", "a text, such as the error page of a download", "Copy the archive again."),
+    (b"<", "a text file, such as the error page of a failed download", "Copy the archive again."),
 )
 
 
 def misnamed(head: bytes, promised: Container) -> Damaged | None:
-    """Return the error for a container that is not what its name says, ``None`` where its first bytes do not tell.
+    """Return the error for a misnamed container, or ``None`` if its first bytes are not conclusive.
 
     Args:
         head: the first :data:`HEAD` bytes, fewer of a shorter file.
-        promised: by its name.
+        promised: the container for its extension.
     """
     if not head:
         return Damaged("it is empty (0 bytes)")

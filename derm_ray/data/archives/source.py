@@ -33,12 +33,12 @@ NO_IMAGE = "a row without an image"
 SIDE_FILE = "a side file of macOS"
 _NO_IMAGES = "Parquet without images"
 _MANIFEST = "a manifest"
-_HIDDEN = "Parquet that begins with '_' or '.', or lies in such a folder"
+_HIDDEN = "a hidden Parquet file: a part of its path begins with '_' or '.'"
 _SPECIAL = "not a regular file"
-_OTHER_ARCHIVE = "an archive of a kind that is not read"
+_OTHER_ARCHIVE = "an unsupported archive format"
 _INNER_ARCHIVE = "an archive inside an archive"
 UNNAMED = frozenset((NO_IMAGE, SIDE_FILE, _NO_IMAGES, _MANIFEST, _HIDDEN, _SPECIAL, _OTHER_ARCHIVE, _INNER_ARCHIVE))
-"""Reasons for leaving files out that patterns do not change."""
+"""Reasons for skipping files that do not depend on the patterns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,37 +46,37 @@ class SourceFile:
     """A file: its path below the archive's root, and its address, or the URI of an ordinary file."""
 
     path: str
-    place: Address | str
+    location: Address | str
 
 
 class Source:
-    """What lies at a URI; the attributes are complete once :meth:`files` has ended.
+    """The content of a URI; the attributes are complete when :meth:`files` has finished.
 
     Attributes:
         found: files, and rows of Parquet.
-        left_out: reason -> files.
+        skipped: reason -> files.
         containers: URIs of archives, and of the folder if it holds files itself.
-        problems: what is refused.
+        problems: one line each.
         tables: of Parquet files with images, in manifest columns.
         manifests: URIs of Parquet files that are manifests.
-        columns_left_out: columns of them that no manifest can hold, and their types.
+        skipped_columns: unsupported columns and their types.
     """
 
     def __init__(self, uri: str) -> None:
         self.uri = storage.absolute(uri)
         self.found = 0
-        self.left_out: Counter[str] = Counter()
+        self.skipped: Counter[str] = Counter()
         self.containers: list[str] = []
         self.problems: list[str] = []
         self.tables: list[pa.Table] = []
         self.manifests: list[str] = []
-        self.columns_left_out: dict[str, str] = {}
+        self.skipped_columns: dict[str, str] = {}
 
     def files(self) -> Iterator[SourceFile]:
         """Yield the files with accepted names.
 
         Raises:
-            StorageError: the source is not there, or storage failed.
+            StorageError: the source does not exist, or storage failed.
             ArchiveError: it is neither a folder nor an archive.
         """
         if kind(self.uri) is not None and not is_folder(self.uri):
@@ -88,7 +88,9 @@ class Source:
         if len(names) == 1 and relative(names[0], self.uri) == names[0]:  # the file itself
             root = names[0]
             problem = (
-                JOIN if is_volume(root) else f"is no folder, and its name is no archive's ({', '.join(suffixes())})"
+                JOIN
+                if is_volume(root)
+                else f"is not a folder, and has no archive file extension ({', '.join(suffixes())})"
             )
             raise ArchiveError(self.uri, [f"it {problem}"], "" if is_volume(root) else "Repack it as .tar or .zip.")
         for name in names:
@@ -96,26 +98,26 @@ class Source:
                 yield from self._listed(name, relative(name, self.uri))
         if self.tables:
             self.problems += [
-                f"{shown(uri)}: it is a manifest, but other files of the folder hold images. Move it away"
+                f"{shown(uri)}: it is a manifest, but other files of the folder contain images. Move it elsewhere"
                 for uri in self.manifests
             ]
 
     def _listed(self, uri: str, path: str) -> Iterator[SourceFile]:
-        why = refusal(path) or ("its name holds '::'" if "::" in path else None)
+        why = refusal(path) or ("its name contains '::'" if "::" in path else None)
         if why or is_volume(path):
             self.found += 1
             self._refuse("", path, why or f"it {JOIN}")
         elif (container := kind(uri)) is not None and container.members is None and is_hidden(path):
             self.found += 1
-            self.left_out[_HIDDEN] += 1
+            self.skipped[_HIDDEN] += 1
         elif container is not None:
             yield from self._archive(uri, path)
         else:
             self.found += 1
             if storage.is_local(uri) and not os.path.isfile(uri):
-                self.left_out[_SPECIAL] += 1
+                self.skipped[_SPECIAL] += 1
             elif is_archive(path):
-                self.left_out[_OTHER_ARCHIVE] += 1
+                self.skipped[_OTHER_ARCHIVE] += 1
             else:
                 if self.uri not in self.containers:
                     self.containers.append(self.uri)
@@ -154,7 +156,7 @@ class Source:
         if why := refusal(member.name) or member.refusal:
             self._refuse(uri, member.name, why)
         elif is_archive(member.name):
-            self.left_out[_INNER_ARCHIVE] += 1
+            self.skipped[_INNER_ARCHIVE] += 1
         else:
             yield SourceFile(normal(member.name), member.address)
 
@@ -164,14 +166,14 @@ class Source:
             if path is not None and what is not Content.IMAGES:
                 self.containers.remove(uri)
                 self.found += 1
-                self.left_out[_MANIFEST if what is Content.MANIFEST else _NO_IMAGES] += 1
+                self.skipped[_MANIFEST if what is Content.MANIFEST else _NO_IMAGES] += 1
                 self.manifests += [uri] * (what is Content.MANIFEST)
                 return
             source = ParquetTables(uri, values(path) if path else {})
             for table in source.tables():
                 self.found += table.num_rows
                 self.tables.append(table)
-            self.columns_left_out |= source.left_out
+            self.skipped_columns |= source.skipped
         except ManifestError as error:
             self.problems += [f"{shown(uri)}: {problem}" for problem in error.problems]
 

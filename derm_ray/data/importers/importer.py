@@ -1,4 +1,4 @@
-"""What an importer is: it knows one data set's layout and column names, and returns a manifest."""
+"""The interface of importers: each reads one data set in its original layout and returns a manifest."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,26 +15,26 @@ from derm_ray.errors import ManifestError
 
 @dataclass(frozen=True)
 class ImportResult:
-    """An imported manifest and what did not make it.
+    """An imported manifest, and what was skipped.
 
     Attributes:
         manifest: the pairs that were imported.
         found: lesions in the source.
-        left_out: reason -> number of lesions left out for it.
-        notes: what else was done with the source, one sentence each.
-        rows_of: the file whose rows are the manifest's, for messages.
+        skipped: reason -> number of skipped lesions.
+        notes: remarks about the import, one sentence each.
+        rows_of: the file to name in messages about rows.
     """
 
     manifest: Manifest
     found: int
-    left_out: Mapping[str, int]
+    skipped: Mapping[str, int]
     notes: tuple[str, ...] = ()
     rows_of: str | None = None
 
 
 @dataclass(frozen=True)
 class Option:
-    """An option of an importer; its value is a text, and a list of them where it is repeatable."""
+    """An option of an importer. Its value is a string, or a list of strings if it is repeatable."""
 
     help: str
     metavar: str | None = None
@@ -46,10 +46,10 @@ class Importer:
     """A reader of one data set's layout; see :data:`derm_ray.data.importers.IMPORTERS`.
 
     Attributes:
-        read: (source URI, label set, URI of the manifest to be, options as keywords) -> what was imported.
-        help: what it reads, one line.
-        source: what the source is.
-        label_sets: names of those that its diagnoses can be mapped to, the default first; none: any.
+        read: (source URI, label set, URI of the manifest, options as keywords) -> result.
+        help: the command's help, one line.
+        source: help of the source argument.
+        label_sets: names of the supported label sets, the default first; empty for any.
         options: name of a keyword of ``read`` -> option.
     """
 
@@ -70,9 +70,9 @@ def read_columns(uri: str, columns: tuple[str, ...], ids: tuple[str, ...] = ()) 
 
     Raises:
         StorageError: it cannot be read.
-        ManifestError: it is no CSV, columns are missing, or ids are empty or hide characters; all are named.
+        ManifestError: it is not a CSV, columns are missing, or ids are empty or hide characters; all are named.
     """
-    with storage.open_read(uri) as file, storage.explained(uri):
+    with storage.open_read(uri) as file, storage.translate_errors(uri):
         table = pa.concat_tables(CsvTables(file, uri, BATCH_ROWS))
     if absent := [column for column in columns if column not in table.column_names]:
         found = f"Columns found: {listed(table.column_names)}"
@@ -85,7 +85,8 @@ def read_columns(uri: str, columns: tuple[str, ...], ids: tuple[str, ...] = ()) 
         for row, value in enumerate(converted.to_pylist(), 1):
             if value is None or has_unseen(value):
                 problems.append(
-                    f"row {row}: {column} " + ("is empty" if value is None else f"{value!a} hides characters")
+                    f"row {row}: {column} "
+                    + ("is empty" if value is None else f"{value!a} contains invisible characters")
                 )
     if problems:
         raise ManifestError(uri, problems)

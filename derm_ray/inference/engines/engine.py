@@ -1,4 +1,4 @@
-"""What an engine is."""
+"""The interface of inference engines."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ import numpy.typing as npt
 import torch
 
 from derm_ray.bundle import Bundle
-from derm_ray.vocabulary import PredictionKind
+from derm_ray.domain import PredictionKind
 
 Images = npt.NDArray[np.uint8]
 Probabilities = npt.NDArray[np.float32]
 
 
 class Engine(Protocol):
-    """What the predictor asks of an execution backend."""
+    """An execution backend of the predictor."""
 
     name: str
 
@@ -31,7 +31,7 @@ class EngineKind:
 
     Attributes:
         make: (bundle, device, detail) -> an engine.
-        resolve: (bundle, device, detail) -> the detail that scores record behind the name and an ``@``, such as a
+        resolve: (bundle, device, detail) -> the detail that scores record after the name and an ``@``, such as a
             digest; raises a ``ConfigError`` or ``BundleError`` where the engine cannot run. ``None``: it has no detail.
         candidate: (bundle, device) -> an engine for ``auto`` to measure, or ``None`` where it cannot run. ``None``:
             ``auto`` does not consider it.

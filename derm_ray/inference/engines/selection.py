@@ -1,4 +1,4 @@
-"""Which engine a name stands for, and which one is fastest here."""
+"""Engine selection: resolving names, and measuring the fastest engine."""
 
 import logging
 from time import perf_counter
@@ -27,21 +27,22 @@ def make_engine(bundle: Bundle, name: str = "auto", device: torch.device | None 
 
 
 def resolve_engine(bundle: Bundle, name: str, device: torch.device | None = None) -> str:
-    """Return the engine that a name stands for on this machine.
+    """Resolve an engine name on this machine.
 
     ``auto`` is the fastest in a short measurement of those that start quickly and can run here.
 
     Args:
         bundle: the model.
-        name: ``auto``, a key of :data:`derm_ray.inference.engines.ENGINES`, or what an earlier call returned.
+        name: ``auto``, a key of :data:`derm_ray.inference.engines.ENGINES`, or the result of an earlier call.
         device: ``None`` is the first GPU, or the CPU.
 
     Returns:
-        The name; behind an ``@`` what else decides the answers, such as the digest of an engine in the bundle.
+        The name, followed by ``@`` and whatever else affects the results, such as the digest of an engine in the
+        bundle.
 
     Raises:
         ConfigError: the name is unknown, or the engine cannot run here.
-        BundleError: the bundle does not hold the engine, or holds another one by now.
+        BundleError: the bundle does not contain the engine, or contains another one now.
     """
     chosen = device or default_device()
     if name == AUTO:
@@ -54,13 +55,13 @@ def resolve_engine(bundle: Bundle, name: str, device: torch.device | None = None
 
 
 def differs(name: str) -> bool:
-    """Tell whether what a name stands for depends on the machine."""
+    """Return whether the result of :func:`resolve` depends on the machine."""
     base = name.partition("@")[0]
     return name == AUTO or (base in ENGINES and ENGINES[base].differs)
 
 
 def resolve_engine_of(model_uri: str, name: str, device: torch.device) -> str:
-    """Do the same where only the bundle's place is known, such as on another node."""
+    """Do the same by the bundle's URI, such as on another node."""
     return resolve_engine(load_bundle(model_uri), name, device)
 
 
@@ -68,12 +69,12 @@ def _fastest(bundle: Bundle, device: torch.device) -> str:
     found = (kind.candidate(bundle, device) for kind in ENGINES.values() if kind.candidate is not None)
     engines = [engine for engine in found if engine is not None]
     if len(engines) == 1:
-        logger.info("engine %s, the only one here", engines[0].name)
+        logger.info("engine %s (the only one available)", engines[0].name)
         return engines[0].name
     rates = {engine.name: _pairs_per_s(engine, bundle.preprocessing.size) for engine in engines}
     best = max(rates, key=lambda name: rates[name])
     measured = ", ".join(f"{name} {rate:.3g}" for name, rate in rates.items())
-    logger.info("engine %s, the fastest here (pairs/s: %s)", best, measured)
+    logger.info("engine %s (the fastest; pairs/s: %s)", best, measured)
     return best
 
 

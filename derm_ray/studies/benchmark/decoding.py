@@ -1,4 +1,4 @@
-"""What a photo costs before the network sees it."""
+"""Cost of decoding a photo."""
 
 from functools import partial
 from time import perf_counter
@@ -14,7 +14,7 @@ def scaled_decoding(effort: Effort) -> Row:
     data, size = photo(), Preprocessing().size
     ours, other = (partial(_milliseconds, data, side, effort) for side in (size, None))
     what = "12-megapixel JPEG to 224 px: scaled / full decoding"
-    return compare("decoding", what, ours, other, effort, unit="ms", bound=0.35, at_most=True)
+    return compare("decoding", what, ours, other, effort, unit="ms", threshold=0.35, at_most=True)
 
 
 def _milliseconds(data: bytes, side: int | None, effort: Effort) -> float:

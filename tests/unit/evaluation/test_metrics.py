@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
+from derm_ray.domain import PAPER15, Task
 from derm_ray.errors import ConfigError
 from derm_ray.evaluation import comparison
 from derm_ray.evaluation.comparison import bootstrap, lesion_weights
@@ -18,7 +19,6 @@ from derm_ray.evaluation.metrics import (
 )
 from derm_ray.evaluation.standard_metrics import auroc, sensitivity
 from derm_ray.training.config import make_config
-from derm_ray.vocabulary import PAPER15, Task
 
 
 def random_case(seed: int, classes: int = 6, pairs: int = 200) -> tuple[np.ndarray, np.ndarray]:
@@ -46,9 +46,9 @@ def test_metrics_equal_scikit_learns(seed: int) -> None:
     areas = reference.roc_auc_score(np.eye(6)[labels], probabilities, average=None)
     assert np.allclose([found[f"auroc/c{k}"][0] for k in range(6)], areas)
     assert found["macro_auroc"] == pytest.approx(areas.mean())
-    risks = probabilities[:, :2].sum(1)
-    assert found["first/auroc"] == pytest.approx(reference.roc_auc_score(labels < 2, risks))
-    assert found["first/accuracy"] == pytest.approx(reference.accuracy_score(labels < 2, risks >= 0.5))
+    scores = probabilities[:, :2].sum(1)
+    assert found["first/auroc"] == pytest.approx(reference.roc_auc_score(labels < 2, scores))
+    assert found["first/accuracy"] == pytest.approx(reference.accuracy_score(labels < 2, scores >= 0.5))
     assert np.array_equal(confusion_matrix(labels, predicted, 6), reference.confusion_matrix(labels, predicted))
 
 
@@ -77,13 +77,13 @@ def test_absent_classes_are_undefined_and_leave_the_mean() -> None:
 
 def test_sensitivity_keeps_the_specificity() -> None:
     negative, positive = np.arange(100) / 100, np.array([0.945, 0.95, 0.1])
-    risks, truth = np.concatenate((positive, negative)), np.arange(103) < 3
-    assert sensitivity(truth, risks, np.ones((1, 103))) == pytest.approx(2 / 3)
+    scores, truth = np.concatenate((positive, negative)), np.arange(103) < 3
+    assert sensitivity(truth, scores, np.ones((1, 103))) == pytest.approx(2 / 3)
     threshold_at_95 = np.sort(negative)[94]
     assert (negative > threshold_at_95).mean() <= 0.05
     with np.errstate(invalid="ignore"):
-        assert np.isnan(sensitivity(truth[3:], risks[3:], np.ones((1, 100))))
-        assert np.isnan(sensitivity(truth[:3], risks[:3], np.ones((1, 3))))
+        assert np.isnan(sensitivity(truth[3:], scores[3:], np.ones((1, 100))))
+        assert np.isnan(sensitivity(truth[:3], scores[:3], np.ones((1, 3))))
 
 
 def test_melanoma_task_leaves_other_cancers_out() -> None:
@@ -123,13 +123,13 @@ def test_intervals_cover_a_known_mean() -> None:
     covered = 0
     for seed in range(40):
         values = np.random.default_rng(seed).random(80)
-        figure = bootstrap(
+        metric = bootstrap(
             lambda weights, v=values: {"mean": weights @ v / weights.sum(1)}, [str(i) for i in range(80)], resamples=200
         )
-        covered += figure["mean"].low <= 0.5 <= figure["mean"].high
+        covered += metric["mean"].low <= 0.5 <= metric["mean"].high
     assert covered >= 34
 
 
 def test_an_undefined_figure_has_no_interval() -> None:
-    figure = bootstrap(lambda weights: {"x": np.full(len(weights), np.nan)}, ["a", "b"], resamples=5)["x"]
-    assert np.isnan([figure.value, figure.low, figure.high]).all()
+    metric = bootstrap(lambda weights: {"x": np.full(len(weights), np.nan)}, ["a", "b"], resamples=5)["x"]
+    assert np.isnan([metric.value, metric.low, metric.high]).all()

@@ -11,13 +11,13 @@ from typer.testing import CliRunner
 from derm_ray.bundle import Bundle, load_bundle
 from derm_ray.cli import app
 from derm_ray.data.manifest import Manifest
+from derm_ray.domain import PredictionKind
 from derm_ray.errors import BundleError, ConfigError
 from derm_ray.inference.engines import ENGINES, pytorch, selection
 from derm_ray.inference.engines.engine import EngineKind, Images, Probabilities
 from derm_ray.inference.engines.pytorch import CPU_PAIRS, CompiledEngine, TorchEngine
 from derm_ray.inference.engines.selection import make_engine, resolve_engine
 from derm_ray.inference.precision import resolve_precision
-from derm_ray.vocabulary import PredictionKind
 
 CPU = torch.device("cpu")
 
@@ -55,7 +55,7 @@ def test_auto_is_the_fastest_and_says_so(
     monkeypatch.setattr(selection, "_pairs_per_s", lambda engine, size: rates[engine.name])
     with caplog.at_level(logging.INFO):
         assert resolve_engine(load_bundle(bundle_uri), "auto", CPU) == "torch-bf16"
-    assert "engine torch-bf16, the fastest here (pairs/s: torch 3, torch-bf16 5)" in caplog.text
+    assert "engine torch-bf16 (the fastest; pairs/s: torch 3, torch-bf16 5)" in caplog.text
     rates["torch"] = 8.0
     assert make_engine(load_bundle(bundle_uri), "auto", CPU).name == "torch"
 
@@ -81,7 +81,7 @@ def test_auto_says_so_too_where_there_is_one(
     monkeypatch.setattr(pytorch, "hardware_has_bf16", lambda device: False)
     with caplog.at_level(logging.INFO):
         assert resolve_engine(load_bundle(bundle_uri), "auto", CPU) == "torch"
-    assert "engine torch, the only one here" in caplog.text
+    assert "engine torch (the only one available)" in caplog.text
 
 
 @pytest.mark.slow

@@ -7,15 +7,15 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from derm_ray.bundle import seal_bundle
+from derm_ray.bundle import save_bundle
 from derm_ray.cli import app
 from derm_ray.data.manifest import Manifest
+from derm_ray.domain import PAPER15
 from derm_ray.errors import ConfigError
 from derm_ray.models.heads import HEADS, GapHead
 from derm_ray.models.trunks import TRUNKS, TrunkSpec
 from derm_ray.training.config import TrainConfig, make_config
 from derm_ray.training.start import make_start
-from derm_ray.vocabulary import PAPER15
 
 
 class MaxHead(GapHead):
@@ -26,10 +26,10 @@ class MaxHead(GapHead):
 
 
 def answer(config: TrainConfig, photo: str, folder: Path) -> dict[str, float]:
-    """Make a recipe's network, seal it, and ask it for a photo on the command line."""
+    """Save a bundle of a recipe's untrained network, and score a photo with it on the command line."""
     start = make_start(config, None, None)
     parts = {"preprocessing": config.preprocessing, "weights": start.network.state_dict(), "provenance": {}}
-    seal_bundle(str(folder), network=start.architecture, label_set=PAPER15, **parts)
+    save_bundle(str(folder), network=start.architecture, label_set=PAPER15, **parts)
     arguments = ["score-one", "--model", str(folder), "--clinical", photo, "--engine", "torch", "--json"]
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
     found: dict[str, float] = json.loads(done.stdout)["probabilities"]
@@ -65,5 +65,5 @@ def test_a_registered_head_answers(registered: Callable[..., None], pairs: Manif
     photo = str(pairs.absolute().pairs()[0].clinical_uri)
     config = make_config("debug", {"head": "max"})
     assert answer(config, photo, tmp_path / "max") != answer(make_config("debug"), photo, tmp_path / "gap")
-    with pytest.raises(ConfigError, match="rank 4 is for bilinear heads; head max has none"):
+    with pytest.raises(ConfigError, match=r"rank 4 applies to bilinear heads only\. Remove it for head max"):
         make_start(make_config("debug", {"head": "max", "rank": 4}), None, None)
