@@ -22,7 +22,7 @@ class ImageReader:
     Args:
         uris: what will be read; needed for members of a ``.tar.gz`` only, once per read.
         max_bytes: most encoded bytes of one image.
-        kept: what readers that follow one another share, such as row groups of Parquet; empty for the first.
+        kept: cache that consecutive readers share, such as row groups of Parquet; empty for the first.
     """
 
     def __init__(

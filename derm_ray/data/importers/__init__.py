@@ -1,4 +1,4 @@
-"""Importers of data sets in their own layouts, by name."""
+"""Importers, by name: each reads one data set in its original layout and returns a manifest."""
 
 from typing import TYPE_CHECKING
 

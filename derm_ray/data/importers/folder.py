@@ -197,15 +197,15 @@ def _read(
 
 FOLDER = Importer(
     _read,
-    "Import images listed in a CSV, paths relative to it.",
+    "Import images listed in a CSV; paths are relative to the CSV.",
     "CSV with lesion_id, clinical, dermoscopy and any manifest column.",
     options={
         "column": Option(
-            "The CSV's name for a manifest column, such as clinical=img_path or patient_id=pat. Repeatable.",
+            "Map a manifest column to a CSV header, such as clinical=img_path or patient_id=pat. Repeatable.",
             "NAME=HEADER",
             repeatable=True,
         ),
         "delimiter": Option("Delimiter of the cells, such as ';' or tab. Default: detected."),
-        "encoding": Option("Of the CSV, such as cp1252; default: UTF-8, or what its byte order mark says."),
+        "encoding": Option("Text encoding, such as cp1252. Default: UTF-8, or that of the byte order mark."),
     },
 )
