@@ -211,7 +211,7 @@ def _one_message() -> Iterator[None]:
 
 
 def _drain(name: str) -> None:
-    """Let an application answer what it has begun: its deployments would be stopped in any order."""
+    """Wait until an application has answered its requests in progress."""
     with suppress(TimeoutError, RayError, RayServeException):
         serve.get_app_handle(name).broadcast("drain").results(timeout_s=REQUEST_TIMEOUT_S)
 
