@@ -1,4 +1,4 @@
-"""Logging set-up, the run that lines belong to, progress, counts of work. Importing it configures nothing."""
+"""Logging, the run id of log lines, progress, counters. Importing it configures nothing."""
 
 import logging
 import os
@@ -29,7 +29,7 @@ def configure_logging(level: str = "INFO", log_format: str | None = None) -> Non
     """Send derm_ray's log lines, without credentials, to standard error; called by entry points only.
 
     Args:
-        level: the least that is told.
+        level: the least that is logged.
         log_format: ``text``, bare messages for people, or ``json``, one object a line with ``timestamp`` (UTC),
             ``level``, ``logger``, ``message``, ``run_id`` within a run and, below a traceback, ``exc_info``; ``None``
             takes ``DERM_RAY_LOG_FORMAT``, or text. Processes that this one starts inherit it.
@@ -107,7 +107,7 @@ class WorkerLogs:
 
     Attributes:
         run_id: the run's, if it has one.
-        log_format: ``json``; with anything else Python's own handler is left to tell warnings.
+        log_format: ``json``; with anything otherwise Python's own handler prints warnings..
     """
 
     run_id: str | None = None
@@ -139,7 +139,7 @@ def format_duration(seconds: float) -> str:
 
 
 class Progress:
-    """Counts finished items and tells rate and remaining time.
+    """Counts finished items; computes rate and remaining time.
 
     Args:
         total: items in all.
@@ -218,7 +218,7 @@ class ProgressLine:
 
 
 class Tally:
-    """Counts what a process does, from any of its threads, until somebody takes the counts away to export them."""
+    """Counts what a process does, from any of its threads, until the counts are taken to be exported."""
 
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, str]] = Counter()

@@ -13,8 +13,8 @@ logger = logging.getLogger(__name__)
 
 # What a command line is refused with: Typer exports only this class's children.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
-# Options whose values are places; those of the other options are the same everywhere.
-_PLACES = frozenset(
+# Options whose values are URIs; other values mean the same everywhere.
+_URI_OPTIONS = frozenset(
     {"--manifest", "--input", "--model", "--out", "--init-weights", "--cam", "--cache", "--allow-prefix"}
 )
 
@@ -78,7 +78,7 @@ def submit(
 
 
 def check_arguments(root: Any, command: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """Check a job's arguments as its command will, and that the places they name can exist on a cluster.
+    """Check a job's arguments as its command will, and that the URIs in them can exist on a cluster.
 
     Args:
         root: the ``derm-ray`` command.
@@ -89,10 +89,10 @@ def check_arguments(root: Any, command: str, arguments: Sequence[str]) -> dict[s
         The options' values.
 
     Raises:
-        ConfigError: the command would refuse them, or a place is relative.
+        ConfigError: the command would refuse them, or a path is relative.
     """
     from derm_ray.errors import ConfigError
-    from derm_ray.submission.request import check_place
+    from derm_ray.submission.request import check_uri
 
     target = root.commands[command]
     try:
@@ -103,15 +103,15 @@ def check_arguments(root: Any, command: str, arguments: Sequence[str]) -> dict[s
         raise ConfigError("--address belongs before `--`: a job joins the cluster it runs on.")
     local: list[str] = []
     for param in target.params:
-        option = next((name for name in param.opts if name in _PLACES), None)
+        option = next((name for name in param.opts if name in _URI_OPTIONS), None)
         values = params.get(str(param.name))
         if option is None or values is None:
             continue
         for value in values if isinstance(values, (list, tuple)) else [values]:
             head, separator, tail = str(value).partition("=")
-            place = tail if separator and "/" not in head else str(value)
-            if check_place(option, place):
-                local.append(place)
+            uri = tail if separator and "/" not in head else str(value)
+            if check_uri(option, uri):
+                local.append(uri)
     if local:
         logger.warning("%s: a path on each node of the cluster, not on this machine.", ", ".join(dict.fromkeys(local)))
     return params

@@ -14,7 +14,7 @@ import ray.data
 import ray.exceptions
 import torch
 
-from derm_ray import __version__, runtime, storage
+from derm_ray import __version__, ray_internals, runtime, storage
 from derm_ray.bundle import Bundle, load_bundle
 from derm_ray.data.inputs import Input, SizedInput
 from derm_ray.data.locations import Locations
@@ -156,7 +156,7 @@ def _complete(
 ) -> tuple[Reconciliation, int]:
     """Score what is missing, reconcile and seal; return the counts, and how many shards were there before."""
     out_uri = run.out_uri
-    if (job := runtime.submission_id()) is not None:
+    if (job := ray_internals.submission_id()) is not None:
         lease.note(submission_id=job)
     todo = run.missing()
     if options.retry_errors:

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from derm_ray.data.manifest import Manifest, write_manifest
-from derm_ray.operations.listeners import ANY_PORT, LISTENERS, Allowed, Listener, Reach, table, unexpected
 from derm_ray.serving.tokens import new_token
 from tests.conftest import take
+from tests.security.listeners import ANY_PORT, LISTENERS, Allowed, Listener, Reach, table, unexpected
 from tests.security.network import DASHBOARD, EVERYWHERE, GCS, ROOT, Head
 
 SECURITY = Path(__file__).parents[2] / "docs" / "security.md"

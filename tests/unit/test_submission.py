@@ -4,10 +4,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from derm_ray.exposure import INSECURE_VARIABLE
 
 from derm_ray import __version__
 from derm_ray.errors import ConfigError
-from derm_ray.exposure import INSECURE_VARIABLE
 from derm_ray.submission.package import Package, read_package
 from derm_ray.submission.request import JobRequest, check_place, parse_settings
 from derm_ray.submission.secrets import refuse_secrets

@@ -1,4 +1,4 @@
-"""YAML files as documents: every value knows its line, and what is wrong with it can be said there."""
+"""YAML files as documents in which every value knows its line, so that problems can be reported there."""
 
 import re
 from collections.abc import Callable
@@ -10,23 +10,23 @@ import yaml
 Path = tuple[str | int, ...]
 
 MAX_VALUES = 100_000
-"""In one document, counted where aliases have been put in: a few lines of them can stand for billions."""
+"""In one document, counted with aliases expanded: a few lines of them can stand for billions."""
 _PLAIN = (str, int, float, bool, type(None))
 _SIMPLE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """What is wrong, where, and the mend."""
+    """What is wrong, where, and how to fix it."""
 
     file: str
     line: int
     path: str
     what: str
-    mend: str
+    fix: str
 
     def __str__(self) -> str:
-        return " ".join(f"{self.file}:{self.line}: {self.path}: {self.what}; {self.mend}".splitlines())
+        return " ".join(f"{self.file}:{self.line}: {self.path}: {self.what}; {self.fix}".splitlines())
 
 
 @dataclass
@@ -34,10 +34,10 @@ class Document:
     """One YAML document.
 
     Attributes:
-        file: where it stands.
+        file: that contains it.
         first_line: of the text it was read from, within the file.
         prefix: what comes before its own paths; a document inside another one's text has the path of that text.
-        problems: what was found, also of documents inside this one.
+        problems: found so far, also in documents inside this one.
         value: mappings, lists, texts, numbers, booleans and ``None``; keys are text.
         lines: path -> line of the value, or of its key.
         texts: path -> line on which the text of a literal block (``|``) begins.
@@ -53,21 +53,21 @@ class Document:
 
     @property
     def root(self) -> "Part":
-        """The whole of it."""
+        """The whole document."""
         return Part(self, (), self.value)
 
-    def refuse(self, path: Path, what: str, mend: str) -> None:
-        """Note a problem with what stands at a path, or would stand there."""
-        place = path
-        while place and place not in self.lines:
-            place = place[:-1]
-        line = self.lines.get(place, self.first_line)
-        self.problems.append(Problem(self.file, line, self.prefix + write_path(path), what, mend))
+    def refuse(self, path: Path, what: str, fix: str) -> None:
+        """Report a problem with the value at a path, or with its absence."""
+        known = path
+        while known and known not in self.lines:
+            known = known[:-1]
+        line = self.lines.get(known, self.first_line)
+        self.problems.append(Problem(self.file, line, self.prefix + write_path(path), what, fix))
 
 
 @dataclass(frozen=True)
 class Part:
-    """A value within a document; ``None`` where there is none, so that a rule need not ask at every step."""
+    """A value within a document; ``None`` where there is none, so that rules can go on without a check."""
 
     document: Document
     path: Path
@@ -107,12 +107,12 @@ class Part:
         """The integer, or ``None``."""
         return self.value if isinstance(self.value, int) and not isinstance(self.value, bool) else None
 
-    def refuse(self, what: str, mend: str) -> None:
-        """Note a problem with it."""
-        self.document.refuse(self.path, what, mend)
+    def refuse(self, what: str, fix: str) -> None:
+        """Report a problem with it."""
+        self.document.refuse(self.path, what, fix)
 
     def documents(self) -> list[Document]:
-        """Read the YAML that its text is; what is wrong with that is noted."""
+        """Read its text as YAML, and report what is wrong with that."""
         line = self.document.lines.get(self.path, self.document.first_line)
         first = self.document.texts.get(self.path, line)
         prefix = f"{self.document.prefix}{write_path(self.path)} > "
@@ -120,7 +120,7 @@ class Part:
 
 
 def write_path(path: Path) -> str:
-    """Return a path as people write it, such as ``spec.workerGroupSpecs[0].replicas``."""
+    """Return a path in its usual spelling, such as ``spec.workerGroupSpecs[0].replicas``."""
     text = ""
     for step in path:
         if isinstance(step, str) and _SIMPLE_KEY.fullmatch(step):
@@ -133,17 +133,17 @@ def write_path(path: Path) -> str:
 def read_documents(
     text: str, file: str, problems: list[Problem], *, first_line: int = 1, prefix: str = ""
 ) -> list[Document]:
-    """Read YAML as Kubernetes does: keys are text and stand once, dates are text.
+    """Read YAML as Kubernetes does: keys are text and unique, dates are text.
 
     Args:
         text: one document or several.
         file: named in problems.
-        problems: gets what is wrong with it as YAML.
+        problems: list to which YAML errors are added.
         first_line: of the text within the file.
         prefix: see :class:`Document`.
 
     Returns:
-        Every document up to the first that is no YAML; empty ones are left out.
+        Every document up to the first that is not YAML, without empty ones.
     """
     found: list[Document] = []
     document = Document(file, first_line, prefix, problems)
@@ -160,11 +160,11 @@ def read_documents(
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         document.first_line = first_line + (mark.line if mark else 0)
-        document.refuse((), f"this is not YAML ({getattr(error, 'problem', None) or error})", "mend the syntax")
+        document.refuse((), f"this is not YAML ({getattr(error, 'problem', None) or error})", "correct the syntax")
     except RecursionError:
-        document.refuse((), "is nested too deeply to be read", "no cluster file is")
+        document.refuse((), "is nested too deeply", "write it flatter")
     except _TooManyValuesError:
-        document.refuse((), f"has more than {MAX_VALUES} values with its aliases put in", "write it without aliases")
+        document.refuse((), f"has more than {MAX_VALUES} values once aliases are expanded", "write it without aliases")
     return found
 
 
@@ -211,11 +211,11 @@ class _Builder:
                         merged |= value
                 continue
             key = str(key_node.value)
-            place = (*path, key)
-            self._document.lines[place] = self._first_line + key_node.start_mark.line
+            where = (*path, key)
+            self._document.lines[where] = self._first_line + key_node.start_mark.line
             if key_node.tag != "tag:yaml.org,2002:str":
-                self._document.refuse(place, "this key is no text", "write it in quotes")
+                self._document.refuse(where, "this key is not text", "write it in quotes")
             if key in own:
-                self._document.refuse(place, "stands twice, and the first is ignored", "leave one of them out")
-            own[key] = self.build(value_node, place)
+                self._document.refuse(where, "appears twice, and the first is ignored", "remove one of them")
+            own[key] = self.build(value_node, where)
         return merged | own

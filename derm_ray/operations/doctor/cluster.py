@@ -1,4 +1,4 @@
-"""A cluster: its nodes, their versions, clocks and room."""
+"""A cluster: its nodes, their versions, clocks and free memory and disk."""
 
 import os
 import platform
@@ -23,19 +23,19 @@ from derm_ray.operations.doctor.machine import (
     MIN_MEMORY,
     MIN_SHARED_MEMORY,
     SHARED_MEMORY,
+    check_free,
     free_memory,
-    room,
 )
-from derm_ray.operations.doctor.places import place, skew
+from derm_ray.operations.doctor.storage_checks import check_storage, compare_clocks
 from derm_ray.session_folder import VARIABLE as SESSION_VARIABLE
 
-ANSWER_S = 60.0
+TIMEOUT_S = 60.0
 MAX_SKEW_S = 5.0
 
 
 @dataclass(frozen=True)
 class NodeReport:
-    """What a node says of itself.
+    """The state of a node, as it reports it.
 
     Attributes:
         clock: seconds since 1970.
@@ -61,7 +61,7 @@ def report_node(storage: Sequence[str]) -> NodeReport:
     Args:
         storage: folders to try.
     """
-    tried = tuple(finding for uri in storage for finding in place(uri))
+    found = tuple(finding for uri in storage for finding in check_storage(uri))
     return NodeReport(
         clock=time.time(),
         versions=_versions(),
@@ -69,7 +69,7 @@ def report_node(storage: Sequence[str]) -> NodeReport:
         memory=free_memory(),
         shared_memory=shutil.disk_usage(SHARED_MEMORY).free,
         disk=shutil.disk_usage(os.environ.get(SESSION_VARIABLE) or tempfile.gettempdir()).free,
-        storage=tried,
+        storage=found,
     )
 
 
@@ -106,41 +106,41 @@ def _node(node: dict[str, Any], subject: str, ours: dict[str, str], storage: Seq
     there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
     task = ray.remote(report_node).options(num_cpus=0, scheduling_strategy=there, max_retries=0)
     try:
-        first: NodeReport = ray.get(task.remote(storage), timeout=ANSWER_S)  # a worker starts and imports
+        first: NodeReport = ray.get(task.remote(storage), timeout=TIMEOUT_S)  # a worker starts and imports
         began = time.time()
-        report: NodeReport = ray.get(task.remote(()), timeout=ANSWER_S)
+        report: NodeReport = ray.get(task.remote(()), timeout=TIMEOUT_S)
         ended = time.time()
     except GetTimeoutError:
-        mend = "look at `ray status` and the node's raylet log" + (
+        fix = "look at `ray status` and the node's raylet log" + (
             ", and whether it reaches the storage" if storage else ""
         )
-        yield Finding(subject, f"gave no answer in {ANSWER_S:.0f} s", mend)
+        yield Finding(subject, f"no answer within {TIMEOUT_S:.0f} s", fix)
         return
     except RayError as error:
-        mend = "derm_ray has to be in the image of every node" if "No module" in str(error) else "see the node's logs"
-        yield Finding(subject, str(error).strip().splitlines()[-1], mend)
+        fix = "derm_ray has to be in the image of every node" if "No module" in str(error) else "see the node's logs"
+        yield Finding(subject, str(error).strip().splitlines()[-1], fix)
         return
-    yield from judge(subject, report, ours, gpus=node["Resources"].get("GPU", 0))
-    yield skew(f"{subject} clock", max(began - report.clock, report.clock - ended, 0.0), MAX_SKEW_S)
-    yield from (Finding(f"{subject} {one.subject}", one.found, one.mend) for one in first.storage)
+    yield from check_report(subject, report, ours, gpus=node["Resources"].get("GPU", 0))
+    yield compare_clocks(f"{subject} clock", max(began - report.clock, report.clock - ended, 0.0), MAX_SKEW_S)
+    yield from (Finding(f"{subject} {one.subject}", one.found, one.fix) for one in first.storage)
 
 
-def judge(subject: str, report: NodeReport, ours: Mapping[str, str], *, gpus: float) -> Iterator[Finding]:
-    """Judge what a node says of itself, but for its clock and storage.
+def check_report(subject: str, report: NodeReport, ours: Mapping[str, str], *, gpus: float) -> Iterator[Finding]:
+    """Report on versions, torch, memory and disk of a node.
 
     Args:
-        subject: what to call the node.
-        report: of it.
+        subject: name of the node.
+        report: by the node.
         ours: the versions here.
         gpus: that Ray counts on the node.
     """
     others = {name: value for name, value in report.versions if ours[name] != value}
-    told = ", ".join(f"{name} {value} (here {ours[name]})" for name, value in others.items())
-    mend = "use one image, or one environment, for all nodes and for the machine that submits"
-    yield Finding(subject, told or "the same versions as here", mend if others else "")
+    found = ", ".join(f"{name} {value} (here {ours[name]})" for name, value in others.items())
+    fix = "use one image, or one environment, for all nodes and for the machine that submits"
+    yield Finding(subject, found or "the same versions as here", fix if others else "")
     if gpus and not report.cuda:
         yield Finding(f"{subject} torch", "built for CPUs, on a node with GPUs", "give the node the image for GPUs")
-    shm = "Ray's object store lives there; give the node more, in Kubernetes by an emptyDir with medium: Memory"
-    yield room(f"{subject} memory", report.memory, MIN_MEMORY, "give the node more, or use fewer workers on it")
-    yield room(f"{subject} shared memory", report.shared_memory, MIN_SHARED_MEMORY, shm)
-    yield room(f"{subject} disk", report.disk, MIN_DISK, "Ray spills objects and writes logs there; free some")
+    shm = "Ray's object store uses it; give the node more, in Kubernetes by an emptyDir with medium: Memory"
+    yield check_free(f"{subject} memory", report.memory, MIN_MEMORY, "give the node more, or use fewer workers on it")
+    yield check_free(f"{subject} shared memory", report.shared_memory, MIN_SHARED_MEMORY, shm)
+    yield check_free(f"{subject} disk", report.disk, MIN_DISK, "Ray spills objects and writes logs there; free some")

@@ -12,9 +12,8 @@ import ray.exceptions
 import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
 from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError
 
-from derm_ray import bundle, errors, runtime, storage
+from derm_ray import bundle, errors, ray_internals, runtime, storage
 from derm_ray.data.manifest import Manifest, collapse, collapsed, require_split
 from derm_ray.data.prepared import is_prepared, require_size
 from derm_ray.data.validation import validate
@@ -25,11 +24,11 @@ from derm_ray.observability import WorkerLogs, working_for
 from derm_ray.training.batches import check_batch_size
 from derm_ray.training.config import TrainConfig
 from derm_ray.training.losses import class_weights
-from derm_ray.training.run.announcer import announced
 from derm_ray.training.run.cache import common_stem, prepare_stems
 from derm_ray.training.run.feed import LabelledPairs
 from derm_ray.training.run.folder import BUNDLE, INVOCATIONS, claim, describe
 from derm_ray.training.run.process_group import AddressedTorchConfig
+from derm_ray.training.run.progress_relay import relayed
 from derm_ray.training.run.reference import make_reference, measure_images
 from derm_ray.training.run.worker import WorkerTask, read_state, train_worker
 from derm_ray.training.start import make_start
@@ -133,7 +132,7 @@ def train(
         session.require(cpus=workers * cpus + 1, gpus=workers if use_gpu else 0, worker_cpus=cpus)
         with hold(storage.join(run_uri, INVOCATIONS)) as lease:
             started = claim(run_uri, description, overwrite=overwrite)
-            with working_for(started["run_id"]), announced(name) as announcer:
+            with working_for(started["run_id"]), relayed(name) as relay:
                 logger.info("%s  run %s", name, started["run_id"])
                 stems = None
                 if cache is not None and stem is not None:
@@ -149,7 +148,7 @@ def train(
                     train=ray.put(splits[Split.TRAIN]),
                     val=ray.put(splits[Split.VAL]),
                     stems=stems,
-                    announcer=announcer,
+                    relay=relay,
                     logs=WorkerLogs.like_here(started["run_id"]),
                     use_gpu=use_gpu,
                     threads=cpus,
@@ -265,7 +264,7 @@ def _cause(error: BaseException) -> str:
     if not isinstance(error, WorkerGroupError):
         return _last_line(error)
     for rank, cause in error.worker_failures.items():
-        if isinstance(cause, WorkerHealthCheckTimeoutError):
+        if isinstance(cause, ray_internals.worker_silent_error()):
             return f"worker {rank} was frozen and did not answer"
     rank, cause = next(iter(error.worker_failures.items()))
     return f"worker {rank}: {_last_line(cause)}"

@@ -61,7 +61,7 @@ class WorkerTask:
         initial: reference to the initial state dict.
         train, val: references to the splits.
         stems: the splits' activations; ``None`` reads images.
-        announcer: the actor that carries progress lines to the driver.
+        relay: the actor that carries progress lines to the driver.
         logs: how the worker itself logs.
         use_gpu: run on the GPU that Ray assigned; otherwise on CPU, also where a GPU is visible.
         threads: of torch, whatever ``OMP_NUM_THREADS`` says on the machine.
@@ -75,7 +75,7 @@ class WorkerTask:
     train: "ray.ObjectRef[LabelledPairs]"
     val: "ray.ObjectRef[LabelledPairs]"
     stems: Mapping[Split, StemCache] | None
-    announcer: Any
+    relay: Any
     logs: WorkerLogs
     use_gpu: bool
     threads: int
@@ -285,11 +285,11 @@ class _Worker:
 
     def _bark(self, line: str) -> None:
         """Leave word, on whatever rank, before this process ends."""
-        said = self.task.announcer.say.remote(
+        said = self.task.relay.add.remote(
             f"worker {self.rank} {line}; it ends itself, and the run goes on from its last checkpoint"
         )
         ray.wait([said], timeout=5)
 
     def _say(self, line: str) -> None:
         if self.rank == 0:
-            self.task.announcer.say.remote(line)
+            self.task.relay.add.remote(line)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import typer.main
 import yaml
+from derm_ray.operations.cluster.schema import CRDS_VARIABLE
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -15,7 +16,6 @@ from derm_ray.cli import app
 from derm_ray.cli.cluster import check_words
 from derm_ray.errors import ConfigError
 from derm_ray.operations.cluster.documents import read_documents
-from derm_ray.operations.cluster.schema import CRDS_VARIABLE
 from derm_ray.operations.cluster.validation import check_document, validate_files
 
 CLUSTER = Path(__file__).parents[3] / "cluster"

@@ -105,6 +105,6 @@ def test_batches_too_small_for_workers_or_split_are_refused() -> None:
 def test_what_only_reads_does_not_load_torch() -> None:
     """Decoding tasks run on CPU nodes; a torch in each of their processes would cost memory and seconds."""
     program = (
-        "import sys, derm_ray.training.run.feed, derm_ray.training.run.announcer; sys.exit('torch' in sys.modules)"
+        "import sys, derm_ray.training.run.feed, derm_ray.training.run.progress_relay; sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -8,10 +8,12 @@ from enum import IntEnum
 
 import psutil
 
+from derm_ray.operations.ports import DASHBOARD
+
 ANY_PORT = range(1024, 65536)
-DASHBOARD = 8265
-_METRICS = "nothing; it tells figures only. NetworkPolicy"
-_TOKEN = "Ray's token"  # noqa: S105
+
+_METRICS = "nothing; it holds metrics only. NetworkPolicy"
+_TOKEN = "Ray's token"
 
 
 class Reach(IntEnum):

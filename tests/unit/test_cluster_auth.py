@@ -13,8 +13,6 @@ from pathlib import Path
 
 import pytest
 import ray
-
-from derm_ray.errors import ConfigError
 from derm_ray.exposure import (
     INSECURE_VARIABLE,
     find_home_problem,
@@ -24,6 +22,8 @@ from derm_ray.exposure import (
     refuse_open_ray,
     refuse_told_secrets,
 )
+
+from derm_ray.errors import ConfigError
 from derm_ray.proxies import is_loopback
 from derm_ray.submission.request import JobRequest
 from tests.conftest import unused_port

@@ -13,13 +13,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 logger = logging.getLogger(__name__)
 
 
-class _Announcer:
-    """Carries progress lines from workers to the driver."""
+class _Relay:
+    """Holds progress lines of workers until the driver takes them."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
 
-    def say(self, line: str) -> None:
+    def add(self, line: str) -> None:
         self._lines.append(line)
 
     def take(self) -> list[str]:
@@ -28,10 +28,10 @@ class _Announcer:
 
 
 @contextmanager
-def announced(name: str) -> Iterator[Any]:
+def relayed(name: str) -> Iterator[Any]:
     """Log workers' lines as they come, with the run's name, until the block ends."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = ray.remote(num_cpus=0, scheduling_strategy=here)(_Announcer).remote()
+    actor = ray.remote(num_cpus=0, scheduling_strategy=here)(_Relay).remote()
     ended = threading.Event()
 
     def listen() -> None:
