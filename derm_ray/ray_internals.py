@@ -108,7 +108,10 @@ def autoscaler_node_types() -> dict[str, str]:
 
 
 def infeasible_requests() -> list[str]:
-    """Return what version 2 of the autoscaler cannot place, each beginning with the placement group's id in hex."""
+    """Return the groups that version 2 of the autoscaler cannot place. No public interface tells.
+
+    Each text begins with the group's id in hex.
+    """
     from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 
     status = GetClusterStatusReply.FromString(_gcs().get_cluster_status(timeout_s=10))
@@ -142,7 +145,7 @@ def runtime_env_fields() -> frozenset[str]:
 
 
 def jobs_client(address: str, timeout_s: float, proxies: Mapping[str, str]) -> Any:
-    """Return a ``JobSubmissionClient`` with a time limit and explicit proxies; Ray's own waits for ever.
+    """Return a ``JobSubmissionClient`` with a time limit and explicit proxies. Ray's own waits for ever.
 
     Args:
         address: URL of the jobs server.

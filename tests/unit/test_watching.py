@@ -81,12 +81,14 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Jobs]:
 
 
 @pytest.mark.parametrize("failure", [0, 404, 502])
-def test_a_cluster_that_tells_nothing_any_more_is_asked_again_and_then_given_up(jobs: Jobs, failure: int) -> None:
+def test_a_cluster_that_stops_answering_is_asked_again_and_then_given_up(jobs: Jobs, failure: int) -> None:
     there = Cluster(jobs.url)
     assert there.wait_for("x").status == "RUNNING"
     jobs.failure, before = failure, jobs.asked
     began = time.monotonic()
-    with pytest.raises(SubmissionError, match=r"tells nothing of job x any more.*the same command follows it"):
+    with pytest.raises(
+        SubmissionError, match=r"lost contact with the cluster.*status of job x is unknown.*The same command follows it"
+    ):
         there.wait_for("x")
     assert time.monotonic() - began < 10
     assert jobs.asked - before > 1
@@ -115,6 +117,6 @@ def test_a_connection_without_a_word_is_made_anew_and_nothing_is_shown_twice(job
 def test_a_token_that_no_header_takes_is_not_quoted(jobs: Jobs, token: str) -> None:
     there = Cluster(jobs.url)
     there._client._headers = {"Authorization": f"Bearer {token}"}
-    with pytest.raises(ConfigError, match=r"token cannot be sent.* Look at RAY_AUTH_TOKEN") as raised:
+    with pytest.raises(ConfigError, match=r"cannot be sent.* Check RAY_AUTH_TOKEN") as raised:
         there.job("x")
     assert token not in str(raised.value)

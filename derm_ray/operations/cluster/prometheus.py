@@ -11,7 +11,7 @@ from typing import Any
 from derm_ray.operations.cluster.documents import Part
 
 TIMEOUT_S = 60
-_POSITION = re.compile(r"^(?:.*rules\.json: )?(?:\d+:\d+: )?(?:line \d+: )?")
+_POSITION = re.compile(r"^(?:.*rules\.json: )?(?:\d+:\d+: )*(?:line \d+: )?")
 _RULE = re.compile(r'group "(?P<group>[^"]*)", rule (?P<rule>\d+), [^:]*: ')
 
 

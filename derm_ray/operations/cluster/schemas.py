@@ -111,8 +111,8 @@ def _kubernetes_file(name: str) -> Any:
 @cache
 def _kubernetes_definitions() -> Registry[Any]:
     contents = _kubernetes_file("_definitions")
-    registry: Registry[Any] = Registry()
-    return registry.with_resource(contents["$id"], DRAFT202012.create_resource(contents))
+    resources = [(contents["$id"], DRAFT202012.create_resource(contents))]
+    return Registry[Any]().with_resources(resources)
 
 
 @cache
