@@ -37,7 +37,7 @@ def check_rules(holder: Part) -> str:
         return "install Prometheus' promtool"
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rules.json"  # promtool reads YAML, of which JSON is a part
-        file.write_text(json.dumps(holder.value))
+        file.write_text(json.dumps(holder.value, default=str))
         try:
             done = subprocess.run(  # noqa: S603
                 [promtool, "check", "rules", "--lint=none", str(file)],
