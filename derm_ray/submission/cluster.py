@@ -1,16 +1,14 @@
 """The jobs of a cluster, through Ray's ``JobSubmissionClient``."""
 
-import asyncio
 import logging
 import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
 import requests
 from ray.exceptions import AuthenticationError
 
@@ -26,11 +24,10 @@ ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 STOP_TIMEOUT_S = 60.0
 ANSWER_S = 120.0
 """Time limit of one answer."""
-SILENCE_S = 60.0
-"""A log connection without a message for so long is opened again."""
 CONTACT_S = 60.0
 """How long a cluster that stopped answering is asked again about a job that is followed."""
 _POLL_S = 0.5
+_FOLLOW_S = 2.0
 _OVER = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 
 
@@ -154,34 +151,20 @@ class Cluster:
         """
         shown = 0
         self.job(job_id)
-        while not self.wait_for(job_id).over:
-            seen = 0
-            for chunk in self._tail(job_id):
-                seen += len(chunk)
-                if seen > shown:
-                    yield chunk[shown - seen :]
-                    shown = seen
-            time.sleep(_POLL_S)
-        if rest := self.log(job_id)[shown:]:
-            yield rest
-
-    def _tail(self, job_id: str) -> Iterator[str]:
-        """Yield a job's log from its start until the connection ends, with the job or earlier."""
-        with asyncio.Runner() as runner:
-            chunks = self._client.tail_job_logs(job_id)
-
-            async def following() -> str | None:
-                # A dead connection looks like a job that prints nothing.
-                chunk: str | None = await asyncio.wait_for(anext(chunks, None), SILENCE_S)
-                return chunk
-
+        while True:
+            over, begun = self.wait_for(job_id).over, time.monotonic()
             try:
-                while (chunk := runner.run(following())) is not None:
-                    yield chunk
-            except (aiohttp.ClientError, RuntimeError, OSError):  # a timeout is an OSError
-                return  # the next request for the status finds out whether the cluster answers
-            finally:
-                runner.run(_close(chunks))
+                text = self.log(job_id)
+            except (ConfigError, SubmissionError):
+                if over:
+                    raise
+                text = ""  # the next request for the status finds out whether the cluster answers
+            if len(text) > shown:
+                yield text[shown:]
+                shown = len(text)
+            if over:
+                return
+            time.sleep(max(_FOLLOW_S, 10 * (time.monotonic() - begun)))  # the longer a log, the less often
 
     def stop(self, job_id: str) -> Job:
         """Stop a job and wait for its end.
@@ -246,11 +229,6 @@ class Cluster:
                     runtime_env=environment,
                     metadata=request.metadata,
                 )
-
-
-async def _close(chunks: Any) -> None:
-    async with aclosing(chunks):
-        pass
 
 
 def _job(details: Any) -> Job:

@@ -55,6 +55,29 @@ def test_gpu_groups_use_the_cuda_image_and_no_other_pod_does() -> None:
             assert container["image"].endswith("-cuda" if gpu else "-cpu")
 
 
+def test_pods_state_what_they_need_and_have_time_to_drain() -> None:
+    for pod in pods():
+        for container in pod["spec"]["containers"]:
+            resources = container["resources"]
+            assert {"cpu", "memory"} <= resources["requests"].keys()
+            assert resources["limits"]["memory"] == resources["requests"]["memory"]
+            assert resources["limits"].get("nvidia.com/gpu") == resources["requests"].get("nvidia.com/gpu")
+            variables = {one["name"]: one.get("value") for one in container.get("env", [])}
+            drain = int(variables.get("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", 0))
+            assert pod["spec"].get("terminationGracePeriodSeconds", 30) > drain
+
+
+def test_clusters_of_jobs_end_with_them_and_groups_have_a_limit() -> None:
+    for path in KUBERAY:
+        for document in yaml.safe_load_all(path.read_text()):
+            spec = document.get("spec", {})
+            if document["kind"] in ("RayJob", "RayCronJob"):
+                spec = spec.get("jobTemplate", spec)
+                assert spec["shutdownAfterJobFinishes"] is True
+            cluster = spec.get("rayClusterSpec") or spec.get("rayClusterConfig") or spec
+            assert all("maxReplicas" in group for group in cluster.get("workerGroupSpecs", []))
+
+
 def test_the_docker_build_may_read_what_it_copies() -> None:
     docker = (CLUSTER / "Dockerfile").read_text()
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}

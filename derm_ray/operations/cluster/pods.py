@@ -1,22 +1,18 @@
-"""What derm_ray requires of every pod: no privilege, stated resources, no secret in the file, time to shut down."""
+"""What derm_ray requires of every pod: no privilege, and no secret in the file."""
 
 import re
 
 from derm_ray.credentials import find_credential, names_a_secret
 from derm_ray.operations.cluster.documents import Part
 
-DRAIN_VARIABLE = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
-"""How many seconds Ray lets work end on a node that shuts down."""
 MODE_VARIABLE = "RAY_AUTH_MODE"
-GRACE_S = 30
-"""Kubernetes' default ``terminationGracePeriodSeconds``."""
 GPU = "nvidia.com/gpu"
 _NUMBER = re.compile(r"[0-9]{1,6}")
 _HOST = ("hostNetwork", "hostPID", "hostIPC")
 
 
 def check_pod(spec: Part) -> None:
-    """Report privileges, missing resources, secrets and too short a shutdown in a pod.
+    """Report privileges and secrets of a pod.
 
     Args:
         spec: of the pod.
@@ -30,9 +26,7 @@ def check_pod(spec: Part) -> None:
     containers = [*spec.items("initContainers"), *spec.items("containers")]
     for container in containers:
         check_security(container.at("securityContext"), spec.at("securityContext"))
-        check_resources(container.at("resources"))
         check_environment(container)
-        _check_drain(container, spec.at("terminationGracePeriodSeconds"))
 
 
 def check_security(container: Part, pod: Part) -> None:
@@ -69,15 +63,6 @@ def check_security(container: Part, pod: Part) -> None:
         profile.refuse("system calls are not filtered", "set seccompProfile: {type: RuntimeDefault}")
 
 
-def check_resources(resources: Part) -> None:
-    """Report missing requests and limits of a container."""
-    for name in ("cpu", "memory"):
-        if not resources.at("requests", name).exists:
-            resources.at("requests", name).refuse(f"the container requests no {name}", "give what it needs")
-    if not resources.at("limits", "memory").exists:
-        resources.at("limits", "memory").refuse("the container's memory has no limit", "set it equal to the request")
-
-
 def check_environment(container: Part) -> None:
     """Report variables that contain a secret, by name only, or that switch Ray's token off."""
     for variable in container.items("env"):
@@ -97,19 +82,3 @@ def gpus(spec: Part) -> int:
     """Return the GPUs of a pod."""
     found = [container.at("resources", "limits", GPU).value for container in spec.items("containers")]
     return sum(int(value) for value in found if _NUMBER.fullmatch(str(value)))
-
-
-def _check_drain(container: Part, grace: Part) -> None:
-    entry = variables(container).get(DRAIN_VARIABLE)
-    if entry is None or not entry.at("value").exists:
-        return
-    if not _NUMBER.fullmatch(entry.at("value").text):
-        entry.at("value").refuse("is not a whole number of seconds", 'give one in quotes, such as "90"')
-        return
-    drain = int(entry.at("value").text)
-    period = GRACE_S if grace.number is None else grace.number
-    if period <= drain:
-        grace.refuse(
-            f"the pod is killed after {period} s, before its node is drained ({DRAIN_VARIABLE}={drain})",
-            f"set terminationGracePeriodSeconds: {drain + 30}",
-        )

@@ -1,7 +1,7 @@
 """What derm_ray requires of a Ray cluster: a token, its own versions, no privilege, no secret in the file."""
 
 from derm_ray.operations.cluster.documents import Part
-from derm_ray.operations.cluster.pods import check_environment, check_pod, check_resources, check_security
+from derm_ray.operations.cluster.pods import check_environment, check_pod, check_security
 from derm_ray.operations.cluster.versions import check_image, check_ray_version
 
 
@@ -23,11 +23,11 @@ def check_cluster(spec: Part) -> None:
     head = spec.at("headGroupSpec")
     _check_group(head, "the head", needs_kubernetes=autoscales)
     if autoscales:
-        _check_autoscaler(spec.at("autoscalerOptions"), head.at("template", "spec"))
+        options = spec.at("autoscalerOptions")
+        check_security(options.at("securityContext"), head.at("template", "spec", "securityContext"))
+        check_environment(options)
     for group in spec.items("workerGroupSpecs"):
         _check_group(group, f"the group {group.at('groupName').text}", needs_kubernetes=False)
-        if autoscales and not group.at("maxReplicas").exists:
-            group.at("maxReplicas").refuse("is missing, so the autoscaler may add any number of nodes", "give a number")
 
 
 def _check_group(group: Part, name: str, *, needs_kubernetes: bool) -> None:
@@ -40,9 +40,3 @@ def _check_group(group: Part, name: str, *, needs_kubernetes: bool) -> None:
         account.refuse("the autoscaler beside the head cannot reach Kubernetes", "remove it here")
     if not needs_kubernetes and account.value is not False:
         account.refuse(f"{name} gets credentials for Kubernetes", "set automountServiceAccountToken: false")
-
-
-def _check_autoscaler(options: Part, head: Part) -> None:
-    check_security(options.at("securityContext"), head.at("securityContext"))
-    check_resources(options.at("resources"))
-    check_environment(options)

@@ -18,10 +18,6 @@ def check_job(spec: Part, check: CommandCheck) -> None:
     cluster = spec.at("rayClusterSpec")
     if cluster.exists:
         check_cluster(cluster)
-        if spec.at("shutdownAfterJobFinishes").value is not True and not spec.at("deletionStrategy").exists:
-            spec.at("shutdownAfterJobFinishes").refuse(
-                "the cluster stays, and costs money, when the job has ended", "set shutdownAfterJobFinishes: true"
-            )
     elif not spec.at("clusterSelector").exists:
         cluster.refuse("neither this nor clusterSelector is given", "describe the cluster, or select one")
     check_entrypoint(spec.at("entrypoint"), check, cluster)
