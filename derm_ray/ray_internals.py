@@ -81,7 +81,7 @@ def alive_nodes(channel: Any, timeout_s: float) -> list[str]:
 
 
 def load_tls_files() -> tuple[bytes, bytes, bytes]:
-    """Return certificate chain, key and authority as Ray's own gRPC connections load them.
+    """Return certificate chain, key and authority. A call to the head has to use the files that Ray itself loads.
 
     Raises:
         RuntimeError, OSError: a variable or file is missing.
@@ -93,7 +93,7 @@ def load_tls_files() -> tuple[bytes, bytes, bytes]:
 
 
 def autoscaler_is_v2() -> bool:
-    """Return whether the joined cluster runs version 2 of the autoscaler. No public interface tells."""
+    """Return whether the joined cluster runs version 2 of the autoscaler. No public interface reports it."""
     import ray
 
     namespace = ray._raylet.GCS_AUTOSCALER_STATE_NAMESPACE.encode()
@@ -102,13 +102,13 @@ def autoscaler_is_v2() -> bool:
 
 
 def autoscaler_node_types() -> dict[str, str]:
-    """Return node -> type from the report of version 1 of the autoscaler. No public interface tells."""
+    """Return node -> type from the report of version 1 of the autoscaler. No public interface reports it."""
     report = json.loads(_gcs().internal_kv_get(b"__autoscaling_status", None) or b"{}")
     return (report.get("autoscaler_report") or {}).get("node_type_mapping") or {}
 
 
 def infeasible_requests() -> list[str]:
-    """Return the groups that version 2 of the autoscaler cannot place. No public interface tells.
+    """Return the groups that version 2 of the autoscaler cannot place. No public interface reports it.
 
     Each text begins with the group's id in hex.
     """

@@ -23,7 +23,7 @@ from derm_ray.inference.engines.engine import Engine
 from derm_ray.inference.engines.selection import resolve_engine, resolve_engine_of
 from derm_ray.inference.saliency import require_cam
 from derm_ray.lease import Lease, hold
-from derm_ray.observability import Progress, ProgressLine, WorkerLogs, working_for
+from derm_ray.observability import ProgressLine, WorkerLogs, working_for
 from derm_ray.scoring.actor import PredictingActor, ScoringActor
 from derm_ray.scoring.chunks import CHUNK_BYTES, Assembler, Chunk
 from derm_ray.scoring.decoder import DecodingActor
@@ -314,7 +314,7 @@ def _follow(
 ) -> None:
     """Show progress, keep the lease's record, and stop at what cannot go on."""
     pairs = sum(map(len, todo))
-    progress, errors, stages = ProgressLine(Progress(run.pairs, run.pairs - pairs)), 0, Counter[str]()
+    progress, errors, stages = ProgressLine(run.pairs, run.pairs - pairs), 0, Counter[str]()
     resumes = f"The same command resumes {run.out_uri}."
     try:
         with RunMetrics(run.out_uri, pairs) as metrics:
@@ -322,7 +322,7 @@ def _follow(
                 if row["failure"]:
                     raise ScoringError(f"shard {row['index']}: {row['failure']} {resumes}")
                 errors += row["errors"]
-                done = progress.advance(row["scored"] + row["errors"], f"{errors:,} errors")
+                done = progress.show(row["scored"] + row["errors"], f"{errors:,} errors")
                 metrics.shard(row)
                 stages.update({name: row[name] for name in STAGES})
                 lease.note(pairs=done, errors=errors, seconds=progress.elapsed_s, stages=dict(stages))

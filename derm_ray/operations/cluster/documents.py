@@ -165,7 +165,7 @@ def read_documents(
             document.node = loader.get_node()
             assert document.node is not None
             _check_keys(document, document.node, (), Counter())
-            document.value = loader.construct_document(document.node)  # type: ignore[no-untyped-call]
+            document.value = loader.construct_document(document.node)
             if document.value is not None:
                 found.append(document)
     except (yaml.YAMLError, ValueError) as error:

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
+import torch
 
 from derm_ray import ray_internals, storage
 from derm_ray.operations.doctor import access, cluster, machine, storage_checks
@@ -72,13 +73,12 @@ def test_a_folder_that_is_not_there_is_told_and_not_made(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_node_with_gpus_wants_torch_for_gpus() -> None:
-    ours = {"torch": "2.14.1"}
-    report = cluster.NodeReport(time.time(), (("torch", "2.14.1"),), False, 1 << 40, 1 << 40, 1 << 40, ())
-    told = list(cluster.check_report("n", report, ours, gpus=1))
-    assert [finding.subject for finding in told if finding.fix] == ["n torch"]
-    assert not any(finding.fix for finding in cluster.check_report("n", report, ours, gpus=0))
-    assert not any("+" in version for _, version in cluster.report_node(()).versions), "+cpu and +cu126 are one version"
+def test_a_node_with_gpus_wants_torch_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: False)
+    for gpus, subjects in ((1, ["n torch"]), (0, [])):
+        found = cluster.examine_node("n", cluster.versions(), gpus, ())
+        assert [finding.subject for finding in found if "torch" in finding.subject] == subjects
+    assert not any("+" in version for version in cluster.versions().values()), "+cpu and +cu126 are one version"
 
 
 def test_the_memory_of_a_container_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,8 +215,8 @@ def test_every_node_of_a_cluster_is_asked(ray_local: None, tmp_path: Path) -> No
 
 
 def test_a_node_of_other_versions_is_told(ray_local: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    report = cluster.report_node(())
+    here = cluster.versions()["derm_ray"]
     monkeypatch.setattr(cluster, "__version__", "9.9.9")  # here, not in the node's worker
     found = list(cluster.cluster("auto"))
-    assert f"derm_ray {dict(report.versions)['derm_ray']} (here 9.9.9)" in found[1].found
+    assert f"derm_ray {here} (here 9.9.9)" in found[1].found
     assert "one image" in found[1].fix
