@@ -247,7 +247,7 @@ def _joined(cluster: str) -> Iterator[None]:
             ray.init(address=cluster, **QUIET)
     except AuthenticationError as error:
         raise ConfigError(
-            f"cannot join the Ray at {cluster!r}: it asks for a token. Set RAY_AUTH_MODE=token and "
+            f"cannot join the Ray at {cluster!r}: it requires a token. Set RAY_AUTH_MODE=token and "
             "RAY_AUTH_TOKEN_PATH to a file that holds the cluster's."
         ) from error
     except (ConnectionError, ValueError, RuntimeError) as error:
