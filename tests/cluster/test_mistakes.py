@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from kubernetes_validate import latest_version
 
 from tests.cluster.conftest import GONE, Changed
 
@@ -48,10 +49,10 @@ KUBERNETES: list[tuple[str, str, Any, str]] = [
     (BUDGET, "spec.minAvailabel", 1, "spec.minAvailabel: unknown field 'minAvailabel'. Did you mean 'minAvailable'?"),
     (ACCOUNT, "automountServiceAccountTokn", True, "unknown field 'automountServiceAccountTokn'. Did you mean"),
     (ACCOUNT, "metadata.name", GONE, "metadata.name: is missing"),
-    (ACCOUNT, "kind", "ServiceAcount", "kind: Kubernetes 1.37.0 has no ServiceAcount in v1; see"),
-    (ACCOUNT, "apiVersion", "v2", "kind: Kubernetes 1.37.0 has no ServiceAccount in v2"),
+    (ACCOUNT, "kind", "ServiceAcount", f"kind: Kubernetes {latest_version()} has no ServiceAcount in v1; see"),
+    (ACCOUNT, "apiVersion", "v2", f"kind: Kubernetes {latest_version()} has no ServiceAccount in v2"),
     (ACCOUNT, "apiVersion", "../../v1", "apiVersion: '../../v1' has no kind 'ServiceAccount'"),
-    (ACCOUNT, "kind", "Affinity", "kind: Kubernetes 1.37.0 has no Affinity in v1"),
+    (ACCOUNT, "kind", "Affinity", f"kind: Kubernetes {latest_version()} has no Affinity in v1"),
     (POLICY, "spec.ingress[0].ports", "http", "spec.ingress[0].ports: 'http' is not array; give array"),
     (SHARED, "apiVersion", "ray.io/v1alpha1", "apiVersion: 'ray.io/v1alpha1' has no RayCluster; set apiVersion: ray"),
     (SHARED, "kind", "RayClusters", "kind: unknown kind 'RayClusters'. Did you mean 'RayCluster'?; known: "),

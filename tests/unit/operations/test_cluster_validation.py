@@ -9,6 +9,7 @@ import typer.main
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from kubernetes_validate import latest_version
 from typer.testing import CliRunner
 
 from derm_ray.cli import app
@@ -78,7 +79,7 @@ def test_all_problems_of_all_files_are_told_at_once(tmp_path: Path) -> None:
     assert code == 2
     lines = out.splitlines()
     assert lines[0].startswith(f"{first}:2: kind: a secret does not belong in a file; ")
-    assert lines[1].startswith(f"{first}:6: kind: Kubernetes 1.37.0 has no Pood in v1")
+    assert lines[1].startswith(f"{first}:6: kind: Kubernetes {latest_version()} has no Pood in v1")
     assert lines[2].startswith(f"{second}:3: metadata.label: unknown field 'label'. Did you mean 'labels'?; ")
     assert lines[3] == f"{third}: Namespace derm-ray: no problems"
     assert lines[4].startswith(f"{tmp_path}/gone.yaml:1: the file: cannot be read")
@@ -143,10 +144,9 @@ def test_definitions_are_taken_from_the_folder_that_is_named(tmp_path: Path) -> 
     kind = {"apiVersion": {"type": "string"}, "kind": {"type": "string"}}
     schema["openAPIV3Schema"]["properties"] |= kind  # type: ignore[operator,index]
     definition = {"spec": {"versions": [{"name": "v1", "schema": schema}]}}
-    (tmp_path / "example.com_boxes.yaml").write_text(yaml.dump(definition))
-    (tmp_path / "example.com_boxs.yaml").write_text(yaml.dump(definition))
-    file = tmp_path / "box.yaml"
-    file.write_text("apiVersion: example.com/v1\nkind: Box\nmetadata: {name: b}\nspec: {seize: 3}\n")
+    (tmp_path / "example.com_crates.yaml").write_text(yaml.dump(definition))
+    file = tmp_path / "crate.yaml"
+    file.write_text("apiVersion: example.com/v1\nkind: Crate\nmetadata: {name: c}\nspec: {seize: 3}\n")
     code, out = run(str(file), "--crds", str(tmp_path))
     assert code == 2
     assert "spec.seize: unknown field 'seize'. Did you mean 'size'?" in out
