@@ -1,10 +1,10 @@
-# make setup | demo | test | check | test-slow | rehearsal | load
+# make setup | demo | test | check | docs | test-slow | rehearsal | load
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check test-slow rehearsal load
+.PHONY: setup demo test check docs test-slow rehearsal load
 
 setup: $(STAMP)
 
@@ -19,11 +19,15 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/derm-ray demo --out demo
 
-check: setup
+check: setup docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The site, in build/site. Strict: a broken link, anchor or reference fails. The variable silences an advertisement.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 test: check
 	$(BIN)/pytest
@@ -31,7 +35,7 @@ test: check
 test-slow: setup
 	$(BIN)/pytest -m slow
 
-# docs/deploy.md typed on machines of their own (network namespaces, so as root), and what lost ones cost; up to an hour.
+# docs/start/cluster.md typed on machines of their own (network namespaces, so as root), and what lost ones cost; up to an hour.
 rehearsal: setup
 	$(BIN)/pytest -m slow tests/rehearsal -rP
 

@@ -1,4 +1,4 @@
-"""The sealed model: a folder with weights, class order, preprocessing and provenance, all digested."""
+"""Model bundles: folders with weights, class order, preprocessing and provenance, verified by digests."""
 
 import math
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ from torch import Tensor
 from derm_ray import RESEARCH_NOTICE, __version__, storage
 from derm_ray.data.preprocessing import Preprocessing
 from derm_ray.data.reference import Distribution, Reference
+from derm_ray.domain import Calibration, LabelSet, OperatingPoint, PredictionKind, label_set
 from derm_ray.errors import BundleError, InputError, OutputExistsError, StorageError
+from derm_ray.models.factory import NetworkConfig, build_network
 from derm_ray.models.networks import PairNetwork
-from derm_ray.models.zoo import NetworkConfig, build_network
-from derm_ray.vocabulary import Calibration, LabelSet, OperatingPoint, PredictionKind, label_set
 
 FORMAT_VERSION = 2
 INDEX = "bundle.json"
@@ -36,8 +36,8 @@ class Bundle:
         weights: the network's state dict, fp32 on CPU.
         model_digest: SHA-256 over weights, architecture, classes, preprocessing and calibration.
         provenance: training config, run, manifest digest, metrics, code version.
-        uri: where it lies.
-        reference: what an endpoint's traffic is compared with; no part of the model, and empty in bundles of before.
+        uri: of the folder.
+        reference: for drift monitoring; not part of the model digest, may be empty.
     """
 
     network: NetworkConfig
@@ -52,7 +52,7 @@ class Bundle:
 
     @property
     def run_id(self) -> str | None:
-        """The training run that made it; ``None`` where that was not written down."""
+        """Its training run; ``None`` if not recorded."""
         found: str | None = self.provenance.get("run_id")
         return found
 
@@ -75,7 +75,7 @@ def _model_digest(weights_sha256: str, index: Mapping[str, Any]) -> str:
     return storage.digest({"weights": weights_sha256, **{key: index[key] for key in keys}})
 
 
-def seal_bundle(
+def save_bundle(
     uri: str,
     *,
     network: NetworkConfig,
@@ -86,16 +86,16 @@ def seal_bundle(
     calibration: Calibration | None = None,
     reference: Reference = (),
 ) -> str:
-    """Write a bundle; ``bundle.json`` comes last, so a half-written bundle is never one.
+    """Write a bundle; ``bundle.json`` comes last, so that an incomplete bundle is not a valid one.
 
     Returns:
         The model digest.
 
     Raises:
-        OutputExistsError: a bundle is already there.
+        OutputExistsError: the folder already contains a bundle.
     """
     if storage.exists(storage.join(uri, INDEX)):
-        raise OutputExistsError(f"{uri} already holds a bundle. Choose another place.")
+        raise OutputExistsError(f"{uri} already contains a bundle. Choose another folder.")
     data = save_safetensors({key: value.detach().cpu().contiguous() for key, value in weights.items()})
     index: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
@@ -122,17 +122,17 @@ def load_bundle(uri: str) -> Bundle:
     """Read a bundle and verify every digest.
 
     Raises:
-        BundleError: it is not there, incomplete, altered, or of another format.
+        BundleError: it is missing, incomplete, modified, or of another format.
         StorageError: the storage cannot be reached.
     """
     if not storage.exists(storage.join(uri, INDEX)):
-        raise BundleError(f"{uri}: no {INDEX} there. Give the folder that `derm-ray train` calls `bundle`.")
+        raise BundleError(f"{uri}: not a bundle (no {INDEX}). Give the folder `bundle` of a training run.")
     index = storage.read_json(storage.join(uri, INDEX))
     if not isinstance(index, dict) or index.get("format_version") != FORMAT_VERSION:
         found = index.get("format_version") if isinstance(index, dict) else None
         raise BundleError(
-            f"{uri}: bundle format {found!r}, this derm_ray reads {FORMAT_VERSION}. "
-            "Use the version that wrote it, or train again."
+            f"{uri}: bundle format {found!r} is not supported (expected {FORMAT_VERSION}). "
+            "Train the model again with this version."
         )
     sealed = index.pop("index_digest", None)
     if sealed != storage.digest(index):
@@ -154,7 +154,10 @@ def load_bundle(uri: str) -> Bundle:
     except (SafetensorError, KeyError, TypeError, ValueError, InputError) as error:
         raise BundleError(f"{uri}: cannot be read by this version of derm_ray: {error}") from error
     if list(bundle.label_set.class_names) != index["classes"]:
-        raise BundleError(f"{uri}: its class order is not that of label set {bundle.label_set.name!r} here.")
+        raise BundleError(
+            f"{uri}: its classes differ from label set {bundle.label_set.name!r} of this version. Train the model "
+            "again."
+        )
     if bundle.model_digest != _model_digest(index["files"][WEIGHTS], index):
         raise _altered(uri, INDEX)
     return bundle
@@ -171,7 +174,9 @@ def _read_verified(uri: str, name: str, expected: str) -> bytes:
 
 
 def _altered(uri: str, name: str) -> BundleError:
-    return BundleError(f"{uri}: {name} was altered after sealing (its SHA-256 differs). Copy the bundle again.")
+    return BundleError(
+        f"{uri}: {name} was modified (its SHA-256 differs from the recorded one). Copy the bundle again."
+    )
 
 
 def _calibration_to_json(calibration: Calibration) -> dict[str, Any]:
@@ -213,7 +218,7 @@ def _card(index: Mapping[str, Any]) -> str:
         for point in index["calibration"]["operating_points"]
     )
     metrics = index["provenance"].get("metrics", {})
-    figures = "\n".join(f"- {name}: {value:.4g}" for name, value in metrics.items() if isinstance(value, int | float))
+    metrics = "\n".join(f"- {name}: {value:.4g}" for name, value in metrics.items() if isinstance(value, int | float))
     return f"""# Lesion-pair model ({index["label_set"]}, {len(index["classes"])} classes)
 
 {RESEARCH_NOTICE}
@@ -225,18 +230,18 @@ def _card(index: Mapping[str, Any]) -> str:
 - Classes, in order: {", ".join(index["classes"])}
 - Written by derm_ray {index["derm_ray_version"]}
 
-## Validation at the chosen epoch
+## Validation metrics of the best epoch
 
-{figures or "none recorded"}
+{metrics or "none recorded"}
 
 ## Operating points, chosen on val
 
-| prediction | task | target sensitivity | alarm at risk >= | sensitivity on val | specificity on val |
+| prediction | task | target sensitivity | threshold | sensitivity on val | specificity on val |
 |---|---|---|---|---|---|
 {points or "| none | | | | | |"}
 
 ## Limits
 
-Validated only on the split above; lesions, cameras and skin tones unlike those of the training manifest are
-untested. The whole recipe is in `bundle.json` under `provenance`.
+Validated only on the split above. Lesions, cameras and skin tones that differ from those of the training manifest
+are untested. The full recipe is in `bundle.json` under `provenance`.
 """

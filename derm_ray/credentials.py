@@ -1,4 +1,4 @@
-"""Recognising credentials in text, and telling the text without them."""
+"""Detecting and redacting credentials in text."""
 
 import re
 
@@ -8,7 +8,7 @@ _NAME = re.compile(
 )
 _FILE_NAMES = re.compile(r"(_FILE|_PATH)$|^GOOGLE_APPLICATION_CREDENTIALS$", re.IGNORECASE)
 _HIDDEN = "***"
-# What is hidden is the group `value`.
+# The group `value` is redacted.
 _CREDENTIALS = (
     (re.compile(r"://(?P<value>[^/\s@:]*:[^/\s]*)@"), "a password in a URI"),
     (re.compile(r"https?://(?P<value>[^/\s@]+)@"), "a credential in a URI"),
@@ -46,12 +46,12 @@ def redact(text: str) -> str:
 
 
 def names_a_secret(name: str, value: str) -> bool:
-    """Return whether a variable's name says that its value is a secret, and not the place of one."""
+    """Return whether a variable's name says that its value is a secret, and not a path to one."""
     if _FILE_NAMES.search(name) and value.startswith("/"):
         return False
     return _NAME.search(name) is not None
 
 
 def _hide(match: re.Match[str]) -> str:
-    start, end = (place - match.start() for place in match.span("value"))
+    start, end = (position - match.start() for position in match.span("value"))
     return match[0][:start] + _HIDDEN + match[0][end:]

@@ -1,20 +1,20 @@
 """Every error derm_ray raises on purpose.
 
     DermRayError                      exit code 1
-    ├── InputError                    exit code 2: the caller can mend it
+    ├── InputError                    exit code 2: invalid input
     │   ├── ConfigError               an unknown or contradictory setting
     │   ├── ManifestError             rows that break the manifest's rules, all listed
     │   ├── StorageError              a URI that is missing, forbidden or unreachable
     │   ├── ImageError                one image that cannot be decoded, with a closed ``code``
     │   ├── BundleError               a model bundle that is incomplete, altered or unknown
-    │   └── OutputExistsError         an output place that holds another run
+    │   └── OutputExistsError         an output folder that contains another run
     └── WorkError                     exit code 1: the work itself failed
         ├── TrainingError             a training run stopped
         ├── ScoringError              a bulk scoring run stopped or does not reconcile
         ├── ServingError              the endpoint could not start
-        └── SubmissionError           a cluster did not take a job
+        └── SubmissionError           a cluster rejected a job
 
-Messages say what is wrong, where, and the mend; credentials in them, such as a signed URI's, are replaced by ``***``.
+Messages state the problem, its place and the fix. Credentials in them, such as those of signed URIs, become ``***``.
 """
 
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ class ManifestError(InputError):
     """A manifest that breaks its rules.
 
     Args:
-        uri: where the manifest lies.
+        uri: of the manifest.
         problems: one line each; all of them, not only the first.
     """
 
@@ -81,7 +81,7 @@ class BundleError(InputError):
 
 
 class OutputExistsError(InputError):
-    """An output place that holds something else."""
+    """An output folder that contains something else."""
 
 
 class ImageErrorCode(StrEnum):
@@ -137,7 +137,7 @@ class ServingError(WorkError):
 
 
 class SubmissionError(WorkError):
-    """A cluster did not take a job."""
+    """A cluster rejected a job."""
 
 
 def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:

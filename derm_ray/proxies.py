@@ -52,7 +52,7 @@ def proxy_for(url: str, socks_package: str) -> Proxy | None:
 
     Args:
         url: to be asked.
-        socks_package: what the HTTP library needs for a SOCKS proxy.
+        socks_package: the package that the HTTP library needs for a SOCKS proxy.
 
     Raises:
         ConfigError: the variable holds no proxy's address, or ``socks_package`` is missing.
@@ -65,8 +65,8 @@ def proxy_for(url: str, socks_package: str) -> Proxy | None:
     kind = next((name for name in (parts.scheme, "all") if known.get(name)), None)
     if kind is None:
         return None
-    spelt = f"{kind}_proxy"
-    variable = next((name for name in (spelt, spelt.upper()) if os.environ.get(name)), "the system's settings")
+    spelled = f"{kind}_proxy"
+    variable = next((name for name in (spelled, spelled.upper()) if os.environ.get(name)), "the system's settings")
     value = known[kind].strip()
     proxy = Proxy(value if "://" in value else f"http://{value}", variable)
     try:
@@ -109,8 +109,8 @@ def certificates(*variables: str) -> str | None:
         reason = "the folder is empty"
     if reason:
         raise ConfigError(
-            f"{variable}={path}: holds no certificates ({reason}). Name a PEM file of trusted certificates, or unset "
-            "it."
+            f"{variable}={path}: contains no certificates ({reason}). Name a PEM file of trusted certificates, or "
+            "unset it."
         )
     return variable
 
@@ -139,7 +139,7 @@ def _in_network(host: str) -> bool:
 
 
 def for_requests(url: str) -> dict[str, str]:
-    """Return the ``proxies`` of a call of the library requests, after looking at what it takes from the environment.
+    """Return the ``proxies`` of a call of the library requests, after checking the environment variables that it uses.
 
     Raises:
         ConfigError: a proxy or a file of certificates that the environment names cannot be used.

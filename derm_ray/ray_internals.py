@@ -183,7 +183,7 @@ def worker_silent_error() -> type[Exception]:
 
 
 def serve_http_options() -> Any:
-    """Return host, port and more of the running Serve. ``serve.status()`` does not tell them."""
+    """Return host, port and more of the running Serve. ``serve.status()`` does not hold them."""
     from ray import serve
 
     return serve.context._get_global_client().http_config

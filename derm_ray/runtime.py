@@ -27,7 +27,7 @@ _ENVIRONMENT = {
     # How long a training worker may leave polls unanswered, as a stopped process does; Ray's default is 10 minutes.
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "45",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    # Of calls whose answers nobody fetches, which are Ray's own, such as Ray Data's figures after a node was lost.
+    # Of calls whose answers nobody fetches, which are Ray's own, such as Ray Data's metrics after a node was lost.
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
     # Read by Serve's HTTP proxy, before it listens.
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "derm_ray.serving.proxy.harden",
@@ -142,7 +142,7 @@ def run_remote(
     except GetTimeoutError:
         ray.cancel(task, force=True)
         raise WorkError(
-            f"the cluster had no room in {timeout_s:g} s for a task of {num_cpus:g} CPUs and {num_gpus:g} GPUs: {fix}."
+            f"no node had {num_cpus:g} CPUs and {num_gpus:g} GPUs free for a task within {timeout_s:g} s: {fix}."
         ) from None
     except RayTaskError as error:
         if isinstance(error.cause, DermRayError):
@@ -159,7 +159,7 @@ def _fits_a_node(worker: dict[str, float]) -> bool:
 
 
 def _can_grow(workers: list[dict[str, float]]) -> bool:
-    """Ask the cluster's autoscaler whether it can add room for these workers."""
+    """Ask the cluster's autoscaler whether it can add nodes for these workers."""
     if ray_internals.autoscaler_is_v2():
         return _autoscaler_accepts(workers)
     deadline = time.monotonic() + _AUTOSCALER_S

@@ -15,12 +15,12 @@ LONGEST_PATH = (103 if sys.platform == "darwin" else 107) - len(
 )
 """Bytes of a folder below which Ray's sockets still have names that AF_UNIX takes."""
 LEAST_FREE = 64 << 20
-FIX = f"set {VARIABLE} to a folder that exists, is writable, has room and a short ASCII path"
+FIX = f"set {VARIABLE} to a folder that exists, is writable, has free space and a short ASCII path"
 
 
 @dataclass(frozen=True)
 class SessionFolder:
-    """Where Ray's own folder lies.
+    """Location of Ray's session folder.
 
     Attributes:
         path: of the folder that holds it.
@@ -64,7 +64,7 @@ def find_problem(folder: str) -> str:
     if not folder.isascii():
         return "not an ASCII path, which Ray needs"
     if (length := len(os.fsencode(folder.rstrip("/")))) > LONGEST_PATH:
-        return f"a path of {length} bytes, which leaves no room for Ray's sockets (at most {LONGEST_PATH})"
+        return f"a path of {length} bytes, which leaves no space for Ray's sockets (at most {LONGEST_PATH})"
     if not os.path.isdir(folder):
         return "not a folder" if os.path.lexists(folder) else "no such folder"
     ray = os.path.join(folder, "ray")

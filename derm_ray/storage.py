@@ -43,12 +43,12 @@ def scheme(uri: str) -> str:
 
 
 def is_local(uri: str) -> bool:
-    """Tell whether a URI names a file on this machine."""
+    """Return whether a URI is local to this machine."""
     return scheme(uri) in ("", "file", "local")
 
 
 def is_windows_path(uri: str) -> bool:
-    """Tell whether a path begins with a drive or a share of Windows, which no machine here has."""
+    """Return whether a path begins with a Windows drive or share."""
     return bool(_WINDOWS.match(uri))
 
 
@@ -87,17 +87,17 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         fs, path = url_to_fs(absolute(uri), **_OPTIONS.get(scheme(uri), {}))
     except (ValueError, ImportError) as error:
-        raise StorageError(f"{uri}: cannot open this kind of storage: {error}") from error
-    except OSError as error:  # such as a client library that is not there; asking again does not mend it
-        raise StorageError(f"{uri}: cannot open this kind of storage: {error}") from None
+        raise StorageError(f"{uri}: unsupported storage: {error}") from error
+    except OSError as error:  # such as a client library that is not there; a retry would not help
+        raise StorageError(f"{uri}: unsupported storage: {error}") from None
     if scheme(uri) in ("s3", "s3a"):
         fs.retries = S3FS_ATTEMPTS  # of bodies that break off; what botocore repeats is repeated as often again
     return fs, path
 
 
 @contextmanager
-def explained(uri: str) -> Iterator[None]:
-    """Turn what filesystems raise into one :class:`StorageError` that names the URI and the mend."""
+def translate_errors(uri: str) -> Iterator[None]:
+    """Turn filesystem errors into one :class:`StorageError` that names the URI and the fix."""
     try:
         yield
     except StorageError:
@@ -108,7 +108,7 @@ def explained(uri: str) -> Iterator[None]:
         raise StorageError(f"{uri}: access denied. Check the credentials and the file's permissions.") from error
     except IsADirectoryError as error:
         raise StorageError(
-            f"{uri}: is a folder, a file was expected. Name a file in it, or join its files into one."
+            f"{uri}: is a folder, but a file is needed. Give a file in it, or merge its files into one."
         ) from error
     except Exception as error:
         if not _is_storage_failure(error):
@@ -122,15 +122,15 @@ def explained(uri: str) -> Iterator[None]:
 
 
 def _is_storage_failure(error: Exception) -> bool:
-    """Tell I/O errors, and those of client libraries that are not OSErrors, from bugs."""
+    """Return whether an error is an I/O error, possibly of a client library, and not a bug."""
     package = type(error).__module__.split(".")[0]
     return isinstance(error, OSError) or package in {"botocore", "aiobotocore", "aiohttp", "gcsfs", "adlfs", "azure"}
 
 
 def kind(uri: str) -> str | None:
-    """Return ``file``, ``directory`` or another kind of what lies at a URI, ``None`` where nothing does."""
+    """Return ``file``, ``directory`` or another kind of object at a URI, ``None`` if it does not exist."""
     fs, path = filesystem(uri)
-    with explained(uri):
+    with translate_errors(uri):
         fs.invalidate_cache(path)
         try:
             return str(fs.info(path)["type"])
@@ -143,9 +143,9 @@ def kind(uri: str) -> str | None:
 
 
 def exists(uri: str) -> bool:
-    """Tell whether a file or a non-empty folder is there."""
+    """Return whether a file or a non-empty folder exists."""
     fs, path = filesystem(uri)
-    with explained(uri):
+    with translate_errors(uri):
         fs.invalidate_cache()
         return bool(fs.exists(path))
 
@@ -157,12 +157,12 @@ def read_bytes(uri: str) -> bytes:
         StorageError: it is missing, forbidden or unreachable.
     """
     fs, path = filesystem(uri)
-    with explained(uri):
+    with translate_errors(uri):
         return fs.cat_file(path)  # type: ignore[no-any-return]
 
 
 def read_range(uri: str, start: int, stop: int) -> bytes:
-    """Return the bytes ``start <= i < stop`` of a file, fewer where it ends before.
+    """Return the bytes ``start <= i < stop`` of a file, fewer at its end.
 
     Raises:
         StorageError: it is missing, forbidden or unreachable.
@@ -170,13 +170,13 @@ def read_range(uri: str, start: int, stop: int) -> bytes:
     if start >= stop:
         return b""
     fs, path = filesystem(uri)
-    with explained(uri):
+    with translate_errors(uri):
         if is_local(uri) and not stat.S_ISREG(mode := os.stat(path).st_mode) and not stat.S_ISDIR(mode):
-            raise StorageError(f"{uri}: a pipe or a device, no file.")
+            raise StorageError(f"{uri}: a pipe or a device, not a file.")
         try:
             return fs.cat_file(path, start=start, end=stop)  # type: ignore[no-any-return]
         except OSError as error:
-            # S3 answers 416 where nothing lies at ``start``, also at 0 of an empty object; disks where nothing can lie.
+            # S3 returns 416 if ``start`` is at or after the end, also for empty objects; disks fail on invalid offsets.
             if error.errno == errno.EINVAL and (is_local(uri) or "range" in str(error).lower()):
                 return b""
             raise
@@ -189,20 +189,20 @@ def size(uri: str) -> int:
         StorageError: it is missing, forbidden or unreachable.
     """
     fs, path = filesystem(uri)
-    with explained(uri):
+    with translate_errors(uri):
         fs.invalidate_cache(path)
         return int(fs.info(path)["size"])
 
 
 @contextmanager
 def open_read(uri: str) -> Iterator[BinaryIO]:
-    """Open a file for reading, seekable; only what is read is fetched.
+    """Open a file for reading, seekable; only the parts read are fetched.
 
     Raises:
         StorageError: it is missing, forbidden or unreachable.
     """
     fs, path = filesystem(uri)
-    with explained(uri):
+    with translate_errors(uri):
         file = fs.open(path, "rb")
     with file:
         yield file
@@ -215,10 +215,10 @@ def write_bytes(uri: str, data: bytes) -> None:
     multipart upload.
     """
     fs, path = filesystem(uri)
-    with explained(uri):
+    with translate_errors(uri):
         if is_local(uri):
-            with _beside(path) as temporary:
-                _fill(temporary, data)
+            with _temporary_file(path) as temporary:
+                _write_synced(temporary, data)
                 os.replace(temporary, path)
         else:
             fs.pipe_file(path, data)
@@ -226,8 +226,8 @@ def write_bytes(uri: str, data: bytes) -> None:
 
 
 @contextmanager
-def _beside(path: str) -> Iterator[str]:
-    """Yield a temporary name in a file's folder; what still lies there at the end is removed."""
+def _temporary_file(path: str) -> Iterator[str]:
+    """Yield a temporary name in a file's folder; it is removed at the end if it still exists."""
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
@@ -238,7 +238,7 @@ def _beside(path: str) -> Iterator[str]:
             os.unlink(temporary)
 
 
-def _fill(path: str, data: bytes) -> None:
+def _write_synced(path: str, data: bytes) -> None:
     with open(path, "xb") as file:
         file.write(data)
         file.flush()
@@ -246,7 +246,7 @@ def _fill(path: str, data: bytes) -> None:
 
 
 def create(uri: str, data: bytes) -> bool:
-    """Write a file that must not be there yet, and tell whether this call made it.
+    """Create a file exclusively; return whether this call created it.
 
     Exclusive on local disk and where the filesystem has conditional writes (S3: ``If-None-Match``).
 
@@ -255,7 +255,7 @@ def create(uri: str, data: bytes) -> bool:
         data: unlike what any other caller writes, such as by holding a random id.
     """
     fs, path = filesystem(uri)
-    with explained(uri):
+    with translate_errors(uri):
         try:
             if is_local(uri):
                 _create_local(path, data)
@@ -266,7 +266,7 @@ def create(uri: str, data: bytes) -> bool:
                 raise
             return False
         except OSError:
-            # The condition failed, or an answer was lost: what lies there now tells whose it is.
+            # The condition failed, or a response was lost: the content shows who created the file.
             if not exists(uri):
                 raise
             return read_bytes(uri) == data
@@ -274,22 +274,22 @@ def create(uri: str, data: bytes) -> bool:
 
 
 def _create_local(path: str, data: bytes) -> None:
-    with _beside(path) as temporary:
-        _fill(temporary, data)
+    with _temporary_file(path) as temporary:
+        _write_synced(temporary, data)
         try:
             os.link(temporary, path)
         except FileExistsError:
             raise
         except OSError:  # a disk without hard links, such as exFAT
-            _fill(path, data)
+            _write_synced(path, data)
 
 
 def upload(local_path: str, uri: str) -> None:
     """Copy a local file to a URI, atomically."""
     fs, path = filesystem(uri)
-    with explained(uri):
+    with translate_errors(uri):
         if is_local(uri):
-            with _beside(path) as temporary:
+            with _temporary_file(path) as temporary:
                 shutil.copyfile(local_path, temporary)
                 os.replace(temporary, path)
         else:
@@ -317,7 +317,7 @@ def write_json(uri: str, value: Any) -> None:
 def list_files(uri: str) -> list[str]:
     """Return the absolute URIs of all files below a folder, sorted; empty where there is none."""
     fs, path = filesystem(uri)
-    with explained(uri):
+    with translate_errors(uri):
         fs.invalidate_cache()
         if not fs.exists(path):
             return []
@@ -328,7 +328,7 @@ def list_files(uri: str) -> list[str]:
 def list_folder(uri: str) -> list[str]:
     """Return the names directly in a folder, sorted, those of folders with a slash; empty where there is none."""
     fs, path = filesystem(uri)
-    with explained(uri):
+    with translate_errors(uri):
         fs.invalidate_cache()
         try:
             entries = fs.ls(path, detail=True)
@@ -340,13 +340,13 @@ def list_folder(uri: str) -> list[str]:
 
 
 def fingerprint(uri: str) -> str:
-    """Return a digest of what storage tells without reading: names, sizes and ETags, or times of change.
+    """Return a digest of metadata, without reading: names, sizes and ETags, or modification times.
 
     Args:
-        uri: a file, or a folder with all that lies below it.
+        uri: a file, or a folder with all files in it.
     """
     fs, path = filesystem(uri)
-    with explained(uri):
+    with translate_errors(uri):
         fs.invalidate_cache()
         info = fs.info(path)
         found = fs.find(path, detail=True) if info["type"] == "directory" else {path: info}
@@ -366,7 +366,7 @@ def modified(uri: str) -> float | None:
         StorageError: see :func:`filesystem`.
     """
     fs, path = filesystem(uri)
-    with explained(uri):
+    with translate_errors(uri):
         try:
             return float(fs.modified(path).timestamp())
         except NotImplementedError:
@@ -376,7 +376,7 @@ def modified(uri: str) -> float | None:
 def remove(uri: str) -> None:
     """Remove a file; nothing happens where there is none."""
     fs, path = filesystem(uri)
-    with explained(uri), suppress(FileNotFoundError):
+    with translate_errors(uri), suppress(FileNotFoundError):
         fs.rm_file(path)
 
 
@@ -388,7 +388,7 @@ def remove_empty(uri: str) -> None:
 
 
 def remove_temporary(uri: str) -> None:
-    """Remove what writers that were killed left in a local folder; object stores keep nothing of a cut write."""
+    """Remove temporary files of killed writers in a local folder; object stores keep no incomplete writes."""
     if is_local(uri):
         for path in Path(absolute(uri)).rglob(".*.tmp"):
             path.unlink(missing_ok=True)
@@ -397,7 +397,7 @@ def remove_temporary(uri: str) -> None:
 def remove_tree(uri: str) -> None:
     """Remove a folder and all below it; nothing happens where there is none."""
     fs, path = filesystem(uri)
-    with explained(uri):
+    with translate_errors(uri):
         fs.invalidate_cache()
         if fs.exists(path):
             fs.rm(path, recursive=True)

@@ -10,10 +10,10 @@ import torch
 
 from derm_ray.bundle import load_bundle
 from derm_ray.data.manifest import collapse, read_manifest
+from derm_ray.domain import Modality
 from derm_ray.evaluation.parity import measure_parity
 from derm_ray.inference.predictor import Predictor
 from derm_ray.runtime import machine_cpus
-from derm_ray.vocabulary import Modality
 
 if __name__ == "__main__":
     torch.set_num_threads(machine_cpus())

@@ -16,10 +16,10 @@ from derm_ray.data.manifest import Manifest, write_manifest
 from derm_ray.data.reference import Reference
 from derm_ray.data.splits import split_manifest
 from derm_ray.data.synthetic import synthesize
-from derm_ray.vocabulary import PAPER15, Calibration, LabelSet
+from derm_ray.domain import PAPER15, Calibration, LabelSet
 
 if TYPE_CHECKING:
-    from derm_ray.models.zoo import NetworkConfig
+    from derm_ray.models.factory import NetworkConfig
 
 # Rays of tests listen on this machine's own address, and most of them without a token.
 os.environ.setdefault("DERM_RAY_INSECURE_CLUSTER", "1")
@@ -117,16 +117,16 @@ def seal_untrained(
     """Seal a model of random weights."""
     import torch
 
-    from derm_ray.bundle import seal_bundle
+    from derm_ray.bundle import save_bundle
     from derm_ray.data.preprocessing import Preprocessing
-    from derm_ray.models.zoo import build_network
+    from derm_ray.models.factory import build_network
 
     torch.manual_seed(seed)
     network = build_network(config)
     for name, parameter in network.named_parameters():
         if name.endswith("classifier.weight"):  # bilinear heads begin at 0, where all answers are the same
             torch.nn.init.normal_(parameter, std=0.3)
-    seal_bundle(
+    save_bundle(
         uri,
         network=config,
         label_set=label_set,
@@ -142,7 +142,7 @@ def seal_untrained(
 @pytest.fixture(scope="session")
 def bundle_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A sealed, untrained model with the tiny trunk."""
-    from derm_ray.models.zoo import NetworkConfig
+    from derm_ray.models.factory import NetworkConfig
 
     return seal_untrained(str(tmp_path_factory.mktemp("bundles") / "untrained"), NetworkConfig(trunk="tiny"))
 
@@ -150,7 +150,7 @@ def bundle_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def cam_bundle_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The same with maps."""
-    from derm_ray.models.zoo import CamConfig, NetworkConfig
+    from derm_ray.models.factory import CamConfig, NetworkConfig
 
     config = NetworkConfig("triple", "tiny", "cam_bp", 15, cam=CamConfig("tiny", 15))
     return seal_untrained(str(tmp_path_factory.mktemp("bundles") / "cam"), config)

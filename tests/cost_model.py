@@ -3,7 +3,7 @@
 ``python -m tests.cost_model requests FOLDER`` counts what ``derm-ray score`` asks of an S3 endpoint and carries, at
 several archive sizes, as JSON. ``python -m tests.cost_model costs REQUESTS.json SCALE.jsonl`` joins that with lines of
 ``python -m tests.scale`` to costs per run, shard and pair. ``python -m tests.cost_model project COSTS.json`` turns them
-into the table of ``docs/scaling.md``.
+into the table of ``docs/benchmarks/scaling.md``.
 """
 
 import json
@@ -370,7 +370,7 @@ def _frame_costs(frames: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 NODE = {"pairs_per_s": 37.4, "replicas": 8, "replace_s": 300.0, "request_s": 0.03}
-"""A node of eight cores, each with a replica at the speed of docs/performance.md (int8, 224 px): assumed, not run."""
+"""A node of eight cores, each with a replica at the speed of docs/benchmarks/engines.md (int8, 224 px): assumed, not run."""
 CASES = [
     (pairs, nodes, mtbf_h, shard_size)
     for pairs, shard_size in ((10_000_000, 256), (100_000_000, 256), (100_000_000, 2048))

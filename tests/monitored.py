@@ -21,13 +21,13 @@ from derm_ray.data.inputs import MemoryInput
 from derm_ray.data.manifest import Manifest
 from derm_ray.data.splits import split_manifest
 from derm_ray.data.synthetic import synthesize
+from derm_ray.domain import PAPER15
 from derm_ray.runtime import ray_session
 from derm_ray.scoring.pipeline import ScoringOptions, score
 from derm_ray.serving.endpoint import endpoint
 from derm_ray.storage import read_bytes
 from derm_ray.training.config import make_config
 from derm_ray.training.run.driver import train
-from derm_ray.vocabulary import PAPER15
 from tests.cluster.queries import LIST, asked
 from tests.conftest import take, unused_port
 

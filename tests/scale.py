@@ -17,16 +17,16 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from derm_ray.bundle import load_bundle, seal_bundle
+from derm_ray.bundle import load_bundle, save_bundle
 from derm_ray.data.inputs import ManifestInput
 from derm_ray.data.preprocessing import Preprocessing
-from derm_ray.models.zoo import NetworkConfig, build_network
+from derm_ray.domain import PAPER15
+from derm_ray.models.factory import NetworkConfig, build_network
 from derm_ray.runtime import ray_session
 from derm_ray.scoring.ledger import MANIFEST, RUN, SUCCESS
 from derm_ray.scoring.pipeline import ScoringOptions, score
 from derm_ray.scoring.shards import SHARD_SIZE
 from derm_ray.studies.benchmark.scoring import NoEngine
-from derm_ray.vocabulary import PAPER15
 
 SIDE = 32
 
@@ -44,7 +44,7 @@ def prepare(folder: Path, rows: int) -> tuple[str, str]:
             file.writelines(f"L{i:08d},{i % 4}.jpg,{4 + i % 4}.jpg\n" for i in range(rows))
     if not (folder / "model").exists():
         config = NetworkConfig(trunk="tiny")
-        seal_bundle(
+        save_bundle(
             str(folder / "model"),
             network=config,
             label_set=PAPER15,

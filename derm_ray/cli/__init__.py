@@ -67,9 +67,12 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _root(
-    _: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    _: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version and exit."),
     log_format: str | None = typer.Option(
-        None, "--log-format", help="text, or json: one object a line on standard error.", show_default=False
+        None,
+        "--log-format",
+        help="Log format: text, or json (one object per line on standard error).",
+        show_default=False,
     ),
 ) -> None:
     configure_logging(log_format=log_format)

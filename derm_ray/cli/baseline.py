@@ -12,15 +12,15 @@ def baseline(
     label_set: LabelSetOption = "paper15",
     init_weights: Annotated[
         str | None,
-        typer.Option("--init-weights", help="ImageNet weights (safetensors); default torchvision's download."),
+        typer.Option("--init-weights", help="ImageNet weights (safetensors file). Default: torchvision's download."),
     ] = None,
     size: Annotated[int, typer.Option("--size", min=32, help="Side of the input in pixels.")] = 128,
     as_json: JsonOption = False,
 ) -> None:
-    """Logistic regression on frozen VGG-16 features: what a trained network has to beat."""
+    """Fit a logistic regression on frozen VGG-16 features, as a baseline for trained networks."""
     from derm_ray.data.manifest import read_manifest
+    from derm_ray.domain import label_set as find
     from derm_ray.studies.baseline import run_baseline
-    from derm_ray.vocabulary import label_set as find
 
     result = run_baseline(read_manifest(manifest), find(label_set), init_weights=init_weights, size=size)
     shown = ("accuracy", "balanced_accuracy", "macro_auroc", "cancer/auroc", "melanoma/auroc")

@@ -10,33 +10,37 @@ from derm_ray.observability import format_duration
 
 def bench(
     model: Annotated[
-        str | None, typer.Option("--model", help="Bundle to measure; default an untrained Triple-Net with CAM-BP.")
+        str | None, typer.Option("--model", help="Bundle to measure. Default: an untrained Triple-Net with CAM-BP.")
     ] = None,
     only: Annotated[
         list[str] | None,
         typer.Option(
-            "--only", metavar="NAME", help="gflops, int8, engine, decoding, bulk, training or scale; repeatable."
+            "--only",
+            metavar="NAME",
+            help="gflops, int8, engine, decoding, bulk, training or scale. Repeatable. Default: all.",
         ),
     ] = None,
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="Measure for a shorter time, and a large run of 10,000 pairs instead of 100,000."),
+        typer.Option(
+            "--quick", help="Measure for a shorter time, with 10,000 instead of 100,000 pairs in the large run."
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """How fast this machine's CPUs do the work, beside what they could."""
+    """Benchmark this machine's CPUs against reference implementations."""
     from derm_ray.studies.benchmark.bench import run_benchmark
 
     result = run_benchmark(model, only=only or (), quick=quick)
     lines = [", ".join(f"{name} {value}" for name, value in result.machine.items()), ""]
-    lines += [f"{'':<16}{'ours':>10}{'other':>10}  {'':<8}{'ratio':>7}  {'95% interval':<15}{'wanted':<15}"]
+    lines += [f"{'':<16}{'derm_ray':>10}{'baseline':>10}  {'':<8}{'ratio':>7}  {'95% interval':<15}{'required':<15}"]
     for row in result.rows:
-        wanted = f"{'at most' if row.at_most else 'at least'} {row.bound:g}"
+        required = f"{'at most' if row.at_most else 'at least'} {row.threshold:g}"
         lines.append(
-            f"{row.name:<16}{row.ours:>10.4g}{row.other:>10.4g}  {row.unit:<8}{row.ratio:>7.3f}  "
-            f"{f'{row.low:.3f}..{row.high:.3f}':<15}{wanted:<15}{'' if row.passed else 'DOES NOT HOLD'}".rstrip()
+            f"{row.name:<16}{row.ours:>10.4g}{row.baseline:>10.4g}  {row.unit:<8}{row.ratio:>7.3f}  "
+            f"{f'{row.low:.3f}..{row.high:.3f}':<15}{required:<15}{'' if row.passed else 'FAILED'}".rstrip()
         )
-    lines += ["", *(f"{row.name:<16}{row.what}" for row in result.rows)]
+    lines += ["", *(f"{row.name:<16}{row.description}" for row in result.rows)]
     lines += [f"{name:<16}NOT MEASURED: {reason}" for name, reason in result.failures.items()]
     lines += ["", f"measured in {format_duration(result.seconds)}"]
     emit(result.to_json(), "\n".join(lines), as_json=as_json)

@@ -10,7 +10,7 @@ import typer
 from derm_ray.cli.options import JsonOption, emit, printable
 from derm_ray.cli.submit import check_arguments
 
-app = typer.Typer(help="Files that make a cluster: check them before a cluster sees them.", no_args_is_help=True)
+app = typer.Typer(help="Check cluster files before they are applied.", no_args_is_help=True)
 
 
 @app.callback()
@@ -60,7 +60,7 @@ def check_words(root: Any, words: Sequence[str]) -> tuple[str, Mapping[str, Any]
     from derm_ray.errors import ConfigError, unknown_name
 
     if "--help" in words:
-        raise ConfigError("--help does no work; remove it")
+        raise ConfigError("--help runs nothing; remove it")
     group = root
     for count, word in enumerate(words, 1):
         if word not in group.commands:
@@ -68,4 +68,4 @@ def check_words(root: Any, words: Sequence[str]) -> tuple[str, Mapping[str, Any]
         if not hasattr(group.commands[word], "commands"):
             return word, check_arguments(group, word, words[count:])
         group = group.commands[word]
-    raise ConfigError("the command is missing; give derm-ray COMMAND ARGUMENTS")
+    raise ConfigError("the command is missing; write derm-ray COMMAND ARGUMENTS")

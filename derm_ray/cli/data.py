@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
     from derm_ray.data.importers import Importer
 
-app = typer.Typer(help="Make, check and split manifests of lesion pairs.", no_args_is_help=True)
-importers = typer.Typer(help="Turn a data set in its own layout into a manifest.", no_args_is_help=True)
+app = typer.Typer(help="Create, check, split and prepare manifests of lesion pairs.", no_args_is_help=True)
+importers = typer.Typer(help="Import a data set as a manifest.", no_args_is_help=True)
 app.add_typer(importers, name="import")
 
-ManifestArgument = Annotated[str, typer.Argument(help="Manifest (Parquet, CSV or JSONL) at any URI.")]
+ManifestArgument = Annotated[str, typer.Argument(help="Manifest file (Parquet, CSV or JSONL): a path or URI.")]
 OutOption = Annotated[str, typer.Option("--out", help="Manifest to write (.parquet, .csv or .jsonl).")]
 
 
@@ -23,7 +23,7 @@ OutOption = Annotated[str, typer.Option("--out", help="Manifest to write (.parqu
 def import_milk10k(
     source: Annotated[str, typer.Argument(help="Folder with the MILK10k_Training_* files.")],
     out: OutOption,
-    label_set: Annotated[str, typer.Option("--label-set", help="paper15 or milk10k.")] = "paper15",
+    label_set: Annotated[str, typer.Option("--label-set", help="Label set: paper15 or milk10k.")] = "paper15",
     as_json: JsonOption = False,
 ) -> None:
     """Import MILK10k (doi:10.34970/648456) in its official layout."""
@@ -36,7 +36,7 @@ def import_milk10k(
 def import_derm7pt(
     source: Annotated[str, typer.Argument(help="Folder with meta/ and images/.")],
     out: OutOption,
-    label_set: Annotated[str, typer.Option("--label-set", help="derm7pt or paper15.")] = "derm7pt",
+    label_set: Annotated[str, typer.Option("--label-set", help="Label set: derm7pt or paper15.")] = "derm7pt",
     as_json: JsonOption = False,
 ) -> None:
     """Import the 7-point checklist data set (doi:10.1109/JBHI.2018.2824327) with its own splits."""
@@ -55,21 +55,21 @@ def import_folder(
         typer.Option(
             "--column",
             metavar="NAME=HEADER",
-            help="The CSV's name for a manifest column, such as clinical=img_path or patient_id=pat. Repeatable.",
+            help="Map a manifest column to a CSV header, such as clinical=img_path or patient_id=pat. Repeatable.",
         ),
     ] = None,
     delimiter: Annotated[
-        str | None, typer.Option("--delimiter", help="Between cells, such as ';' or tab; default: recognized.")
+        str | None, typer.Option("--delimiter", help="Delimiter of the cells, such as ';' or tab. Default: detected.")
     ] = None,
     encoding: Annotated[
         str | None,
         typer.Option(
-            "--encoding", help="Of the CSV, such as cp1252; default: UTF-8, or what its byte order mark says."
+            "--encoding", help="Text encoding, such as cp1252. Default: UTF-8, or that of the byte order mark."
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Import images listed in a CSV, paths relative to it."""
+    """Import images listed in a CSV; paths are relative to the CSV."""
     from functools import partial
 
     from derm_ray.data.csv_reader import CsvFormat
@@ -92,28 +92,28 @@ def import_folder(
 def _import(
     read: "Importer", source: str, out: str, label_set: str, *, as_json: bool, rows_of: str | None = None
 ) -> None:
-    """Import, check and write; ``rows_of`` is the file whose rows are the manifest's, for messages."""
+    """Import, check and write; ``rows_of`` is the file to name in messages about rows."""
     from dataclasses import replace
 
     from derm_ray.data.manifest import write_manifest
     from derm_ray.data.summary import summarize
     from derm_ray.data.validation import find_warnings, validate
-    from derm_ray.vocabulary import label_set as find
+    from derm_ray.domain import label_set as find
 
     result = read(source, find(label_set), out)
     validate(replace(result.manifest, uri=rows_of or out), find(label_set))
     write_manifest(result.manifest, out)
     warnings = list(find_warnings(result.manifest))
     _warn(warnings)
-    left_out = sum(result.left_out.values())
+    skipped = sum(result.skipped.values())
     lines = [f"{len(result.manifest)} of {result.found} lesions imported as {label_set} to {out}"]
-    if left_out:
-        lines.append(f"{left_out} left out, outside {label_set}:")
-        lines += [f"  {count:>5}  {reason}" for reason, count in result.left_out.items()]
+    if skipped:
+        lines.append(f"{skipped} lesions skipped: their diagnosis is not in {label_set}:")
+        lines += [f"  {count:>5}  {reason}" for reason, count in result.skipped.items()]
     summary = summarize(result.manifest)
     lines += summary.missing_lines()
     lines += result.notes
-    values = {"manifest": out, "imported": len(result.manifest), "found": result.found, "left_out": result.left_out}
+    values = {"manifest": out, "imported": len(result.manifest), "found": result.found, "skipped": result.skipped}
     values |= {"missing": summary.missing, "missing_words": summary.missing_words}
     values |= {"notes": result.notes, "warnings": warnings}
     emit(values, "\n".join(lines), as_json=as_json)
@@ -135,10 +135,10 @@ def index(
     dermoscopy: DermoscopyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Turn an archive into a manifest that addresses its images where they lie; nothing is unpacked.
+    """Write a manifest that refers to the images inside an archive; nothing is unpacked.
 
-    Without patterns a folder per lesion (LESION/clinical.jpg) or LESION.clinical.jpg is expected; DICOM files are
-    paired by their headers.
+    Default layout: LESION/clinical.jpg and LESION/dermoscopy.jpg, or LESION.clinical.jpg and LESION.dermoscopy.jpg.
+    DICOM files are paired by their headers.
     """
     from derm_ray.data.archives.index import index_archive, write_index
     from derm_ray.data.archives.names import shown
@@ -150,31 +150,35 @@ def index(
     result = index_archive(source, rule)
     write_index(result, out)
     lines = [f"{result.pairs} pairs indexed to {out}, {result.single} of them with one image only"]
-    if left_out := result.left_out.most_common():
-        lines.append(f"{result.left_out.total()} of {result.found} files left out:")
-        lines += [f"  {count:>5}  {reason}" for reason, count in left_out]
-    if columns := result.columns_left_out:
-        lines.append(f"columns left out: {', '.join(f'{shown(name)} ({kind})' for name, kind in columns.items())}")
-    values = {"manifest": out, "pairs": result.pairs, "single": result.single, "found": result.found}
-    values |= {"left_out": dict(left_out), "columns_left_out": columns}
+    if skipped := result.skipped.most_common():
+        lines.append(f"{result.skipped.total()} of {result.found} files skipped:")
+        lines += [f"  {count:>5}  {reason}" for reason, count in skipped]
+    if columns := result.skipped_columns:
+        lines.append(f"columns skipped: {', '.join(f'{shown(name)} ({kind})' for name, kind in columns.items())}")
+    values = {"manifest": out, "pairs": result.pairs, "single_image": result.single, "found": result.found}
+    values |= {"skipped": dict(skipped), "skipped_columns": columns}
     emit(values, "\n".join(lines), as_json=as_json)
 
 
 @app.command()
 def validate(
     manifest: ManifestArgument,
-    label_set: Annotated[str | None, typer.Option("--label-set", help="Also check diagnoses against it.")] = None,
-    training: Annotated[bool, typer.Option("--training", help="Also require both images and a diagnosis.")] = False,
+    label_set: Annotated[
+        str | None, typer.Option("--label-set", help="Also check that all diagnoses belong to this label set.")
+    ] = None,
+    training: Annotated[
+        bool, typer.Option("--training", help="Also require both images and a diagnosis in every row.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a manifest's rules; all problems are listed at once."""
+    """Check a manifest and list all problems."""
     from derm_ray.data.manifest import read_manifest
     from derm_ray.data.summary import summarize
     from derm_ray.data.validation import find_warnings
     from derm_ray.data.validation import validate as check
+    from derm_ray.domain import Split
+    from derm_ray.domain import label_set as find
     from derm_ray.errors import ManifestError
-    from derm_ray.vocabulary import Split
-    from derm_ray.vocabulary import label_set as find
 
     read = read_manifest(manifest)
     try:
@@ -197,11 +201,14 @@ def validate(
 @app.command()
 def split(
     manifest: ManifestArgument,
-    out: Annotated[str | None, typer.Option("--out", help="Where to write; default: in place.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the draw.")] = 0,
+    out: Annotated[str | None, typer.Option("--out", help="Manifest to write. Default: overwrite the input.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Assign train, val and test: 7:3 by patient (lesion where unknown), then 15% of train as val."""
+    """Assign the splits: 70% train and 30% test, then 15% of train as val.
+
+    Lesions of one patient stay together; without a patient id, pairs of one lesion do.
+    """
     from dataclasses import replace
 
     from derm_ray import storage
@@ -228,14 +235,16 @@ def split(
 @app.command()
 def prepare(
     manifest: ManifestArgument,
-    out: Annotated[str, typer.Option("--out", help="Folder for the images and manifest.parquet, at any URI.")],
+    out: Annotated[
+        str, typer.Option("--out", help="Output folder for the images and manifest.parquet: a path or URI.")
+    ],
     size: Annotated[int, typer.Option("--size", min=32, help="Side of the model's input in pixels.")] = 224,
     as_json: JsonOption = False,
 ) -> None:
-    """Keep a manifest's images at a model's input size, without loss, so that epochs do not decode large photos again.
+    """Write all images at a model's input size, so that training does not decode large photos in every epoch.
 
-    Train, evaluate and score take the folder's manifest.parquet in place of the original one and load the same pixels;
-    recipes and models of another size refuse it. A command that was stopped resumes.
+    Use the folder's manifest.parquet instead of the original manifest: train, evaluate and score load the same pixels.
+    Recipes and models of another input size refuse it. The same command resumes an interrupted run.
     """
     from derm_ray.data.manifest import read_manifest
     from derm_ray.data.prepared import prepare as run
@@ -245,14 +254,14 @@ def prepare(
     pairs = len(result.manifest)
     text = f"{pairs} pairs at {size} px in {result.tars} tar{'s' * (result.tars != 1)}, {result.manifest.uri}"
     if result.reused:
-        text += f"\n{result.reused} of the tars were already there"
+        text += f"\n{result.reused} of the tars existed already"
     values = {"manifest": result.manifest.uri, "pairs": pairs, "size": size}
     emit(values | {"tars": result.tars, "reused_tars": result.reused}, text, as_json=as_json)
 
 
 @app.command()
 def describe(manifest: ManifestArgument, as_json: JsonOption = False) -> None:
-    """Count what a manifest holds."""
+    """Summarize a manifest."""
     from derm_ray.data.manifest import read_manifest
     from derm_ray.data.summary import summarize
 
@@ -263,14 +272,14 @@ def describe(manifest: ManifestArgument, as_json: JsonOption = False) -> None:
 @app.command()
 def synthesize(
     out: Annotated[str, typer.Option("--out", help="Folder for images and manifest.parquet.")],
-    pairs: Annotated[int, typer.Option("--pairs", min=1, help="How many lesion pairs.")] = 480,
+    pairs: Annotated[int, typer.Option("--pairs", min=1, help="Number of lesion pairs.")] = 480,
     label_set: LabelSetOption = "paper15",
-    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same bytes.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed; the same seed gives the same bytes.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw synthetic lesion pairs: the clinical image shows one half of the class, dermoscopy the other."""
+    """Generate synthetic lesion pairs; the diagnosis can be determined from both images only."""
     from derm_ray.data.synthetic import synthesize as draw
-    from derm_ray.vocabulary import label_set as find
+    from derm_ray.domain import label_set as find
 
     manifest = draw(out, pairs, find(label_set), seed=seed)
     emit({"manifest": manifest.uri, "pairs": len(manifest)}, f"{pairs} pairs, {manifest.uri}", as_json=as_json)

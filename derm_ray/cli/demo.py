@@ -9,12 +9,10 @@ from derm_ray.cli.options import JsonOption, emit
 
 
 def demo(
-    out: Annotated[
-        str, typer.Option("--out", help="Folder for everything; an earlier demo there is replaced.")
-    ] = "demo",
+    out: Annotated[str, typer.Option("--out", help="Output folder. An earlier demo there is replaced.")] = "demo",
     as_json: JsonOption = False,
 ) -> None:
-    """Synthetic pairs -> train -> evaluate -> bulk score -> report, in minutes on two cores."""
+    """Run the whole pipeline on synthetic pairs: train, evaluate, bulk score. Takes minutes on two cores."""
     from derm_ray.evaluation.report import summary_text
     from derm_ray.studies.demo import run_demo
 

@@ -15,16 +15,17 @@ def doctor(
         typer.Option(
             "--storage",
             metavar="URI",
-            help="Also check a folder, also on every node of a cluster: writes one file and removes it. Repeatable.",
+            help="Also check a folder, from every node of a cluster too: one file is written and removed. Repeatable.",
         ),
     ] = None,
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check this machine, storage and a cluster; each problem with a suggested fix.
+    """Check this machine, storage and a cluster, and suggest fixes.
 
-    Versions, devices, memory, disk, ports and Ray's token here; access, exclusive writes and clock of a storage
-    folder; versions, clocks, memory and disk of every node of the cluster that --address or RAY_ADDRESS names.
+    Checks versions, devices, memory, disk, ports and Ray's token on this machine; access, exclusive writes and clock
+    of each --storage folder; versions, clocks and free space of every node of the cluster that --address or
+    RAY_ADDRESS names.
     """
     from derm_ray import runtime
     from derm_ray.operations.doctor.access import access

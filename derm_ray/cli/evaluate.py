@@ -7,7 +7,7 @@ import typer
 
 from derm_ray import RESEARCH_NOTICE
 from derm_ray.cli.options import EngineOption, JsonOption, ManifestOption, ModelOption, emit
-from derm_ray.vocabulary import CancerDefinition, Split
+from derm_ray.domain import CancerDefinition, Split
 
 if TYPE_CHECKING:
     from derm_ray.data.manifest import Manifest
@@ -18,20 +18,22 @@ def evaluate(
     model: ModelOption,
     manifest: ManifestOption,
     out: Annotated[str, typer.Option("--out", help="Folder for evaluation.json and report.html.")],
-    split: Annotated[Split, typer.Option("--split", help="Part of the manifest.")] = Split.TEST,
+    split: Annotated[Split, typer.Option("--split", help="Split to evaluate.")] = Split.TEST,
     cancer_definition: Annotated[
-        CancerDefinition, typer.Option("--cancer-definition", help="isic counts carcinoma in situ as cancer.")
+        CancerDefinition,
+        typer.Option("--cancer-definition", help="paper, or isic, which also counts carcinoma in situ as cancer."),
     ] = CancerDefinition.PAPER,
-    swap: Annotated[bool, typer.Option("--swap", help="Show the network each image in the other's place.")] = False,
+    swap: Annotated[bool, typer.Option("--swap", help="Swap the clinical and the dermoscopy image.")] = False,
     engine: EngineOption = "auto",
     gpu: Annotated[bool, typer.Option("--gpu/--no-gpu", help="Predict on a GPU of the cluster.")] = False,
-    cpus: Annotated[int | None, typer.Option("--cpus", min=1, help="CPUs of the cluster to predict with; 1.")] = None,
+    cpus: Annotated[int | None, typer.Option("--cpus", min=1, help="CPUs of the cluster to use. Default: 1.")] = None,
     address: Annotated[
-        str | None, typer.Option("--address", help="Ray cluster; default RAY_ADDRESS, or this process.")
+        str | None,
+        typer.Option("--address", help="Ray cluster. Default: RAY_ADDRESS, or this process without a cluster."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a model: clinical, dermoscopy and cross predictions with 95% intervals, as JSON and HTML."""
+    """Evaluate a model: clinical, dermoscopy and cross predictions with 95% intervals, as JSON and HTML."""
     from derm_ray import storage
     from derm_ray.data.manifest import read_manifest
     from derm_ray.errors import ConfigError
@@ -40,7 +42,8 @@ def evaluate(
     on_cluster = bool(address or os.environ.get("RAY_ADDRESS"))
     if (gpu or cpus) and not on_cluster:
         raise ConfigError(
-            "--gpu and --cpus ask a cluster for them (--address); without one this process takes what the machine has."
+            "--gpu and --cpus need a cluster. Give --address, or remove them: without a cluster this process uses the "
+            "whole machine."
         )
     task = (storage.absolute(model), read_manifest(manifest), split, cancer_definition, swap, engine)
     if on_cluster:
@@ -52,9 +55,9 @@ def evaluate(
     else:
         evaluation = _measure(*task)
     json_uri, html_uri = write_evaluation(evaluation, out)
-    exchanged = ", images exchanged" if swap else ""
+    swapped = ", images swapped" if swap else ""
     text = (
-        f"{evaluation.pairs} pairs of {split}{exchanged}, engine {evaluation.provenance['engine']}\n\n"
+        f"{evaluation.pairs} pairs of {split}{swapped}, engine {evaluation.provenance['engine']}\n\n"
         f"{summary_text(evaluation)}\n\n{json_uri}\n{html_uri}\n{RESEARCH_NOTICE}"
     )
     emit({"evaluation": json_uri, "report": html_uri, **evaluation.to_json()}, text, as_json=as_json)
@@ -68,7 +71,7 @@ def _measure(
     swapped: bool,
     engine: str,
 ) -> "Evaluation":
-    """Load a model where this runs, and measure it."""
+    """Load and evaluate a model in this process."""
     from derm_ray.bundle import load_bundle
     from derm_ray.evaluation.evaluate import evaluate as run
     from derm_ray.inference.predictor import Predictor

@@ -1,4 +1,4 @@
-"""``derm-ray jobs``: what was submitted to a cluster."""
+"""``derm-ray jobs``: jobs of a cluster."""
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
@@ -15,14 +15,16 @@ app = typer.Typer(help="List, watch and stop the jobs of a cluster.", no_args_is
 
 JobsAddressOption = Annotated[
     str | None,
-    typer.Option("--address", help="The cluster's jobs URL; default RAY_API_SERVER_ADDRESS or http://127.0.0.1:8265."),
+    typer.Option(
+        "--address", help="Jobs URL of the cluster. Default: RAY_API_SERVER_ADDRESS, or http://127.0.0.1:8265."
+    ),
 ]
 _JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.")]
 
 
 @app.command("list")
 def list_jobs(address: JobsAddressOption = None, as_json: JsonOption = False) -> None:
-    """Show all jobs of a cluster, the latest first."""
+    """List all jobs of a cluster, newest first."""
     from derm_ray.submission.cluster import Cluster
 
     jobs = Cluster(address).jobs()
@@ -52,9 +54,9 @@ def status(job_id: _JobArgument, address: JobsAddressOption = None, as_json: Jso
 def logs(
     job_id: _JobArgument,
     address: JobsAddressOption = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Go on until the job ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Follow the log until the job ends.")] = False,
 ) -> None:
-    """Print what a job has printed."""
+    """Print a job's log."""
     from derm_ray.submission.cluster import Cluster
 
     cluster = Cluster(address)
@@ -66,18 +68,18 @@ def logs(
 
 @app.command("stop")
 def stop(job_id: _JobArgument, address: JobsAddressOption = None, as_json: JsonOption = False) -> None:
-    """Stop a job and wait until it has ended; submitting its command again resumes it."""
+    """Stop a job and wait until it has ended. Submitting the same command again resumes it."""
     from derm_ray.submission.cluster import Cluster
 
     cluster = Cluster(address)
     before = cluster.job(job_id)
     job = before if before.over else cluster.stop(job_id)
-    text = f"job {job.id}: had ended already, {job.status}" if before.over else f"job {job.id}: {job.status}"
+    text = f"job {job.id}: already ended, {job.status}" if before.over else f"job {job.id}: {job.status}"
     emit(job.to_json(), text, as_json=as_json)
 
 
 def watch(cluster: "Cluster", job_id: str, *, as_json: bool = False) -> "Job":
-    """Print a job's log as it comes until the job ends; Ctrl-C leaves the job running.
+    """Print a job's log until the job ends; Ctrl-C leaves the job running.
 
     Args:
         cluster: where it runs.
@@ -95,7 +97,8 @@ def watch(cluster: "Cluster", job_id: str, *, as_json: bool = False) -> "Job":
         job = cluster.wait_for(job_id)
     except KeyboardInterrupt:
         typer.echo(
-            f"\njob {job_id} goes on. Stop it: derm-ray jobs stop {job_id} --address {cluster.address}", err=True
+            f"\njob {job_id} is still running. To stop it: derm-ray jobs stop {job_id} --address {cluster.address}",
+            err=True,
         )
         raise typer.Exit(130) from None
     if job.status == "FAILED":
@@ -103,8 +106,8 @@ def watch(cluster: "Cluster", job_id: str, *, as_json: bool = False) -> "Job":
             typer.echo(job.message, err=True)
         if "No module named derm_ray" in job.message:
             typer.echo(
-                "error: the cluster's image holds no derm_ray that can run jobs. Submit with --package WHEEL, or use "
-                "an image that holds derm_ray.",
+                "error: the cluster's image does not include derm_ray. Submit with --package WHEEL, or use an image "
+                "that includes it.",
                 err=True,
             )
     return job

@@ -5,10 +5,12 @@ from typing import Annotated, Any
 
 import typer
 
-ManifestOption = Annotated[str, typer.Option("--manifest", help="Manifest (Parquet, CSV or JSONL) at any URI.")]
-ModelOption = Annotated[str, typer.Option("--model", help="Bundle folder at any URI.")]
+ManifestOption = Annotated[
+    str, typer.Option("--manifest", help="Manifest file (Parquet, CSV or JSONL): a path or URI.")
+]
+ModelOption = Annotated[str, typer.Option("--model", help="Bundle folder: a path or URI.")]
 AddressOption = Annotated[
-    str | None, typer.Option("--address", help="Ray cluster; default RAY_ADDRESS, or a local Ray.")
+    str | None, typer.Option("--address", help="Ray cluster. Default: RAY_ADDRESS, or a local Ray.")
 ]
 EngineOption = Annotated[
     str,
@@ -17,29 +19,31 @@ EngineOption = Annotated[
         help="auto, torch, torch-bf16, compiled or openvino-int8 (see model quantize); auto measures which is fastest.",
     ),
 ]
-LabelSetOption = Annotated[str, typer.Option("--label-set", help="paper15, milk10k or derm7pt.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one machine-readable line instead of text.")]
+LabelSetOption = Annotated[str, typer.Option("--label-set", help="Label set: paper15, milk10k or derm7pt.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of text.")]
 ClinicalOption = Annotated[
     list[str] | None,
     typer.Option(
         "--clinical",
         metavar="PATTERN",
-        help="Path of clinical photos inside an archive, such as 'photos/{lesion}_*.jpg' or "
-        "'{patient}/{lesion:path}/c.png'. {lesion}, {pair} and {patient} give the ids, other names further columns; "
-        "* is any text without '/'. Repeatable.",
+        help="Path pattern of clinical photos inside an archive, such as 'photos/{lesion}_*.jpg' or "
+        "'{patient}/{lesion:path}/c.png'. {lesion}, {pair} and {patient} set the ids, other fields become columns; "
+        "* matches any text without '/'. Repeatable.",
     ),
 ]
 DermoscopyOption = Annotated[
     list[str] | None,
-    typer.Option("--dermoscopy", metavar="PATTERN", help="The same, such as 'derm/{lesion}_*.png'."),
+    typer.Option(
+        "--dermoscopy", metavar="PATTERN", help="The same for dermoscopy images, such as 'derm/{lesion}_*.png'."
+    ),
 ]
 
 
 def emit(values: dict[str, Any], text: str, *, as_json: bool) -> None:
-    """Print a result: one JSON line, or text for people."""
+    """Print a result: one JSON line, or text."""
     typer.echo(json.dumps(values, ensure_ascii=False) if as_json else text)
 
 
 def printable(message: str) -> str:
-    """Escape what a terminal might act on: a message may quote names of somebody's archive or file."""
+    """Escape control characters: a message may quote names from untrusted archives or files."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message)

@@ -11,42 +11,44 @@ from derm_ray.cli.options import AddressOption, JsonOption, LabelSetOption, Mani
 
 def reproduce(
     manifest: ManifestOption,
-    out: Annotated[str, typer.Option("--out", help="Folder of the study, at any URI; the same command resumes.")],
-    preset: Annotated[str, typer.Option("--preset", help="milk10k-cpu, paper or debug.")] = "milk10k-cpu",
+    out: Annotated[str, typer.Option("--out", help="Study folder: a path or URI. The same command resumes it.")],
+    preset: Annotated[str, typer.Option("--preset", help="Preset: milk10k-cpu, paper or debug.")] = "milk10k-cpu",
     label_set: LabelSetOption = "paper15",
-    seeds: Annotated[str, typer.Option("--seeds", help="Seeds, separated by commas.")] = "0",
+    seeds: Annotated[str, typer.Option("--seeds", help="Random seeds, separated by commas.")] = "0",
     rows: Annotated[
         list[str] | None,
-        typer.Option("--row", help="Only this row, such as triple-cam_bp; repeatable. A wrong name lists all."),
+        typer.Option(
+            "--row", help="Train only this row, such as triple-cam_bp. Repeatable. An unknown name lists all."
+        ),
     ] = None,
     init_weights: Annotated[
         list[str] | None,
         typer.Option(
             "--init-weights",
             metavar="[TRUNK=]URI",
-            help="ImageNet weights of vgg16, googlenet or resnet50 (safetensors); a bare URI is vgg16's. Repeatable; "
-            "default torchvision's download.",
+            help="ImageNet weights (safetensors file) of a trunk; without TRUNK= of vgg16. Repeatable. "
+            "Default: torchvision's download.",
         ),
     ] = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Data-parallel workers of each cell.")] = 1,
-    cpus_per_worker: Annotated[int, typer.Option("--cpus-per-worker", min=1, help="CPUs of each worker.")] = 1,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Data-parallel workers per trial.")] = 1,
+    cpus_per_worker: Annotated[int, typer.Option("--cpus-per-worker", min=1, help="CPUs per worker.")] = 1,
     gpu: Annotated[bool, typer.Option("--gpu/--no-gpu", help="One GPU per worker.")] = False,
     cache_limit: Annotated[
-        float, typer.Option("--cache-limit", metavar="GIB", min=0, help="Bound on the cached activations.")
+        float, typer.Option("--cache-limit", metavar="GIB", min=0, help="Size limit of the feature cache.")
     ] = 50.0,
-    images: Annotated[bool, typer.Option("--images/--no-images", help="Show lesions in the report.")] = True,
+    images: Annotated[bool, typer.Option("--images/--no-images", help="Show lesion images in the report.")] = True,
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train every row of the paper's tables, and judge its claims on the test split.
+    """Reproduce the paper: train every row of its tables and test its claims on the test split.
 
-    Exit code 1 where a cell failed; the same command tries these again.
+    The exit code is 1 if a trial failed. The same command repeats failed trials.
     """
     from derm_ray.data.manifest import read_manifest
-    from derm_ray.studies.reproduction.cells import Resources
     from derm_ray.studies.reproduction.report import main_table
     from derm_ray.studies.reproduction.study import parse_seeds, parse_weights
     from derm_ray.studies.reproduction.study import reproduce as run
+    from derm_ray.studies.reproduction.trials import Resources
 
     with stopping.resumable_at_once():
         study = run(

@@ -24,42 +24,51 @@ if TYPE_CHECKING:
 def score(
     model: ModelOption,
     source: Annotated[
-        str, typer.Option("--input", help="Manifest, folder, .tar, .tar.gz, .zip or Parquet with images.")
+        str, typer.Option("--input", help="Manifest, folder, .tar, .tar.gz, .zip, or Parquet file with images.")
     ],
-    out: Annotated[str, typer.Option("--out", help="Folder for the scores, at any URI.")],
+    out: Annotated[str, typer.Option("--out", help="Output folder: a path or URI.")],
     clinical: ClinicalOption = None,
     dermoscopy: DermoscopyOption = None,
-    output_format: Annotated[str, typer.Option("--format", help="parquet, csv or jsonl.")] = "parquet",
+    output_format: Annotated[str, typer.Option("--format", help="Output format: parquet, csv or jsonl.")] = "parquet",
     engine: EngineOption = "auto",
-    branches: Annotated[bool, typer.Option("--branches", help="Also write clinical_*, dermoscopy_*, cross_*.")] = False,
-    saliency: Annotated[bool, typer.Option("--saliency", help="Also write overlays of where the model looks.")] = False,
-    shard_size: Annotated[int, typer.Option("--shard-size", min=1, help="Pairs per part.")] = 256,
+    per_input_predictions: Annotated[
+        bool,
+        typer.Option(
+            "--per-input-predictions", help="Also write the probabilities from each image alone and from both."
+        ),
+    ] = False,
+    saliency: Annotated[bool, typer.Option("--saliency", help="Also write saliency overlays (CAM-BP models).")] = False,
+    shard_size: Annotated[int, typer.Option("--shard-size", min=1, help="Pairs per output part.")] = 256,
     replicas: Annotated[
         int | None,
-        typer.Option("--replicas", min=1, help="Actors that score; default: one here, what a cluster holds."),
+        typer.Option("--replicas", min=1, help="Scoring actors. Default: one locally; as many as fit on a cluster."),
     ] = None,
     decoders: Annotated[
-        int, typer.Option("--decoders", min=0, help="Actors of one CPU each that decode for them, on any node.")
+        int,
+        typer.Option("--decoders", min=0, help="Extra actors that read and decode images, one CPU each, on any node."),
     ] = 0,
     gpus: Annotated[
-        float, typer.Option("--gpus-per-replica", min=0, help="0 scores on CPUs; 0.5 puts two on one GPU.")
+        float, typer.Option("--gpus-per-replica", min=0, help="GPUs per scoring actor; 0 uses CPUs, 0.5 shares a GPU.")
     ] = 0.0,
     max_error_rate: Annotated[
         float,
         typer.Option(
-            "--max-error-rate", min=0, max=1, help="Stop above this share of errors: from 100 pairs on, and at the end."
+            "--max-error-rate",
+            min=0,
+            max=1,
+            help="Stop above this share of errors; checked from 100 pairs on, and at the end.",
         ),
     ] = 0.5,
     retry_errors: Annotated[
-        bool, typer.Option("--retry-errors", help="Also score parts again that hold errors of storage, or crashes.")
+        bool, typer.Option("--retry-errors", help="Also rescore parts with storage errors or crashes.")
     ] = False,
     allow_prefix: Annotated[
-        list[str] | None, typer.Option("--allow-prefix", help="Folder that images may lie in; then no other may.")
+        list[str] | None, typer.Option("--allow-prefix", help="Allow images in this folder only. Repeatable.")
     ] = None,
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score every pair of a manifest or archive; the same command resumes a run that was stopped."""
+    """Score every pair of a manifest or archive. The same command resumes an interrupted run."""
     from derm_ray.data.archives.pairing import PairingRule
     from derm_ray.data.inputs import open_input
     from derm_ray.scoring.pipeline import ScoringOptions
@@ -71,7 +80,7 @@ def score(
         open_input(source, rule),
         out,
         engine=engine,
-        branches=branches,
+        per_input_predictions=per_input_predictions,
         saliency=saliency,
         output_format=output_format,
         shard_size=shard_size,
@@ -87,7 +96,7 @@ def score(
     )
     lines = _lines(result.counts)
     if result.resumed:
-        lines.append(f"{result.resumed} of {len(result.counts.parts)} parts were already there")
+        lines.append(f"{result.resumed} of {len(result.counts.parts)} parts existed already")
     lines += [f"run {result.run_id}"] if result.run_id else []
     lines += [f"scores {result.out_uri}", f"report {result.out_uri}/_report.html", RESEARCH_NOTICE]
     values: dict[str, object] = {"resumed_parts": result.resumed, "seconds": result.seconds}
@@ -96,14 +105,14 @@ def score(
 
 
 def verify(
-    out: Annotated[str, typer.Argument(help="Folder of a finished scoring run, at any URI.")],
+    out: Annotated[str, typer.Argument(help="Output folder of a finished scoring run: a path or URI.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Check a scored output again: every pair once, nothing changed since the run ended."""
+    """Verify a finished scoring run: every pair scored exactly once, and no file changed since."""
     from derm_ray.scoring.reconcile import verify as check
 
     counts = check(out)
-    lines = [*_lines(counts), f"{out}: sound, {len(counts.parts)} part{'s' * (len(counts.parts) != 1)}"]
+    lines = [*_lines(counts), f"{out}: valid, {len(counts.parts)} part{'s' * (len(counts.parts) != 1)}"]
     emit({"out": out, "valid": True, **counts.counts()}, "\n".join(lines), as_json=as_json)
 
 

@@ -16,30 +16,30 @@ SHOWN = 5
 
 
 def score_one(
-    clinical: Annotated[str | None, typer.Option("--clinical", help="Clinical photo at any URI.")] = None,
-    dermoscopy: Annotated[str | None, typer.Option("--dermoscopy", help="Dermoscopy image at any URI.")] = None,
+    clinical: Annotated[str | None, typer.Option("--clinical", help="Clinical photo: a path or URI.")] = None,
+    dermoscopy: Annotated[str | None, typer.Option("--dermoscopy", help="Dermoscopy image: a path or URI.")] = None,
     url: Annotated[
         str | None,
-        typer.Option("--url", help=f"Endpoint; its token is taken from {TOKEN_VARIABLE}."),
+        typer.Option("--url", help=f"URL of an endpoint; its token is read from {TOKEN_VARIABLE}."),
     ] = None,
     model: Annotated[str | None, typer.Option("--model", help="Bundle folder, to score without an endpoint.")] = None,
     saliency: Annotated[
-        str | None, typer.Option("--saliency", metavar="FOLDER", help="Also write overlays of the CAM network's maps.")
+        str | None, typer.Option("--saliency", metavar="FOLDER", help="Also write saliency overlays (CAM-BP models).")
     ] = None,
     engine: EngineOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Score one lesion, through an endpoint or with a model here."""
+    """Score one lesion, through an endpoint or with a local model."""
     from derm_ray import storage
     from derm_ray.serving.client import overlays
 
     if (url is None) == (model is None):
-        raise ConfigError("give --url of an endpoint, or --model of a bundle; one of them.")
+        raise ConfigError("give either --url (an endpoint) or --model (a bundle).")
     if url is not None and engine != "auto":
-        raise ConfigError("--engine is for --model; an endpoint has its own.")
+        raise ConfigError("--engine works with --model only: an endpoint has its own engine. Remove --engine.")
     images = tuple(storage.read_bytes(uri) if uri is not None else None for uri in (clinical, dermoscopy))
     if images == (None, None):
-        raise ConfigError("give --clinical, --dermoscopy, or better both.")
+        raise ConfigError("no image given. Give --clinical, --dermoscopy, or both (recommended).")
     score = (
         _ask(url, *images, saliency=saliency is not None)
         if url is not None
@@ -85,8 +85,8 @@ def _text(score: "Score", written: dict[str, str]) -> str:
     ranked = sorted(score.probabilities.items(), key=lambda item: -item[1])[:SHOWN]
     width = max(len(name) for name, _ in ranked)
     lines = [f"{name:<{width}}  {probability:6.1%}" for name, probability in ranked]
-    lines += ["", *(f"{task} risk {risk:.4f}" for task, risk in score.risks.items())]
-    lines += [f"{name}: {'alarm' if alarm else 'no alarm'}" for name, alarm in score.alarms.items()]
-    lines += [f"from {score.modality}" + (f", {', '.join(score.flags)}" if score.flags else "")]
+    lines += ["", *(f"{task} probability {p:.4f}" for task, p in score.task_probabilities.items())]
+    lines += [f"{name}: {'above' if above else 'below'} threshold" for name, above in score.above_threshold.items()]
+    lines += [f"images used: {score.modality}" + (f", {', '.join(score.flags)}" if score.flags else "")]
     lines += [f"overlay {uri}" for uri in written.values()]
     return "\n".join([*lines, f"model {score.model_digest[:12]}", score.notice])

@@ -17,35 +17,39 @@ if TYPE_CHECKING:
 
 def serve(
     context: typer.Context,
-    model: Annotated[str | None, typer.Option("--model", help="Bundle folder at any URI.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Bundle folder: a path or URI.")] = None,
     config: Annotated[
-        str | None, typer.Option("--config", help="Serve config file instead of other options; see cluster/serve.")
+        str | None, typer.Option("--config", help="Serve config file, instead of the other options; see cluster/serve.")
     ] = None,
-    host: Annotated[str, typer.Option("--host", help="Others than loopback need --tokens.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
-    replicas: Annotated[int, typer.Option("--replicas", min=1, help="Of the model.")] = 1,
+    host: Annotated[
+        str, typer.Option("--host", help="Bind address; anything but loopback requires --tokens.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port.")] = 8000,
+    replicas: Annotated[int, typer.Option("--replicas", min=1, help="Replicas of the model.")] = 1,
     max_replicas: Annotated[
-        int | None, typer.Option("--max-replicas", min=1, help="As many under load; default --replicas.")
+        int | None, typer.Option("--max-replicas", min=1, help="Upper limit for autoscaling. Default: --replicas.")
     ] = None,
     gpu: Annotated[bool, typer.Option("--gpu/--no-gpu", help="One GPU per replica.")] = False,
     tokens: Annotated[
         str | None,
         typer.Option(
-            "--tokens", help="File of lines id:sha256 (see `derm-ray token`); default DERM_RAY_TOKENS holds them."
+            "--tokens", help="File with lines id:sha256 (see `derm-ray token`). Default: the text in DERM_RAY_TOKENS."
         ),
     ] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Let anybody call who reaches the port.")] = False,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Accept anyone who can reach the port.")] = False,
     rate: Annotated[
         float | None,
-        typer.Option("--rate", min=0.01, help="Requests a second of one token, 5 s of them at once; default no limit."),
+        typer.Option(
+            "--rate", min=0.01, help="Requests per second and token, in bursts of up to 5 s. Default: no limit."
+        ),
     ] = None,
     engine: EngineOption = "auto",
     address: AddressOption = None,
 ) -> None:
-    """Serve a model until Ctrl-C, on this machine or on the head node of a cluster.
+    """Serve a model over HTTP until Ctrl-C, on this machine or on the head node of a cluster.
 
-    SIGHUP rolls out what the model's folder, or the config file, holds by then. With --config on a cluster the command
-    ends when the endpoint answers, and the endpoint stays.
+    SIGHUP reloads the model folder, or the config file, without downtime. With --config on a cluster the command
+    returns when the endpoint is ready; the endpoint keeps running.
     """
     if config is not None:
         _refuse_others(context, {"config", "address"})
@@ -58,7 +62,7 @@ def serve(
                 _until_stopped(served)
         return
     if model is None:
-        raise ConfigError("give --model of a bundle, or --config of a Serve config file.")
+        raise ConfigError("give either --model (a bundle) or --config (a Serve config file).")
     from derm_ray.serving.endpoint import endpoint
     from derm_ray.serving.tokens import find_tokens
 
@@ -84,8 +88,8 @@ def serve(
 
 
 def _until_stopped(served: "Endpoint") -> None:
-    """Wait for Ctrl-C or SIGTERM, also while an update lasts; update at each SIGHUP."""
-    typer.echo(f"{RESEARCH_NOTICE} Ctrl-C ends it.")
+    """Wait for Ctrl-C or SIGTERM, also during an update; update at each SIGHUP."""
+    typer.echo(f"{RESEARCH_NOTICE} Press Ctrl-C to stop.")
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
     updating = False
 
@@ -102,13 +106,13 @@ def _until_stopped(served: "Endpoint") -> None:
                 updating = True
                 served.update()
             except DermRayError as error:
-                typer.echo(f"not updated, the model before goes on answering: {error}", err=True)
+                typer.echo(f"the update failed; still serving the previous model: {error}", err=True)
             else:
                 typer.echo("updated")
             finally:
                 updating = False
     except KeyboardInterrupt:
-        typer.echo("the update was given up")
+        typer.echo("update canceled")
     typer.echo("stopping")
 
 
@@ -124,13 +128,13 @@ def _refuse_others(context: typer.Context, allowed: set[str]) -> None:
     sources = {name: context.get_parameter_source(name) for name in context.params.keys() - allowed}
     given = sorted(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")
     if others := [f"--{name.replace('_', '-')}" for name in given]:
-        raise ConfigError(f"{', '.join(others)} cannot stand beside --config: write it into the file.")
+        raise ConfigError(f"{', '.join(others)} cannot be used with --config. Set it in the file.")
 
 
 def token(
-    name: Annotated[str, typer.Argument(metavar="ID", help="Who gets it; the access log shows it.")],
+    name: Annotated[str, typer.Argument(metavar="ID", help="Name of the token's owner, as in the access log.")],
 ) -> None:
-    """Make a bearer token: standard output gets the line for the server's file, standard error the token itself."""
+    """Create a bearer token: the line for the token file on standard output, the token itself on standard error."""
     from derm_ray.serving.tokens import new_token
 
     secret, line = new_token(name)

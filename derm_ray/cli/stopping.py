@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end every command in the same way."""
+"""Handling of Ctrl-C and SIGTERM, equal for all commands."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ _at_once = False
 
 
 def listen() -> None:
-    """Let SIGINT and SIGTERM raise KeyboardInterrupt, once; a later signal ends the process on the spot."""
+    """Let SIGINT and SIGTERM raise KeyboardInterrupt, once; a later signal ends the process at once."""
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell's background jobs inherit it
             signal.signal(number, _stop)
@@ -29,7 +29,7 @@ def exit_code() -> int:
 
 @contextmanager
 def resumable() -> Iterator[None]:
-    """Tell who stops a command in this block that its work is kept."""
+    """Print that the work is kept when the command is stopped in this block."""
     try:
         yield
     except KeyboardInterrupt:
@@ -39,7 +39,7 @@ def resumable() -> Iterator[None]:
 
 @contextmanager
 def resumable_at_once() -> Iterator[None]:
-    """The same where threads wait for Ray, which cannot be shut down under them: a signal ends all on the spot."""
+    """The same for commands whose threads wait for Ray: a signal ends all processes at once."""
     global _at_once
     _at_once = True
     try:
@@ -62,7 +62,7 @@ def _stop(number: int, _: object) -> None:
 
 
 def _leave(number: int) -> None:
-    """End this process without its exit handlers, and what it started: a Ray would take a minute to notice."""
+    """End this process and its children at once, without exit handlers; Ray would take a minute to notice."""
     import psutil
 
     for process in psutil.Process().children(recursive=True):

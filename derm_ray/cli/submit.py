@@ -11,9 +11,9 @@ from derm_ray.cli.options import JsonOption, emit
 
 logger = logging.getLogger(__name__)
 
-# What a command line is refused with: Typer exports only this class's children.
+# The usage error of a command line: Typer exports only this class's children.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
-# Options whose values are URIs; other values mean the same everywhere.
+# Options whose values are URIs.
 _URI_OPTIONS = frozenset(
     {"--manifest", "--input", "--model", "--out", "--init-weights", "--cam", "--cache", "--allow-prefix"}
 )
@@ -21,31 +21,37 @@ _URI_OPTIONS = frozenset(
 
 def submit(
     context: typer.Context,
-    command: Annotated[str, typer.Argument(help="train, evaluate, score or reproduce; its arguments follow `--`.")],
+    command: Annotated[
+        str, typer.Argument(help="Command: train, evaluate, score or reproduce. Its arguments follow `--`.")
+    ],
     address: JobsAddressOption = None,
     job_id: Annotated[
-        str | None, typer.Option("--id", help="Name of the job; default derived from the command and its arguments.")
+        str | None, typer.Option("--id", help="Job id. Default: derived from the command and its arguments.")
     ] = None,
     package: Annotated[
         str | None,
         typer.Option(
-            "--package", metavar="WHEEL", help="Wheel of derm_ray the job runs; default what the cluster's image holds."
+            "--package",
+            metavar="WHEEL",
+            help="Wheel of derm_ray for the job. Default: the version in the cluster's image.",
         ),
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--env", metavar="NAME=VALUE", help="Setting of the job, nothing secret; repeatable."),
+        typer.Option("--env", metavar="NAME=VALUE", help="Environment variable of the job, no secrets. Repeatable."),
     ] = None,
     wait: Annotated[
         bool,
-        typer.Option("--wait", help="Print the job's log until its end; exit code 0, 2 for bad input, 1 otherwise."),
+        typer.Option(
+            "--wait", help="Follow the job until it ends. Exit codes: 0 success, 2 invalid input, 1 any other failure."
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a command on a cluster as a Ray Job: derm-ray submit score --address URL -- --model ... --input ...
 
-    The same command again finds the job while it waits or runs (--wait follows it), reports it once it has succeeded,
-    and starts a new attempt where it failed or was stopped; that resumes the work.
+    Submitting the same command again attaches to the job while it is pending or running, and reports it after it
+    succeeded. After a failure or a stop it starts a new attempt, which resumes the work.
     """
     from derm_ray.submission.package import read_package
     from derm_ray.submission.request import JobRequest, parse_settings
@@ -69,7 +75,7 @@ def submit(
         job = watch(cluster, job.id, as_json=as_json)
     text = f"job {job.id}: {job.status}"
     if had_run:
-        text += "; this very command has run already and is not run again. To run it once more, give another --id"
+        text += "; this command already ran. To run it again, give another --id"
     elif not job.over:
         text += f"\n  derm-ray jobs logs {job.id} --follow --address {cluster.address}"
     emit({"job": job.id, "status": job.status, "exit_code": job.exit_code, "new": new}, text, as_json=as_json)
@@ -78,7 +84,7 @@ def submit(
 
 
 def check_arguments(root: Any, command: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """Check a job's arguments as its command will, and that the URIs in them can exist on a cluster.
+    """Check a job's arguments as its command will, and that their URIs can be read on a cluster.
 
     Args:
         root: the ``derm-ray`` command.
@@ -100,7 +106,7 @@ def check_arguments(root: Any, command: str, arguments: Sequence[str]) -> dict[s
     except _UsageError as error:
         raise ConfigError(f"derm-ray {command}: {error.format_message()}") from error  # type: ignore[attr-defined]
     if params.get("address") is not None:
-        raise ConfigError("--address belongs before `--`: a job joins the cluster it runs on.")
+        raise ConfigError("put --address before `--`: the job itself joins the cluster it runs on.")
     local: list[str] = []
     for param in target.params:
         option = next((name for name in param.opts if name in _URI_OPTIONS), None)
@@ -113,5 +119,5 @@ def check_arguments(root: Any, command: str, arguments: Sequence[str]) -> dict[s
             if check_uri(option, uri):
                 local.append(uri)
     if local:
-        logger.warning("%s: a path on each node of the cluster, not on this machine.", ", ".join(dict.fromkeys(local)))
+        logger.warning("%s: read on each node of the cluster, not on this machine.", ", ".join(dict.fromkeys(local)))
     return params

@@ -11,40 +11,44 @@ from derm_ray.cli.options import AddressOption, JsonOption, ManifestOption, emit
 @stopping.resumable()
 def train(
     manifest: ManifestOption,
-    out: Annotated[str, typer.Option("--out", help="Folder that holds runs, at any URI.")],
-    name: Annotated[str, typer.Option("--name", help="The run's folder below it; the same name resumes.")],
-    preset: Annotated[str, typer.Option("--preset", help="paper, cpu or debug.")] = "paper",
+    out: Annotated[str, typer.Option("--out", help="Folder for runs: a path or URI.")],
+    name: Annotated[
+        str, typer.Option("--name", help="Name of the run, a folder in --out. The same name resumes the run.")
+    ],
+    preset: Annotated[str, typer.Option("--preset", help="Preset: paper, cpu or debug.")] = "paper",
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the preset; repeatable.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of the preset. Repeatable."),
     ] = None,
     init_weights: Annotated[
         str | None,
-        typer.Option("--init-weights", help="ImageNet weights (safetensors); default torchvision's download."),
+        typer.Option("--init-weights", help="ImageNet weights (safetensors file). Default: torchvision's download."),
     ] = None,
     cam: Annotated[
-        str | None, typer.Option("--cam", help="Bundle of the CAM network (trained with head=cam) of head=cam_bp.")
+        str | None, typer.Option("--cam", help="For head=cam_bp: bundle of the CAM network, trained with head=cam.")
     ] = None,
     cache: Annotated[
-        str | None, typer.Option("--cache", help="Folder that keeps the frozen layers' activations between epochs.")
+        str | None, typer.Option("--cache", help="Folder for the feature cache: activations of the frozen layers.")
     ] = None,
     cache_limit: Annotated[
-        float, typer.Option("--cache-limit", metavar="GIB", min=0, help="Bound on that folder.")
+        float, typer.Option("--cache-limit", metavar="GIB", min=0, help="Size limit of the feature cache.")
     ] = 50.0,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Data-parallel workers.")] = 1,
     max_workers: Annotated[
         int | None,
-        typer.Option("--max-workers", min=1, help="Elastic: up to so many, as there is room; default --workers."),
+        typer.Option("--max-workers", min=1, help="Elastic training: up to this many workers. Default: --workers."),
     ] = None,
     cpus_per_worker: Annotated[
-        int | None, typer.Option("--cpus-per-worker", min=1, help="Default: the machine's share; 1 on a cluster.")
+        int | None,
+        typer.Option("--cpus-per-worker", min=1, help="CPUs per worker. Default: an equal share; 1 on a cluster."),
     ] = None,
     gpu: Annotated[bool, typer.Option("--gpu/--no-gpu", help="One GPU per worker.")] = False,
-    max_failures: Annotated[int, typer.Option("--max-failures", min=0, help="Dead or stuck workers to survive.")] = 3,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove a run of that name first.")] = False,
+    max_failures: Annotated[int, typer.Option("--max-failures", min=0, help="Worker failures to tolerate.")] = 3,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete an existing run of that name first.")] = False,
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a network on lesion pairs; a run that was stopped resumes under the same name."""
+    """Train a network on lesion pairs. The same --name resumes an interrupted run."""
     from derm_ray.training.config import make_config, parse_settings
 
     config = make_config(preset, parse_settings(settings or []))

@@ -1,4 +1,4 @@
-"""JPEG 2000 codestreams (ISO/IEC 15444-1, annex A): what their headers say, without decoding any pixel."""
+"""JPEG 2000 codestreams (ISO/IEC 15444-1, annex A): reading their headers without decoding pixels."""
 
 import struct
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Codestream:
         bits, signed: of the first component.
         equal: whether all components are like the first one, and none is subsampled.
         tiles: how many there are.
-        plain: whether image and tiles begin at the origin, and there are no more than :data:`MAX_TILES`.
+        plain: whether image and tiles start at the origin, with at most :data:`MAX_TILES` tiles.
         end: where the segment ends.
     """
 
@@ -57,22 +57,22 @@ def read_codestream(data: bytes) -> Codestream:
 
 
 def find_tiles(data: bytes, header: Codestream) -> tuple[int, bool]:
-    """Return how many tiles are there (A.4.2), and whether a colour transform yields RGB (A.6.1).
+    """Return the number of tiles present (A.4.2), and whether a color transform yields RGB (A.6.1).
 
-    OpenJPEG leaves tiles black that are not there.
+    OpenJPEG leaves missing tiles black.
 
     Raises:
         ValueError, struct.error, IndexError: the codestream is damaged.
     """
-    place, transformed = header.end, False
-    while (marker := data[place : place + 2]) != _TILE_PART:
-        if len(marker) < 2 or place > MAX_MAIN_HEADER:
+    offset, transformed = header.end, False
+    while (marker := data[offset : offset + 2]) != _TILE_PART:
+        if len(marker) < 2 or offset > MAX_MAIN_HEADER:
             raise ValueError("no tile")
-        transformed |= marker == _CODING_STYLE and data[place + 8] != 0
-        place += 2 + struct.unpack_from(">H", data, place + 2)[0]
+        transformed |= marker == _CODING_STYLE and data[offset + 8] != 0
+        offset += 2 + struct.unpack_from(">H", data, offset + 2)[0]
     found = set()
-    while data[place : place + 2] == _TILE_PART:
-        tile, size = struct.unpack_from(">HI", data, place + 4)
+    while data[offset : offset + 2] == _TILE_PART:
+        tile, size = struct.unpack_from(">HI", data, offset + 4)
         found.add(tile)
-        place += max(size, 12) if size else len(data)
+        offset += max(size, 12) if size else len(data)
     return len(found), transformed

@@ -1,4 +1,4 @@
-"""CSV files of any delimiter and encoding as tables of text, in bounded memory; what is not certain is an error."""
+"""CSV files of any delimiter and encoding as tables of text, in bounded memory. Ambiguity is an error."""
 
 import codecs
 import csv
@@ -17,7 +17,7 @@ import pyarrow as pa
 from derm_ray.errors import ConfigError, ManifestError
 
 DELIMITERS = (",", ";", "\t", "|")
-"""What is recognized; others have to be named."""
+"""Detected automatically; others must be specified."""
 MAX_LINE = 1 << 20
 """Characters of one line."""
 _SAMPLE_LINES = 100
@@ -35,20 +35,20 @@ _OTHER_FORMATS = {
     b"PAR1": "a Parquet file. Name it .parquet",
 }
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
-_UNDECODED = re.compile("[\udc80-\udcff]")  # what ``surrogateescape`` makes of bytes that are no text
+_UNDECODED = re.compile("[\udc80-\udcff]")  # undecodable bytes under ``surrogateescape``
 
 
 @dataclass(frozen=True)
 class CsvFormat:
-    """How a CSV is written.
+    """Format of a CSV file.
 
     Attributes:
         delimiter: one character; ``None`` takes that of a first line ``sep=;``, else the one of ``,``, ``;``, tab and
-            ``|`` that the header holds, or by which every row has as many cells as the header.
-        encoding: a name that Python knows; ``None`` follows a byte order mark, and is UTF-8 where there is none.
+            ``|`` that occurs in the header, or that gives every row as many cells as the header.
+        encoding: a name that Python knows; ``None`` uses the byte order mark, or UTF-8 without one.
 
     Raises:
-        ConfigError: it is no single character, or no encoding.
+        ConfigError: it is not a single character, or not an encoding.
     """
 
     delimiter: str | None = None
@@ -62,7 +62,7 @@ class CsvFormat:
                 "".encode(self.encoding)
             except (LookupError, ValueError) as error:
                 raise ConfigError(
-                    f"--encoding {self.encoding!r} is not known. Examples: utf-8, utf-16, cp1252, latin-1."
+                    f"--encoding {self.encoding!r} is unknown. Examples: utf-8, utf-16, cp1252, latin-1."
                 ) from error
 
 
@@ -95,7 +95,7 @@ class CsvTables:
         """Yield at least one table.
 
         Raises:
-            ManifestError: it is no CSV, its encoding or delimiter is not certain, the header repeats a name or lacks
+            ManifestError: it is not a CSV, its encoding or delimiter is ambiguous, the header repeats a name or lacks
                 one, or a row has more or fewer cells; with the row's number.
         """
         head = self.file.read(4096)
@@ -133,21 +133,21 @@ class CsvTables:
 
     def _encoding(self, head: bytes) -> str:
         if not head:
-            raise self._refuse("is empty; a CSV begins with the names of its columns")
+            raise self._refuse("is empty; the first line of a CSV must name the columns")
         for mark, what in _OTHER_FORMATS.items():
             if head.startswith(mark):
-                raise self._refuse(f"is no CSV but {what}")
+                raise self._refuse(f"is not a CSV but {what}")
         asked = codecs.lookup(self.format.encoding).name if self.format.encoding else None
         for mark, encoding in _MARKS.items():
             if head.startswith(mark):
                 if asked and not asked.startswith(encoding.removesuffix("-sig")):
                     raise self._refuse(
-                        f"its byte order mark is of {encoding.removesuffix('-sig')}, not {asked}: leave --encoding out"
+                        f"its byte order mark says {encoding.removesuffix('-sig')}, not {asked}. Remove --encoding"
                     )
                 return encoding
         if asked is None and b"\0" in head:
             if head[:1] != b"\0" != head[1:2]:
-                raise self._refuse("holds NUL bytes: it is no CSV, or damaged. Export it again")
+                raise self._refuse("contains NUL bytes: it is not a CSV, or is damaged. Export it again")
             guess = "utf-16-be" if head[:1] == b"\0" else "utf-16-le"
             raise self._refuse(
                 f"looks like {guess} without a byte order mark. Save it as UTF-8, or read it with "
@@ -162,7 +162,7 @@ class CsvTables:
             try:
                 line = text.readline(MAX_LINE)
             except UnicodeError as error:
-                raise self._refuse(f"behind line {number - 1}: cannot be read as {encoding}: {error}") from error
+                raise self._refuse(f"after line {number - 1}: cannot be read as {encoding}: {error}") from error
             if not line:
                 return
             if len(line) == MAX_LINE:
@@ -170,11 +170,11 @@ class CsvTables:
             if not line.isascii() and (found := _UNDECODED.search(line)):
                 raise self._refuse(
                     f"line {number} cannot be read as {encoding} (byte 0x{ord(found[0]) - 0xDC00:02x}). Save it as "
-                    "UTF-8 (Excel: 'CSV UTF-8'), or name its encoding: `derm-ray data import folder --encoding cp1252` "
-                    "(Windows), latin-1, mac_roman ..."
+                    "UTF-8 (Excel: 'CSV UTF-8'), or specify its encoding: `derm-ray data import folder --encoding "
+                    "cp1252` (Windows), latin-1, mac_roman ..."
                 )
             if "\0" in line:
-                raise self._refuse(f"line {number} holds a NUL character: the file is damaged. Export it again")
+                raise self._refuse(f"line {number} contains a NUL character: the file is damaged. Export it again")
             yield line
 
     def _delimiter(self, sample: list[str], *, cut: bool) -> str:
@@ -187,7 +187,7 @@ class CsvTables:
             return fitting[0]
         names = " and ".join(map(repr, fitting or present))
         raise self._refuse(
-            f"the header holds {names}, and the rows do not show which one separates the columns. Name it: "
+            f"the header contains {names}, and the rows do not show which one is the delimiter. Specify it: "
             "`derm-ray data import folder --delimiter ';'`"
         )
 
@@ -209,14 +209,14 @@ class CsvTables:
     def _header(self, cells: list[str]) -> list[str]:
         if cells and cells[0].startswith("#") and cells[0].strip() != "#":
             raise self._refuse(
-                f"line {self._line} begins with '#': comments are not read. The first line names the columns; remove "
-                "what stands above it"
+                f"line {self._line} begins with '#': comments are not supported. The first line must name the columns; "
+                "remove the lines above it"
             )
         names = [unicodedata.normalize("NFC", cell).strip() for cell in cells]
         if not any(names):
             raise self._refuse("the first line is empty; it must name the columns")
         if twice := [name for name, count in Counter(names).items() if count > 1 and name]:
-            raise self._refuse(*(f"column {name!r} stands more than once; keep one" for name in twice))
+            raise self._refuse(*(f"column {name!r} occurs more than once; keep one" for name in twice))
         return names
 
     def _checked(self, records: Iterator[list[str]], width: int) -> Iterator[list[str]]:
@@ -227,9 +227,11 @@ class CsvTables:
             self._row += 1
             if len(cells) != width:
                 count = f"{len(cells)} cell{'s' * (len(cells) != 1)}"
-                hint = "Is it cut off?" if len(cells) < width else "Quote cells that hold the delimiter, or remove it"
+                hint = (
+                    "Is it cut off?" if len(cells) < width else "Quote cells that contain the delimiter, or remove it"
+                )
                 if cells[0].startswith("#"):
-                    hint = "Comments are not read; remove the line"
+                    hint = "Comments are not supported; remove the line"
                 raise self._refuse(f"row {self._row} (line {self._line}) has {count}, the header has {width}. {hint}")
             yield cells
 
@@ -239,7 +241,9 @@ class CsvTables:
             if not name and number > 1:
                 for row, value in enumerate(values, before + 1):
                     if value.strip():
-                        raise self._refuse(f"column {number} has no name, but row {row} has {value!r} there. Name it")
+                        raise self._refuse(
+                            f"column {number} has no name, but row {row} has the value {value!r}. Name the column"
+                        )
         return pa.table(
             {
                 name: pa.array([value or None for value in values], pa.string())

@@ -13,18 +13,18 @@ from PIL import Image, ImageCms, ImageOps, TiffImagePlugin, UnidentifiedImageErr
 from derm_ray.data.dicom import decode_dicom, ignore_warnings_of, is_dicom
 from derm_ray.data.jpeg2000 import decode_jpeg_2000, is_jpeg_2000, too_many_pixels
 from derm_ray.data.layouts import GAMMA_TOLERANCE, check_layout, other_format, unsupported
+from derm_ray.domain import ImageFlag
 from derm_ray.errors import ImageError, ImageErrorCode
-from derm_ray.vocabulary import ImageFlag
 
 MAX_PIXELS = 50_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
-"""What Pillow is given; besides, DICOM and JPEG 2000 are read. Untrusted bytes reach no other decoder."""
+"""Formats decoded by Pillow. DICOM and JPEG 2000 have their own decoders; no other decoder is used."""
 MAX_PROFILE_BYTES = 4_000_000
 SRGB_TOLERANCE = 3
-"""A colour profile that moves no channel by more than this many levels of 255 counts as sRGB."""
+"""A color profile that moves no channel by more than this many levels of 255 counts as sRGB."""
 
 MAX_STEP = 4
-"""A colour profile that parts neighbouring levels by more than this needs more than the upper 8 of 16 bits."""
+"""If a color profile separates neighboring levels by more, the upper 8 of 16 bits are not enough."""
 
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 # Pillow's own decoder takes uncompressed planes of 16 bits for 8 bits, and ignores the subsampling of YCbCr.
@@ -49,7 +49,7 @@ class Decoded:
     Attributes:
         image: upright, mode RGB, sRGB, 8 bits a channel (0..255).
         shorter_side: of the image as it was stored, in pixels; ``image`` may be a smaller scale of it.
-        flags: values of :class:`derm_ray.vocabulary.ImageFlag`, in its order.
+        flags: values of :class:`derm_ray.domain.ImageFlag`, in its order.
     """
 
     image: Image.Image
@@ -60,7 +60,7 @@ class Decoded:
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, side: int | None = None) -> Decoded:
     """Decode an image.
 
-    The pixel count is read from the header and checked before any pixel is decoded. EXIF orientation and colour
+    The pixel count is read from the header and checked before any pixel is decoded. EXIF orientation and color
     profile are applied (a profile that is broken or for other pixels is ignored), transparency is laid on white,
     16 bits become the upper 8, CMYK and all other modes RGB.
 
@@ -72,7 +72,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, side: int | None = None
 
     Raises:
         ImageError: with the code ``empty``, ``not_an_image``, ``too_many_pixels``, ``corrupt`` or ``unsupported``: an
-            image of a format or layout that is not read, named in the message.
+            unsupported format or layout, named in the message.
     """
     if not data:
         raise ImageError(ImageErrorCode.EMPTY, "the file is empty")
@@ -122,7 +122,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
             raise ImageError(ImageErrorCode.CORRUPT, "its header is damaged") from error
         if (name := other_format(data)) is not None:
             raise unsupported(name, "Convert the image to JPEG or PNG") from error
-        raise ImageError(ImageErrorCode.NOT_AN_IMAGE, "not an image of a known format") from error
+        raise ImageError(ImageErrorCode.NOT_AN_IMAGE, "not an image in a known format") from error
     except Image.DecompressionBombError as error:
         raise ImageError(ImageErrorCode.TOO_MANY_PIXELS, f"{error}") from error
     except Exception as error:
@@ -136,7 +136,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
 
 
 def _load(image: Image.Image) -> None:
-    """Decode the pixels in place, and turn them upright."""
+    """Decode the pixels in offset, and turn them upright."""
     try:
         # Decoders raise anything from OSError to SyntaxError and struct.error on damaged files.
         image.load()
@@ -146,7 +146,7 @@ def _load(image: Image.Image) -> None:
                 image.putpalette(np.reshape(colors, (3, -1)).T.astype(np.uint8).tobytes())
     except Exception as error:
         raise _damaged(error) from error
-    with suppress(Exception):  # damaged EXIF tells no orientation
+    with suppress(Exception):  # damaged EXIF has no orientation
         ImageOps.exif_transpose(image, in_place=True)
 
 
@@ -171,7 +171,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         if isinstance(profile, bytes) and len(profile) <= MAX_PROFILE_BYTES:
             transform = _to_srgb(profile, image.mode)
             if transform is not None and deep and image.mode != "CMYK" and _steepest(transform, image.mode) > MAX_STEP:
-                raise unsupported("an image of 16 bits with a linear colour profile", "Convert the image to sRGB")
+                raise unsupported("a 16-bit image with a linear color profile", "Convert the image to sRGB")
             if transform is not None:
                 image = transform.apply(image)
         return image if image.mode == "RGB" else image.convert("RGB")
@@ -182,7 +182,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Return the upper 8 of 16 grey bits (of 12, where a TIFF holds 12)."""
+    """Return the upper 8 of 16 gray bits (of 12, where a TIFF holds 12)."""
     bits, inverted = 16, False
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0]
@@ -201,16 +201,16 @@ def _on_white(image: Image.Image) -> Image.Image:
     """Lay an image with transparency on white; others are returned as they are."""
     if not image.has_transparency_data:
         return image
-    grey = image.mode in ("1", "L", "LA", "La")
-    layer = image.convert("LA" if grey else "RGBA")
-    canvas = Image.new("L" if grey else "RGB", image.size, "white")
+    gray = image.mode in ("1", "L", "LA", "La")
+    layer = image.convert("LA" if gray else "RGBA")
+    canvas = Image.new("L" if gray else "RGB", image.size, "white")
     canvas.paste(layer, mask=layer)
     return canvas
 
 
 @lru_cache(maxsize=16)
 def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Return what brings pixels of a colour profile to sRGB.
+    """Return what brings pixels of a color profile to sRGB.
 
     ``None`` where there is nothing to do: the profile is broken, is for pixels of another kind, or is sRGB.
     """
@@ -230,13 +230,13 @@ def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 
 def _steepest(transform: ImageCms.ImageCmsTransform, mode: str) -> int:
-    """Return by how many levels neighbouring greys come to differ at most."""
-    greys = np.asarray(transform.apply(_probe("L").convert(mode)), np.int16).reshape(256, -1)
-    return int(np.abs(np.diff(greys, axis=0)).max())
+    """Return by how many levels neighboring grays come to differ at most."""
+    grays = np.asarray(transform.apply(_probe("L").convert(mode)), np.int16).reshape(256, -1)
+    return int(np.abs(np.diff(grays, axis=0)).max())
 
 
 def _probe(mode: str) -> Image.Image:
-    """Return an image of all greys, or of 9 x 9 x 9 colours."""
+    """Return an image of all grays, or of 9 x 9 x 9 colors."""
     if mode == "L":
         return Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
     steps = np.linspace(0, 255, 9).astype(np.uint8)

@@ -13,14 +13,14 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import read_dataset
 
 from derm_ray.data.dicom_pixels import first_frame
+from derm_ray.domain import ImageFlag, Modality
 from derm_ray.errors import ImageError, ImageErrorCode
-from derm_ray.vocabulary import ImageFlag, Modality
 
 HEAD_BYTES = 4_000_000
 """Pixels have to begin within these bytes; a header is never read further."""
 MAX_READS = 20_000
 MAX_SEQUENCE_BYTES = 500_000
-"""What parsing a header may take: two or three reads an element, and the top-level sequences of known length, which
+"""Limits of header parsing: reads (two or three per element), and bytes in top-level sequences of known length, which
 are parsed later."""
 NATIVE = (uids.ImplicitVRLittleEndian, uids.ExplicitVRLittleEndian, uids.ExplicitVRBigEndian)
 ENCAPSULATED = (uids.JPEGBaseline8Bit, uids.JPEGExtended12Bit, uids.JPEG2000Lossless, uids.JPEG2000)
@@ -40,7 +40,7 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 
 def ignore_warnings_of(package: str) -> None:
-    """Keep a library's remarks on damaged files from users.
+    """Suppress a library's warnings about damaged files.
 
     Set for the whole process, since ``warnings.catch_warnings`` is not sound in threads.
     """
@@ -50,13 +50,13 @@ def ignore_warnings_of(package: str) -> None:
 
 
 def is_dicom(data: bytes) -> bool:
-    """Tell whether bytes begin as a DICOM file does: ``DICM`` behind a preamble of 128 bytes."""
+    """Return whether bytes start like a DICOM file: ``DICM`` after a preamble of 128 bytes."""
     return data[128:132] == b"DICM"
 
 
 @dataclass(frozen=True)
 class DicomHeader:
-    """What a DICOM header says about an image; ``None`` for what it does not say.
+    """Metadata of a DICOM image; ``None`` where the header has no value.
 
     Attributes:
         patient_id: (0010,0020).
@@ -84,11 +84,11 @@ def read_header(data_or_head: bytes) -> DicomHeader:
     """Read the header of a DICOM file.
 
     Args:
-        data_or_head: the file, or as much of its beginning as holds all before the pixels.
+        data_or_head: the file, or at least everything before its pixels.
 
     Raises:
-        ImageError: it is no DICOM file (``not_an_image``), of another SOP class or packing (``unsupported``), or
-            damaged (``corrupt``).
+        ImageError: it is not a DICOM file (``not_an_image``), of an unsupported SOP class or encoding
+            (``unsupported``), or damaged (``corrupt``).
     """
     header, _ = _read(data_or_head)
     try:
@@ -100,9 +100,9 @@ def read_header(data_or_head: bytes) -> DicomHeader:
 def decode_dicom(data: bytes, max_pixels: int) -> tuple[Image.Image, tuple[str, ...]]:
     """Return the first frame of a DICOM file as the standard displays it, and its flags.
 
-    Grey values pass through the modality LUT or the rescale, then through the first VOI LUT or else the first window,
+    Gray values pass through the modality LUT or the rescale, then through the first VOI LUT or else the first window,
     and MONOCHROME1 is inverted (PS3.3 C.11.1, C.11.2 and C.7.6.3.1.2). Without a VOI LUT and a window, the full range
-    that the stored bits can express becomes 0..255, whatever part of it the image uses. Colours of more than 8 bits
+    that the stored bits can express becomes 0..255, whatever part of it the image uses. Colors of more than 8 bits
     keep their upper 8. An element without a value counts as absent. An EXIF orientation inside a frame is ignored.
 
     Args:
@@ -112,7 +112,7 @@ def decode_dicom(data: bytes, max_pixels: int) -> tuple[Image.Image, tuple[str, 
 
     Returns:
         The image, mode L or RGB, with the ICC profile in its ``info``, and values of
-        :class:`derm_ray.vocabulary.ImageFlag`.
+        :class:`derm_ray.domain.ImageFlag`.
 
     Raises:
         ImageError: with the code ``not_an_image``, ``too_many_pixels``, ``unsupported`` (a layout that is not read,
@@ -179,7 +179,7 @@ def _read(data: bytes) -> tuple[Dataset, int]:
     except Exception as error:
         raise _damaged(error) from error
     if sop_class not in SOP_CLASSES:
-        raise ImageError(ImageErrorCode.UNSUPPORTED, f"DICOM of SOP class {_named(sop_class)}: no skin photograph")
+        raise ImageError(ImageErrorCode.UNSUPPORTED, f"DICOM of SOP class {_named(sop_class)} is not a skin photograph")
     header.file_meta = FileMetaDataset()
     header.file_meta.TransferSyntaxUID = syntax
     return header, head.tell()

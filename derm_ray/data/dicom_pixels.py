@@ -17,10 +17,10 @@ from pydicom.pixels.utils import as_pixel_options, get_expected_length
 from derm_ray.data.codestream import START, find_tiles, read_codestream
 from derm_ray.errors import ImageError, ImageErrorCode
 
-_GREYS = ("MONOCHROME1", "MONOCHROME2")
+_GRAYS = ("MONOCHROME1", "MONOCHROME2")
 _YBR = ("YBR_FULL", "YBR_FULL_422")
 _TRANSFORMED = ("YBR_ICT", "YBR_RCT")  # by JPEG 2000, which undoes it
-_SAMPLES = dict.fromkeys((*_GREYS, "PALETTE COLOR"), 1) | dict.fromkeys(("RGB", *_YBR, *_TRANSFORMED), 3)
+_SAMPLES = dict.fromkeys((*_GRAYS, "PALETTE COLOR"), 1) | dict.fromkeys(("RGB", *_YBR, *_TRANSFORMED), 3)
 _WINDOW = ("WindowCenter", "WindowWidth", "VOILUTFunction")
 _TABLE = "PaletteColorLookupTable"
 _PALETTE = tuple(f"{color}{_TABLE}{part}" for color in ("Red", "Green", "Blue") for part in ("Descriptor", "Data"))
@@ -40,7 +40,7 @@ def first_frame(header: Dataset, data: bytes, offset: int, max_pixels: int) -> I
     Args:
         header: all elements before the pixels, and the transfer syntax.
         data: the file.
-        offset: where its pixel element begins.
+        offset: position of its pixel element.
         max_pixels: largest width x height accepted.
 
     Raises:
@@ -53,19 +53,19 @@ def first_frame(header: Dataset, data: bytes, offset: int, max_pixels: int) -> I
     if tag in ((0x7FE0, 0x0008), (0x7FE0, 0x0009)):
         raise _unsupported(image, "floating-point pixel data")
     if tag != (0x7FE0, 0x0010):
-        raise ImageError(ImageErrorCode.CORRUPT, "the DICOM file has no pixel data, or not where it is looked for")
+        raise ImageError(ImageErrorCode.CORRUPT, "the DICOM file has no pixel data at the expected position")
     if image.get("SamplesPerPixel") == 3:
-        image.setdefault("PixelRepresentation", 0)  # colours have no sign
+        image.setdefault("PixelRepresentation", 0)  # colors have no sign
     if missing := [keyword for keyword in _REQUIRED if keyword not in image]:
         raise ImageError(ImageErrorCode.CORRUPT, f"the DICOM header has no value for {', '.join(missing)}")
     _check_size((image.Columns, image.Rows), image, max_pixels)
     photometric, allocated, stored = image.PhotometricInterpretation, image.BitsAllocated, image.BitsStored
     if _SAMPLES.get(photometric) != image.SamplesPerPixel:
         raise _unsupported(image, f"{photometric} of {image.SamplesPerPixel} samples a pixel")
-    if allocated not in (1, 8, 16) or not 1 <= stored <= allocated or (allocated == 1 and photometric not in _GREYS):
-        raise _unsupported(image, "pixels are read of 8 or 16 allocated bits, greys of 1 as well")
+    if allocated not in (1, 8, 16) or not 1 <= stored <= allocated or (allocated == 1 and photometric not in _GRAYS):
+        raise _unsupported(image, "pixels are read of 8 or 16 allocated bits, grays of 1 as well")
     if image.PixelRepresentation and (image.SamplesPerPixel == 3 or allocated == 1):
-        raise _unsupported(image, "only greys and palettes of 8 or 16 bits may be signed")
+        raise _unsupported(image, "only grays and palettes of 8 or 16 bits may be signed")
     if not syntax.is_encapsulated:
         shown = _displayed(_native(data, offset, image, syntax), image)
     else:
@@ -125,7 +125,7 @@ def _native(data: bytes, offset: int, image: Dataset, syntax: uids.UID) -> npt.N
     start = offset + (8 if syntax.is_implicit_VR else 12)
     length = int.from_bytes(data[start - 4 : start], "little" if syntax.is_little_endian else "big")
     if image.PhotometricInterpretation in _TRANSFORMED:
-        raise _unsupported(image, "a colour space of JPEG 2000, in native pixels")
+        raise _unsupported(image, "a color space of JPEG 2000, in native pixels")
     if image.BitsStored < image.BitsAllocated and image.get("HighBit", image.BitsStored - 1) != image.BitsStored - 1:
         raise _unsupported(image, f"high bit {image.HighBit}")
     if image.BitsAllocated == 1 and not syntax.is_little_endian:
@@ -135,7 +135,7 @@ def _native(data: bytes, offset: int, image: Dataset, syntax: uids.UID) -> npt.N
     if image.PhotometricInterpretation == "YBR_FULL_422" and (
         image.get("PlanarConfiguration") or image.Columns % 2 or length >= frames * expected * 3 // 2
     ):
-        raise _unsupported(image, "YBR_FULL_422 is read as pairs of pixels that share their colour")
+        raise _unsupported(image, "YBR_FULL_422 is read as pairs of pixels that share their color")
     found = min(length, len(data) - start)
     if found < expected or length == 0xFFFFFFFF:
         raise ImageError(ImageErrorCode.CORRUPT, f"DICOM pixels of {found} bytes, not {expected}")
@@ -144,7 +144,7 @@ def _native(data: bytes, offset: int, image: Dataset, syntax: uids.UID) -> npt.N
 
 
 def _jpeg(frame: bytes, image: Dataset, max_pixels: int) -> Image.Image:
-    """Decode a JPEG frame: its own marks tell whether it is RGB; only where it has none, the header does."""
+    """Decode a JPEG frame. Its own markers decide whether it is RGB; without markers, the DICOM header does."""
     if image.PhotometricInterpretation in ("PALETTE COLOR", *_TRANSFORMED):
         raise _unsupported(image, "this photometric interpretation, in JPEG")
     if image.BitsStored != 8 or image.PixelRepresentation:
@@ -186,12 +186,12 @@ def _jpeg_2000(frame: bytes, image: Dataset, max_pixels: int) -> npt.NDArray[Any
     if not header.plain:
         raise _unsupported(image, "JPEG 2000 with an offset or many tiles")
     precision = header.bits
-    same = precision == image.BitsStored and image.PhotometricInterpretation in _GREYS
+    same = precision == image.BitsStored and image.PhotometricInterpretation in _GRAYS
     if precision > image.BitsAllocated or (header.signed != image.PixelRepresentation and not same):
         raise _unsupported(image, f"JPEG 2000 of {precision} bits, {'signed' if header.signed else 'unsigned'}")
     found, transformed = find_tiles(frame, header)
     if transformed and image.PhotometricInterpretation in _YBR:
-        raise _unsupported(image, "JPEG 2000 whose own colour transform yields RGB")
+        raise _unsupported(image, "JPEG 2000 whose own color transform yields RGB")
     if found < header.tiles:
         raise ImageError(ImageErrorCode.CORRUPT, f"the JPEG 2000 frame has {found} of its {header.tiles} tiles")
     values = _decoded(encapsulate([frame]), uids.JPEG2000, image, decoding_plugin="pylibjpeg", planar_configuration=0)
@@ -199,7 +199,7 @@ def _jpeg_2000(frame: bytes, image: Dataset, max_pixels: int) -> npt.NDArray[Any
 
 
 def _decoded(pixels: bytes | memoryview, syntax: uids.UID, image: Dataset, **options: Any) -> npt.NDArray[Any]:
-    """Return what pydicom makes of one frame: stored values, or RGB."""
+    """Decode one frame with pydicom: stored values, or RGB."""
     if image.PhotometricInterpretation in _YBR and (image.BitsAllocated, image.BitsStored) != (8, 8):
         raise _unsupported(image, "YBR is read of 8 bits")
     options = as_pixel_options(image, pixel_keyword="PixelData", number_of_frames=1) | options
@@ -213,7 +213,7 @@ def _displayed(values: npt.NDArray[Any], image: Dataset) -> Image.Image:
     if image.SamplesPerPixel == 1:
         low, high = _range(image)
         with np.errstate(all="ignore"):
-            levels = (_greys if image.PhotometricInterpretation in _GREYS else _palette)(
+            levels = (_grays if image.PhotometricInterpretation in _GRAYS else _palette)(
                 np.arange(low, high + 1), image
             )
         # Row by row, since an index takes eight bytes a pixel.
@@ -225,7 +225,7 @@ def _displayed(values: npt.NDArray[Any], image: Dataset) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(values))
 
 
-def _greys(values: npt.NDArray[Any], image: Dataset) -> npt.NDArray[np.uint8]:
+def _grays(values: npt.NDArray[Any], image: Dataset) -> npt.NDArray[np.uint8]:
     """Return what stored values are displayed as (PS3.3 C.11.1, C.11.2)."""
     if (table := _table(image, "ModalityLUTSequence")) is not None:
         values, highest = _look_up(values, *table, image)
@@ -256,7 +256,7 @@ def _greys(values: npt.NDArray[Any], image: Dataset) -> npt.NDArray[np.uint8]:
 
 
 def _palette(values: npt.NDArray[Any], image: Dataset) -> npt.NDArray[np.uint8]:
-    """Return the colours of stored values (PS3.3 C.7.6.3.1.5)."""
+    """Return the colors of stored values (PS3.3 C.7.6.3.1.5)."""
     if not all(keyword in image for keyword in _PALETTE):
         raise _unsupported(image, "a palette that is segmented or missing")
     found = (_look_up(values, image[_PALETTE[n]].value, image[_PALETTE[n + 1]].value, image) for n in (0, 2, 4))

@@ -1,4 +1,4 @@
-"""What bulk scoring reads: a manifest, or an archive that is indexed on the way."""
+"""Inputs of bulk scoring: a manifest, or an archive, which is indexed first."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from derm_ray.data.archives.names import Damaged
 from derm_ray.data.archives.pairing import DEFAULT_RULE, PairingRule
 from derm_ray.data.archives.parquet_columns import Content
 from derm_ray.data.archives.parquet_tables import parquet_content
-from derm_ray.data.manifest import Manifest, conform, scan_manifest
+from derm_ray.data.manifest import Manifest, normalize_schema, scan_manifest
 from derm_ray.data.parts import SUFFIX, is_folder, parquet_parts, relative, values, with_values
 from derm_ray.data.prepared import require_size
 from derm_ray.data.preprocessing import Preprocessing
@@ -25,25 +25,25 @@ class Input(Protocol):
 
     uri: str
     may_be_rewritten: bool
-    """Whether it is the same as long as its rows are; an archive's images could have been replaced."""
+    """Whether equal rows mean an equal input; images inside an archive could have been replaced."""
     patterns: dict[str, list[str]]
-    """How its files make pairs: modality -> patterns; empty for a manifest."""
-    left_out: Counter[str]
-    """Reason -> files that are no image of a pair; complete once all pieces are read."""
+    """Pairing patterns by modality; empty for a manifest."""
+    skipped: Counter[str]
+    """Reason -> number of files that are not part of a pair; complete when all pieces are read."""
 
     def pieces(self) -> Iterator[Manifest]:
         """Yield the pairs in order, image URIs absolute."""
         ...
 
     def fingerprint(self) -> str:
-        """Return what changes when the input does, without reading it."""
+        """Return a value that changes with the input, without reading it."""
         ...
 
 
 class ManifestInput:
     """A manifest: a file, or a folder of Parquet files that are its parts.
 
-    Relative image URIs resolve against the folder that the file, or the folder of parts, lies in.
+    Relative image URIs resolve against the folder of the file, or the parent of the folder of parts.
     """
 
     may_be_rewritten = True
@@ -52,7 +52,7 @@ class ManifestInput:
         self.uri = storage.absolute(uri)
         self._parts = parts
         self.patterns: dict[str, list[str]] = {}
-        self.left_out: Counter[str] = Counter()
+        self.skipped: Counter[str] = Counter()
 
     def pieces(self) -> Iterator[Manifest]:
         """See :class:`Input`."""
@@ -68,11 +68,11 @@ class ManifestInput:
         if what is not Content.MANIFEST:
             raise ManifestError(
                 part,
-                ["no column 'clinical_uri' or 'dermoscopy_uri', but the folder's first part has one; move it away"],
+                ["no column 'clinical_uri' or 'dermoscopy_uri', unlike the folder's first part; move it elsewhere"],
             )
         columns = values(relative(part, self.uri))
         for piece in scan_manifest(part):
-            table = conform(with_values(piece.table, columns), self.uri).table
+            table = normalize_schema(with_values(piece.table, columns), self.uri).table
             yield Manifest(table, self.uri, piece.missing_words).absolute()
 
     def fingerprint(self) -> str:
@@ -88,7 +88,7 @@ class MemoryInput:
     def __init__(self, manifest: Manifest) -> None:
         self.uri = manifest.uri
         self.patterns: dict[str, list[str]] = {}
-        self.left_out: Counter[str] = Counter()
+        self.skipped: Counter[str] = Counter()
         self._manifest = manifest.absolute()
 
     def pieces(self) -> Iterator[Manifest]:
@@ -107,15 +107,15 @@ class ArchiveInput:
 
     def __init__(self, uri: str, rule: PairingRule) -> None:
         self.uri = storage.absolute(uri)
-        self.left_out: Counter[str] = Counter()
+        self.skipped: Counter[str] = Counter()
         self.patterns = {"clinical": list(rule.clinical), "dermoscopy": list(rule.dermoscopy)}
         self._rule = rule
 
     def pieces(self) -> Iterator[Manifest]:
         """See :class:`Input`."""
         index = index_archive(self.uri, self._rule)
-        self.left_out.update(index.left_out)
-        return (conform(table, self.uri) for table in index.tables())
+        self.skipped.update(index.skipped)
+        return (normalize_schema(table, self.uri) for table in index.tables())
 
     def fingerprint(self) -> str:
         """See :class:`Input`."""
@@ -123,10 +123,10 @@ class ArchiveInput:
 
 
 class SizedInput:
-    """An input whose images, where they were prepared, were prepared for one model.
+    """An input whose prepared images must match one model.
 
     Args:
-        source: what is read.
+        source: the input.
         spec: the model's.
     """
 
@@ -134,7 +134,7 @@ class SizedInput:
         self.uri = source.uri
         self.may_be_rewritten = source.may_be_rewritten
         self.patterns = source.patterns
-        self.left_out = source.left_out
+        self.skipped = source.skipped
         self._source, self._spec = source, spec
 
     def pieces(self) -> Iterator[Manifest]:
@@ -168,12 +168,12 @@ def open_input(uri: str, rule: PairingRule | None = None) -> Input:
     if parts is None:
         return ArchiveInput(uri, rule or DEFAULT_RULE)
     if rule is not None:
-        raise ConfigError(f"{uri} is a manifest: it names its images itself. Leave the patterns out.")
+        raise ConfigError(f"{uri} is a manifest, which lists its images. Remove the patterns.")
     return ManifestInput(uri, parts)
 
 
 def _manifest_parts(uri: str) -> list[str] | None:
-    """Return the parts of a manifest, empty where it is one file; ``None`` where it is no manifest."""
+    """Return the parts of a manifest, empty if it is one file, or ``None`` if it is not a manifest."""
     if uri.lower().endswith(MANIFEST_SUFFIXES):
         return []
     if kind(uri) not in (None, ParquetCell):
@@ -188,4 +188,4 @@ def _is_manifest(uri: str) -> bool:
     try:
         return parquet_content(uri) is Content.MANIFEST
     except Damaged:
-        return False  # the index says what is the matter
+        return False  # the index reports the problem

@@ -1,4 +1,4 @@
-"""JPEG 2000 files, whose own headers (ISO/IEC 15444-1) say whether their pixels can be read without a guess."""
+"""JPEG 2000 files (ISO/IEC 15444-1); ambiguous layouts are refused by their headers."""
 
 import struct
 from collections.abc import Iterator
@@ -11,26 +11,26 @@ from derm_ray.data.codestream import START, find_tiles, read_codestream
 from derm_ray.errors import ImageError, ImageErrorCode
 
 _FILE = b"\0\0\0\x0cjP  \r\n\x87\n"
-_GREY, _SRGB, _SYCC, _PROFILE, _UNSTATED = "grey", "sRGB", "sYCC", "of a profile", "not stated"
+_GRAY, _SRGB, _SYCC, _PROFILE, _UNSTATED = "gray", "sRGB", "sYCC", "of a profile", "not stated"
 _MODES = {
-    **{(space, 1, False): "L" for space in (_GREY, _PROFILE, _UNSTATED)},
-    **{(space, 2, True): "LA" for space in (_GREY, _PROFILE)},
+    **{(space, 1, False): "L" for space in (_GRAY, _PROFILE, _UNSTATED)},
+    **{(space, 2, True): "LA" for space in (_GRAY, _PROFILE)},
     **{(space, 3, False): "RGB" for space in (_SRGB, _PROFILE, _UNSTATED)},
     **{(space, 4, True): "RGBA" for space in (_SRGB, _PROFILE)},
     (_SYCC, 3, False): "YCbCr",
 }
-"""Of colour space, components and whether the last one is alpha."""
+"""Of color space, components and whether the last one is alpha."""
 
 
 def is_jpeg_2000(data: bytes) -> bool:
-    """Tell whether bytes begin as a JPEG 2000 file or a bare codestream does."""
+    """Return whether bytes start like a JPEG 2000 file or a bare codestream."""
     return data.startswith((START, _FILE))
 
 
 def decode_jpeg_2000(data: bytes, max_pixels: int) -> Image.Image:
     """Decode a JPEG 2000 file with OpenJPEG.
 
-    Read are 1 to 16 unsigned bits of grey, sRGB or (8 bits) sYCC, or with a colour profile; the former with or without
+    Read are 1 to 16 unsigned bits of gray, sRGB or (8 bits) sYCC, or with a color profile; the former with or without
     alpha.
 
     Args:
@@ -50,7 +50,7 @@ def decode_jpeg_2000(data: bytes, max_pixels: int) -> Image.Image:
         boxes = dict(_boxes(data))
         header: dict[bytes, bytes] = {}
         for kind, content in _boxes(boxes[b"jp2h"]):
-            header.setdefault(kind, content)  # the first colour specification counts
+            header.setdefault(kind, content)  # the first color specification counts
         if header.keys() & {b"pclr", b"cmap"}:
             raise _unsupported("with a palette")
         space, profile = _color(header.get(b"colr", b""))
@@ -59,7 +59,7 @@ def decode_jpeg_2000(data: bytes, max_pixels: int) -> Image.Image:
     components, bits = _check_codestream(codestream, max_pixels)
     mode = _MODES.get((space, components, alpha))
     if mode is None or (space == _SYCC and bits != 8):
-        raise _unsupported(f"of {components} components of {bits} bits, colour space {space}")
+        raise _unsupported(f"of {components} components of {bits} bits, color space {space}")
     values = decode_openjpeg(codestream, j2k_format=0)
     if bits < 8:
         values = np.rint(values * (255 / (2**bits - 1)))
@@ -89,32 +89,32 @@ def _unsupported(what: str) -> ImageError:
 
 def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield kind and content of boxes (I.4), up to the codestream."""
-    place = 0
-    while place + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, place)
+    offset = 0
+    while offset + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, offset)
         head = 8
         if length == 1:
-            (length,), head = struct.unpack_from(">Q", data, place + 8), 16
+            (length,), head = struct.unpack_from(">Q", data, offset + 8), 16
         if length == 0:
-            length = len(data) - place
+            length = len(data) - offset
         if length < head:
             raise ValueError("a box of no length")
-        yield kind, data[place + head : place + length]
+        yield kind, data[offset + head : offset + length]
         if kind == b"jp2c":
             return
-        place += length
+        offset += length
 
 
 def _color(box: bytes) -> tuple[str, bytes]:
-    """Return colour space and ICC profile of a colour specification box (I.5.3.3)."""
+    """Return color space and ICC profile of a color specification box (I.5.3.3)."""
     if not box:
         return _UNSTATED, b""
     if box[0] in (2, 3):
         return _PROFILE, box[3:]
     (number,) = struct.unpack_from(">I", box, 3)
-    space = {16: _SRGB, 17: _GREY, 18: _SYCC}.get(number) if box[0] == 1 else None
+    space = {16: _SRGB, 17: _GRAY, 18: _SYCC}.get(number) if box[0] == 1 else None
     if space is None:
-        raise _unsupported(f"of colour space {number} (method {box[0]})")
+        raise _unsupported(f"of color space {number} (method {box[0]})")
     return space, b""
 
 
@@ -127,12 +127,12 @@ def _has_alpha(box: bytes) -> bool:
     alpha = channels[-1][1:] == (1, 0)
     colors = channels[:-1] if alpha else channels
     if colors != [(number, 0, number + 1) for number in range(len(colors))]:
-        raise _unsupported("with channels in another order, or of other kinds than colours and alpha")
+        raise _unsupported("with channels in another order, or of other kinds than colors and alpha")
     return alpha
 
 
 def _check_codestream(data: bytes, max_pixels: int) -> tuple[int, int]:
-    """Return how many components a codestream has, and their bits, once all of its tiles are there."""
+    """Check that a codestream is complete; return the number of its components and their bits."""
     header = read_codestream(data)
     if header.size[0] * header.size[1] > max_pixels:
         raise too_many_pixels(*header.size, max_pixels)

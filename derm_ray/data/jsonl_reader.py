@@ -20,7 +20,7 @@ def jsonl_tables(file: BinaryIO, uri: str, rows: int) -> Iterator[pa.Table]:
         rows: most rows in one table.
 
     Raises:
-        ManifestError: a line is no JSON object or repeats a key, or a column mixes types; with the row's number.
+        ManifestError: a line is not a JSON object or repeats a key, or a column mixes types; with the row's number.
     """
     lines = enumerate((line for line in file if line.strip()), 1)
     while chunk := [_json_row(line, row, uri) for row, line in islice(lines, rows)]:
@@ -37,7 +37,7 @@ def jsonl_tables(file: BinaryIO, uri: str, rows: int) -> Iterator[pa.Table]:
 def _json_row(line: bytes, row: int, uri: str) -> dict[str, Any]:
     def once(items: list[tuple[str, Any]]) -> dict[str, Any]:
         if twice := [name for name, count in Counter(name for name, _ in items).items() if count > 1]:
-            raise ValueError(f"{twice[0]!r} stands more than once")
+            raise ValueError(f"{twice[0]!r} occurs more than once")
         return dict(items)
 
     try:

@@ -1,4 +1,4 @@
-"""Which layouts of image files are read right, by their own headers; the others are named.
+"""Checks of image headers: layouts that would be decoded incorrectly are refused by name.
 
 Pillow reads some layouts without an error and wrongly, and calls others damaged. ``tests/corpus`` compares what passes
 here with independent decoders.
@@ -34,7 +34,7 @@ _OTHERS = (
     (rb"BPG\xfb", "BPG"),
     (rb"AT&TFORM", "DjVu"),
 )
-"""How files begin of formats that are not read."""
+"""Signatures of unsupported formats."""
 _JPEG_PROCESSES = (
     dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "hierarchical JPEG")
     | dict.fromkeys((0xC9, 0xCA), "arithmetic JPEG")
@@ -56,13 +56,13 @@ _TIFF_PACKINGS = dict.fromkeys((1, 5, 7, 8, 32773, 32946, 34925, 50000)) | {
     )
     for number in numbers
 }
-"""Compression of TIFFs: no name for those that are read."""
+"""TIFF compressions; ``None`` for supported ones."""
 _TIFF_COLORS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}
 _TIFF_BITS = {0: (1, 2, 4, 8, 16), 1: (1, 2, 4, 8, 12, 16), 2: (8, 16), 3: (1, 2, 4, 8), 5: (8, 16), 6: (8,)}
 _TIFF_SPACES = {4: "a mask", 8: "CIELab", 9: "ICCLab", 10: "ITULab", 32803: "a sensor", 32844: "LogL", 32845: "LogLuv"}
 _LUMA = [0.3, 0.59, 0.11]
 MAX_TILE_PIXELS = 2048 * 2048
-"""Of a TIFF's tile, or as many as the image has; libtiff takes memory for a whole one."""
+"""Limit for a TIFF tile, or the image's size if larger; libtiff allocates whole tiles."""
 MAX_SEGMENTS = 10_000
 """Before the pixels of a JPEG or PNG."""
 GAMMA_TOLERANCE = 0.02
@@ -83,15 +83,15 @@ _BMP_MASKS = {
 
 
 def other_format(data: bytes) -> str | None:
-    """Return the name of a known image format that is not read, if the bytes begin as one does."""
+    """Return the name of an unsupported image format, if the bytes have its signature."""
     return next((name for start, name in _OTHERS if re.match(start, data[:1024], re.DOTALL)), None)
 
 
 def check_layout(data: bytes) -> None:
-    """Refuse an image whose header describes a layout that is not read.
+    """Refuse an image with an unsupported layout.
 
     Raises:
-        ImageError: with the code ``unsupported``: what it is, and the fix; ``corrupt`` for a header that is damaged.
+        ImageError: with the code ``unsupported``, with the layout and the fix; ``corrupt`` for a damaged header.
     """
     checks = {b"\xff\xd8\xff": _jpeg, b"\x89PNG": _png, b"BM": _bmp, b"RIFF": _webp}
     checks |= dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0"), _tiff)
@@ -106,26 +106,26 @@ def check_layout(data: bytes) -> None:
 
 
 def unsupported(what: str, fix: str = "Convert the image to PNG or 8-bit TIFF") -> ImageError:
-    """Return the error for a layout that is not read."""
+    """Return the error for an unsupported layout."""
     return ImageError(ImageErrorCode.UNSUPPORTED, f"{what} is not supported. {fix}")
 
 
 def _jpeg(data: bytes) -> None:
-    place, adobe = 2, False
+    offset, adobe = 2, False
     for _ in range(MAX_SEGMENTS):
-        fill, marker, length = struct.unpack_from(">BBH", data, place)
+        fill, marker, length = struct.unpack_from(">BBH", data, offset)
         if fill != 0xFF:
             return  # libjpeg looks for the next one
         if marker == 0xFF:
-            place += 1
+            offset += 1
             continue
         if marker in _JPEG_PROCESSES:
             raise unsupported(_JPEG_PROCESSES[marker])
         if marker in (0xC0, 0xC1, 0xC2):
             break
-        adobe |= marker == 0xEE and data[place + 4 : place + 9] == b"Adobe"
-        place += 2 + length
-    bits, parts = data[place + 4], data[place + 9]
+        adobe |= marker == 0xEE and data[offset + 4 : offset + 9] == b"Adobe"
+        offset += 2 + length
+    bits, parts = data[offset + 4], data[offset + 9]
     if bits != 8:
         raise unsupported(f"JPEG of {bits} bits")
     if parts not in (1, 3) and not (parts == 4 and adobe):
@@ -133,13 +133,13 @@ def _jpeg(data: bytes) -> None:
 
 
 def _png(data: bytes) -> None:
-    place, found = 8, {}
+    offset, found = 8, {}
     for _ in range(MAX_SEGMENTS):
-        length, kind = struct.unpack_from(">I4s", data, place)
+        length, kind = struct.unpack_from(">I4s", data, offset)
         if kind == b"IDAT":
             break
-        found[kind] = data[place + 8 : place + 8 + min(length, 64)]
-        place += 12 + length
+        found[kind] = data[offset + 8 : offset + 8 + min(length, 64)]
+        offset += 12 + length
     if b"CgBI" in found:
         raise unsupported("PNG in Apple's own variant (CgBI)")
     bits, color = found[b"IHDR"][8:10]
@@ -147,30 +147,30 @@ def _png(data: bytes) -> None:
         primaries = struct.unpack(">8I", found.get(b"cHRM", struct.pack(">8I", *_SRGB_PRIMARIES)))
         (gamma,) = struct.unpack(">I", found.get(b"gAMA", struct.pack(">I", 45455)))
         if max(abs(value - srgb) for value, srgb in zip(primaries, _SRGB_PRIMARIES, strict=True)) > 1000:
-            raise unsupported("PNG of primary colours other than sRGB's (cHRM)", _TO_SRGB)
+            raise unsupported("PNG of primary colors other than sRGB's (cHRM)", _TO_SRGB)
         if found.get(b"cICP", _SRGB_CICP) != _SRGB_CICP:
-            raise unsupported("PNG of a colour space other than sRGB (cICP)", _TO_SRGB)
+            raise unsupported("PNG of a color space other than sRGB (cICP)", _TO_SRGB)
         if abs(gamma / 45455 - 1) > GAMMA_TOLERANCE and (bits == 16 or b"cICP" in found):
             raise unsupported(f"PNG of {bits} bits with another gamma than sRGB's (gAMA)", _TO_SRGB)
     if b"tRNS" in found and (bits, color) in ((2, 0), (4, 0), (16, 2)):
-        # Pillow compares scaled pixels with a colour that is not scaled.
-        raise unsupported(f"PNG of {bits} bits with one transparent colour")
+        # Pillow compares scaled pixels with a color that is not scaled.
+        raise unsupported(f"PNG of {bits} bits with one transparent color")
 
 
 def _webp(data: bytes) -> None:
     if data[8:12] != b"WEBP":
         return
-    place, canvas, alpha = 12, b"", 0
+    offset, canvas, alpha = 12, b"", 0
     for _ in range(MAX_SEGMENTS):
-        kind, length = struct.unpack_from("<4sI", data, place)
-        content = data[place + 8 : place + 20]
+        kind, length = struct.unpack_from("<4sI", data, offset)
+        content = data[offset + 8 : offset + 20]
         if kind == b"VP8X":
             alpha, canvas = content[0] & 0x10, content[4:10]
         elif kind == b"ANMF" and content[6:12] != canvas and not alpha:  # libwebp takes what is around it for black
             raise unsupported("WebP whose first picture does not fill its canvas")
         elif kind in (b"ANMF", b"VP8 ", b"VP8L"):
             return
-        place += 8 + length + length % 2
+        offset += 8 + length + length % 2
 
 
 def _bmp(data: bytes) -> None:
@@ -192,7 +192,7 @@ def _bmp(data: bytes) -> None:
     if bits in (4, 8) and used == 2 and palette[:3] + palette[4:7] == b"\0\0\0\xff\xff\xff":
         raise unsupported(f"BMP of {bits} bits with a palette of black and white")  # Pillow takes it for single bits
     if size == 124 and data[14 + 56 : 14 + 60] in (b"DEBM", b"KNIL"):
-        raise unsupported("BMP with a colour profile", "Convert the image to PNG")
+        raise unsupported("BMP with a color profile", "Convert the image to PNG")
 
 
 def _tiff(data: bytes) -> None:
@@ -216,28 +216,28 @@ def _tiff(data: bytes) -> None:
         raise unsupported(f"TIFF with {name} compression")
     space, bits, kinds = _number(tags, 262, 0), _several(tags.get(258, 1)), _several(tags.get(339, 1))
     if space not in _TIFF_COLORS:
-        raise unsupported(f"TIFF of {_TIFF_SPACES.get(space, f'colour space {space}')}")
+        raise unsupported(f"TIFF of {_TIFF_SPACES.get(space, f'color space {space}')}")
     if set(kinds) - {1, 4}:
         raise unsupported(f"TIFF of {'floating-point' if 3 in kinds else 'signed or complex'} pixels of {bits[0]} bits")
     if len(set(bits)) > 1 or bits[0] not in _TIFF_BITS[space]:
-        raise unsupported(f"TIFF of {' and '.join(map(str, sorted(set(bits))))} bits a channel in this colour space")
+        raise unsupported(f"TIFF of {' and '.join(map(str, sorted(set(bits))))} bits a channel in this color space")
     samples, extra = _number(tags, 277, 1), _several(tags.get(338, ()))
     if 1 in extra and bits[0] == 16:
         raise unsupported("TIFF of 16 bits with premultiplied alpha")  # Pillow divides in 8 bits
     if extra and planar and (space != 2 or len(extra) > 1):
-        raise unsupported("TIFF of planes with channels besides the colours")  # Pillow drops some and mixes others
+        raise unsupported("TIFF of planes with channels besides the colors")  # Pillow drops some and mixes others
     if samples != _TIFF_COLORS[space] + len(extra):
-        raise unsupported(f"TIFF of {samples} channels, {len(extra)} of them named as more than colours,")
+        raise unsupported(f"TIFF of {samples} channels, {len(extra)} of them named as more than colors,")
     if _number(tags, 266, 1) != 1:
         raise unsupported("TIFF with bits in reverse order")
     if space == 3 and len(_several(tags[320])) != 3 << bits[0]:
-        raise ImageError(ImageErrorCode.CORRUPT, "the colour map of the TIFF is cut off")
+        raise ImageError(ImageErrorCode.CORRUPT, "the color map of the TIFF is cut off")
     if packing == 7 and bits[0] != 8:
         raise unsupported(f"TIFF with JPEG of {bits[0]} bits")  # libtiff loses the last column of odd widths
     if _number(tags, 317, 1) != 1 and (bits[0] not in (8, 16) or packing in (1, 7, 32773)):
         raise unsupported(f"TIFF of {bits[0]} bits with a predictor in this compression")
     if space == 6 and packing != 7 and (planar or _several(tags.get(530, (2, 2)))[1] > 2):
-        raise unsupported("TIFF of YCbCr in planes, or with colours shared by four rows")  # libtiff loses some pixels
+        raise unsupported("TIFF of YCbCr in planes, or with colors shared by four rows")  # libtiff loses some pixels
     if _number(tags, 332, 1) != 1 or _several(tags.get(336, 0))[0] != 0:
         raise unsupported("TIFF of other inks than CMYK, or of inverted ones")
     if set(_several(tags.get(532, ()))) - {0, 128, 2 ** bits[0] - 1}:
@@ -245,7 +245,7 @@ def _tiff(data: bytes) -> None:
     if packing == 7 and [round(float(share), 2) for share in _several(tags.get(529, tuple(_LUMA)))] != _LUMA:
         raise unsupported("TIFF with JPEG of other YCbCr coefficients than JPEG's own")  # libjpeg ignores them
     if (tags.prefix, space, (1,), 1, bits[:1] * samples, extra) not in TiffImagePlugin.OPEN_INFO:
-        raise unsupported(f"TIFF of {samples} x {bits[0]} bits in this colour space and byte order")
+        raise unsupported(f"TIFF of {samples} x {bits[0]} bits in this color space and byte order")
 
 
 def _number(tags: TiffImagePlugin.ImageFileDirectory_v2, tag: int, *default: int) -> int:

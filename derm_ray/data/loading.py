@@ -1,4 +1,4 @@
-"""Images of many pairs, all of which have to be there."""
+"""Loading the images of many pairs, all of which must be readable."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from derm_ray.data.preprocessing import PairPixels, Preprocessing, load_pairs
+from derm_ray.domain import LesionPair, Modality
 from derm_ray.errors import ImageError, ManifestError
-from derm_ray.vocabulary import LesionPair, Modality
 
 CHUNK = 256
 THREADS = 8

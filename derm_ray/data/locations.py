@@ -1,4 +1,4 @@
-"""Which image locations an input may name: a manifest is data, and data must not choose what the service opens."""
+"""Allow-list of image locations: a manifest is data and must not choose what the service opens."""
 
 import ipaddress
 from collections.abc import Sequence
@@ -7,13 +7,13 @@ from urllib.parse import unquote, urlsplit
 from derm_ray import storage
 
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci", "hdfs", "memory"})
-"""Schemes that every input may name; their credentials say what can be read."""
+"""Schemes allowed in every input; credentials control the access."""
 
 
 class Locations:
     """The allow-list of one input.
 
-    By default images may lie in object stores, and on local disk where the input itself does. Other schemes
+    By default images may be in object stores, and on local disk if the input is local. Other schemes
     (``http``, ``sftp``, chained URIs ...) are refused. Prefixes allow more, and then nothing but them and the
     input's own folder.
 
@@ -30,27 +30,31 @@ class Locations:
 
     def refusal(self, uri: str) -> str | None:
         """Return why an image may not be opened, or ``None``."""
-        place = storage.absolute(uri)
+        target = storage.absolute(uri)
         scheme = storage.scheme(uri)
         if "::" in uri:
             return "chained URIs are not allowed"
         if scheme and _is_link_local(uri):
             return "link-local addresses are not allowed"
-        if place.partition("#")[0] == self._archive:
+        if target.partition("#")[0] == self._archive:
             return None
-        within = any(_lies_in(place, prefix) for prefix in (*self._prefixes, self._own))
+        within = any(_is_inside(target, prefix) for prefix in (*self._prefixes, self._own))
         if self._prefixes:
-            return None if within else "it lies outside the allowed prefixes (--allow-prefix)"
+            return None if within else "it is outside the allowed folders (--allow-prefix)"
         if storage.is_local(uri):
-            return None if self._local else "a local path from an input that is not local (--allow-prefix allows it)"
+            return (
+                None
+                if self._local
+                else "local paths are not allowed for a remote input (allow the folder with --allow-prefix)"
+            )
         if scheme in OBJECT_STORES or within:
             return None
-        return f"scheme {scheme!r} is not allowed (--allow-prefix allows a folder)"
+        return f"scheme {scheme!r} is not allowed (allow the folder with --allow-prefix)"
 
 
-def _lies_in(place: str, folder: str) -> bool:
+def _is_inside(uri: str, folder: str) -> bool:
     # HTTP clients decode and resolve dots that are written as %2e.
-    return place.startswith(folder.rstrip("/") + "/") and ".." not in unquote(place).split("/")
+    return uri.startswith(folder.rstrip("/") + "/") and ".." not in unquote(uri).split("/")
 
 
 def _is_link_local(uri: str) -> bool:

@@ -17,8 +17,8 @@ from derm_ray import storage
 from derm_ray.data.csv_reader import CsvTables
 from derm_ray.data.jsonl_reader import jsonl_tables
 from derm_ray.data.normalization import column_key, convert, has_unseen, not_numbers
+from derm_ray.domain import LabelSet, LesionPair, Modality, Split
 from derm_ray.errors import ConfigError, ManifestError
-from derm_ray.vocabulary import LabelSet, LesionPair, Modality, Split
 
 SCHEMA = pa.schema(
     [
@@ -107,7 +107,7 @@ class Manifest:
             )
 
     def absolute(self) -> "Manifest":
-        """Return a copy whose image URIs no longer depend on where the manifest lies."""
+        """Return a copy with absolute image URIs."""
         moved, pairs = self, self.pairs()
         for modality in Modality:
             moved = moved.with_column(f"{modality}_uri", [pair.uri(modality) for pair in pairs])
@@ -115,14 +115,14 @@ class Manifest:
 
 
 def collapsed(label_set: LabelSet, diagnosis: str | None) -> str | None:
-    """Return a diagnosis in the words of a label set that collapses a finer one, ``None`` where it is left out."""
+    """Map a finer diagnosis to a label set; ``None`` if the label set excludes it."""
     return label_set.collapses.get(diagnosis, diagnosis) if diagnosis is not None else None
 
 
 def collapse(manifest: Manifest, label_set: LabelSet) -> Manifest:
-    """Return the manifest in the words of a label set, without the pairs that it leaves out; see :func:`collapsed`.
+    """Map the diagnoses to a label set, without the pairs that it excludes; see :func:`collapsed`.
 
-    Words that the label set does not know are kept, for :func:`derm_ray.data.validation.validate` to name.
+    Unknown diagnoses are kept, for :func:`derm_ray.data.validation.validate` to report.
     """
     if not label_set.collapses:
         return manifest
@@ -141,7 +141,7 @@ def require_split(manifest: Manifest, split: Split) -> Manifest:
     chosen = manifest.select(split)
     if not len(chosen):
         raise ConfigError(
-            f"{manifest.uri}: no pair in split {split!s}. Run `derm-ray data split`; where it leaves a part empty "
+            f"{manifest.uri}: no pair in split {split!s}. Run `derm-ray data split`; if a split stays empty "
             "(diagnoses with fewer than three lesions go to train), add lesions or fill the column yourself."
         )
     return chosen
@@ -154,21 +154,21 @@ def _suffix(uri: str) -> str:
     raise ConfigError(f"{uri}: a manifest's name must end in one of {', '.join(_SUFFIXES)}.")
 
 
-def conform(table: pa.Table, uri: str, *, first_row: int = 0) -> Manifest:
+def normalize_schema(table: pa.Table, uri: str, *, first_row: int = 0) -> Manifest:
     """Bring any table with at least ``lesion_id`` or ``pair_id`` to :data:`SCHEMA`.
 
     Names of columns are compared without case, blanks and separators (``Lesion ID`` is ``lesion_id``). ``pair_id``
-    defaults to ``lesion_id`` and the other way round; absent columns become null; further columns stay behind the
+    defaults to ``lesion_id`` and the other way round; absent columns become null; additional columns follow the
     known ones. Text is normalized (:func:`derm_ray.data.normalization.convert`): ids and categories lose
     blanks at their ends, and words for "missing" become null, counted in ``missing_words``.
 
     Args:
         table: whole, or a piece.
-        uri: where the manifest lies.
+        uri: of the manifest.
         first_row: the piece's first row in the whole, counted from 0, for messages.
 
     Raises:
-        ManifestError: neither id column is there, a column stands twice, or values do not convert; all are named.
+        ManifestError: both id columns are missing, a column is repeated, or values do not convert; all are listed.
     """
     names = _known_columns(table.column_names, uri)
     problems: list[str] = []
@@ -195,30 +195,28 @@ def conform(table: pa.Table, uri: str, *, first_row: int = 0) -> Manifest:
     if problems:
         raise ManifestError(uri, problems)
     nullable = pa.schema([field.with_nullable(True) for field in SCHEMA])
-    conformed = pa.table(arrays, schema=nullable)
+    normalized = pa.table(arrays, schema=nullable)
     for name in table.column_names:
         if name not in names.values():
-            conformed = conformed.append_column(name, table[name])
-    return Manifest(conformed, uri, missing_words)
+            normalized = normalized.append_column(name, table[name])
+    return Manifest(normalized, uri, missing_words)
 
 
 def _known_columns(names: Sequence[str], uri: str) -> dict[str, str]:
     """Return known name -> name in the table.
 
     Raises:
-        ManifestError: see :func:`conform`.
+        ManifestError: see :func:`normalize_schema`.
     """
-    problems = [f"column {name!r} stands more than once; keep one" for name, n in Counter(names).items() if n > 1]
-    problems += [
-        f"column {name!r}: its name holds characters that cannot be seen" for name in names if has_unseen(name)
-    ]
+    problems = [f"column {name!r} occurs more than once; keep one" for name, n in Counter(names).items() if n > 1]
+    problems += [f"column {name!r}: its name contains invisible characters" for name in names if has_unseen(name)]
     keys = {column_key(known): known for known in SCHEMA.names}
     found: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
         if known := keys.get(column_key(name)):
             found.setdefault(known, []).append(name)
     problems += [
-        f"columns {' and '.join(map(repr, same))} are both {known!r}; keep one"
+        f"columns {' and '.join(map(repr, same))} both map to {known!r}; keep one"
         for known, same in found.items()
         if len(same) > 1
     ]
@@ -259,13 +257,13 @@ def scan_manifest(uri: str, rows: int = BATCH_ROWS) -> Iterator[Manifest]:
         )
         while True:
             try:
-                with storage.explained(uri):
+                with storage.translate_errors(uri):
                     table = next(tables, None)
             except _UNPARSABLE as error:
                 raise ManifestError(uri, [f"cannot be parsed as {suffix[1:]}: {error}"]) from error
             if table is None:
                 return
-            yield conform(table, storage.absolute(uri), first_row=first_row)
+            yield normalize_schema(table, storage.absolute(uri), first_row=first_row)
             first_row += table.num_rows
 
 

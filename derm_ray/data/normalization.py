@@ -1,4 +1,4 @@
-"""One form for the text of every column that a manifest knows, whoever wrote it."""
+"""Normalization of text in manifest columns."""
 
 import re
 import unicodedata
@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 MISSING_WORDS = frozenset(
     {"na", "n/a", "n.a.", "#n/a", "<na>", "none", "nan", "nat", "null", "unknown"}  # pandas, R, Excel, SQL and people
 )
-"""What stands for no value, in any case, where it is all that a cell holds: ``NA`` is one, ``None-12`` and ``0`` are
-none. ``unknown`` is one for ids too: nobody is called so, and lesions of unknown patients are not one patient's."""
+"""Words for a missing value, in any case, if they are the whole cell: ``NA`` is one, ``None-12`` and ``0`` are not.
+``unknown`` counts for ids too: lesions of unknown patients do not belong to one patient."""
 
 MAX_WHOLE = 2**53
 """From here on floating point numbers do not hold every whole number."""
@@ -28,28 +28,28 @@ def normalize(text: str) -> str:
 
 
 def is_missing(text: str) -> bool:
-    """Tell whether a value stands for none; see :data:`MISSING_WORDS`."""
+    """Return whether a value means missing; see :data:`MISSING_WORDS`."""
     found = normalize(text).lower()
     return not found or found in MISSING_WORDS
 
 
 def has_unseen(text: str) -> bool:
-    """Tell whether text holds characters that cannot be seen: controls, formats, fillers, white space but the blank."""
+    """Return whether text has invisible characters: controls, formats, fillers, white space other than blanks."""
     return not text.isprintable() or bool(_BLANK.search(text))
 
 
 def column_key(name: str) -> str:
-    """Return what the names of a column have in common: ``Lesion ID``, ``lesion-id`` and ``lesion_id`` are one."""
+    """Return the normalized name of a column: ``Lesion ID``, ``lesion-id`` and ``lesion_id`` are one."""
     return re.sub(r"[\W_]+", "", normalize(name).casefold())
 
 
 def convert(
     column: pa.ChunkedArray, kind: pa.DataType, *, is_id: bool = False, is_uri: bool = False
 ) -> tuple[pa.ChunkedArray, Counter[str]]:
-    """Return a column of any type as text or numbers, null where a value stands for none.
+    """Return a column of any type as text or numbers, null where a value is missing.
 
     Args:
-        column: what was read.
+        column: of any type.
         kind: string, double or int64.
         is_id: floating point numbers must be whole, as pandas stores integers with gaps: ``12.0`` is ``12``.
         is_uri: values are kept as they are, since files may have any name; other text is normalized as by
@@ -78,7 +78,7 @@ def convert(
 
 
 def not_numbers(column: pa.ChunkedArray, kind: pa.DataType) -> Iterator[tuple[int, str]]:
-    """Yield the rows, counted from 1, whose text does not convert to numbers, each with what is wrong."""
+    """Yield the rows, counted from 1, whose text does not convert to numbers, each with the problem."""
     column = _plain(column)
     if pa.types.is_string(kind) or not pa.types.is_string(column.type):
         return
@@ -113,5 +113,5 @@ def _whole(column: pa.ChunkedArray) -> pa.ChunkedArray:
     for value in column.drop_null().to_pylist():
         if not value.is_integer() or abs(value) >= MAX_WHOLE:
             why = "beyond 2^53 digits are lost" if value.is_integer() else "1.10 and 1.1 would be one id"
-            raise ValueError(f"it holds ids as floating point numbers such as {value!r} ({why}). Write ids as text")
+            raise ValueError(f"it contains ids as floating point numbers such as {value!r} ({why}). Write ids as text")
     return column.cast(pa.int64())

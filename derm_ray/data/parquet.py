@@ -17,6 +17,6 @@ def parse_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table
         columns: names to read; ``None`` is all.
 
     Raises:
-        pyarrow.ArrowInvalid: it is no Parquet file.
+        pyarrow.ArrowInvalid: it is not a Parquet file.
     """
     return pq.ParquetFile(pa.BufferReader(data)).read(columns=columns, use_threads=False)

@@ -14,19 +14,19 @@ _NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
 def is_folder(uri: str) -> bool:
-    """Tell whether files lie below a URI.
+    """Return whether a URI is a folder with files.
 
     Raises:
         StorageError: storage failed.
     """
     fs, path = storage.filesystem(uri)
-    with storage.explained(uri):
+    with storage.translate_errors(uri):
         fs.invalidate_cache()
         return bool(fs.isdir(path))
 
 
 def is_hidden(path: str) -> bool:
-    """Tell whether a path below a folder is none of its data: a part of it begins with ``_`` or ``.``."""
+    """Return whether a path is hidden: a part of it begins with ``_`` or ``.``."""
     return any(part.startswith(("_", ".")) and not _VALUE.fullmatch(part) for part in path.split("/"))
 
 
@@ -54,7 +54,7 @@ def values(path: str) -> dict[str, str | None]:
 
 
 def with_values(table: pa.Table, columns: dict[str, str | None]) -> pa.Table:
-    """Return a table with columns of one value each; what it holds of such columns itself stays."""
+    """Return a table with columns of one value each; existing values of such columns are kept."""
     for name, value in columns.items():
         if name in table.column_names and table[name].null_count == table.num_rows:
             table = table.drop_columns([name])

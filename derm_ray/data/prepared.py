@@ -19,9 +19,9 @@ from derm_ray.data.loading import THREADS, load_all
 from derm_ray.data.manifest import Manifest, write_manifest
 from derm_ray.data.preprocessing import PairPixels, Pixels, Preprocessing
 from derm_ray.data.validation import validate
+from derm_ray.domain import LesionPair, Modality
 from derm_ray.errors import ConfigError, ManifestError, OutputExistsError
 from derm_ray.observability import ProgressLine
-from derm_ray.vocabulary import LesionPair, Modality
 
 MANIFEST = "manifest.parquet"
 COLUMN = "prepared_size"
@@ -35,7 +35,7 @@ _Uris = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Prepared:
-    """What :func:`prepare` wrote.
+    """Result of :func:`prepare`.
 
     Attributes:
         manifest: as written.
@@ -59,8 +59,8 @@ class _Block:
     def members(self) -> list[dict[Modality, str]]:
         """The name of each pair's images inside the tar."""
         return [
-            {m: f"{place:04d}/{m}.png" for m in Modality if pair.uri(m) is not None}
-            for place, pair in enumerate(self.pairs)
+            {m: f"{index:04d}/{m}.png" for m in Modality if pair.uri(m) is not None}
+            for index, pair in enumerate(self.pairs)
         ]
 
 
@@ -68,9 +68,9 @@ def prepare(manifest: Manifest, out_uri: str, spec: Preprocessing, *, tar_bytes:
     """Write a manifest's images at a model's input size, so that training neither decodes nor resizes large photos.
 
     The pixels that are loaded from the prepared manifest equal those of the original at the same size, bit by bit.
-    ``manifest.parquet`` is written last: a folder without it is unfinished, and the same call goes on with it. Tars
-    that are there are used again by the URIs of their images, not by these images' content. An image that is
-    not given stays away; flags (such as ``animated``) are not kept.
+    ``manifest.parquet`` is written last: a folder without it is unfinished, and the same call resumes it. Existing
+    tars are reused if the URIs of their images match; the images' content is not compared. Missing images stay
+    missing; flags (such as ``animated``) are not kept.
 
     Args:
         manifest: any pairs.
@@ -87,7 +87,9 @@ def prepare(manifest: Manifest, out_uri: str, spec: Preprocessing, *, tar_bytes:
     out_uri = storage.absolute(out_uri)
     there = storage.list_folder(out_uri)
     if MANIFEST in there:
-        raise OutputExistsError(f"{out_uri} already holds a {MANIFEST}. Choose another --out, or remove that folder.")
+        raise OutputExistsError(
+            f"{out_uri} already contains a {MANIFEST}. Choose another --out, or delete that folder."
+        )
     require_size(manifest, spec, "--size")
     validate(manifest)
     most = max(1, min(TAR_PAIRS, tar_bytes // (len(Modality) * 3 * spec.size**2)))
@@ -111,17 +113,17 @@ def prepare(manifest: Manifest, out_uri: str, spec: Preprocessing, *, tar_bytes:
 
 
 def is_prepared(manifest: Manifest) -> bool:
-    """Tell whether images were brought to one size before."""
+    """Return whether the images were prepared at one size."""
     return COLUMN in manifest.table.column_names
 
 
 def require_size(manifest: Manifest, spec: Preprocessing, whose: str) -> None:
-    """Refuse a prepared manifest whose images are not what a preprocessing makes of the originals.
+    """Refuse a prepared manifest whose images do not match a preprocessing.
 
     Args:
         manifest: prepared or not.
         spec: what its images will go through.
-        whose: what asks for that size, such as ``the recipe's size``.
+        whose: origin of the size for messages, such as ``the recipe's size``.
 
     Raises:
         ConfigError: the images would be resized twice.
@@ -135,14 +137,14 @@ def require_size(manifest: Manifest, spec: Preprocessing, whose: str) -> None:
         raise ManifestError(manifest.uri, [f"column {COLUMN!r} is not int64: {error}"]) from error
     if others := sorted(sizes - {spec.size}):
         raise ConfigError(
-            f"{manifest.uri}: its images were prepared at {' and '.join(map(str, others))} px ({COLUMN}), {whose} is "
-            f"{spec.size}; they would be resized twice. Give the manifest that they were prepared from, or prepare it "
+            f"{manifest.uri}: its images were prepared at {' and '.join(map(str, others))} px ({COLUMN}), but {whose} "
+            f"is {spec.size}; they would be resized twice. Use the original manifest, or prepare it again "
             f"with `derm-ray data prepare --size {spec.size}`."
         )
     if sizes and not spec.scaled:
         raise ConfigError(
             f"{manifest.uri}: its images are prepared, but the model is of an earlier version, which decodes JPEG "
-            "photos at their full size. Give the manifest that they were prepared from."
+            "photos at their full size. Use the original manifest."
         )
 
 
@@ -156,7 +158,7 @@ def _cut(pairs: list[LesionPair], spec: Preprocessing, most: int) -> list[_Block
 
 
 def _reusable(block: _Block, out_uri: str) -> _Uris | None:
-    """Return the addresses in a tar that is there, ``None`` where it is not what was written."""
+    """Return the addresses in an existing tar, or ``None`` if it is not usable."""
     try:
         uris = _addresses(storage.join(out_uri, block.name), block.name)
     except Damaged:
@@ -179,7 +181,7 @@ def _write(block: _Block, loaded: Sequence[PairPixels], out_uri: str, executor: 
     with tempfile.TemporaryDirectory(prefix="derm_ray_") as folder:
         path = str(Path(folder) / block.name)
         files = executor.map(_png, (pixels for _, pixels in given))
-        with storage.explained(path), tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        with storage.translate_errors(path), tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
             for (name, _), data in zip(given, files, strict=True):
                 info = tarfile.TarInfo(name)
                 info.size = len(data)

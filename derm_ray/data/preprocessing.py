@@ -13,8 +13,8 @@ from PIL import Image
 
 from derm_ray.data.archives.reader import ImageReader
 from derm_ray.data.decode import MAX_PIXELS, decode
+from derm_ray.domain import LesionPair, Modality
 from derm_ray.errors import BundleError, ImageError
-from derm_ray.vocabulary import LesionPair, Modality
 
 Pixels = npt.NDArray[np.uint8]
 """One preprocessed image: (size, size, 3) uint8, RGB, 0..255."""
@@ -27,7 +27,7 @@ class Preprocessing:
     Attributes:
         size: side of the square in pixels; the whole image is stretched onto it (bilinear, antialiased),
             so that a lesion near the border is never cut off.
-        mean, std: per-channel normalisation of RGB in 0..1, applied inside the engine.
+        mean, std: per-channel normalization of RGB in 0..1, applied inside the engine.
         scaled: JPEG photos are decoded at the smallest scale not below the square; models of earlier versions were
             trained on full ones.
     """
@@ -49,7 +49,9 @@ class Preprocessing:
             BundleError: it asks for a resize this version does not have.
         """
         if spec.get("resize") != "stretch-bilinear":
-            raise BundleError(f"preprocessing asks for resize {spec.get('resize')!r}; this version does not have it.")
+            raise BundleError(
+                f"unknown resize method {spec.get('resize')!r} in the preprocessing. Train the model again."
+            )
         return cls(int(spec["size"]), tuple(spec["mean"]), tuple(spec["std"]), bool(spec.get("scaled", False)))
 
     def resize(self, image: Image.Image) -> Pixels:
@@ -64,7 +66,7 @@ class LoadedImage:
     Attributes:
         pixels: see :data:`Pixels`.
         shorter_side: of the image as it was stored, in pixels.
-        flags: values of :class:`derm_ray.vocabulary.ImageFlag`.
+        flags: values of :class:`derm_ray.domain.ImageFlag`.
         read_s, decode_s: seconds spent on reading the bytes, and on decoding and resizing them.
     """
 
@@ -81,7 +83,7 @@ class PairPixels:
 
     Attributes:
         clinical, dermoscopy: see :data:`Pixels`.
-        flags: modality and :class:`derm_ray.vocabulary.ImageFlag`, such as ``clinical:animated``.
+        flags: modality and :class:`derm_ray.domain.ImageFlag`, such as ``clinical:animated``.
         read_s, decode_s: seconds spent on both images; they may have been loaded at the same time.
     """
 

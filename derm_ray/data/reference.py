@@ -1,4 +1,4 @@
-"""What a model's traffic is compared with: how its training data were spread, in bins; sealed in the bundle."""
+"""Reference distributions for drift monitoring, stored in the bundle."""
 
 from bisect import bisect_right
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Quantity(StrEnum):
-    """What is watched for drift: the leading diagnosis, its probability, and the image's own figures.
+    """Quantities monitored for drift: predicted diagnosis, confidence, and image statistics.
 
     See :class:`derm_ray.data.statistics.ImageStatistics` for the last three.
     """
@@ -21,12 +21,12 @@ class Quantity(StrEnum):
 
 
 OTHER = "other"
-"""The bin of all diagnoses that have none of their own."""
+"""Bin of all diagnoses without a bin of their own."""
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """How one quantity was spread.
+    """Reference distribution of one quantity.
 
     Attributes:
         quantity: which.
@@ -68,4 +68,4 @@ class Distribution:
 
 
 Reference = tuple[Distribution, ...]
-"""One distribution of each quantity and modality at most; empty where nothing is known."""
+"""At most one distribution per quantity and modality; may be empty."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from derm_ray.data.manifest import Manifest
-from derm_ray.vocabulary import Split
+from derm_ray.domain import Split
 
 TEST_FRACTION = 0.3
 VAL_FRACTION = 0.15
@@ -15,7 +15,7 @@ MIN_GROUPS = 3
 
 @dataclass(frozen=True)
 class SplitResult:
-    """A manifest with its ``split`` column filled, and what the user should know about it."""
+    """A manifest with its ``split`` column filled, and warnings."""
 
     manifest: Manifest
     warnings: tuple[str, ...]
@@ -48,8 +48,8 @@ def split_manifest(
         if len(names) < MIN_GROUPS:
             assigned.update(dict.fromkeys(names, Split.TRAIN))
             warnings.append(
-                f"{diagnosis or 'no diagnosis'}: only {len(names)} lesion group(s), all put into train; "
-                "the class is absent from val and test."
+                f"{diagnosis or 'no diagnosis'}: only {len(names)} lesion group(s), all in train; "
+                "val and test have none of this class."
             )
             continue
         shuffled = [names[i] for i in generator.permutation(len(names))]
@@ -59,7 +59,7 @@ def split_manifest(
             part = Split.TEST if index < tests else Split.VAL if index < tests + vals else Split.TRAIN
             assigned[name] = part
     empty = [part for part in Split if part not in assigned.values()]
-    warnings += [f"no lesion is in {part}: there are too few; add some, or fill the column yourself." for part in empty]
+    warnings += [f"split {part} is empty: too few lesions. Add some, or fill the column yourself." for part in empty]
     return SplitResult(manifest.with_column("split", [assigned[g] for g in groups]), tuple(warnings))
 
 

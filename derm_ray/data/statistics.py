@@ -1,4 +1,4 @@
-"""What can be measured of an image whatever it shows."""
+"""Image statistics that do not depend on the content."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from derm_ray.data.preprocessing import LoadedImage
 
 @dataclass(frozen=True)
 class ImageStatistics:
-    """How an image was taken.
+    """Statistics of one image.
 
     Attributes:
         brightness: mean luma (ITU-R 601-2) of the square that the model sees, 0..255.

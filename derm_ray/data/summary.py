@@ -1,4 +1,4 @@
-"""What a manifest holds, counted."""
+"""Summary of a manifest."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from derm_ray.data.manifest import SCHEMA, Manifest
-from derm_ray.vocabulary import Split
+from derm_ray.domain import Split
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class ManifestSummary:
         parts = [*Split, "unsplit"]
         used = [part for part in parts if any(part in row for row in self.diagnoses.values())]
         width = max([len(name) for name in self.diagnoses] + [9])
-        patients = f"{self.patients} patients" if self.patients else "no patient ids: splits go by lesion"
+        patients = f"{self.patients} patients" if self.patients else "no patient ids: splits are by lesion"
         if self.patients and (unknown := self.missing.get("patient_id")):
-            patients += f", {unknown} pairs of unknown patients (a split takes each lesion as a patient's)"
+            patients += f", {unknown} pairs without a patient id (split by lesion)"
         lines = [
             f"{self.pairs} pairs, {self.lesions} lesions, {patients}",
             "images      " + _inline(self.modalities),
@@ -73,7 +73,7 @@ class ManifestSummary:
 
 
 def summarize(manifest: Manifest) -> ManifestSummary:
-    """Count what a manifest holds."""
+    """Summarize a manifest."""
     columns = {name: manifest.table[name].to_pylist() for name in manifest.table.column_names}
     modalities = Counter(
         "both" if clinical and dermoscopy else "clinical" if clinical else "dermoscopy" if dermoscopy else "none"

@@ -1,4 +1,4 @@
-"""Procedural lesion pairs: neither image alone tells the diagnosis, both together do."""
+"""Synthetic lesion pairs: the diagnosis can be determined from both images only."""
 
 from collections.abc import Callable
 from io import BytesIO
@@ -9,14 +9,14 @@ import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFilter
 
 from derm_ray import storage
-from derm_ray.data.manifest import Manifest, conform, write_manifest
-from derm_ray.vocabulary import LabelSet
+from derm_ray.data.manifest import Manifest, normalize_schema, write_manifest
+from derm_ray.domain import LabelSet
 
 LEVELS = 4
-"""The class index is ``LEVELS * colour + pattern``: the clinical image shows only the colour of the lesion, the
+"""The class index is ``LEVELS * color + pattern``: the clinical image shows only the color of the lesion, the
 dermoscopy image only the pattern inside it, so that either alone leaves about LEVELS classes open."""
 
-_COLOURS = ((122, 74, 46), (188, 62, 66), (62, 52, 70), (214, 160, 104))
+_COLORS = ((122, 74, 46), (188, 62, 66), (62, 52, 70), (214, 160, 104))
 _PIGMENT = (92, 56, 40)
 _Generator = np.random.Generator
 
@@ -24,7 +24,7 @@ _Generator = np.random.Generator
 def synthesize(out_uri: str, pairs: int, label_set: LabelSet, *, seed: int = 0, size: int = 160) -> Manifest:
     """Write ``pairs`` synthetic lesion pairs (JPEG) and ``manifest.parquet`` into a folder.
 
-    Classes are dealt out in turn, so that they are balanced. Ages, sexes and sites are random and carry nothing.
+    Classes are balanced. Ages, sexes and sites are random and carry no information.
 
     Args:
         out_uri: the folder; images go to ``images/``.
@@ -41,9 +41,9 @@ def synthesize(out_uri: str, pairs: int, label_set: LabelSet, *, seed: int = 0, 
     for index in range(pairs):
         generator = np.random.default_rng((seed, index))
         diagnosis = index % len(classes)
-        colour, pattern = divmod(diagnosis, LEVELS)
+        color, pattern = divmod(diagnosis, LEVELS)
         lesion_id = f"SYN_{index:06d}"
-        images = {"clinical": _clinical(generator, colour, size), "dermoscopy": _dermoscopy(generator, pattern, size)}
+        images = {"clinical": _clinical(generator, color, size), "dermoscopy": _dermoscopy(generator, pattern, size)}
         for modality, image in images.items():
             buffer = BytesIO()
             image.save(buffer, "JPEG", quality=90)
@@ -60,7 +60,7 @@ def synthesize(out_uri: str, pairs: int, label_set: LabelSet, *, seed: int = 0, 
             }
         )
     uri = storage.join(storage.absolute(out_uri), "manifest.parquet")
-    manifest = conform(pa.Table.from_pylist(rows), uri)
+    manifest = normalize_schema(pa.Table.from_pylist(rows), uri)
     write_manifest(manifest, uri)
     return manifest
 
@@ -75,16 +75,16 @@ def _skin(generator: _Generator, size: int) -> npt.NDArray[np.float64]:
 
 
 def _outline(generator: _Generator, size: int) -> tuple[npt.NDArray[np.float64], float, float, float]:
-    """Return a soft lobed mask (size, size) in 0..1, its centre and its radius in pixels."""
-    centre = generator.uniform(0.42, 0.58, 2) * size
+    """Return a soft lobed mask (size, size) in 0..1, its center and its radius in pixels."""
+    center = generator.uniform(0.42, 0.58, 2) * size
     radius = generator.uniform(0.22, 0.34) * size
     y, x = np.mgrid[0:size, 0:size]
-    angle = np.arctan2(y - centre[0], x - centre[1])
+    angle = np.arctan2(y - center[0], x - center[1])
     border = radius * np.ones((size, size))
     for lobes in (2, 3, 5):
         border += radius * generator.uniform(0, 0.1) * np.cos(lobes * angle + generator.uniform(0, 2 * np.pi))
-    distance = np.hypot(y - centre[0], x - centre[1])
-    return np.clip((border - distance) / 4 + 0.5, 0, 1), centre[0], centre[1], radius
+    distance = np.hypot(y - center[0], x - center[1])
+    return np.clip((border - distance) / 4 + 0.5, 0, 1), center[0], center[1], radius
 
 
 def _blend(
@@ -94,9 +94,9 @@ def _blend(
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
-def _clinical(generator: _Generator, colour: int, size: int) -> Image.Image:
+def _clinical(generator: _Generator, color: int, size: int) -> Image.Image:
     mask = _outline(generator, size)[0]
-    tint = np.array(_COLOURS[colour]) + generator.normal(0, 8)
+    tint = np.array(_COLORS[color]) + generator.normal(0, 8)
     lesion = tint + generator.normal(0, 10, (size, size, 1))
     return _blend(_skin(generator, size), lesion, mask).filter(ImageFilter.GaussianBlur(0.8))
 

@@ -1,4 +1,4 @@
-"""The manifest's rules, all checked before any work starts."""
+"""Manifest rules, checked before any work starts."""
 
 import re
 import unicodedata
@@ -9,11 +9,11 @@ from statistics import median
 from derm_ray import storage
 from derm_ray.data.manifest import URI_COLUMNS, Manifest
 from derm_ray.data.normalization import has_unseen
+from derm_ray.domain import LabelSet, Split
 from derm_ray.errors import ManifestError, unknown_name
-from derm_ray.vocabulary import LabelSet, Split
 
 GROUP_COLUMNS = ("lesion_id", "patient_id")
-MOST_ROWS = 20
+MAX_ROWS = 20
 """Row numbers of one message."""
 SKIN_TONE_SCALES = {"milk": (0, 5), "fitzpatrick": (1, 6), "monk": (1, 10)}
 
@@ -64,8 +64,8 @@ def find_problems(
 
 def _rows(indices: Iterable[int]) -> str:
     numbers = [str(i + 1) for i in indices]
-    more = f" and {len(numbers) - MOST_ROWS:,} more" if len(numbers) > MOST_ROWS else ""
-    return ("row " if len(numbers) == 1 else "rows ") + ", ".join(numbers[:MOST_ROWS]) + more
+    more = f" and {len(numbers) - MAX_ROWS:,} more" if len(numbers) > MAX_ROWS else ""
+    return ("row " if len(numbers) == 1 else "rows ") + ", ".join(numbers[:MAX_ROWS]) + more
 
 
 def _positions(values: Iterable[str | None]) -> dict[str, list[int]]:
@@ -78,7 +78,7 @@ def _positions(values: Iterable[str | None]) -> dict[str, list[int]]:
 
 
 def row_problems(manifest: Manifest, first_row: int = 0) -> Iterator[str]:
-    """Yield what is wrong with single rows: ids that are empty or hide characters, and no image or one image twice.
+    """Yield problems of single rows: empty ids, invisible characters, no image, or the same image twice.
 
     Args:
         manifest: a whole one, or a piece.
@@ -90,7 +90,7 @@ def row_problems(manifest: Manifest, first_row: int = 0) -> Iterator[str]:
             yield f"{_rows([row])}: pair_id and lesion_id must not be empty (nor NA, None, nan, null or unknown)"
         for name, value in (("pair_id", pair.pair_id), ("lesion_id", pair.lesion_id), ("patient_id", patient or "")):
             if has_unseen(value):
-                yield f"{_rows([row])}: {name} {value!a} holds characters that cannot be seen"
+                yield f"{_rows([row])}: {name} {value!a} contains invisible characters"
         clinical, dermoscopy = pair.clinical_uri, pair.dermoscopy_uri
         if clinical is None and dermoscopy is None:
             yield f"{_rows([row])}: neither clinical_uri nor dermoscopy_uri is given"
@@ -98,15 +98,15 @@ def row_problems(manifest: Manifest, first_row: int = 0) -> Iterator[str]:
             yield f"{_rows([row])}: clinical_uri and dermoscopy_uri are the same file, {ascii(clinical)[1:-1]}"
         for name, uri in zip(URI_COLUMNS, (clinical, dermoscopy), strict=True):
             if uri is not None and storage.is_windows_path(uri):
-                yield f"{_rows([row])}: {name} {uri} is a path of Windows; write it relative to the manifest, with '/'"
+                yield f"{_rows([row])}: {name} {uri} is a Windows path; write it relative to the manifest, with '/'"
 
 
 def _repetitions(manifest: Manifest) -> Iterator[str]:
     for pair_id, rows in _positions(manifest.column("pair_id")).items():
         if len(rows) > 1:
             yield (
-                f"{_rows(rows)}: pair_id {pair_id!r} stands {len(rows)} times; it must be unique (blanks at its ends "
-                "and Unicode forms make no difference). Without a column pair_id, lesion_id is one"
+                f"{_rows(rows)}: pair_id {pair_id!r} occurs {len(rows)} times; it must be unique (leading and "
+                "trailing blanks and Unicode forms are ignored). Without a column pair_id, lesion_id is used"
             )
 
 
@@ -135,7 +135,7 @@ def _splits(manifest: Manifest) -> Iterator[str]:
         for group, rows in _positions(manifest.column(column)).items():
             names = {split for row in rows if (split := splits[row]) is not None}
             if len(names) > 1:
-                yield f"{_rows(rows)}: {column} {group!r} stands in several splits ({', '.join(sorted(names))})"
+                yield f"{_rows(rows)}: {column} {group!r} is in several splits ({', '.join(sorted(names))})"
 
 
 def _attributes(manifest: Manifest) -> Iterator[str]:
@@ -154,11 +154,11 @@ def _attributes(manifest: Manifest) -> Iterator[str]:
 
 
 def find_warnings(manifest: Manifest) -> Iterator[str]:
-    """Yield what breaks no rule but is seldom meant; each would let a split keep too much together, or too little.
+    """Yield warnings: ids that are valid but probably not intended, and would affect the split.
 
     A patient of lesions, or a lesion of pairs, is implausible where it has at least 10 and a tenth of all, or at least
-    200, and at least five times as many as the median of the others. Such ids mostly stand for "unknown".
-    Ids look alike where they differ in case, width, runs of blanks, zeros before a number or ``.0`` behind it only.
+    200, and at least five times as many as the median of the others. Such ids usually mean "unknown".
+    Ids look alike if they differ only in case, width, runs of blanks, leading zeros or a trailing ``.0``.
     """
     lesions = manifest.column("lesion_id")
     patients = dict(zip(lesions, manifest.column("patient_id"), strict=True))
@@ -176,7 +176,7 @@ def _implausible(column: str, things: str, owners: list[str | None]) -> Iterator
             if size >= 5 * others:
                 yield (
                     f"{column} {owner!r} has {size} of {len(owners)} {things} ({size / len(owners):.0%}), the "
-                    f"{len(sizes) - 1} others have {others:g} (median). If it stands for unknown, leave it empty."
+                    f"{len(sizes) - 1} others have {others:g} (median). If it means unknown, leave it empty."
                 )
 
 
@@ -189,4 +189,4 @@ def _look_alikes(column: str, ids: list[str | None]) -> Iterator[str]:
     if groups:
         names = " and ".join(map(repr, groups[0]))
         more = f" (and {len(groups) - 1} more such groups)" if len(groups) > 1 else ""
-        yield f"{column}: {names} look alike{more}, but count as different. If they are one, write them in one form."
+        yield f"{column}: {names} look alike{more}, but count as different. If they are the same, use one spelling."

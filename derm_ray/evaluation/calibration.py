@@ -1,4 +1,4 @@
-"""Calibration: temperatures and operating points fitted on val, and how well probabilities hold elsewhere.
+"""Calibration: temperatures and operating points fitted on val, and reliability of probabilities.
 
 Shapes: N pairs, K classes. ``labels`` are class indices (N,), ``probabilities`` (N, K).
 """
@@ -10,18 +10,18 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 
+from derm_ray.domain import SENSITIVITIES, Calibration, LabelSet, OperatingPoint, PredictionKind, Task
 from derm_ray.evaluation.metrics import Labels, Scores
 from derm_ray.evaluation.tasks import task_scores
 from derm_ray.inference.predictor import temper
-from derm_ray.vocabulary import SENSITIVITIES, Calibration, LabelSet, OperatingPoint, PredictionKind, Task
 
 BINS = 10
 TEMPERATURES = (0.25, 8.0)
-"""Range of the fit: val sets are small, and a temperature outside means that nothing was learnt."""
+"""Range of the fit: val sets are small, and a temperature outside means that the model learned nothing."""
 
 
 def fit_temperature(labels: Labels, probabilities: npt.NDArray[np.float32]) -> float:
-    """Return the temperature that minimises the negative log-likelihood (Guo et al. 2017), within 0.25..8."""
+    """Return the temperature that minimizes the negative log-likelihood (Guo et al. 2017), within 0.25..8."""
 
     def loss(log_temperature: float) -> float:
         return negative_log_likelihood(labels, temper(probabilities, float(np.exp(log_temperature))))
@@ -60,19 +60,19 @@ def operating_points(
 ) -> list[OperatingPoint]:
     """Return thresholds that reach each target sensitivity; none where a side of the task is empty.
 
-    A threshold lies midway between the last positive that has to alarm and the next lower risk of the task's val
-    pairs (or 0), so that a rounding error does not silence that positive.
+    A threshold lies midway between the last positive that has to be found and the next lower score of the task's val
+    pairs (or 0), so that a rounding error does not exclude that positive.
     """
     positive, negative = task_scores(task, label_set.class_names, labels, probabilities)
     if not len(positive) or not len(negative):
         return []
     falling = np.sort(positive)[::-1]
-    risks = np.concatenate((positive, negative))
+    scores = np.concatenate((positive, negative))
     points = []
     for target in SENSITIVITIES:
         # The small slack keeps 0.9 * 10 = 9.000000000000002 from asking for a tenth positive.
         last = falling[int(np.ceil(target * len(falling) - 1e-9)) - 1]
-        threshold = float((last + risks[risks < last].max(initial=0)) / 2)
+        threshold = float((last + scores[scores < last].max(initial=0)) / 2)
         points.append(
             OperatingPoint(
                 kind,

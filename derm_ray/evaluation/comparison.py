@@ -13,11 +13,11 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its bootstrap interval.
+    """A metric with its bootstrap interval.
 
     Attributes:
-        value: the figure on all pairs; NaN where undefined.
-        low, high: percentile interval; NaN where the figure is undefined.
+        value: the metric on all pairs; NaN where undefined.
+        low, high: percentile interval; NaN where the metric is undefined.
     """
 
     value: float
@@ -52,22 +52,22 @@ def lesion_resamples(lesion_ids: Sequence[str], *, resamples: int, seed: int) ->
 
 
 def bootstrap(
-    figures: Callable[[npt.NDArray[np.int64]], Mapping[str, float]],
+    compute: Callable[[npt.NDArray[np.int64]], Mapping[str, float]],
     lesion_ids: Sequence[str],
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Compute figures on all pairs with 95% percentile intervals clustered by lesion.
+    """Compute metrics on all pairs with 95% percentile intervals clustered by lesion.
 
     Args:
-        figures: row indices -> figure name -> value.
+        compute: row indices -> metric name -> value.
         lesion_ids: one per pair.
-        resamples: number of draws; a draw in which a figure is undefined does not count for it.
+        resamples: number of draws; a draw in which a metric is undefined does not count for it.
         seed: of the draws.
     """
-    whole = figures(np.arange(len(lesion_ids)))
-    draws = [figures(rows) for rows in lesion_resamples(lesion_ids, resamples=resamples, seed=seed)]
+    whole = compute(np.arange(len(lesion_ids)))
+    draws = [compute(rows) for rows in lesion_resamples(lesion_ids, resamples=resamples, seed=seed)]
     intervals: dict[str, Interval] = {}
     for name, value in whole.items():
         intervals[name] = percentile_interval(value, np.array([draw[name] for draw in draws]))
@@ -75,7 +75,7 @@ def bootstrap(
 
 
 def percentile_interval(value: float, draws: npt.NDArray[np.floating]) -> Interval:
-    """Return a figure with the 95% percentile interval of its resamples; draws that are NaN do not count."""
+    """Return a metric with the 95% percentile interval of its resamples; draws that are NaN do not count."""
     defined = draws[np.isfinite(draws)]
     if not np.isfinite(value) or not len(defined):
         return Interval(float(value), float("nan"), float("nan"))

@@ -1,4 +1,4 @@
-"""The reference that an endpoint's traffic is compared with, in as many bins as its size bears.
+"""The drift reference of a model; its number of bins depends on the number of samples.
 
 With shares o of n requests and e of the reference's m samples, the population stability index is
 PSI = sum((o - e) ln(o / e)). Without drift, PSI n m / (n + m) is about chi-squared with bins - 1 degrees of freedom
@@ -14,32 +14,32 @@ from scipy.stats import chi2
 
 from derm_ray.data.reference import OTHER, Distribution, Quantity, Reference
 from derm_ray.data.statistics import ImageStatistics
+from derm_ray.domain import Modality, PredictionKind
 from derm_ray.evaluation.metrics import Scores
-from derm_ray.vocabulary import Modality, PredictionKind
 
 ALERT_PSI = 0.25
-LEAST_REQUESTS = 300
-"""Where the alert rule of ``cluster/prometheus/drift.yaml`` starts."""
+MIN_REQUESTS = 300
+"""Minimum requests of the alert rule of ``cluster/prometheus/drift.yaml``."""
 FALSE_ALARM = 1e-5
-"""Chance that :data:`LEAST_REQUESTS` requests without drift reach :data:`ALERT_PSI`."""
-MOST_BINS = 10
-LEAST_SHARE = 0.05
-"""Of a diagnosis with a bin of its own."""
+"""Chance that :data:`MIN_REQUESTS` requests without drift reach :data:`ALERT_PSI`."""
+MAX_BINS = 10
+MIN_SHARE = 0.05
+"""Minimum share of a diagnosis with its own bin."""
 
 _Counts = npt.NDArray[np.int64]
 
 
-def most_bins(samples: int) -> int:
-    """Return how many bins a number of samples bears; 0 where not even two."""
-    for bins in range(MOST_BINS, 1, -1):
-        if samples and chi2.isf(FALSE_ALARM, bins - 1) * (1 / LEAST_REQUESTS + 1 / samples) <= ALERT_PSI:
+def max_bins(samples: int) -> int:
+    """Return the number of bins for a number of samples; 0 if fewer than two."""
+    for bins in range(MAX_BINS, 1, -1):
+        if samples and chi2.isf(FALSE_ALARM, bins - 1) * (1 / MIN_REQUESTS + 1 / samples) <= ALERT_PSI:
             return bins
     return 0
 
 
-def least_samples() -> int:
-    """Return the samples without which there is no reference."""
-    return int(np.ceil(1 / (ALERT_PSI / chi2.isf(FALSE_ALARM, 1) - 1 / LEAST_REQUESTS)))
+def min_samples() -> int:
+    """Return the minimum number of samples for a reference."""
+    return int(np.ceil(1 / (ALERT_PSI / chi2.isf(FALSE_ALARM, 1) - 1 / MIN_REQUESTS)))
 
 
 def fit_reference(
@@ -49,18 +49,18 @@ def fit_reference(
     *,
     prepared: bool = False,
 ) -> Reference:
-    """Return the distributions of all quantities of which there are samples enough.
+    """Return the distributions of all quantities with enough samples.
 
     Args:
         class_names: in class order.
         probabilities: prediction kind -> (N, K) of pairs that were not trained on, as the model will give them.
         images: of any pairs of the training set.
-        prepared: the images were brought to one size before; their resolution tells nothing.
+        prepared: the images were resized before, so that their resolution is not meaningful.
     """
     found = []
     for kind, scores in probabilities.items():
         modality = "both" if kind is PredictionKind.CROSS else str(kind)
-        found.append(_of_diagnoses(modality, [class_names[place] for place in scores.argmax(1)]))
+        found.append(_of_diagnoses(modality, [class_names[index] for index in scores.argmax(1)]))
         found.append(_of_numbers(Quantity.CONFIDENCE, modality, scores.max(1)))
     of_images = [Quantity.BRIGHTNESS, Quantity.SHARPNESS, *([] if prepared else [Quantity.RESOLUTION])]
     for modality, statistics in images.items():
@@ -72,11 +72,11 @@ def fit_reference(
 
 def _of_diagnoses(modality: str, names: Sequence[str]) -> Distribution | None:
     """Give the most frequent diagnoses a bin each, and one to all others together."""
-    samples, limit = len(names), most_bins(len(names))
+    samples, limit = len(names), max_bins(len(names))
     if not limit:
         return None
     counted = sorted(((names.count(name), name) for name in set(names)), reverse=True)
-    own = [(count, name) for count, name in counted if count >= LEAST_SHARE * samples][: limit - 1]
+    own = [(count, name) for count, name in counted if count >= MIN_SHARE * samples][: limit - 1]
     counts = [count for count, _ in own]
     shares = _smoothed(np.array([*counts, samples - sum(counts)]))
     return Distribution(Quantity.DIAGNOSIS, modality, samples, (*(name for _, name in own), OTHER), (), shares)
@@ -86,9 +86,9 @@ def _of_numbers(quantity: Quantity, modality: str, values: Sequence[float] | Sco
     """Cut at quantiles, so that each bin has as many samples, up to ties.
 
     A value that fills a bin alone, such as the resolution of the one camera, gets an edge on either side, so that
-    smaller and larger ones are told from it.
+    smaller and larger values fall into other bins.
     """
-    samples, limit = len(values), most_bins(len(values))
+    samples, limit = len(values), max_bins(len(values))
     if not limit:
         return None
     numbers = np.sort(np.asarray(values, np.float64))
@@ -97,7 +97,7 @@ def _of_numbers(quantity: Quantity, modality: str, values: Sequence[float] | Sco
     ties = cuts[upper - lower > samples / limit]
     edges = np.union1d(cuts, np.nextafter(ties, np.inf))
     counts = np.bincount(np.searchsorted(edges, numbers, side="right"), minlength=len(edges) + 1)
-    bins = tuple(str(place + 1) for place in range(len(edges) + 1))
+    bins = tuple(str(index + 1) for index in range(len(edges) + 1))
     return Distribution(quantity, modality, samples, bins, tuple(edges.tolist()), _smoothed(counts))
 
 

@@ -14,12 +14,7 @@ from derm_ray.data.loading import load_all
 from derm_ray.data.manifest import Manifest, collapse, require_split
 from derm_ray.data.prepared import require_size
 from derm_ray.data.validation import validate
-from derm_ray.evaluation.calibration import Reliability, reliability
-from derm_ray.evaluation.comparison import RESAMPLES, Interval, bootstrap, finite_or_none
-from derm_ray.evaluation.metrics import Labels, class_metrics, confusion_matrix
-from derm_ray.evaluation.tasks import task_metrics, task_scores
-from derm_ray.inference.predictor import Predictor
-from derm_ray.vocabulary import (
+from derm_ray.domain import (
     Calibration,
     CancerDefinition,
     LabelSet,
@@ -28,21 +23,26 @@ from derm_ray.vocabulary import (
     PredictionKind,
     Split,
 )
+from derm_ray.evaluation.calibration import Reliability, reliability
+from derm_ray.evaluation.comparison import RESAMPLES, Interval, bootstrap, finite_or_none
+from derm_ray.evaluation.metrics import Labels, class_metrics, confusion_matrix
+from derm_ray.evaluation.tasks import task_metrics, task_scores
+from derm_ray.inference.predictor import Predictor
 
 
 @dataclass(frozen=True)
 class KindEvaluation:
-    """The figures of one prediction kind.
+    """The metrics of one prediction kind.
 
     Attributes:
-        figures: figure name -> interval; per-class AUROC under ``auroc/<class>``, task figures under
+        metrics: metric name -> interval; per-class AUROC under ``auroc/<class>``, task metrics under
             ``<task>/auroc`` and ``<task>/sensitivity_at_95_specificity``.
         confusion: counts (K, K), rows true, columns predicted.
-        reliability: how well the probabilities hold.
+        reliability: reliability of the probabilities.
         operating: the model's operating points, with sensitivity and specificity on this split.
     """
 
-    figures: dict[str, Interval]
+    metrics: dict[str, Interval]
     confusion: npt.NDArray[np.int64]
     reliability: Reliability
     operating: tuple[OperatingPoint, ...]
@@ -50,7 +50,7 @@ class KindEvaluation:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model's figures on one split.
+    """A model's metrics on one split.
 
     Attributes:
         label_set: classes and tasks.
@@ -58,8 +58,8 @@ class Evaluation:
         split, pairs, lesions: what was evaluated; ``grouping`` is ``patient`` or ``lesion``.
         support: pairs per class.
         task_sizes: task name -> (positives, negatives).
-        kinds: prediction kind -> figures.
-        majority: figures of always answering the most frequent training class.
+        kinds: prediction kind -> metrics.
+        majority: metrics of always predicting the most frequent training class.
         provenance: model digest, its training run, manifest digest, engine, version.
     """
 
@@ -76,7 +76,7 @@ class Evaluation:
     provenance: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as JSON types; undefined figures are null."""
+        """Return everything as JSON types; undefined metrics are null."""
         return {
             "notice": RESEARCH_NOTICE,
             "label_set": self.label_set.name,
@@ -91,9 +91,9 @@ class Evaluation:
             "majority_class": {name: finite_or_none(value) for name, value in self.majority.items()},
             "predictions": {
                 str(kind): {
-                    "figures": {name: interval.to_json() for name, interval in result.figures.items()},
+                    "metrics": {name: interval.to_json() for name, interval in result.metrics.items()},
                     "classes_covered": sum(
-                        math.isfinite(i.value) for name, i in result.figures.items() if name.startswith("auroc/")
+                        math.isfinite(i.value) for name, i in result.metrics.items() if name.startswith("auroc/")
                     ),
                     "confusion": result.confusion.tolist(),
                     "reliability": asdict(result.reliability),
@@ -127,7 +127,7 @@ def evaluate(
         split: the part to evaluate.
         definition: which classes count as cancer.
         resamples: bootstrap draws.
-        swapped: show the network each image in the other's place (section 3.1, last paragraph).
+        swapped: swap the clinical and the dermoscopy image (section 3.1, last paragraph).
 
     Raises:
         ManifestError: rules are broken or images cannot be used; all are listed.
@@ -146,7 +146,7 @@ def evaluate(
     kinds = {
         kind: KindEvaluation(
             bootstrap(
-                lambda rows, p=probabilities: figures(label_set, labels[rows], p[rows], definition),  # type: ignore[misc]
+                lambda rows, p=probabilities: compute_metrics(label_set, labels[rows], p[rows], definition),  # type: ignore[misc]
                 lesion_ids,
                 resamples=resamples,
             ),
@@ -177,7 +177,7 @@ def evaluate(
             "manifest_digest": manifest.digest,
             "derm_ray_version": __version__,
             "bootstrap_resamples": resamples,
-            "images": "exchanged" if swapped else "as given",
+            "images": "swapped" if swapped else "as given",
         },
     )
 
@@ -189,7 +189,7 @@ def _operating(
     labels: Labels,
     probabilities: npt.NDArray[np.floating],
 ) -> tuple[OperatingPoint, ...]:
-    """Return a kind's operating points with what their thresholds reach here; NaN where a side is empty."""
+    """Return a kind's operating points, evaluated on this split; NaN where a side is empty."""
     found: list[OperatingPoint] = []
     for point in (p for p in calibration.operating_points if p.kind is kind):
         task = next(task for task in label_set.tasks() if task.name == point.task)
@@ -200,13 +200,13 @@ def _operating(
     return tuple(found)
 
 
-def figures(
+def compute_metrics(
     label_set: LabelSet,
     labels: Labels,
     probabilities: npt.NDArray[np.floating],
     definition: CancerDefinition = CancerDefinition.PAPER,
 ) -> dict[str, float]:
-    """Return every scalar figure of one set of predictions by name; see :class:`KindEvaluation`."""
+    """Return every scalar metric of one set of predictions by name; see :class:`KindEvaluation`."""
     overall = class_metrics(labels, probabilities)
     named = {
         "accuracy": overall.accuracy,
@@ -228,7 +228,7 @@ def _predict(
     found: dict[PredictionKind, list[tuple[float, ...]]] = {kind: [] for kind in PredictionKind}
     for loaded in load_all(pairs, predictor.bundle.preprocessing, uri):
         for prediction in predictor.predict(loaded):
-            for kind, probabilities in prediction.branches.items():
+            for kind, probabilities in prediction.per_input_predictions.items():
                 found[kind].append(probabilities)
     return {kind: np.array(rows) for kind, rows in found.items()}
 
@@ -236,11 +236,11 @@ def _predict(
 def _majority(
     manifest: Manifest, label_set: LabelSet, labels: Labels, definition: CancerDefinition
 ) -> dict[str, float]:
-    """Return the figures of the most frequent class of train, or of the evaluated split where train is empty."""
+    """Return the metrics of the most frequent class of train, or of the evaluated split where train is empty."""
     known = [d for d in manifest.select(Split.TRAIN).column("diagnosis") if d in label_set.class_names]
     if not known:
         known = [label_set.class_names[i] for i in labels]
     winner = label_set.class_names.index(str(Counter(known).most_common(1)[0][0]))
     constant = np.zeros((len(labels), len(label_set.class_names)))
     constant[:, winner] = 1
-    return figures(label_set, labels, constant, definition)
+    return compute_metrics(label_set, labels, constant, definition)

@@ -1,4 +1,4 @@
-"""Multi-class figures from probabilities, in numpy.
+"""Multi-class metrics from probabilities, in numpy.
 
 Shapes: N pairs, K classes. ``labels`` are class indices (N,), ``probabilities`` (N, K).
 """
@@ -15,14 +15,14 @@ Scores = npt.NDArray[np.floating]
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """Figures of a multi-class prediction, each 0..1.
+    """Metrics of a multi-class prediction, each 0..1.
 
     Attributes:
-        accuracy: share of pairs whose most probable class is right.
+        accuracy: share of pairs whose most probable class is correct.
         balanced_accuracy: mean recall over the classes present.
         macro_f1: mean F1 over the classes present or predicted.
         macro_auroc: mean one-vs-rest AUROC over the classes for which it is defined; NaN where there are none.
-        auroc: one-vs-rest AUROC per class; NaN where a class is absent, or nothing else is there.
+        auroc: one-vs-rest AUROC per class; NaN where a class is absent, or is the only one.
     """
 
     accuracy: float
@@ -33,7 +33,7 @@ class ClassMetrics:
 
     @property
     def classes_covered(self) -> int:
-        """Number of classes behind ``macro_auroc``."""
+        """Number of classes in ``macro_auroc``."""
         return int(np.isfinite(self.auroc).sum())
 
 
@@ -50,7 +50,7 @@ def auroc(positive: npt.NDArray[np.bool_], scores: Scores) -> Scores:
         scores: same shape; higher means more positive.
 
     Returns:
-        A scalar array or (K,); NaN where only one class is there.
+        A scalar array or (K,); NaN if only one class is present.
     """
     ranks = rankdata(scores, axis=0)
     positives = positive.sum(0)

@@ -1,4 +1,4 @@
-"""How far two ways of computing the same model's answers lie apart."""
+"""Comparison of two engines of the same model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -9,12 +9,12 @@ import numpy.typing as npt
 
 from derm_ray.bundle import Bundle
 from derm_ray.data.loading import load_all
+from derm_ray.domain import LesionPair, PredictionKind, Task
 from derm_ray.evaluation.comparison import Interval, bootstrap
 from derm_ray.inference.predictor import Predictor
-from derm_ray.vocabulary import LesionPair, PredictionKind, Task
 
-LEAST_AGREEMENT = 0.99
-MOST_DIFFERENCE = 0.01
+MIN_AGREEMENT = 0.99
+MAX_DIFFERENCE = 0.01
 UNCALIBRATED_THRESHOLD = 0.5
 
 Probabilities = npt.NDArray[np.float64]
@@ -22,7 +22,7 @@ Probabilities = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class KindParity:
-    """Two predictors' answers of one kind, compared over the same pairs.
+    """Comparison of two predictors' outputs of one kind over the same pairs.
 
     Attributes:
         agreement: share of pairs with the same most probable class, 0..1.
@@ -41,12 +41,12 @@ class Parity:
 
     Attributes:
         pairs: how many were compared.
-        kinds: prediction kind -> figures.
+        kinds: prediction kind -> metrics.
         task: the label set's first, cancer where it has that.
         positives: pairs whose diagnosis is one of the task's positives.
-        sensitivity: share of these that alarm at the model's first operating point for the task (at a risk of 0.5
-            where it has none), from both images: reference, then this one.
-        sensitivity_difference: this one's minus the reference's, paired, with its interval over lesions.
+        sensitivity: share of these above the threshold of the model's first operating point for the task (0.5 where it
+            has none), from both images: reference, then candidate.
+        sensitivity_difference: candidate minus reference, paired, with its interval over lesions.
     """
 
     pairs: int
@@ -57,51 +57,50 @@ class Parity:
     sensitivity_difference: Interval
 
     @property
-    def holds(self) -> bool:
-        """Whether the same model answers: every kind agrees on 99% of pairs, with a mean |dp| of at most 0.01."""
+    def passed(self) -> bool:
+        """Whether both are equivalent: every kind agrees on 99% of pairs, with a mean |dp| of at most 0.01."""
         return all(
-            kind.agreement >= LEAST_AGREEMENT and kind.mean_difference <= MOST_DIFFERENCE
-            for kind in self.kinds.values()
+            kind.agreement >= MIN_AGREEMENT and kind.mean_difference <= MAX_DIFFERENCE for kind in self.kinds.values()
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON types."""
         return {
             "pairs": self.pairs,
-            "holds": self.holds,
-            "kinds": {str(kind): asdict(figures) for kind, figures in self.kinds.items()},
+            "passed": self.passed,
+            "kinds": {str(kind): asdict(metrics) for kind, metrics in self.kinds.items()},
             "sensitivity": {
                 "task": self.task,
                 "positives": self.positives,
                 "reference": self.sensitivity[0] if self.positives else None,
-                "here": self.sensitivity[1] if self.positives else None,
+                "candidate": self.sensitivity[1] if self.positives else None,
                 "difference": self.sensitivity_difference.to_json(),
             },
         }
 
     def lines(self) -> list[str]:
-        """Return it for people."""
-        told = [
-            f"{kind:<11} agreement {figures.agreement:.4f}, mean |dp| {figures.mean_difference:.5f}, "
-            f"largest {figures.largest_difference:.3f}"
-            for kind, figures in self.kinds.items()
+        """Return it as text."""
+        lines = [
+            f"{kind:<11} agreement {metrics.agreement:.4f}, mean |dp| {metrics.mean_difference:.5f}, "
+            f"largest {metrics.largest_difference:.3f}"
+            for kind, metrics in self.kinds.items()
         ]
         if self.positives:
             before, after = self.sensitivity
             difference = self.sensitivity_difference
-            told.append(
+            lines.append(
                 f"{self.task} sensitivity {before:.4f} -> {after:.4f}, difference {difference.value:+.4f} "
                 f"({difference.low:+.4f}..{difference.high:+.4f}), {self.positives} pairs"
             )
-        return told
+        return lines
 
 
 def measure_parity(reference: Predictor, other: Predictor, pairs: Sequence[LesionPair], uri: str) -> Parity:
-    """Let two predictors answer for the same pairs, each with its own preprocessing.
+    """Compare two predictors on the same pairs, each with its own preprocessing.
 
     Args:
-        reference: what counts as right.
-        other: what is compared with it.
+        reference: the baseline.
+        other: the candidate.
         pairs: with both images.
         uri: the manifest's, for errors.
 
@@ -110,22 +109,22 @@ def measure_parity(reference: Predictor, other: Predictor, pairs: Sequence[Lesio
     """
     specs = [predictor.bundle.preprocessing for predictor in (reference, other)]
     streams = [load_all(pairs, spec, uri) for spec in (specs if specs[0] != specs[1] else specs[:1])]
-    answers: list[list[Mapping[PredictionKind, tuple[float, ...]]]] = [[], []]
+    predicted: list[list[Mapping[PredictionKind, tuple[float, ...]]]] = [[], []]
     for chunks in zip(*streams, strict=True):
-        for predictor, chunk, rows in zip((reference, other), (chunks[0], chunks[-1]), answers, strict=True):
-            rows += [prediction.branches for prediction in predictor.predict(chunk)]
-    before, after = ({kind: np.array([row[kind] for row in rows]) for kind in rows[0]} for rows in answers)
+        for predictor, chunk, rows in zip((reference, other), (chunks[0], chunks[-1]), predicted, strict=True):
+            rows += [prediction.per_input_predictions for prediction in predictor.predict(chunk)]
+    before, after = ({kind: np.array([row[kind] for row in rows]) for kind in rows[0]} for rows in predicted)
     task = reference.bundle.label_set.tasks()[0]
-    alarms = [_alarms(reference.bundle, task, kinds[PredictionKind.CROSS]) for kinds in (before, after)]
+    above = [_above_threshold(reference.bundle, task, kinds[PredictionKind.CROSS]) for kinds in (before, after)]
     positive = np.array([pair.diagnosis in task.positive for pair in pairs])
     return Parity(
         len(pairs),
         {kind: _compare(before[kind], after[kind]) for kind in before},
         task.name,
         int(positive.sum()),
-        (_share(alarms[0][positive]), _share(alarms[1][positive])),
+        (_share(above[0][positive]), _share(above[1][positive])),
         _difference(
-            alarms[0][positive], alarms[1][positive], [pairs[int(i)].lesion_id for i in np.flatnonzero(positive)]
+            above[0][positive], above[1][positive], [pairs[int(i)].lesion_id for i in np.flatnonzero(positive)]
         ),
     )
 
@@ -137,15 +136,15 @@ def _compare(before: Probabilities, after: Probabilities) -> KindParity:
     )
 
 
-def _alarms(bundle: Bundle, task: Task, probabilities: Probabilities) -> npt.NDArray[np.bool_]:
-    """Tell for each row whether its risk reaches the model's first threshold for a task."""
+def _above_threshold(bundle: Bundle, task: Task, probabilities: Probabilities) -> npt.NDArray[np.bool_]:
+    """Return for each row whether its task probability reaches the model's first threshold for the task."""
     points = [p for p in bundle.calibration.operating_points if p.kind is PredictionKind.CROSS and p.task == task.name]
-    risks = probabilities[:, [bundle.label_set.class_names.index(name) for name in task.positive]].sum(1)
-    return np.asarray(risks >= (points[0].threshold if points else UNCALIBRATED_THRESHOLD))
+    scores = probabilities[:, [bundle.label_set.class_names.index(name) for name in task.positive]].sum(1)
+    return np.asarray(scores >= (points[0].threshold if points else UNCALIBRATED_THRESHOLD))
 
 
-def _share(alarms: npt.NDArray[np.bool_]) -> float:
-    return float(alarms.mean()) if len(alarms) else float("nan")
+def _share(flags: npt.NDArray[np.bool_]) -> float:
+    return float(flags.mean()) if len(flags) else float("nan")
 
 
 def _difference(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_], lesion_ids: list[str]) -> Interval:

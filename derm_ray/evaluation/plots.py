@@ -7,12 +7,12 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from derm_ray.domain import PredictionKind
 from derm_ray.evaluation.calibration import Reliability
 from derm_ray.evaluation.comparison import Interval
 from derm_ray.evaluation.evaluate import Evaluation
-from derm_ray.vocabulary import PredictionKind
 
-COLOURS: Mapping[PredictionKind, str] = {
+COLORS: Mapping[PredictionKind, str] = {
     PredictionKind.CLINICAL: "#c2742f",
     PredictionKind.DERMOSCOPY: "#3b7ea1",
     PredictionKind.CROSS: "#222222",
@@ -40,7 +40,7 @@ def interval_plot(
         value = np.array([interval.value for interval in intervals])
         spans = np.array([[i.value - i.low, i.high - i.value] for i in intervals]).T
         axes.errorbar(value, height, xerr=np.nan_to_num(np.maximum(spans, 0)), fmt="o", ms=4, lw=1.2, label=str(kind),
-                      color=COLOURS[kind])  # fmt: skip
+                      color=COLORS[kind])  # fmt: skip
     if chance is not None:
         axes.axvline(chance, color="#999999", lw=0.8, ls=":")
     axes.set_yticks(range(len(names)), list(names))
@@ -81,8 +81,8 @@ def confusion_plot(evaluation: Evaluation, kind: PredictionKind) -> str:
     axes.imshow(shares, cmap="Greys", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts):
         if count:
-            colour = "white" if shares[row, column] > 0.55 else "black"
-            axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=colour)
+            color = "white" if shares[row, column] > 0.55 else "black"
+            axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=color)
     axes.set_xticks(range(len(titles)), list(titles), rotation=60, ha="right", fontsize=8)
     axes.set_yticks(range(len(titles)), list(titles), fontsize=8)
     axes.set_xlabel("predicted")

@@ -1,4 +1,4 @@
-"""Giving a bundle its int8 engine, once it has been shown to answer as the model does."""
+"""Adding an int8 engine to a bundle, after a comparison with fp32."""
 
 import logging
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from derm_ray.data.loading import pair_images
 from derm_ray.data.manifest import Manifest, collapse, require_split
 from derm_ray.data.prepared import require_size
 from derm_ray.data.validation import validate
+from derm_ray.domain import LesionPair, Modality, Split
 from derm_ray.errors import ManifestError, WorkError
 from derm_ray.evaluation.parity import Parity, measure_parity
 from derm_ray.inference.engines import openvino, quantization
-from derm_ray.inference.engines.sealed import SealedEngine, already_there, seal_engine, sealed_engines
+from derm_ray.inference.engines.engine_store import StoredEngine, already_there, store_engine, stored_engines
 from derm_ray.inference.predictor import Predictor
-from derm_ray.vocabulary import LesionPair, Modality, Split
 
 logger = logging.getLogger(__name__)
 
@@ -45,27 +45,27 @@ class Quantized:
 
 
 def quantize_bundle(
-    model_uri: str, manifest: Manifest, *, most_pairs: int | None = None, overwrite: bool = False, seed: int = 0
+    model_uri: str, manifest: Manifest, *, max_pairs: int | None = None, overwrite: bool = False, seed: int = 0
 ) -> Quantized:
-    """Quantise a model on ``val``, compare it with fp32 on the other pairs, and seal it into the bundle.
+    """Quantize a model on ``val``, compare it with fp32 on the other pairs, and store it in the bundle.
 
     Args:
         model_uri: the bundle.
         manifest: pairs with both images and a split; diagnoses where they are known.
-        most_pairs: compare at most so many, drawn at random; ``None`` is all.
-        overwrite: replace an engine that is there.
-        seed: of the draws.
+        max_pairs: maximum number of pairs to compare, drawn at random; ``None`` is all.
+        overwrite: replace an existing engine.
+        seed: random seed.
 
     Raises:
         ConfigError: the extra is not installed, ``val`` is empty, or the images are prepared at another size.
         ManifestError: rules are broken, images cannot be used, or there is nothing to compare on.
         OutputExistsError: the bundle already has the engine.
-        WorkError: int8 does not answer as fp32 does; nothing is written.
+        WorkError: int8 differs too much from fp32; nothing is written.
     """
     for package in ("openvino", "nncf"):
         openvino.require(package)
     bundle = load_bundle(model_uri)
-    if not overwrite and openvino.NAME in sealed_engines(bundle):
+    if not overwrite and openvino.NAME in stored_engines(bundle):
         raise already_there(bundle, openvino.NAME)
     require_size(manifest, bundle.preprocessing, "the model's size")
     manifest = collapse(manifest, bundle.label_set)
@@ -73,26 +73,27 @@ def quantize_bundle(
     generator = np.random.default_rng(seed)
     calibration = _draw(_complete(require_split(manifest, Split.VAL).pairs()), CALIBRATION_PAIRS, generator)
     used = {pair.pair_id for pair in calibration}
-    others = _draw([p for p in _complete(manifest.pairs()) if p.pair_id not in used], most_pairs, generator)
+    others = _draw([p for p in _complete(manifest.pairs()) if p.pair_id not in used], max_pairs, generator)
     if not calibration or not others:
         where = "in val to calibrate on" if not calibration else "outside of val to compare on"
         raise ManifestError(manifest.uri, [f"there is no pair with both images {where}"])
-    logger.info("quantising on %d pairs of val", len(calibration))
-    files, made_with = quantization.quantize(bundle, pair_images(calibration, bundle.preprocessing, manifest.uri))
+    logger.info("quantizing with %d pairs of val", len(calibration))
+    files, built_with = quantization.quantize(bundle, pair_images(calibration, bundle.preprocessing, manifest.uri))
     logger.info("comparing with fp32 on %d other pairs", len(others))
-    draft = openvino.OpenVinoEngine(SealedEngine(openvino.NAME, "", {}, files))
+    draft = openvino.OpenVinoEngine(StoredEngine(openvino.NAME, "", {}, files))
     reference = Predictor(bundle, "torch", device=CPU)
     parity = measure_parity(reference, Predictor(bundle, draft), others, manifest.uri)
-    if not parity.holds:
+    if not parity.passed:
         raise WorkError(
-            "int8 does not answer as fp32 does (wanted: agreement of 0.99, mean |dp| of 0.01); nothing was written.\n"
+            "int8 predictions differ too much from fp32 (required: agreement >= 0.99, mean |dp| <= 0.01). Nothing was "
+            "written.\n"
             + "\n".join(parity.lines())
-            + f"\nIt was calibrated on {len(calibration)} pairs of val: give it more (at most "
+            + f"\nIt was calibrated on {len(calibration)} pairs of val. Add pairs to val (at most "
             f"{CALIBRATION_PAIRS} are used), or keep fp32."
         )
     report = {"calibrated_on": len(calibration), **parity.to_json()}
-    digest = seal_engine(bundle, openvino.NAME, files, report, made_with, overwrite=overwrite)
-    return Quantized(SealedEngine(openvino.NAME, digest, report, files).identity, len(calibration), parity)
+    digest = store_engine(bundle, openvino.NAME, files, report, built_with, overwrite=overwrite)
+    return Quantized(StoredEngine(openvino.NAME, digest, report, files).identity, len(calibration), parity)
 
 
 def _complete(pairs: list[LesionPair]) -> list[LesionPair]:

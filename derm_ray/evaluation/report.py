@@ -7,19 +7,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from derm_ray import RESEARCH_NOTICE, storage
+from derm_ray.domain import PredictionKind
 from derm_ray.errors import OutputExistsError
 from derm_ray.evaluation.comparison import Interval
 from derm_ray.evaluation.evaluate import Evaluation
 from derm_ray.evaluation.plots import confusion_plot, interval_plot, reliability_plot
-from derm_ray.vocabulary import PredictionKind
 
 JSON_NAME = "evaluation.json"
 HTML_NAME = "report.html"
 
 NOT_DEFINED = "not defined"
 WHY_NOT_DEFINED = (
-    "A figure is not defined where pairs are lacking: an AUROC needs some of the class and some of others, sensitivity "
-    "positives, specificity negatives."
+    "A metric is not defined without enough pairs: AUROC needs pairs inside and outside the class, sensitivity needs "
+    "positives, specificity needs negatives."
 )
 OVERALL = {
     "accuracy": "Accuracy",
@@ -40,25 +40,25 @@ def write_evaluation(evaluation: Evaluation, out_uri: str) -> tuple[str, str]:
         The URIs of both.
 
     Raises:
-        OutputExistsError: the evaluation of another model or manifest lies there.
+        OutputExistsError: the folder contains the evaluation of another model or manifest.
     """
     json_uri, html_uri = storage.join(out_uri, JSON_NAME), storage.join(out_uri, HTML_NAME)
     if storage.exists(json_uri):
         before = storage.read_json(json_uri)["provenance"]
         for key in ("model_digest", "manifest_digest", "images"):
             if before.get(key) != evaluation.provenance[key]:
-                raise OutputExistsError(f"{out_uri} holds an evaluation with another {key}. Choose another --out.")
+                raise OutputExistsError(f"{out_uri} contains an evaluation with another {key}. Choose another --out.")
     storage.write_json(json_uri, evaluation.to_json())
     storage.write_bytes(html_uri, render_html(evaluation).encode())
     return json_uri, html_uri
 
 
 def render_html(evaluation: Evaluation) -> str:
-    """Return the page: figures with intervals, plots and provenance; it loads nothing from elsewhere."""
+    """Return the page: metrics with intervals, plots and provenance; it loads nothing from elsewhere."""
     environment = Environment(
         loader=PackageLoader("derm_ray.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters["figure"] = figure_text
+    environment.filters["metric"] = figure_text
     environment.filters["number"] = number_text
     return environment.get_template("report.html.j2").render(
         notice=RESEARCH_NOTICE,
@@ -71,7 +71,7 @@ def render_html(evaluation: Evaluation) -> str:
 
 
 def figure_text(interval: Interval) -> str:
-    """Return a figure for a table: ``0.712 (0.660-0.761)``, or ``not defined``."""
+    """Return a metric for a table: ``0.712 (0.660-0.761)``, or ``not defined``."""
     if interval.low != interval.low:
         return number_text(interval.value)
     return f"{interval.value:.3f} ({interval.low:.3f}-{interval.high:.3f})"
@@ -87,17 +87,17 @@ def _reached(name: str, value: float, lacking: str) -> str:
 
 
 def summary_text(evaluation: Evaluation) -> str:
-    """Return the main figures as a table for a terminal."""
+    """Return the main metrics as a table for a terminal."""
     kinds = list(evaluation.kinds)
     width = max(map(len, OVERALL.values()))
     lines = [f"{'':<{width}}" + "".join(f"  {kind!s:<21}" for kind in kinds) + "  majority class"]
     for name, title in OVERALL.items():
         if name not in evaluation.majority:
             continue
-        cells = "".join(f"  {figure_text(evaluation.kinds[kind].figures[name]):<21}" for kind in kinds)
+        cells = "".join(f"  {figure_text(evaluation.kinds[kind].metrics[name]):<21}" for kind in kinds)
         lines.append(f"{title:<{width}}{cells}  {number_text(evaluation.majority[name])}")
     lines += [
-        f"cross, {point.task}: a risk of {point.threshold:.4f}, chosen for {point.target:.0%} sensitivity, has "
+        f"cross, {point.task}: a threshold of {point.threshold:.4f}, chosen for {point.target:.0%} sensitivity, has "
         f"{_reached('sensitivity', point.sensitivity, 'positives')} and "
         f"{_reached('specificity', point.specificity, 'negatives')}"
         for point in evaluation.kinds[PredictionKind.CROSS].operating
@@ -109,14 +109,14 @@ def summary_text(evaluation: Evaluation) -> str:
 
 def _plots(evaluation: Evaluation) -> dict[str, Any]:
     def rows(names: list[str]) -> dict[PredictionKind, list[Interval]]:
-        return {kind: [result.figures[name] for name in names] for kind, result in evaluation.kinds.items()}
+        return {kind: [result.metrics[name] for name in names] for kind, result in evaluation.kinds.items()}
 
     named = [name for name in OVERALL if name in evaluation.majority]
     present = [d for d in evaluation.label_set.diagnoses if evaluation.support[d.name]]
     areas = [f"auroc/{diagnosis.name}" for diagnosis in present]
     names = [f"{d.title} ({evaluation.support[d.name]})" for d in present]
     return {
-        "overall": Markup(interval_plot([OVERALL[name] for name in named], rows(named), "figure, 95% interval")),
+        "overall": Markup(interval_plot([OVERALL[name] for name in named], rows(named), "metric, 95% interval")),
         "classes": Markup(interval_plot(names, rows(areas), "one-vs-rest AUROC, 95% interval", chance=0.5)),
         "reliability": Markup(reliability_plot(evaluation.kinds[PredictionKind.CROSS].reliability)),
         "confusion": Markup(confusion_plot(evaluation, PredictionKind.CROSS)),

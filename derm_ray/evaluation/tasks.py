@@ -5,19 +5,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from derm_ray.domain import Task
 from derm_ray.evaluation.metrics import Labels, Scores, auroc
-from derm_ray.vocabulary import Task
 
 SPECIFICITY = 0.95
 
 
 @dataclass(frozen=True)
 class TaskMetrics:
-    """Figures of a binary task, each 0..1; NaN where one side is empty.
+    """Metrics of a binary task, each 0..1; NaN where one side is empty.
 
     Attributes:
         auroc: area under the ROC curve.
-        sensitivity_at_95_specificity: largest share of positives found while at most 5% of negatives alarm.
+        sensitivity_at_95_specificity: largest share of positives above a threshold that at most 5% of
+            negatives exceed.
         positives, negatives: pairs on each side.
     """
 
@@ -31,9 +32,9 @@ def sensitivity_at_specificity(positive: Scores, negative: Scores, specificity: 
     """Return the largest sensitivity of a threshold that keeps at least the given specificity.
 
     Args:
-        positive: scores of the positives; an alarm is a score above the threshold.
+        positive: scores of the positives; above the threshold counts as positive.
         negative: scores of the negatives.
-        specificity: share of negatives that must not alarm, 0..1.
+        specificity: share of negatives that must stay below the threshold, 0..1.
     """
     if not len(positive) or not len(negative):
         return float("nan")
@@ -43,7 +44,7 @@ def sensitivity_at_specificity(positive: Scores, negative: Scores, specificity: 
 
 
 def task_metrics(task: Task, class_names: Sequence[str], labels: Labels, probabilities: Scores) -> TaskMetrics:
-    """Compute a task's figures; pairs of classes in neither list are left out.
+    """Compute a task's metrics; pairs of classes in neither list are left out.
 
     Args:
         task: positives and negatives by class name; the score is the summed probability of the positives.
@@ -63,8 +64,8 @@ def task_metrics(task: Task, class_names: Sequence[str], labels: Labels, probabi
 
 
 def task_scores(task: Task, class_names: Sequence[str], labels: Labels, probabilities: Scores) -> tuple[Scores, Scores]:
-    """Return the risks, the summed probabilities of the task's positives, of its positive and negative pairs."""
+    """Return the task probabilities of a task's positive pairs and of its negative pairs."""
     positive = [class_names.index(name) for name in task.positive]
     negative = [class_names.index(name) for name in task.negative]
-    risks = probabilities[:, positive].sum(1, dtype=np.float64)
-    return risks[np.isin(labels, positive)], risks[np.isin(labels, negative)]
+    scores = probabilities[:, positive].sum(1, dtype=np.float64)
+    return scores[np.isin(labels, positive)], scores[np.isin(labels, negative)]

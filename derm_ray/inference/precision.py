@@ -1,4 +1,4 @@
-"""Number formats and memory layout, by what the hardware multiplies."""
+"""Number formats and memory layout."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
@@ -14,7 +14,7 @@ PRECISIONS = ("auto", "fp32", "bf16")
 
 
 def hardware_has_bf16(device: torch.device) -> bool:
-    """Tell whether a device multiplies bfloat16 in hardware (CUDA, AVX512-BF16 or AMX)."""
+    """Return whether a device multiplies bfloat16 in hardware (CUDA, AVX512-BF16 or AMX)."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
@@ -52,10 +52,10 @@ def to_device(network: AnyNetwork, device: torch.device) -> AnyNetwork:
     return network
 
 
-def normalise(
+def normalize(
     images_BHWC: torch.Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> torch.Tensor:
-    """Turn uint8 images (B, H, W, 3) into normalised float32 (B, 3, H, W) in channels-last memory order."""
+    """Turn uint8 images (B, H, W, 3) into normalized float32 (B, 3, H, W) in channels-last memory order."""
     scale = torch.tensor([255 * s for s in std], device=images_BHWC.device)
     shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=images_BHWC.device)
     return (images_BHWC.float() / scale - shift).permute(0, 3, 1, 2)

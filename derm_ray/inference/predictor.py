@@ -1,4 +1,4 @@
-"""The one predictor: evaluation, bulk scoring and the endpoint all answer through it."""
+"""The predictor that evaluation, bulk scoring and the endpoint share."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,21 +8,21 @@ import torch
 
 from derm_ray.bundle import Bundle
 from derm_ray.data.preprocessing import PairPixels
+from derm_ray.domain import Modality, Prediction, PredictionKind
 from derm_ray.inference.engines.engine import Engine, Images, Probabilities
 from derm_ray.inference.engines.selection import make_engine
-from derm_ray.vocabulary import Modality, Prediction, PredictionKind
 
 logger = logging.getLogger(__name__)
 
 
 class Predictor:
-    """Answers for preprocessed pairs.
+    """Predicts preprocessed pairs.
 
     Args:
         bundle: the model.
         engine: an engine or the name of one.
-        batch_size: most pairs in one forward pass; halved where memory does not suffice.
-        device: of an engine given by name; ``None`` is the first GPU, or the CPU.
+        batch_size: maximum pairs per forward pass; halved if memory is insufficient.
+        device: of an engine given by name; ``None`` uses the first GPU, or the CPU.
     """
 
     def __init__(
@@ -44,19 +44,21 @@ class Predictor:
         self._groups = {task.name: [classes.index(name) for name in task.positive] for task in bundle.label_set.tasks()}
 
     def predict(self, pairs: Sequence[PairPixels]) -> list[Prediction]:
-        """Return one prediction per pair, in order; pairs with one image are answered by its stream alone."""
+        """Return one prediction per pair, in order; pairs with one image use its stream alone."""
         predictions: dict[int, Prediction] = {}
         for indices in self._batches(pairs):
             raw = self._run([pairs[i] for i in indices])
             temperatures = self.bundle.calibration.temperatures
             kinds = {kind: temper(p, temperatures.get(kind, 1.0)) for kind, p in raw.items()}
             for row, index in enumerate(indices):
-                branches = {kind: tuple(float(p) for p in probabilities[row]) for kind, probabilities in kinds.items()}
-                predictions[index] = self._answer(pairs[index].modality, branches)
+                per_input_predictions = {
+                    kind: tuple(float(p) for p in probabilities[row]) for kind, probabilities in kinds.items()
+                }
+                predictions[index] = self._to_prediction(pairs[index].modality, per_input_predictions)
         return [predictions[i] for i in range(len(pairs))]
 
     def _run(self, batch: list[PairPixels]) -> Mapping[PredictionKind, Probabilities]:
-        """Run the engine; where memory does not suffice, halve the batch, for good."""
+        """Run the engine; if memory is insufficient, halve the batch size permanently."""
         size = min(len(batch), self.batch_size)
         parts = [batch[start : start + size] for start in range(0, len(batch), size)]
         try:
@@ -65,40 +67,44 @@ class Predictor:
             if size == 1 or not _is_out_of_memory(error):
                 raise
             self.batch_size = size // 2
-            logger.warning("out of memory with %d pairs at once; going on with %d", size, self.batch_size)
+            logger.warning("out of memory with %d pairs per batch; continuing with %d", size, self.batch_size)
             return self._run(batch)
         return {kind: np.concatenate([part[kind] for part in raw]) for kind in raw[0]}
 
     def _batches(self, pairs: Sequence[PairPixels]) -> Iterator[list[int]]:
-        size = self.batch_size  # which a batch on the way may halve
+        size = self.batch_size  # may be halved by a batch
         for modality in ("both", *Modality):
             indices = [i for i, pair in enumerate(pairs) if pair.modality == modality]
             for start in range(0, len(indices), size):
                 yield indices[start : start + size]
 
-    def _answer(self, modality: str, branches: dict[PredictionKind, tuple[float, ...]]) -> Prediction:
+    def _to_prediction(
+        self, modality: str, per_input_predictions: dict[PredictionKind, tuple[float, ...]]
+    ) -> Prediction:
         kind = PredictionKind.CROSS if modality == "both" else PredictionKind(modality)
-        probabilities = branches[kind]
+        probabilities = per_input_predictions[kind]
         best = probabilities.index(max(probabilities))
-        risks = {name: sum(probabilities[i] for i in group) for name, group in self._groups.items()}
+        task_probabilities = {name: sum(probabilities[i] for i in group) for name, group in self._groups.items()}
         return Prediction(
             modality=modality,
             diagnosis=self.bundle.label_set.class_names[best],
             confidence=probabilities[best],
             probabilities=probabilities,
-            risks=risks,
-            alarms={point.name: risks[point.task] >= point.threshold for point in self._points[kind]},
-            branches=branches,
+            task_probabilities=task_probabilities,
+            above_threshold={
+                point.name: task_probabilities[point.task] >= point.threshold for point in self._points[kind]
+            },
+            per_input_predictions=per_input_predictions,
         )
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell a lack of memory, which the CPU allocator reports as a bare RuntimeError."""
+    """Return whether an error means out of memory; the CPU allocator raises a plain RuntimeError."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 def temper(probabilities: Probabilities, temperature: float) -> Probabilities:
-    """Return p^(1/T), renormalised over classes: temperature scaling (Guo et al. 2017) of (N, K) probabilities."""
+    """Return p^(1/T), renormalized over classes: temperature scaling (Guo et al. 2017) of (N, K) probabilities."""
     if temperature == 1.0:
         return probabilities
     scaled = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)) / temperature

@@ -1,4 +1,4 @@
-"""Where a CAM-BP network looks: maps of both images, and overlays for people."""
+"""Saliency maps of CAM-BP networks, and overlays."""
 
 from collections.abc import Mapping
 from io import BytesIO
@@ -11,9 +11,9 @@ from PIL import Image
 
 from derm_ray.bundle import Bundle
 from derm_ray.data.preprocessing import PairPixels, Pixels
+from derm_ray.domain import Modality
 from derm_ray.errors import ConfigError
-from derm_ray.inference.precision import default_device, normalise, to_device
-from derm_ray.vocabulary import Modality
+from derm_ray.inference.precision import default_device, normalize, to_device
 
 Map = npt.NDArray[np.float32]
 """Weights of an image's positions, (H, W), >= 0 and summing to 1."""
@@ -22,7 +22,7 @@ OPACITY = 0.45
 
 
 class SaliencyMapper:
-    """Tells the CAM-BP weights (Ge et al. 2017, Eq. 6 left and Fig. 3) of images.
+    """Computes the CAM-BP weights of images (Ge et al. 2017, Eq. 6 left and Fig. 3).
 
     Args:
         bundle: a model with a ``cam_bp`` head.
@@ -48,7 +48,7 @@ class SaliencyMapper:
     def _tensor(self, image: Pixels | None) -> torch.Tensor | None:
         if image is None:
             return None
-        return normalise(torch.from_numpy(image[None].copy()).to(self._device), self._spec.mean, self._spec.std)
+        return normalize(torch.from_numpy(image[None].copy()).to(self._device), self._spec.mean, self._spec.std)
 
 
 def overlay_files(mapper: SaliencyMapper, pair: PairPixels) -> dict[Modality, bytes]:
@@ -79,11 +79,11 @@ def overlay(image: Pixels, weights: Map, opacity: float = OPACITY) -> Pixels:
     Args:
         image: (H, W, 3) uint8.
         weights: any grid; scaled by its largest value and resized (bicubic) to the image.
-        opacity: of the colours where the weights are largest, 0..1.
+        opacity: of the colors where the weights are largest, 0..1.
     """
     height, width = image.shape[:2]
     scaled = Image.fromarray((255 * weights / max(float(weights.max()), 1e-12)).astype(np.uint8))
     strength = np.asarray(scaled.resize((width, height), Image.Resampling.BICUBIC), np.float32) / 255
-    colours = colormaps["turbo"](strength)[..., :3] * 255
+    colors = colormaps["turbo"](strength)[..., :3] * 255
     share = opacity * strength[..., None]
-    return np.asarray(np.clip((1 - share) * image + share * colours, 0, 255), np.uint8)
+    return np.asarray(np.clip((1 - share) * image + share * colors, 0, 255), np.uint8)

@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from derm_ray.errors import ConfigError, unknown_name
 from derm_ray.models.heads import CamHead
-from derm_ray.models.pooling import normalise_map
+from derm_ray.models.pooling import normalize_map
 from derm_ray.models.trunks import Trunk
 
 CAM_MODES = ("relu_sum", "probability", "top1", "literal")
@@ -24,15 +24,15 @@ def saliency(activation_maps_BKHW: Tensor, logits_BK: Tensor, mode: str) -> Tens
     """
     maps, logits = activation_maps_BKHW.float(), logits_BK.float()
     if mode == "literal":
-        return normalise_map(maps.sum(1))
+        return normalize_map(maps.sum(1))
     positive = maps.clamp_min(0)
     if mode == "relu_sum":
-        return normalise_map(positive.sum(1))
+        return normalize_map(positive.sum(1))
     if mode == "probability":
         shares = logits.softmax(1)
     else:
         shares = functional.one_hot(logits.argmax(1), logits.shape[1]).float()
-    return normalise_map(torch.einsum("bkhw,bk->bhw", positive, shares))
+    return normalize_map(torch.einsum("bkhw,bk->bhw", positive, shares))
 
 
 class CamStream(nn.Module):

@@ -16,7 +16,7 @@ def _in_fp32(layers: nn.Module, inputs: Tensor) -> Tensor:
 
 
 class Head(nn.Module):
-    """What all heads share: ``forward(features (B, C, H, W), map (B, H', W') or None) -> logits (B, classes)``."""
+    """Base of all heads: ``forward(features (B, C, H, W), map (B, H', W') or None) -> logits (B, classes)``."""
 
 
 class GapHead(Head):
@@ -41,7 +41,7 @@ class FcHead(Head):
     """VGG-16's fc6, fc7 and a classifier, 4096 wide, on the pooled map (Simonyan and Zisserman 2014).
 
     Args:
-        batch_norm: put batch norm behind fc6 and fc7, as for the paper's sub-network trained from scratch.
+        batch_norm: add batch norm after fc6 and fc7, as for the paper's sub-network trained from scratch.
     """
 
     width = 4096
@@ -100,7 +100,7 @@ class BilinearHead(Head):
     """
 
     gain = 16.0
-    """Length of the descriptor that the classifier sees: at length 1 it would need a learning rate of its own."""
+    """Length of the descriptor before the classifier: length 1 would need a separate learning rate."""
 
     def __init__(self, channels: int, classes: int, *, dropout: float, rank: int | None, saliency: bool) -> None:
         super().__init__()

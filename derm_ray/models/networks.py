@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from derm_ray.domain import Modality, PredictionKind
 from derm_ray.models.cam import CamStream
 from derm_ray.models.heads import Head
 from derm_ray.models.trunks import Trunk
-from derm_ray.vocabulary import Modality, PredictionKind
 
 
 class PairLogits(NamedTuple):
@@ -43,7 +43,7 @@ class PairMaps(NamedTuple):
 
 
 class ImageEncoding(NamedTuple):
-    """What images give alone: logits (B, classes), the trunk's tap (B, C, H, W), CAM-BP weights (B, H', W') if any."""
+    """Encoded images: logits (B, classes), the trunk's tap (B, C, H, W), CAM-BP weights (B, H', W') if any."""
 
     logits: Tensor
     tap: Tensor
@@ -78,7 +78,7 @@ class PairCam(nn.Module):
         return PairMaps(*(stream(tensor) if tensor is not None else None for stream, tensor in pairs))
 
     def train(self, mode: bool = True) -> "PairCam":
-        """Stay in evaluation, whatever the mode: the CAM network is trained on its own."""
+        """Stay in evaluation mode: the CAM network is trained separately."""
         del mode
         return super().train(False)
 
@@ -115,9 +115,9 @@ class CrossSubnetwork(nn.Module):
 
 
 class PairNetwork(nn.Module, ABC):
-    """What all networks for pairs share: ``forward(clinical, dermoscopy) -> PairLogits``.
+    """Base of all pair networks: ``forward(clinical, dermoscopy) -> PairLogits``.
 
-    Images are normalised, (B, 3, H, W); either may be ``None``, not both.
+    Images are normalized, (B, 3, H, W); either may be ``None``, not both.
 
     Attributes:
         cam: the CAM network of CAM-BP heads.

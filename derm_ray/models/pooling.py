@@ -16,7 +16,7 @@ def uniform_map(features_BCHW: Tensor) -> Tensor:
     return features_BCHW.new_full((batch, height, width), 1 / (height * width), dtype=torch.float32)
 
 
-def normalise_map(map_BHW: Tensor) -> Tensor:
+def normalize_map(map_BHW: Tensor) -> Tensor:
     """Return a saliency map as weights: nothing below 0, sum 1 (the Z of Eq. 6), float32.
 
     A map that vanishes becomes uniform.
@@ -33,7 +33,7 @@ def resize_map(map_BHW: Tensor, height: int, width: int) -> Tensor:
     if map_BHW.shape[1:] == (height, width):
         return map_BHW
     grown = functional.interpolate(map_BHW[:, None], (height, width), mode="bilinear", align_corners=False)
-    return normalise_map(grown[:, 0])
+    return normalize_map(grown[:, 0])
 
 
 def weighted_gram(features_BCHW: Tensor, map_BHW: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ def weighted_gram(features_BCHW: Tensor, map_BHW: Tensor) -> Tensor:
 
     Eq. 6 writes an outer product per position and weighs it; (F diag(A)) F^T is the same sum without them.
     """
-    # Autocast would multiply in bf16, whose three digits a square root of small sums does not forgive.
+    # Autocast would multiply in bf16, which is too imprecise for a square root of small sums.
     with torch.autocast(features_BCHW.device.type, enabled=False):
         features = features_BCHW.flatten(2)
         if features.dtype in (torch.bfloat16, torch.float16):
@@ -50,7 +50,7 @@ def weighted_gram(features_BCHW: Tensor, map_BHW: Tensor) -> Tensor:
 
 
 class BilinearPool(nn.Module):
-    """From a feature map to a normalised second-order descriptor.
+    """From a feature map to a normalized second-order descriptor.
 
     Gram matrix weighted by a map, signed square root, L2 norm (Lin et al. 2015, section 3.1; Ge et al. 2017,
     Eq. 6). The matrix is symmetric: only its upper half is kept, off-diagonals times sqrt(2), so that inner

@@ -14,7 +14,7 @@ from derm_ray.errors import ConfigError, unknown_name
 
 
 class TrunkFeatures(NamedTuple):
-    """What a trunk computes from one batch.
+    """Output of a trunk for one batch.
 
     Attributes:
         tap_BCHW: the map that the cross sub-network reads (the paper's l-th layer, Eq. 4).
@@ -27,13 +27,13 @@ class TrunkFeatures(NamedTuple):
 
 @dataclass(frozen=True)
 class TrunkSpec:
-    """Where things are in a trunk's ``features`` sequence.
+    """Layout of a trunk's ``features`` sequence.
 
     Attributes:
         make: builds the sequence with fresh weights.
         channels: channels of the tap and of the last map.
-        taps: tap name -> index just behind it; the first is the default.
-        freezes: name -> index just behind the last frozen layer.
+        taps: tap name -> index just after it; the first is the default.
+        freezes: name -> index just after the last frozen layer.
         pretrained: torchvision's ImageNet weights; ``None`` for a trunk that is trained from scratch.
     """
 
@@ -152,7 +152,7 @@ class Trunk(nn.Module):
         self.features[: self.frozen].requires_grad_(False)
 
     def stem(self, images_BCHW: Tensor) -> Tensor:
-        """Return the frozen layers' output for normalised images (B, 3, H, W), without a graph where there are any."""
+        """Return the frozen layers' output for normalized images (B, 3, H, W), without a graph where there are any."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.frozen == 0):
             return torch.as_tensor(self.features[: self.frozen](images_BCHW))
 
@@ -162,7 +162,7 @@ class Trunk(nn.Module):
         return TrunkFeatures(tap, self.features[self._tap :](tap))
 
     def forward(self, images_BCHW: Tensor) -> TrunkFeatures:
-        """Return tap and last map of normalised images (B, 3, H, W)."""
+        """Return tap and last map of normalized images (B, 3, H, W)."""
         return self.body(self.stem(images_BCHW))
 
     def train(self, mode: bool = True) -> "Trunk":

@@ -1,4 +1,4 @@
-"""What a network starts from: ImageNet weights in its trunks, a trained CAM network in CAM-BP."""
+"""Initial weights: ImageNet weights of the trunks, and the trained CAM network of CAM-BP."""
 
 import logging
 from collections.abc import Mapping
@@ -10,10 +10,10 @@ from torch import Tensor
 
 from derm_ray import storage
 from derm_ray.errors import ConfigError, StorageError
+from derm_ray.models.factory import CamConfig, NetworkConfig
 from derm_ray.models.heads import FcHead
 from derm_ray.models.networks import PairNetwork, Stream
 from derm_ray.models.trunks import Trunk, trunk_spec
-from derm_ray.models.zoo import CamConfig, NetworkConfig
 
 logger = logging.getLogger(__name__)
 
@@ -28,12 +28,12 @@ def read_init_weights(trunk: str, uri: str | None) -> State:
         uri: a safetensors file, or ``None`` for torchvision's download.
 
     Raises:
-        StorageError: the file or the download is not to be had.
-        ConfigError: it is no such file, or the trunk is trained from scratch.
+        StorageError: the file or the download is not available.
+        ConfigError: it is not such a file, or the trunk is trained from scratch.
     """
     pretrained = trunk_spec(trunk).pretrained
     if pretrained is None:
-        raise ConfigError(f"the {trunk} trunk is trained from scratch; leave --init-weights out, or choose vgg16.")
+        raise ConfigError(f"trunk {trunk} is trained from scratch. Remove --init-weights, or use trunk vgg16.")
     if uri is None:
         try:
             state: State = pretrained.get_state_dict(progress=False, check_hash=True)
@@ -104,17 +104,17 @@ def describe_cam(trained: NetworkConfig, weights: State, mode: str, trunk: Trunk
         freeze: its freeze point.
 
     Raises:
-        ConfigError: the trained network is no CAM network.
+        ConfigError: the trained network is not a CAM network.
     """
     if trained.head != "cam":
-        raise ConfigError(f"a CAM network has head=cam; this bundle's head is {trained.head}.")
+        raise ConfigError(f"--cam needs a network trained with head=cam; this bundle has head={trained.head}.")
     same = trained.trunk == trunk.name and freeze != "none" and _same_stem(weights, trunk)
     networks = 2 if trained.network == "sole" else 1
     return CamConfig(trained.trunk, trained.classes, networks, mode, freeze if same else None)
 
 
 def _same_stem(weights: State, trunk: Trunk) -> bool:
-    """Tell whether every stream of a CAM network has a trunk's frozen layers."""
+    """Return whether every stream of a CAM network has a trunk's frozen layers."""
     stem = trunk.features[: trunk.frozen].state_dict()
     streams = {key.split(".")[0] for key in weights}
     return all(

@@ -1,4 +1,4 @@
-"""Replicas of a bulk run. They import nothing of the driver's: a run begins when all this is imported."""
+"""Scoring actors of a bulk run. They import little, since a run starts only after these imports."""
 
 import logging
 from typing import Any
@@ -12,18 +12,18 @@ from derm_ray.observability import WorkerLogs
 from derm_ray.scoring.chunks import Chunk
 from derm_ray.scoring.metrics import WorkMetrics
 from derm_ray.scoring.parts import ShardOutcome
-from derm_ray.scoring.predicting import ShardPredictor
 from derm_ray.scoring.scorer import ShardScorer
+from derm_ray.scoring.shard_predictor import ShardPredictor
 from derm_ray.scoring.shards import Shard
 
 logger = logging.getLogger(__name__)
 
 
 class ScoringActor:
-    """A :class:`ShardScorer` as Ray Data calls it; what goes wrong on purpose is told in ``failure``.
+    """A :class:`ShardScorer` for Ray Data; expected errors are returned in ``failure``.
 
     Args:
-        threads: that torch, OpenVINO and decoding use, whatever ``OMP_NUM_THREADS`` says on the machine.
+        threads: of torch, OpenVINO and decoding, regardless of ``OMP_NUM_THREADS``.
         logs: how it logs.
         scorer: the scorer's arguments.
     """
@@ -54,7 +54,7 @@ class ScoringActor:
 
 
 class PredictingActor:
-    """A :class:`ShardPredictor` as Ray Data calls it; what goes wrong on purpose is told in ``failure``.
+    """A :class:`ShardPredictor` for Ray Data; expected errors are returned in ``failure``.
 
     Args:
         threads, logs: as of :class:`ScoringActor`.

@@ -1,4 +1,4 @@
-"""Finding the pair that kills the process which scores it."""
+"""Finding pairs that crash the process that scores them."""
 
 from types import TracebackType
 from typing import Any, Self
@@ -12,15 +12,15 @@ DEATHS = 2
 
 
 class Attempts:
-    """The record of who began a shard and never told its end; Ray starts such a shard again, without limit.
+    """Record of the attempts on a shard; Ray restarts the task of a dead actor without limit.
 
-    After :data:`WHOLE_ATTEMPTS` attempts the pairs are to be scored one by one, each noted before it begins: a pair at
-    which the process died :data:`DEATHS` times is skipped from then on. So a pair costs no more than four processes,
-    and one that was merely there when a node went away is not blamed. The record is removed at the block's end.
+    After :data:`WHOLE_ATTEMPTS` attempts, pairs are scored one by one and recorded before they start. A pair during
+    which the process died :data:`DEATHS` times is skipped. So a pair costs at most four processes, and a pair that
+    was in progress when a node was lost is not blamed. The record is removed at the end of the block.
 
     Args:
         folder_uri: of the records.
-        shard: what is scored.
+        shard: to be scored.
     """
 
     def __init__(self, folder_uri: str, shard: Shard) -> None:
@@ -49,11 +49,11 @@ class Attempts:
 
     @property
     def one_by_one(self) -> bool:
-        """Whether pairs are to be scored alone."""
+        """Whether pairs must be scored one by one."""
         return bool(self._record["attempts"] > WHOLE_ATTEMPTS)
 
     def begin(self, row: int) -> bool:
-        """Note the row that is scored next; tell whether it may be."""
+        """Record the next row; return whether it may be scored."""
         if self._record["deaths"].get(str(row), 0) >= DEATHS:
             return False
         self._record["row"] = row
@@ -61,7 +61,7 @@ class Attempts:
         return True
 
     def end(self) -> None:
-        """Note that no row is worked on: a death from now on is no pair's fault."""
+        """Record that no row is in progress: later deaths are not caused by a pair."""
         if self._record["row"] is not None:
             self._record["row"] = None
             storage.write_json(self._uri, self._record)

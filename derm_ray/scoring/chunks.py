@@ -1,4 +1,4 @@
-"""Pieces of a shard between processes: pixels on the way to the model, rows on the way to their part."""
+"""Pieces of a shard that are passed between processes: pixels for the model, rows for a part."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 
 from derm_ray.data.preprocessing import PairPixels, Preprocessing
+from derm_ray.domain import LesionPair
 from derm_ray.errors import ImageError, ImageErrorCode, ScoringError
 from derm_ray.scoring.loader import BATCH_SIZE, Batch
 from derm_ray.scoring.parts import PartWriter, ShardOutcome, StageTimes
 from derm_ray.scoring.shards import PAIR_SCHEMA, SHARD_SCHEMA, Shard
-from derm_ray.vocabulary import LesionPair
 
 CHUNK_BYTES = 32_000_000
 """Most pixels of a chunk; a single pair may be larger."""
@@ -29,7 +29,7 @@ PIXELS_SCHEMA = pa.schema(
 
 
 def chunk_pairs(spec: Preprocessing, chunk_bytes: int = CHUNK_BYTES) -> int:
-    """Return the pairs of a chunk: whole batches where one fits, so that the same pairs share a forward pass."""
+    """Return the pairs of a chunk: whole batches if possible, so that the same pairs share a forward pass."""
     pairs = max(1, chunk_bytes // (2 * 3 * spec.size**2))
     return pairs // BATCH_SIZE * BATCH_SIZE or pairs
 
@@ -43,8 +43,8 @@ class Chunk:
         number, of: which piece, from 0, of how many.
         first: row of its first pair in the run.
         table: its pairs with their pixels, or their rows of the part.
-        times: what it took so far.
-        failure: why the shard cannot be scored; there is no table then.
+        times: durations so far.
+        failure: why the shard cannot be scored; the table is empty then.
     """
 
     shard: Shard
@@ -85,7 +85,7 @@ class Chunk:
 
 
 def pixels_table(batch: Batch) -> pa.Table:
-    """Return pairs with their pixels, (size, size, 3) uint8 as bytes, or why there are none."""
+    """Return pairs with their pixels, (size, size, 3) uint8 as bytes, or with their error."""
     rows = []
     for pair, one in zip(*batch, strict=True):
         row = {name: getattr(pair, name) for name in PAIR_SCHEMA.names}
@@ -121,9 +121,9 @@ def read_pixels(table: pa.Table, size: int) -> Batch:
 
 
 class Assembler:
-    """Writes the part of a shard when all of its chunks are there, in whatever order they come.
+    """Writes the part of a shard when all of its chunks have arrived, in any order.
 
-    It holds the rows of shards under way, never pixels.
+    It keeps the rows of unfinished shards in memory, never pixels.
 
     Args:
         writer: of the parts.
@@ -135,10 +135,10 @@ class Assembler:
         self._written: set[int] = set()
 
     def add(self, chunk: Chunk) -> ShardOutcome | None:
-        """Take a chunk of rows; return the shard's row of the ledger where this was the last one missing.
+        """Add a chunk of rows; return the shard's ledger row if it was the last chunk.
 
         Raises:
-            ScoringError: the chunk came before, or is not of the shard that the others are of.
+            ScoringError: the chunk is a repetition, or does not belong to its shard.
             StorageError, LeaseLostError: the part cannot be written.
         """
         shard, held = chunk.shard, self._held.setdefault(chunk.shard, {})
@@ -151,7 +151,7 @@ class Assembler:
             return None
         chunks = [held[number] for number in range(chunk.of)]
         if (rows := sum(one.table.num_rows for one in chunks)) != len(shard):
-            raise ScoringError(f"its chunks hold {rows} rows instead of {len(shard)}; nothing was written.")
+            raise ScoringError(f"its chunks have {rows} rows instead of {len(shard)}; nothing was written.")
         times = StageTimes.total(one.times for one in chunks)
         outcome = self._writer.write(shard, [one.table for one in chunks], times)
         del self._held[shard]
@@ -168,6 +168,6 @@ class Assembler:
         if missing:
             shard = missing[0]
             raise ScoringError(
-                f"shard {shard.index}: {len(self._held.get(shard, {}))} of its chunks came, not all; {len(missing)} "
+                f"shard {shard.index}: {len(self._held.get(shard, {}))} of its chunks arrived; {len(missing)} "
                 "shards were not written. The same command resumes the run."
             )

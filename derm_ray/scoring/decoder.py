@@ -1,4 +1,4 @@
-"""A decoding actor of a bulk run, of one CPU. It imports no torch: it starts fast and stays small."""
+"""Decoding actor of a bulk run, with one CPU. It does not import torch, so that it starts quickly and stays small."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -18,7 +18,7 @@ from derm_ray.scoring.shards import Shard
 
 
 class DecodingActor:
-    """A :class:`ShardLoader` as Ray Data calls it; what goes wrong on purpose is told in ``failure``.
+    """A :class:`ShardLoader` for Ray Data; expected errors are returned in ``failure``.
 
     Args:
         manifest_uri: the run's copy of its input.
@@ -44,8 +44,8 @@ class DecodingActor:
     def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> Iterator[pa.Table]:
         """Yield the chunks of the one shard of a batch, each as one row."""
         shard = Shard.from_batch(batch)
-        # Known in advance, and the same however the shard is loaded: Ray repeats a call that died half-way, and tells
-        # what it yielded before by its place.
+        # Known in advance and independent of how the shard is loaded: Ray repeats a failed call, and skips the chunks
+        # that it already yielded by their position.
         of = -(-len(shard) // self._size)
         try:
             with closing(self._loader.chunks(shard, self._size)) as chunks:

@@ -1,4 +1,4 @@
-"""What a bulk run is, and which of its shards are done. The parts themselves are the ledger."""
+"""The identity of a bulk run, and its finished shards. The parts themselves are the ledger."""
 
 import json
 import uuid
@@ -31,13 +31,13 @@ SALIENCY = "_saliency"
 
 @dataclass(frozen=True)
 class RunDescription:
-    """All that decides the scores; the same on every resume."""
+    """Everything that determines the scores; equal on every resume."""
 
     derm_ray_version: str
     model_digest: str
     label_set: str
     engine: str
-    branches: bool
+    per_input_predictions: bool
     saliency: bool
     format: str
     shard_size: int
@@ -54,12 +54,12 @@ class Run:
 
     Attributes:
         out_uri: its folder.
-        description: what decides the scores.
-        source: URI, fingerprint, digest and files left out of the input.
+        description: everything that determines the scores.
+        source: URI, fingerprint, digest and skipped files of the input.
         pairs: rows of the input.
         shards: all of them, in order.
-        run_id: drawn when it began; it decides nothing. ``None`` where that was not written down.
-        model_run_id: the training run that made the model, if that is known.
+        run_id: created at the start; affects no result. ``None`` if not recorded.
+        model_run_id: the training run of the model, if known.
     """
 
     out_uri: str
@@ -76,7 +76,7 @@ class Run:
         return storage.join(self.out_uri, MANIFEST)
 
     def part_uri(self, shard: Shard) -> str:
-        """Where a shard's scores lie."""
+        """URI of a shard's scores."""
         return storage.join(self.out_uri, part_name(shard, self.description.format))
 
     def missing(self) -> list[Shard]:
@@ -89,7 +89,7 @@ class Run:
         return {**self.ids(), **asdict(self.description), "pairs": self.pairs, "input": self.source}
 
     def ids(self) -> dict[str, str]:
-        """Return those ids that are known: of this run and of its model's training run."""
+        """Return the known ids: of this run and of its model's training run."""
         ids = {"run_id": self.run_id, "model_run_id": self.model_run_id}
         return {name: value for name, value in ids.items() if value is not None}
 
@@ -100,43 +100,43 @@ def part_name(shard: Shard, format_name: str) -> str:
 
 
 def recorded_engine(out_uri: str) -> str | None:
-    """Return the engine of the run that lies in a folder, if there is one."""
+    """Return the engine of the run in a folder, if there is one."""
     run_uri = storage.join(out_uri, RUN)
     if not storage.exists(run_uri):
         return None
-    with sound(run_uri):
+    with readable(run_uri):
         return str(storage.read_json(run_uri)["engine"])
 
 
 def check_folder(out_uri: str) -> None:
-    """Check that a folder holds a scoring run, or nothing.
+    """Check that a folder is empty or contains a scoring run.
 
     Raises:
-        OutputExistsError: it holds something else.
+        OutputExistsError: it contains something else.
     """
     names = storage.list_folder(out_uri)
     if RUN not in names and any(name != f"{FOLDER}/" and not name.endswith(".tmp") for name in names):
-        raise OutputExistsError(f"{out_uri} holds files that are no scoring run. Choose another --out.")
+        raise OutputExistsError(f"{out_uri} contains files that are not a scoring run. Choose another --out.")
 
 
 def load_run(out_uri: str) -> Run:
-    """Read the run that lies in a folder.
+    """Read the run in a folder.
 
     Raises:
         StorageError: there is none.
         ScoringError: its files do not belong together.
     """
     out_uri = storage.absolute(out_uri)
-    with sound(storage.join(out_uri, RUN)) as uri:
+    with readable(storage.join(out_uri, RUN)) as uri:
         recorded = storage.read_json(uri)
         source, pairs = recorded.pop("input"), recorded.pop("pairs")
         run_id, model_run_id = recorded.pop("run_id", None), recorded.pop("model_run_id", None)
         description = RunDescription(**recorded)
-    with sound(storage.join(out_uri, SHARDS)) as uri:
+    with readable(storage.join(out_uri, SHARDS)) as uri:
         table = pq.ParquetFile(BytesIO(storage.read_bytes(uri))).read(use_threads=False)
         shards = tuple(Shard(**row) for row in table.to_pylist())
     if sum(map(len, shards)) != pairs:
-        raise ScoringError(f"{out_uri}: {SHARDS} is not of the run in {RUN}. Score into another folder.")
+        raise ScoringError(f"{out_uri}: {SHARDS} does not belong to the run in {RUN}. Score into another folder.")
     return Run(out_uri, description, source, pairs, shards, run_id, model_run_id)
 
 
@@ -148,25 +148,25 @@ def open_run(
     *,
     model_run_id: str | None = None,
 ) -> Run:
-    """Begin a run in a folder, or continue the one that lies there.
+    """Start a run in a folder, or resume the one in it.
 
     ``_RUN.json`` is written before the first part. An input that storage says is unchanged is not read again.
 
     Args:
-        out_uri: the folder; the caller holds its lease.
+        out_uri: the folder; the caller has its lease.
         source: the pairs.
-        description: what decides the scores.
+        description: everything that determines the scores.
         locations: the images' allow-list.
-        model_run_id: the training run that made the model, if that is known.
+        model_run_id: the training run of the model, if known.
 
     Raises:
-        OutputExistsError: the folder holds another run, or something else; the message names the difference.
+        OutputExistsError: the folder contains another run, or something else; the message names the difference.
         ManifestError: rows that break the rules.
     """
     out_uri = storage.absolute(out_uri)
     check_folder(out_uri)
     if out_uri.startswith(source.uri.rstrip("/") + "/"):
-        raise OutputExistsError(f"{out_uri} lies inside the input {source.uri}. Choose an --out outside of it.")
+        raise OutputExistsError(f"{out_uri} is inside the input {source.uri}. Choose an --out outside it.")
     fingerprint = source.fingerprint()
     if storage.exists(storage.join(out_uri, RUN)):
         run = load_run(out_uri)
@@ -175,8 +175,8 @@ def open_run(
         if fingerprint != run.source["fingerprint"]:
             if not source.may_be_rewritten:
                 raise OutputExistsError(
-                    f"{source.uri}: files were added, removed or replaced since the run in {out_uri} began. Score it "
-                    "into another --out, or put the files back."
+                    f"{source.uri}: files were added, removed or replaced since the run in {out_uri} started. "
+                    "Choose another --out, or restore the files."
                 )
             plan = _plan(source, description, locations, None)
             _refuse_changes(out_uri, {"input digest": run.source["digest"]}, {"input digest": plan.digest})
@@ -190,7 +190,7 @@ def open_run(
         "patterns": source.patterns,
         "fingerprint": fingerprint,
         "digest": plan.digest,
-        "left_out": dict(source.left_out),
+        "skipped": dict(source.skipped),
     }
     run = Run(out_uri, description, about, plan.pairs, plan.shards, uuid.uuid4().hex, model_run_id)
     storage.write_json(storage.join(out_uri, RUN), run.to_json())
@@ -198,11 +198,11 @@ def open_run(
 
 
 @contextmanager
-def sound(uri: str, mend: str = "Restore it, or score into another folder.") -> Iterator[str]:
-    """Turn what parsers raise on a damaged file of a run into one error that names it.
+def readable(uri: str, hint: str = "Restore it, or score into another folder.") -> Iterator[str]:
+    """Turn parser errors on a damaged file into one error that names it.
 
     Raises:
-        ScoringError: the file is not what was written.
+        ScoringError: the file is damaged.
     """
     try:
         yield uri
@@ -210,7 +210,7 @@ def sound(uri: str, mend: str = "Restore it, or score into another folder.") -> 
         raise
     except (ValueError, KeyError, TypeError, OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ScoringError(f"{uri} is damaged, or of another version ({reason}). {mend}") from error
+        raise ScoringError(f"{uri} is damaged, or was written by another version ({reason}). {hint}") from error
 
 
 def _plan(source: Input, description: RunDescription, locations: Locations, manifest_uri: str | None) -> Plan:
@@ -224,6 +224,6 @@ def _refuse_changes(out_uri: str, before: dict[str, Any], now: dict[str, Any]) -
     ]
     if changes:
         raise OutputExistsError(
-            f"{out_uri} holds another scoring run: {'; '.join(changes)}. Give the same arguments and input to resume "
-            "it, or another --out."
+            f"{out_uri} contains another scoring run: {'; '.join(changes)}. Use the same arguments and input to "
+            "resume it, or another --out."
         )

@@ -1,4 +1,4 @@
-"""Reading and decoding one shard. It knows nothing of models, so that a process that only decodes stays small."""
+"""Reading and decoding one shard. Independent of models, so that a decoding process stays small."""
 
 import logging
 from collections.abc import Generator, Iterator
@@ -9,11 +9,11 @@ from derm_ray import storage
 from derm_ray.data.archives.parquets import ChunkCache
 from derm_ray.data.archives.reader import ImageReader
 from derm_ray.data.preprocessing import PairPixels, Preprocessing, load_pairs
+from derm_ray.domain import LesionPair, Modality
 from derm_ray.errors import ImageError, ImageErrorCode, StorageError
 from derm_ray.scoring.attempts import Attempts
 from derm_ray.scoring.ledger import ATTEMPTS
 from derm_ray.scoring.shards import PairReader, Shard
-from derm_ray.vocabulary import LesionPair, Modality
 
 logger = logging.getLogger(__name__)
 
@@ -22,11 +22,11 @@ BATCH_SIZE = 32
 LOADING_THREADS = 8
 """Images read at once."""
 OUTAGE_PAIRS = 32
-LEAST_OUTAGE_PAIRS = 8
-"""Of a shard that is shorter; one that is shorter still gives rows."""
+MIN_OUTAGE_PAIRS = 8
+"""Limit for shorter shards; even shorter ones give rows."""
 Loaded = list[PairPixels | ImageError]
 Batch = tuple[list[LesionPair], Loaded]
-"""Pairs in a row, and the pixels or the error of each."""
+"""Consecutive pairs, and the pixels or the error of each."""
 
 
 class ShardLoader:
@@ -34,7 +34,7 @@ class ShardLoader:
 
     Args:
         manifest_uri: the run's copy of its input.
-        out_uri: folder of the run; the attempts are noted in it.
+        out_uri: folder of the run; attempts are recorded in it.
         spec: of the model.
         batch_size: pairs loaded at once.
         decoding_threads: images decoded at once, :data:`LOADING_THREADS` at most.
@@ -57,19 +57,21 @@ class ShardLoader:
         self._decoding = Semaphore(decoding_threads)
 
     def batches(self, shard: Shard) -> Generator[Batch]:
-        """Yield a shard in micro-batches: single pairs where a process died of it before.
+        """Yield a shard in micro-batches, or as single pairs if a process died on it before.
 
-        The next batch is loaded while the caller works on this one; a death until the next one is asked for counts
-        as an attempt.
+        The next batch is loaded while the caller works on this one; if the process dies before the
+        next batch is requested, that counts as an attempt.
 
         Raises:
-            StorageError: storage does not answer, for the images or the input's copy.
+            StorageError: storage does not respond, for the images or the input's copy.
         """
         with Attempts(self._attempts_uri, shard) as attempts:
             yield from self._load(shard, attempts)
 
     def chunks(self, shard: Shard, size: int) -> Generator[Batch]:
-        """Yield a shard in chunks of ``size`` pairs, the last one shorter; the caller's deaths are no pair's fault.
+        """Yield a shard in chunks of ``size`` pairs, the last one shorter.
+
+        Deaths of the caller are not blamed on a pair.
 
         Raises:
             StorageError: as :meth:`batches`.
@@ -89,9 +91,9 @@ class ShardLoader:
 
     def _load(self, shard: Shard, attempts: Attempts) -> Iterator[Batch]:
         pairs = self._pairs.read(shard)
-        silent = done = 0
+        unanswered = done = 0
         for loaded in self._one_by_one(pairs, shard, attempts) if attempts.one_by_one else self._at_once(pairs):
-            silent = _silent(loaded, silent, len(pairs))
+            unanswered = _count_unanswered(loaded, unanswered, len(pairs))
             yield pairs[done : done + len(loaded)], loaded
             done += len(loaded)
 
@@ -115,8 +117,8 @@ class ShardLoader:
                 yield loaded
 
     def _one_by_one(self, pairs: list[LesionPair], shard: Shard, attempts: Attempts) -> Iterator[Loaded]:
-        """Yield single pairs, each noted before it is touched; those that killed their process are errors."""
-        logger.warning("shard %d: the process that worked on it died; its pairs are taken one by one", shard.index)
+        """Yield single pairs, each recorded before it starts; those that crashed their process become errors."""
+        logger.warning("shard %d: its process died; retrying its pairs one by one", shard.index)
         with ImageReader(_uris(pairs), chunks=self._chunks) as reader, ThreadPoolExecutor(1) as images:
             for row, pair in enumerate(pairs, shard.start):
                 if attempts.begin(row):
@@ -125,12 +127,12 @@ class ShardLoader:
                     yield [ImageError(ImageErrorCode.CRASH, "the process died each time it worked on this pair")]
 
 
-def _silent(loaded: Loaded, before: int, of: int) -> int:
-    """Count pairs in a row that storage did not answer for: enough of them are an outage, not rows."""
+def _count_unanswered(loaded: Loaded, before: int, of: int) -> int:
+    """Count consecutive pairs without a response of storage; many of them are an outage and not recorded as rows."""
     for result in loaded:
         if isinstance(result, ImageError) and result.code in (ImageErrorCode.STORAGE, ImageErrorCode.TIMEOUT):
             before += 1
-            if before >= min(OUTAGE_PAIRS, max(of, LEAST_OUTAGE_PAIRS)):
+            if before >= min(OUTAGE_PAIRS, max(of, MIN_OUTAGE_PAIRS)):
                 raise StorageError(f"no image of {before} pairs in a row could be read: {result}")
         else:
             before = 0

@@ -1,7 +1,7 @@
 """Prometheus metrics of bulk scoring, exported by Ray on every node's metrics port.
 
 Labels are the run's name, which is its folder's, and closed lists, never data. Counters only but for ``pairs_left``: a
-gauge is gone 20 s after it was set, which tells here that no run is under way.
+gauge disappears 20 s after it was set, which shows here that no run is active.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ _GAUGE_S = 5.0
 
 
 class WorkMetrics:
-    """What a process of a run does, counted in :data:`derm_ray.observability.WORK`; work that is repeated counts again.
+    """Metrics of a process of a run, from :data:`derm_ray.observability.WORK`; repeated work counts again.
 
     Args:
         out_uri: folder of the run.
@@ -28,18 +28,18 @@ class WorkMetrics:
         self._counters = {
             "bytes": (_counter(out_uri, "bytes", "Bytes of images read, of parts written.", "direction"), "direction"),
             "errors": (_counter(out_uri, "errors", "Pairs whose images could not be used.", "code"), "code"),
-            "retries": (_counter(out_uri, "retries", "Times that storage was asked again."), ""),
+            "retries": (_counter(out_uri, "retries", "Retried storage requests."), ""),
         }
 
     def export(self) -> None:
-        """Record what was counted since the last call."""
+        """Export the counts since the last call."""
         for (what, kind), count in WORK.take().items():
             counter, label = self._counters[what]
             counter.inc(count, {label: kind} if label else None)
 
 
 class RunMetrics:
-    """What the driver knows of a run: its rows of the ledger. Entered while the run is under way.
+    """Metrics of the driver, from the ledger rows of a run; a context manager for the duration of the run.
 
     Args:
         out_uri: folder of the run.
@@ -49,13 +49,13 @@ class RunMetrics:
     def __init__(self, out_uri: str, pairs: int) -> None:
         self._left = pairs
         self._work = WorkMetrics(out_uri)
-        self._pairs = _counter(out_uri, "pairs", "Pairs by what came of them.", "status")
+        self._pairs = _counter(out_uri, "pairs", "Pairs by status.", "status")
         for status in ("ok", "error"):
             self._pairs.inc(NEXT_TO_NOTHING, {"status": status})
-        self._shards = _counter(out_uri, "shards", "Shards whose part is written.")
-        self._seconds = _counter(out_uri, "seconds", "Time of the stages, of all replicas and threads.", "stage")
+        self._shards = _counter(out_uri, "shards", "Shards written.")
+        self._seconds = _counter(out_uri, "seconds", "Seconds by stage, summed over replicas and threads.", "stage")
         self._pairs_left = Gauge(
-            "derm_ray_bulk_pairs_left", "Pairs still to be scored; there while a run is under way.", ("run",)
+            "derm_ray_bulk_pairs_left", "Pairs still to be scored; exported while a run is active.", ("run",)
         ).set_default_tags(_tags(out_uri))
         self._ended = Event()
         self._thread = Thread(target=self._keep, daemon=True)

@@ -1,4 +1,4 @@
-"""Writing the part of a shard, and the row of the ledger that tells of it."""
+"""Writing the part of a shard, and its ledger row."""
 
 import time
 from collections.abc import Iterable
@@ -18,10 +18,10 @@ from derm_ray.scoring.shards import Shard
 
 @dataclass(frozen=True)
 class StageTimes:
-    """Seconds that a shard, or a piece of one, took.
+    """Durations of a shard, or of a piece of one, in seconds.
 
     Attributes:
-        read_s, decode_s: summed over the loading threads, which run beside the rest.
+        read_s, decode_s: summed over the loading threads, which run in parallel with the rest.
         infer_s, write_s: of the engine (and saliency), and of the part.
     """
 
@@ -59,7 +59,7 @@ class ShardOutcome:
     times: StageTimes = field(default_factory=StageTimes)
 
     def to_json(self, failure: str = "") -> dict[str, Any]:
-        """Return the outcome as JSON types, and why there is none."""
+        """Return the outcome as JSON types, with the failure if any."""
         own = {"index": self.index, "scored": self.scored, "errors": self.errors}
         return {**own, **asdict(self.times), "failure": failure}
 
@@ -70,7 +70,7 @@ class PartWriter:
     Args:
         out_uri: folder of the parts.
         description: the run's identity.
-        lease_uri: the run's record in the folder's lease; nothing is written once another one holds it.
+        lease_uri: the run's record in the folder's lease; nothing is written after another process took it.
     """
 
     def __init__(self, out_uri: str, description: RunDescription, lease_uri: str | None = None) -> None:
@@ -82,18 +82,18 @@ class PartWriter:
         """Write a shard's rows and return its row of the ledger.
 
         Args:
-            shard: all of whose rows are there.
+            shard: complete.
             tables: its rows, in order.
-            times: what they took so far.
+            times: durations so far.
 
         Raises:
-            LeaseLostError: the folder is another run's by now.
+            LeaseLostError: another process has taken the folder.
             StorageError: it cannot be written.
         """
         begun = time.perf_counter()
         table = pa.concat_tables(tables)
         if self._lease_uri is not None and is_taken(self._lease_uri):
-            raise LeaseLostError(f"{self._out_uri} is written by another run now; this one left it.")
+            raise LeaseLostError(f"another process now writes to {self._out_uri}; this one stopped.")
         uri = storage.join(self._out_uri, part_name(shard, self._format.name))
         data = self._format.encode(table)
         storage.write_bytes(uri, data)

@@ -41,7 +41,7 @@ from derm_ray.scoring.ledger import (
 from derm_ray.scoring.metrics import RunMetrics
 from derm_ray.scoring.parts import PartWriter, ShardOutcome
 from derm_ray.scoring.reconcile import Reconciliation, reconcile, with_errors
-from derm_ray.scoring.report import STAGES, seal
+from derm_ray.scoring.report import STAGES, complete_run
 from derm_ray.scoring.shards import SHARD_SIZE, Shard
 
 MAX_ERROR_RATE = 0.5
@@ -52,16 +52,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ScoringOptions:
-    """How a run is done; none of it decides a score.
+    """Execution options of a run; they do not affect scores.
 
     Attributes:
-        replicas: actors that score; ``None`` is as many as the cluster holds, one on a Ray of our own.
-        decoders: actors of one CPU each that read and decode, on any node; 0 leaves that to the replicas.
+        replicas: scoring actors; ``None`` is as many as fit on the cluster, or one on a local Ray.
+        decoders: actors of one CPU each that read and decode, on any node; with 0 the replicas do it.
         gpus_per_replica: 0 scores on CPUs; may be a fraction.
         max_error_rate: share of error rows, 0..1, above which the run stops: judged over an invocation's rows from 100
             on, and over all rows at the end.
         retry_errors: also score again the parts with errors of storage.
-        allow_prefixes: folders that images may lie in; see :class:`derm_ray.data.locations.Locations`.
+        allow_prefixes: folders that images may be read from; see :class:`derm_ray.data.locations.Locations`.
         address: Ray cluster; ``None`` is ``RAY_ADDRESS`` or a local Ray.
     """
 
@@ -80,9 +80,9 @@ class ScoringResult:
 
     Attributes:
         out_uri: its folder.
-        run_id: the same for all of its invocations; ``None`` where it began before there were any.
+        run_id: equal for all of its invocations; ``None`` if not recorded.
         counts: what its parts hold.
-        resumed: shards that were already there.
+        resumed: shards that existed already.
         seconds: of this invocation.
     """
 
@@ -99,7 +99,7 @@ def score(
     out_uri: str,
     *,
     engine: str | Engine = "auto",
-    branches: bool = False,
+    per_input_predictions: bool = False,
     saliency: bool = False,
     output_format: str = "parquet",
     shard_size: int = SHARD_SIZE,
@@ -109,10 +109,10 @@ def score(
 
     Args:
         model_uri: a bundle.
-        source: the pairs; either image alone is scored by its stream.
+        source: the pairs; pairs with one image are scored by its stream.
         out_uri: folder of the output.
         engine: name, or an engine that can be pickled; ``auto`` is resolved once per run and recorded.
-        branches: also write the probabilities of every prediction kind.
+        per_input_predictions: also write the probabilities of every prediction kind.
         saliency: also write overlays of the CAM network's maps.
         output_format: ``parquet``, ``csv`` or ``jsonl``.
         shard_size: pairs per part.
@@ -138,7 +138,7 @@ def score(
             model_digest=model.model_digest,
             label_set=model.label_set.name,
             engine=resolved if isinstance(resolved, str) else resolved.name,
-            branches=branches,
+            per_input_predictions=per_input_predictions,
             saliency=saliency,
             format=output_format,
             shard_size=shard_size,
@@ -154,7 +154,7 @@ def score(
 def _complete(
     run: Run, model: Bundle, engine: str | Engine, options: ScoringOptions, lease: Lease
 ) -> tuple[Reconciliation, int]:
-    """Score what is missing, reconcile and seal; return the counts, and how many shards were there before."""
+    """Score the missing shards, reconcile and finish; return the counts, and the number of existing shards."""
     out_uri = run.out_uri
     if (job := ray_internals.submission_id()) is not None:
         lease.note(submission_id=job)
@@ -172,12 +172,12 @@ def _complete(
     _judge(run, counts.errors, counts.pairs, options.max_error_rate)
     lease.check()
     if todo or not storage.exists(storage.join(out_uri, SUCCESS)):
-        seal(run, counts, lease)
+        complete_run(run, counts, lease)
     return counts, len(run.shards) - len(todo)
 
 
 def _engine(engine: str | Engine, model: Bundle, out_uri: str, options: ScoringOptions) -> str | Engine:
-    """Resolve the engine once per run, where it will run: ``auto`` is what an earlier invocation recorded."""
+    """Resolve the engine once per run, where it will run; ``auto`` reuses the recorded engine of the run."""
     if not isinstance(engine, str):
         return engine
     engine = (recorded_engine(out_uri) or engine) if engine == "auto" else engine
@@ -200,7 +200,7 @@ def _score_shards(
         replicas = min(options.replicas or _replicas(session, gpus, decoders), len(todo))
         cpus = session.cpus_each(max(1, (machine - decoders) // replicas))
         if decoders and gpus:
-            cpus = 0  # or decoders on a GPU's node could keep its replica from ever starting
+            cpus = 0  # otherwise decoders could occupy the CPUs of a GPU node, and its replica would never start
         session.require(
             cpus=replicas * cpus + decoders, gpus=replicas * gpus, worker_cpus=max(1, cpus), worker_gpus=gpus
         )
@@ -256,7 +256,7 @@ def _score_shards(
 
 
 def _replicas(session: runtime.RaySession, gpus_per_replica: float, decoders: int) -> int:
-    """Return how many replicas the cluster holds now: by its GPUs, or one per CPU; one on a Ray of our own."""
+    """Return the number of replicas that fit on the cluster: by its GPUs, or one per CPU; one on a local Ray."""
     there = ray.cluster_resources()
     if gpus_per_replica:
         return max(1, int(there.get("GPU", 0) / gpus_per_replica))
@@ -277,7 +277,7 @@ def _pool(actors: int) -> ray.data.ActorPoolStrategy:
 
 
 def _blocks(dataset: ray.data.Dataset) -> Generator[pa.Table]:
-    """Yield what a dataset gives, as it comes."""
+    """Yield the blocks of a dataset as they arrive."""
     # No prefetching: a finished shard is reported at once, not together with the next one.
     batches = iter(dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"))
     with closing(batches):
@@ -292,7 +292,7 @@ def _rows(blocks: Generator[pa.Table]) -> Generator[dict[str, Any]]:
 
 
 def _assembled(blocks: Generator[pa.Table], shards: Sequence[Shard], writer: PartWriter) -> Generator[dict[str, Any]]:
-    """Yield one ledger row per shard, its part being written when its last chunk comes."""
+    """Yield one ledger row per shard; its part is written when its last chunk arrives."""
     assembler = Assembler(writer)
     with closing(blocks):
         for block in blocks:
@@ -312,7 +312,7 @@ def _assembled(blocks: Generator[pa.Table], shards: Sequence[Shard], writer: Par
 def _follow(
     run: Run, todo: Sequence[Shard], outcomes: Iterator[dict[str, Any]], options: ScoringOptions, lease: Lease
 ) -> None:
-    """Show progress, keep the lease's record, and stop at what cannot go on."""
+    """Show progress, update the lease's record, and stop on failures."""
     pairs = sum(map(len, todo))
     progress, errors, stages = ProgressLine(run.pairs, run.pairs - pairs), 0, Counter[str]()
     resumes = f"The same command resumes {run.out_uri}."
@@ -327,7 +327,7 @@ def _follow(
                 stages.update({name: row[name] for name in STAGES})
                 lease.note(pairs=done, errors=errors, seconds=progress.elapsed_s, stages=dict(stages))
                 lease.check()
-                # What is tried again are errors; the whole run is judged at its end.
+                # Retried shards are errors by definition; the whole run is checked at its end.
                 if done >= JUDGED_PAIRS and not options.retry_errors:
                     _judge(run, errors, done, options.max_error_rate)
     except ray.exceptions.RayError as error:
@@ -341,7 +341,7 @@ def _judge(run: Run, errors: int, pairs: int, max_error_rate: float) -> None:
     """Stop a run in which too many pairs are errors."""
     if errors > max_error_rate * pairs:
         raise ScoringError(
-            f"{errors:,} of {pairs:,} pairs are errors, more than --max-error-rate {max_error_rate:g}. Look at "
-            f"error_code and error_message in {run.out_uri}. After mending, the same command with --retry-errors goes "
-            "on; a larger --max-error-rate accepts them."
+            f"{errors:,} of {pairs:,} pairs are errors, more than --max-error-rate {max_error_rate:g}. See "
+            f"error_code and error_message in {run.out_uri}. Fix the cause and run the same command with "
+            "--retry-errors, or accept the errors with a larger --max-error-rate."
         )

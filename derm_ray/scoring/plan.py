@@ -1,4 +1,4 @@
-"""Cutting an input into shards, piece by piece: the run's own copy of its rows, and what identifies them."""
+"""Planning: cutting an input into shards, and writing the run's own copy of its rows."""
 
 import hashlib
 import tempfile
@@ -17,9 +17,9 @@ from derm_ray.data.inputs import Input
 from derm_ray.data.locations import Locations
 from derm_ray.data.manifest import Manifest
 from derm_ray.data.validation import row_problems
+from derm_ray.domain import LesionPair
 from derm_ray.errors import ManifestError
 from derm_ray.scoring.shards import COLUMNS, PAIR_SCHEMA, SHARD_SCHEMA, Shard, row_line
-from derm_ray.vocabulary import LesionPair
 
 MAX_PROBLEMS = 1000
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -27,7 +27,7 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 @dataclass(frozen=True)
 class Plan:
-    """An input, cut.
+    """An input cut into shards.
 
     Attributes:
         pairs: rows.
@@ -56,10 +56,10 @@ def make_plan(
     Args:
         source: the pairs.
         run: model, engine and options, as JSON; part of every shard's digest.
-        shard_size: rows per shard, the last one shorter; all pairs of one ``.tar.gz`` are one shard, whatever their
-            number, since its stream is read once.
+        shard_size: rows per shard, the last one shorter; all pairs of one ``.tar.gz`` are one shard, since
+            its stream is read once.
         manifest_uri: of the copy; ``None`` writes none.
-        locations: what images may be named.
+        locations: allow-list of images.
         csv: the scores will be opened as CSV: ids must not begin a formula.
 
     Raises:
@@ -99,7 +99,7 @@ def shards_table(shards: tuple[Shard, ...]) -> pa.Table:
 def _checked(
     source: Input, locations: Locations, ids: "_Ids", problems: list[str], *, csv: bool
 ) -> Iterator[LesionPair]:
-    """Yield all pairs, noting what is wrong with them."""
+    """Yield all pairs, and collect their problems."""
     first = 0
     for piece in source.pieces():
         pairs = piece.pairs()
@@ -136,8 +136,8 @@ def _cut(pairs: Iterator[LesionPair], shard_size: int, problems: list[str]) -> I
             ended |= streams
             if (again := of & ended) and len(problems) < MAX_PROBLEMS:
                 problems.append(
-                    f"row {number}: {ascii(min(again))[1:-1]} is read in order, once, but its pairs are not "
-                    "consecutive rows; sort the manifest by archive, or repack as .tar"
+                    f"row {number}: {ascii(min(again))[1:-1]} can be read once, in order, but its pairs "
+                    "are not in consecutive rows; sort the manifest by archive, or repack as .tar"
                 )
         streams = of
         rows.append(pair)
@@ -162,7 +162,7 @@ class _Ids:
             self._hashes += hashlib.blake2b(value.encode(), digest_size=16).digest()
 
     def repetitions(self) -> Iterator[str]:
-        """Yield one line per row whose id stood in an earlier row."""
+        """Yield one line per row that repeats an id."""
         halves = np.frombuffer(bytes(self._hashes), np.uint64).reshape(-1, 2)
         order = np.lexsort(halves.T)
         ordered = halves[order]

@@ -1,4 +1,4 @@
-"""Proof that a bulk run's output holds every pair exactly once."""
+"""Reconciliation: proof that a bulk run's output contains every pair exactly once."""
 
 import hashlib
 from collections import Counter
@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from derm_ray import storage
+from derm_ray.domain import Modality, label_set
 from derm_ray.errors import ImageErrorCode, ScoringError
-from derm_ray.scoring.ledger import MANIFEST, RUN, SALIENCY, SUCCESS, Run, load_run, part_name, sound
+from derm_ray.scoring.ledger import MANIFEST, RUN, SALIENCY, SUCCESS, Run, load_run, part_name, readable
 from derm_ray.scoring.schema import score_schema
 from derm_ray.scoring.shards import PairReader, Shard, row_line
-from derm_ray.vocabulary import Modality, label_set
 
 READERS = 8
 BINS = 20
@@ -30,14 +30,14 @@ RETRYABLE = frozenset(
         ImageErrorCode.CRASH,
     }
 )
-"""Codes that may go away by themselves or by mending storage: what ``--retry-errors`` scores again."""
+"""Codes that may disappear by themselves or after a fix of the storage; ``--retry-errors`` scores them again."""
 
 _READ = ("pair_id", "status", "error_code", "modality", "flags", "diagnosis", "confidence", "model_digest", "scored_at")
 
 
 @dataclass
 class Reconciliation:
-    """What all parts of a complete run hold.
+    """Totals over all parts of a complete run.
 
     Attributes:
         pairs: rows, equal to the input's.
@@ -81,8 +81,8 @@ class Reconciliation:
         confidence = table["confidence"].drop_null().to_numpy()
         if not np.isfinite(confidence).all():
             raise ScoringError(
-                f"{name}: some scores are no numbers: the model computes NaN for these images. Do not use it; another "
-                "engine, such as torch, into another --out tells whether it is the engine's doing."
+                f"{name}: some scores are not numbers: the model computes NaN for these images. Do not use the scores. "
+                "To find out whether the engine is the cause, score with --engine torch into another --out."
             )
         bins = np.minimum(confidence * BINS, BINS - 1).astype(int)
         self.confidence = (np.bincount(bins, minlength=BINS) + self.confidence).tolist()
@@ -100,7 +100,7 @@ def reconcile(run: Run) -> Reconciliation:
     """Compare every part with the rows of its shard; memory holds a few parts.
 
     Raises:
-        ScoringError: a shard has no part, a foreign part lies there, or a part's rows are not its shard's.
+        ScoringError: a part is missing, foreign, or does not match its shard.
     """
     if missing := run.missing():
         raise ScoringError(
@@ -109,7 +109,9 @@ def reconcile(run: Run) -> Reconciliation:
     expected = {part_name(shard, run.description.format) for shard in run.shards}
     names = storage.list_folder(run.out_uri)
     if foreign := [name for name in names if name not in expected and not name.startswith(("_", "."))]:
-        raise ScoringError(f"{run.out_uri}: {foreign[0]} does not belong to this run. Move it away and try again.")
+        raise ScoringError(
+            f"{run.out_uri}: {foreign[0]} does not belong to this run. Move it out of the folder and try again."
+        )
     total = Reconciliation()
     for shard, digest, table in _parts(run):
         total.add(part_name(shard, run.description.format), digest, table)
@@ -120,7 +122,9 @@ def reconcile(run: Run) -> Reconciliation:
 def _parts(run: Run) -> Iterator[tuple[Shard, str, pa.Table]]:
     """Yield every part, read and compared with its shard."""
     labels = label_set(run.description.label_set)
-    schema = score_schema(labels, branches=run.description.branches, saliency=run.description.saliency)
+    schema = score_schema(
+        labels, per_input_predictions=run.description.per_input_predictions, saliency=run.description.saliency
+    )
 
     overlays = [f"{modality}_saliency" for modality in Modality] if run.description.saliency else []
     names = [*_READ, *overlays]
@@ -129,19 +133,19 @@ def _parts(run: Run) -> Iterator[tuple[Shard, str, pa.Table]]:
         shard, ids = wanted
         uri = run.part_uri(shard)
         again = "Remove the file; the same command scores its pairs again."
-        with sound(uri, again):
+        with readable(uri, again):
             data = storage.read_bytes(uri)
             table = run.description.part_format.decode(data, schema, names)
         if table["pair_id"].combine_chunks() != ids.combine_chunks():
-            raise ScoringError(f"{uri} does not hold the pairs {shard.start}..{shard.stop} of the input. {again}")
+            raise ScoringError(f"{uri} does not contain the pairs {shard.start}..{shard.stop} of the input. {again}")
         if pc.unique(table["model_digest"]).to_pylist() != [run.description.model_digest]:
-            raise ScoringError(f"{uri} holds scores of another model. {again}")
+            raise ScoringError(f"{uri} contains scores of another model. {again}")
         if overlays:
             named = {path for name in overlays for path in table[name].drop_null().to_pylist()}
             folder = f"{SALIENCY}/{shard.index:06d}"
             there = {f"{folder}/{name}" for name in storage.list_folder(storage.join(run.out_uri, folder))}
             if lost := named - there:
-                raise ScoringError(f"{run.out_uri}: {min(lost)} is not there. {again.replace('the file', uri)}")
+                raise ScoringError(f"{run.out_uri}: {min(lost)} is missing. {again.replace('the file', uri)}")
         return shard, storage.sha256(data), table
 
     wanted = PairReader(run.manifest_uri).ids(iter(run.shards))
@@ -151,7 +155,7 @@ def _parts(run: Run) -> Iterator[tuple[Shard, str, pa.Table]]:
 
 
 def with_errors(run: Run) -> list[Shard]:
-    """Return the shards whose parts hold errors that scoring again may mend; see :data:`RETRYABLE`."""
+    """Return the shards with errors that may disappear on a retry; see :data:`RETRYABLE`."""
     there = {shard.index for shard in run.shards} - {shard.index for shard in run.missing()}
     found = replace(run, shards=tuple(shard for shard in run.shards if shard.index in there))
     return [shard for shard, _, table in _parts(found) if RETRYABLE & set(table["error_code"].to_pylist())]
@@ -169,9 +173,11 @@ def verify(out_uri: str) -> Reconciliation:
     found = reconcile(run)
     success_uri = storage.join(run.out_uri, SUCCESS)
     if not storage.exists(success_uri):
-        raise ScoringError(f"{run.out_uri}: all parts are there, but the run has not ended. The same command ends it.")
+        raise ScoringError(
+            f"{run.out_uri}: all parts exist, but the run is not finished. The same command finishes it."
+        )
     again = "Remove the file; the same command writes it again."
-    with sound(success_uri, again):
+    with readable(success_uri, again):
         sealed = storage.read_json(success_uri)
         changed = [name for name, digest in found.parts.items() if sealed["parts"].get(name) != digest]
         other = [key for key, value in {**run.to_json(), **found.counts()}.items() if sealed[key] != value]
@@ -181,7 +187,7 @@ def verify(out_uri: str) -> Reconciliation:
             f"{SUCCESS}; the same command scores their pairs again."
         )
     if other:
-        raise ScoringError(f"{success_uri}: {', '.join(other)} is not what the parts and {RUN} hold. {again}")
+        raise ScoringError(f"{success_uri}: {', '.join(other)} does not match the parts and {RUN}. {again}")
     return found
 
 
@@ -195,8 +201,10 @@ def _check_input(run: Run) -> None:
         total.update(lines)
         if hashlib.sha256(run_digest + lines).hexdigest() != shard.digest:
             raise ScoringError(
-                f"{run.out_uri}: shard {shard.index} is not that of {RUN} and {MANIFEST}. Restore these files, or "
+                f"{run.out_uri}: shard {shard.index} does not match {RUN} and {MANIFEST}. Restore these files, or "
                 "score into another folder."
             )
     if total.hexdigest() != run.source["digest"]:
-        raise ScoringError(f"{run.manifest_uri} is not the input in {RUN}. Restore it, or score into another folder.")
+        raise ScoringError(
+            f"{run.manifest_uri} does not match the input in {RUN}. Restore it, or score into another folder."
+        )

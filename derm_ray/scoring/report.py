@@ -21,13 +21,13 @@ STAGES = ("read_s", "decode_s", "infer_s", "write_s")
 TIME_BINS = 60
 
 
-def seal(run: Run, counts: Reconciliation, lease: Lease) -> None:
+def complete_run(run: Run, counts: Reconciliation, lease: Lease) -> None:
     """Write the report, and then ``_SUCCESS.json``: the last file of a run.
 
     Args:
         run: complete.
-        counts: what its parts hold.
-        lease: this invocation's, whose record is not written yet.
+        counts: totals over its parts.
+        lease: of this invocation; its record is not written yet.
     """
     report = describe(run, counts, [*records(storage.join(run.out_uri, INVOCATIONS))[:-1], lease.record])
     storage.write_json(storage.join(run.out_uri, JSON_NAME), report)
@@ -47,8 +47,8 @@ def describe(run: Run, counts: Reconciliation, invocations: Sequence[Mapping[str
 
     Args:
         run: complete.
-        counts: what its parts hold.
-        invocations: the records of all leases; one that did no work tells no pairs.
+        counts: totals over its parts.
+        invocations: the records of all leases; those without work have no pairs.
     """
     return {
         "run": {**run.ids(), **asdict(run.description)},
@@ -58,7 +58,7 @@ def describe(run: Run, counts: Reconciliation, invocations: Sequence[Mapping[str
         "throughput": _throughput(counts.times),
         "invocations": [
             {
-                "began_at": one["began_at"],
+                "started_at": one["began_at"],
                 "host": one["host"],
                 "submission_id": one.get("submission_id"),
                 "pairs": one.get("pairs", 0),

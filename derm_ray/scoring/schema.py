@@ -7,8 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from derm_ray.errors import ImageError
-from derm_ray.vocabulary import (
+from derm_ray.domain import (
     SENSITIVITIES,
     LabelSet,
     LesionPair,
@@ -17,25 +16,27 @@ from derm_ray.vocabulary import (
     PredictionKind,
     operating_point_name,
 )
+from derm_ray.errors import ImageError
 
 
-def score_schema(label_set: LabelSet, *, branches: bool = False, saliency: bool = False) -> pa.Schema:
+def score_schema(label_set: LabelSet, *, per_input_predictions: bool = False, saliency: bool = False) -> pa.Schema:
     """Return the schema.
 
-    ``flags`` names what is unusual about an image, space-separated, such as ``clinical:animated``.
+    ``flags`` lists image flags, separated by spaces, such as ``clinical:animated``.
 
     One ``p_<class>`` column per class, ``p_cancer`` and ``p_melanoma`` where the label set has these tasks, one
-    boolean per task and target sensitivity (null where the model has no such operating point), with ``branches`` one
-    ``<kind>_<class>`` column per prediction kind and class, and with ``saliency`` the overlays' paths in the output.
+    boolean per task and target sensitivity (null where the model has no such operating point).
+    ``per_input_predictions`` adds one ``<kind>_<class>`` column per prediction kind and class, ``saliency`` the
+    overlays' paths in the output.
     """
     overlays = [(f"{modality}_saliency", pa.string()) for modality in Modality] if saliency else []
     probabilities = [(f"p_{name}", pa.float32()) for name in label_set.class_names]
-    if branches:
+    if per_input_predictions:
         probabilities += [(f"{k}_{name}", pa.float32()) for k in PredictionKind for name in label_set.class_names]
     # A class may itself be a task's only positive, such as melanoma of paper15: one column serves both.
     names = {name for name, _ in probabilities}
-    risks = [(f"p_{task.name}", pa.float32()) for task in label_set.tasks() if f"p_{task.name}" not in names]
-    alarms = [(operating_point_name(t.name, s), pa.bool_()) for t in label_set.tasks() for s in SENSITIVITIES]
+    tasks = [(f"p_{task.name}", pa.float32()) for task in label_set.tasks() if f"p_{task.name}" not in names]
+    points = [(operating_point_name(t.name, s), pa.bool_()) for t in label_set.tasks() for s in SENSITIVITIES]
     return pa.schema(
         [
             ("pair_id", pa.string()),
@@ -48,8 +49,8 @@ def score_schema(label_set: LabelSet, *, branches: bool = False, saliency: bool 
             ("diagnosis", pa.string()),
             ("confidence", pa.float32()),
             *probabilities,
-            *risks,
-            *alarms,
+            *tasks,
+            *points,
             *overlays,
             ("model_digest", pa.string()),
             ("engine", pa.string()),
@@ -61,11 +62,11 @@ def score_schema(label_set: LabelSet, *, branches: bool = False, saliency: bool 
 
 @dataclass(frozen=True)
 class Scored:
-    """The answer for one pair, and what stands beside it in its row.
+    """The result of one pair, with its flags and overlays.
 
     Attributes:
-        result: the prediction, or why there is none.
-        flags: what is unusual about the images.
+        result: the prediction, or the error.
+        flags: of the images.
         overlays: modality -> path of its overlay, relative to the output.
     """
 
@@ -86,7 +87,7 @@ def score_table(
     """Return one row per pair, in order.
 
     Args:
-        pairs, scored: what was scored, and the answers.
+        pairs, scored: pairs and their results.
         label_set: class order.
         schema: of :func:`score_schema`.
         provenance: ``model_digest``, ``engine``, ``derm_ray_version``.
@@ -96,7 +97,7 @@ def score_table(
         {
             "pair_id": pair.pair_id,
             "lesion_id": pair.lesion_id,
-            **(_error(one.result) if isinstance(one.result, ImageError) else _answer(one.result, label_set)),
+            **(_error_row(one.result) if isinstance(one.result, ImageError) else _ok_row(one.result, label_set)),
             "flags": " ".join(one.flags) or None,
             **{f"{modality}_saliency": path for modality, path in one.overlays.items()},
             **provenance,
@@ -107,20 +108,20 @@ def score_table(
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-def _error(error: ImageError) -> dict[str, Any]:
+def _error_row(error: ImageError) -> dict[str, Any]:
     return {"status": "error", "error_code": str(error.code), "error_message": error.message}
 
 
-def _answer(prediction: Prediction, label_set: LabelSet) -> dict[str, Any]:
+def _ok_row(prediction: Prediction, label_set: LabelSet) -> dict[str, Any]:
     row: dict[str, Any] = {
         "status": "ok",
         "modality": prediction.modality,
         "diagnosis": prediction.diagnosis,
         "confidence": prediction.confidence,
-        **{f"p_{task}": risk for task, risk in prediction.risks.items()},
-        **prediction.alarms,
+        **{f"p_{task}": p for task, p in prediction.task_probabilities.items()},
+        **prediction.above_threshold,
     }
     row |= {f"p_{name}": p for name, p in zip(label_set.class_names, prediction.probabilities, strict=True)}
-    for kind, probabilities in prediction.branches.items():
+    for kind, probabilities in prediction.per_input_predictions.items():
         row |= {f"{kind}_{name}": p for name, p in zip(label_set.class_names, probabilities, strict=True)}
     return row

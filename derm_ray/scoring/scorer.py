@@ -1,4 +1,4 @@
-"""Scoring one shard: read, decode, predict, write. It does not know where it runs."""
+"""Scoring one shard: read, decode, predict, write. Independent of Ray."""
 
 import time
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from derm_ray.inference.engines.engine import Engine
 from derm_ray.scoring.ledger import RunDescription
 from derm_ray.scoring.loader import BATCH_SIZE, LOADING_THREADS, ShardLoader
 from derm_ray.scoring.parts import PartWriter, ShardOutcome, StageTimes
-from derm_ray.scoring.predicting import ShardPredictor
+from derm_ray.scoring.shard_predictor import ShardPredictor
 from derm_ray.scoring.shards import Shard
 
 
@@ -27,11 +27,11 @@ class ShardScorer:
         description: the run's identity.
         use_gpu: run on the GPU; otherwise on CPU, also where a GPU is visible.
         batch_size: pairs per forward pass.
-        lease_uri: the run's record in the folder's lease; nothing is written once another one holds it.
+        lease_uri: the run's record in the folder's lease; nothing is written after another process took it.
         on_batch: called after each batch.
 
     Raises:
-        BundleError: the bundle is no longer the run's model.
+        BundleError: the bundle has changed since the start of the run.
     """
 
     def __init__(
@@ -64,8 +64,8 @@ class ShardScorer:
         """Score a shard and write its part, atomically; a repetition overwrites its own part.
 
         Raises:
-            StorageError: storage does not answer, for the images, the input's copy or the output. Nothing is
-                written then, so that the shard is scored when storage is back.
+            StorageError: storage does not respond, for the images, the input's copy or the output. Nothing is
+                written then, so that the shard is scored when storage recovers.
         """
         tables: list[pa.Table] = []
         times: list[StageTimes] = []

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from derm_ray import storage
 from derm_ray.data.archives.ranges import BLOCK, STREAM_BLOCK, open_ranges
+from derm_ray.domain import LesionPair
 from derm_ray.errors import StorageError
-from derm_ray.vocabulary import LesionPair
 
 SHARD_SIZE = 256
 COLUMNS = ("pair_id", "lesion_id", "clinical_uri", "dermoscopy_uri")
@@ -23,7 +23,7 @@ SHARD_SCHEMA = pa.schema([("index", pa.int64()), ("start", pa.int64()), ("stop",
 
 @dataclass(frozen=True)
 class Shard:
-    """A reference to rows; it never carries them.
+    """A reference to rows, without their content.
 
     Attributes:
         index: position in the run; also the row group of the copy.
@@ -57,7 +57,7 @@ class Shard:
 
 
 def row_line(pair: LesionPair) -> bytes:
-    """Return what digests see of a row: its ids and image URIs."""
+    """Return the bytes of a row for digests: its ids and image URIs."""
     return json.dumps([getattr(pair, name) for name in COLUMNS], ensure_ascii=False).encode() + b"\n"
 
 
@@ -81,7 +81,9 @@ class PairReader:
         with self._open() as file:
             table = file.read_row_group(shard.index, use_threads=False)
         if table.num_rows != len(shard):
-            raise StorageError(f"{self._uri}: row group {shard.index} is not the shard {shard.start}..{shard.stop}.")
+            raise StorageError(
+                f"{self._uri}: row group {shard.index} does not match shard {shard.start}..{shard.stop}."
+            )
         return [LesionPair(**row) for row in table.to_pylist()]
 
     def ids(self, shards: Iterator[Shard]) -> Iterator[tuple[Shard, pa.ChunkedArray]]:
@@ -93,7 +95,7 @@ class PairReader:
     @contextmanager
     def _open(self, block: int = BLOCK) -> Iterator[pq.ParquetFile]:
         try:
-            with open_ranges(self._uri, block) as file, storage.explained(self._uri):
+            with open_ranges(self._uri, block) as file, storage.translate_errors(self._uri):
                 parquet = pq.ParquetFile(file, metadata=self._metadata)
                 self._metadata = parquet.metadata
                 yield parquet

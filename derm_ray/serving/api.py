@@ -1,4 +1,4 @@
-"""HTTP in, predictions out; it knows neither Ray nor torch."""
+"""The HTTP API, independent of Ray and torch."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,15 +10,15 @@ from fastapi.security import HTTPBearer
 from derm_ray import RESEARCH_NOTICE, __version__
 from derm_ray.serving.admission import Admission
 from derm_ray.serving.contract import MODEL_DIGEST
-from derm_ray.serving.guard import CHARGE, Guard, Limits, Traffic
+from derm_ray.serving.guard import CHARGE, AccessLine, Guard, Limits, Traffic, access
 from derm_ray.serving.page import add_page
 from derm_ray.serving.problems import PROBLEM_JSON, ApiError, add_problem_handlers, to_problem
 from derm_ray.serving.schemas import (
     MAX_PAIR_ID,
-    Answers,
+    BatchResult,
     Model,
     Pair,
-    PairAnswer,
+    PairResult,
     Pairs,
     Score,
     State,
@@ -32,28 +32,28 @@ MAX_BODY_BYTES = 2 * MAX_IMAGE_BYTES + 100_000
 Observe = Callable[[str | None, int, float], None]
 Upload = Annotated[UploadFile | None, File(description="An encoded image, such as JPEG or PNG.")]
 _PROBLEMS = {
-    400: "the request is not one that can be answered",
-    401: "no token, or an unknown one",
-    408: "the body came too slowly",
+    400: "the request is invalid",
+    401: "the token is missing or unknown",
+    408: "the body arrived too slowly",
     413: "too many bytes",
-    422: "a field, or an image, cannot be used",
-    429: "too many requests of this token; see Retry-After",
-    503: "busy, or not ready; see Retry-After",
+    422: "a field or an image is invalid",
+    429: "too many requests with this token; see Retry-After",
+    503: "busy or not ready; see Retry-After",
 }
 
 
 class Backend(Protocol):
-    """What the application asks; :class:`derm_ray.serving.model.ServedModel` is one."""
+    """The backend of the application, such as :class:`derm_ray.serving.model.ServedModel`."""
 
     admission: Admission
 
     @property
     def description(self) -> Model:
-        """Which model answers."""
+        """Description of the model."""
         ...
 
     async def score(self, clinical: bytes | None, dermoscopy: bytes | None, saliency: bool) -> Score:
-        """Answer for the encoded images of one lesion, or raise :class:`ApiError`."""
+        """Score the encoded images of one lesion, or raise :class:`ApiError`."""
         ...
 
 
@@ -64,15 +64,17 @@ def create_app(
     limits: Limits | None = None,
     traffic: Traffic | None = None,
     observe: Observe | None = None,
+    log: Callable[[AccessLine], None] = access.info,
 ) -> FastAPI:
     """Return the application.
 
     Args:
-        backend: answers, and decides on admission.
-        tokens: who may call; ``None`` lets everybody in.
-        limits: what one caller may do.
+        backend: scores pairs and controls admission.
+        tokens: of the callers; ``None`` accepts everyone.
+        limits: per caller.
         traffic: counts requests, and lets them drain.
-        observe: is told of every request's route, status and seconds.
+        observe: called with the route, status and seconds of every request.
+        log: called with every request's line of the access log.
     """
     app = FastAPI(
         title="derm_ray",
@@ -94,7 +96,7 @@ def create_app(
         if images == [None, None]:
             raise ApiError(400, "no_image", "Send an image in 'clinical', in 'dermoscopy', or in both.")
         if any(image is not None and len(image) > MAX_IMAGE_BYTES for image in images):
-            raise ApiError(413, "too_large", f"An image may hold {MAX_IMAGE_BYTES // 1_000_000} MB at most.")
+            raise ApiError(413, "too_large", f"An image may have at most {MAX_IMAGE_BYTES // 1_000_000} MB.")
         try:
             return await backend.score(pair.clinical, pair.dermoscopy, saliency)
         except ApiError as error:
@@ -106,23 +108,23 @@ def create_app(
     @public.head("/healthz", include_in_schema=False)
     @public.get("/healthz", responses={422: problems[422]})
     async def healthz() -> State:
-        """Tell that the endpoint answers."""
+        """Return whether the endpoint is alive."""
         return State(status="ok")
 
     @public.head("/readyz", include_in_schema=False)
     @public.get("/readyz", responses={status: problems[status] for status in (422, 503)})
     async def readyz() -> State:
-        """Tell that the model answers as well."""
+        """Return whether the model is ready."""
         return State(status="ready")
 
-    # The guard asks for the token; this tells the schema that it does.
+    # The middleware checks the token; this only documents it in the schema.
     bearer = HTTPBearer(auto_error=False, description="See `derm-ray token`.")
     versioned = APIRouter(prefix="/v1", dependencies=[Depends(bearer)] if tokens else [], route_class=StrictRoute)
 
     @versioned.head("/model", include_in_schema=False)
     @versioned.get("/model", responses={status: problems[status] for status in (401, 422, 429, 503)})
     async def get_model(response: Response) -> Model:
-        """Tell which model answers, and how good it was."""
+        """Describe the model, with its validation metrics."""
         response.headers[MODEL_DIGEST] = digest
         return backend.description
 
@@ -134,32 +136,32 @@ def create_app(
         pair_id: Annotated[str | None, Form(max_length=MAX_PAIR_ID)] = None,
         saliency: Annotated[Literal["none", "png"], Form(description="png adds overlays.")] = "none",
     ) -> Score:
-        """Score one lesion: a clinical photo, a dermoscopy image, or better both."""
+        """Score one lesion from a clinical photo, a dermoscopy image, or both (recommended)."""
         pair = Pair.model_construct(pair_id=pair_id, clinical=await _read(clinical), dermoscopy=await _read(dermoscopy))
         result = await answer(pair, saliency=saliency == "png")
         response.headers[MODEL_DIGEST] = digest
         return result.model_copy(update={"pair_id": pair_id})
 
     @versioned.post("/score-batch", responses=problems)
-    async def score_batch(request: Request, batch: Pairs) -> Answers:
-        """Score several lesions; a bad image is the problem of its own pair only."""
+    async def score_batch(request: Request, batch: Pairs) -> BatchResult:
+        """Score several lesions; an invalid image affects its own pair only."""
         if (charge := getattr(request.state, CHARGE, None)) is not None:
             charge(len(batch.pairs) - 1)
         refused: list[ApiError] = []
 
-        async def one(pair: Pair) -> PairAnswer:
+        async def one(pair: Pair) -> PairResult:
             try:
                 result = await answer(pair, saliency=False)
             except ApiError as error:
                 refused.append(error)
-                return PairAnswer(pair_id=pair.pair_id, score=None, problem=to_problem(error))
+                return PairResult(pair_id=pair.pair_id, score=None, problem=to_problem(error))
             score = result.model_copy(update={"pair_id": pair.pair_id})
-            return PairAnswer(pair_id=pair.pair_id, score=score, problem=None)
+            return PairResult(pair_id=pair.pair_id, score=score, problem=None)
 
-        answers = await asyncio.gather(*map(one, batch.pairs))
-        if len(refused) == len(answers) and all(error.status_code == 503 for error in refused):
+        results = await asyncio.gather(*map(one, batch.pairs))
+        if len(refused) == len(results) and all(error.status_code == 503 for error in refused):
             raise refused[0]  # with its Retry-After, since none of them was begun
-        return Answers(answers=answers)
+        return BatchResult(results=results)
 
     app.include_router(public)
     app.include_router(versioned)
@@ -172,6 +174,7 @@ def create_app(
         traffic=traffic or Traffic(),
         admission=backend.admission,
         observe=observe,
+        log=log,
     )
     return app
 

@@ -1,4 +1,4 @@
-"""A request's body as it comes: bounded in bytes, in time, and together with all others under way."""
+"""Streaming of request bodies with limits on bytes, time, and the total of all open requests."""
 
 import asyncio
 import time
@@ -11,7 +11,7 @@ from derm_ray.serving.problems import ApiError
 
 @dataclass
 class Held:
-    """How many bytes of bodies are under way, in all."""
+    """Bytes of all bodies in progress."""
 
     bytes: int = 0
 
@@ -21,21 +21,21 @@ class Body:
 
     Args:
         receive: of the server.
-        most_bytes: of this body.
+        max_bytes: of this body.
         seconds: in which it has to arrive.
         held: of all bodies; this one's bytes are added as they come.
-        most_held: of those.
+        max_held: of those.
 
     Attributes:
         cut: the caller hung up before its end.
     """
 
-    def __init__(self, receive: Receive, most_bytes: int, seconds: float, held: Held, most_held: int) -> None:
+    def __init__(self, receive: Receive, max_bytes: int, seconds: float, held: Held, max_held: int) -> None:
         self._receive = receive
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         self._ends = time.monotonic() + seconds
         self._held = held
-        self._most_held = most_held
+        self._max_held = max_held
         self._received = 0
         self._whole = False
         self.cut = False
@@ -47,14 +47,14 @@ class Body:
         try:
             message = await asyncio.wait_for(self._receive(), max(0.0, self._ends - time.monotonic()))
         except TimeoutError:
-            raise ApiError(408, "request_timeout", "The request's body came too slowly.") from None
+            raise ApiError(408, "request_timeout", "The request body arrived too slowly.") from None
         self.cut = message["type"] == "http.disconnect"
         size = len(message.get("body", b""))
         self._received += size
         self._held.bytes += size
-        if self._received > self._most_bytes:
-            raise too_large(self._most_bytes)
-        if self._held.bytes > self._most_held:
+        if self._received > self._max_bytes:
+            raise too_large(self._max_bytes)
+        if self._held.bytes > self._max_held:
             raise ApiError(503, "busy", "Too many large requests at once. Try again.", {"retry-after": "5"})
         self._whole = not message.get("more_body", False)
         return message
@@ -65,6 +65,6 @@ class Body:
         self._received = 0
 
 
-def too_large(most_bytes: int) -> ApiError:
+def too_large(max_bytes: int) -> ApiError:
     """Return the refusal of a body that is, or would be, too long."""
-    return ApiError(413, "too_large", f"The request is larger than {most_bytes / 1_000_000:.0f} MB.")
+    return ApiError(413, "too_large", f"The request is larger than {max_bytes / 1_000_000:.0f} MB.")

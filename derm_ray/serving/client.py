@@ -10,12 +10,12 @@ from typing import Any, Self, TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
+from derm_ray.domain import Modality
 from derm_ray.errors import ConfigError, ServingError
 from derm_ray.proxies import certificates, proxy_for, trusting
-from derm_ray.serving.schemas import Answers, Model, PairAnswer, Score
-from derm_ray.vocabulary import Modality
+from derm_ray.serving.schemas import BatchResult, Model, PairResult, Score
 
-MOST_WAIT_S = 30.0
+MAX_WAIT_S = 30.0
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, 2.1
 T = TypeVar("T", bound=BaseModel)
 
@@ -47,16 +47,18 @@ class Client:
         try:
             address = httpx.URL(url.rstrip("/"))
         except (httpx.InvalidURL, ValueError) as error:
-            raise ConfigError(f"--url {url}: no address ({error}). Give one such as http://127.0.0.1:8000.") from None
+            raise ConfigError(
+                f"--url {url}: not a valid URL ({error}). Give one such as http://127.0.0.1:8000."
+            ) from None
         if address.scheme not in ("http", "https") or not address.host:
-            raise ConfigError(f"--url {url}: no address. Give one such as http://127.0.0.1:8000.")
+            raise ConfigError(f"--url {url}: not a valid URL. Give one such as http://127.0.0.1:8000.")
         self._proxy = proxy_for(str(address), "socksio")
         self._trusted = certificates("SSL_CERT_FILE", "SSL_CERT_DIR") if address.scheme == "https" else None
         self._http = httpx.Client(
             base_url=address,
             headers=headers,
             timeout=timeout_s,
-            trust_env=False,  # what the environment says has been read, but for a loopback address's proxy
+            trust_env=False,  # the environment was read above, except proxies for loopback
             proxy=self._proxy.url if self._proxy else None,
             verify=trusting(self._trusted) if self._trusted else True,
         )
@@ -75,10 +77,10 @@ class Client:
         self._http.close()
 
     def model(self) -> Model:
-        """Return what the endpoint tells of its model.
+        """Return the endpoint's description of its model.
 
         Raises:
-            ServingError: no answer, or a refusal.
+            ServingError: no response, or a refusal.
         """
         return self._ask(Model, "GET", "/v1/model")
 
@@ -94,30 +96,30 @@ class Client:
 
         Args:
             clinical, dermoscopy: encoded images, one of them at least.
-            pair_id: comes back in the answer.
+            pair_id: returned in the score.
             saliency: also ask for overlays; see :func:`overlays`.
 
         Raises:
-            ServingError: no answer, or a refusal; the message holds its code.
+            ServingError: no response, or a refusal; the message includes its code.
         """
         files = {str(m): data for m, data in zip(Modality, (clinical, dermoscopy), strict=True) if data is not None}
         fields = {"saliency": "png" if saliency else "none"} | ({"pair_id": pair_id} if pair_id is not None else {})
         return self._ask(Score, "POST", "/v1/score", files=files or None, data=fields)
 
-    def score_batch(self, pairs: Sequence[Mapping[Modality, bytes]]) -> list[PairAnswer]:
+    def score_batch(self, pairs: Sequence[Mapping[Modality, bytes]]) -> list[PairResult]:
         """Score several lesions in one request.
 
         Args:
             pairs: at most 16, each one or two encoded images by modality.
 
         Returns:
-            One answer per pair, in order: a score, or the problem that this pair has.
+            One result per pair, in order: a score, or a problem.
 
         Raises:
-            ServingError: no answer, or a refusal of the whole.
+            ServingError: no response, or a refusal of the whole batch.
         """
         encoded = [{str(m): b64encode(data).decode() for m, data in pair.items()} for pair in pairs]
-        return self._ask(Answers, "POST", "/v1/score-batch", json={"pairs": encoded}).answers
+        return self._ask(BatchResult, "POST", "/v1/score-batch", json={"pairs": encoded}).results
 
     def _ask(self, kind: type[T], method: str, path: str, **options: Any) -> T:
         where = f"{self._http.base_url}" + (f" through {self._proxy}" if self._proxy else "")
@@ -126,9 +128,11 @@ class Client:
         for left in reversed(range(self._attempts)):
             try:
                 answer = self._http.request(method, path, **options)
-            except (httpx.HTTPError, UnicodeError) as error:  # of a host that is no name, too
+            except (httpx.HTTPError, UnicodeError) as error:  # also for invalid host names
                 reason = str(error) or type(error).__name__
-                raise ServingError(f"{where}: no answer ({reason}). Check {check}, and that it serves.") from error
+                raise ServingError(
+                    f"{where}: no response ({reason}). Check {check}, and that the endpoint is running."
+                ) from error
             if answer.status_code not in (429, 503) or not left:
                 break
             time.sleep(_wait_s(answer))
@@ -139,7 +143,7 @@ class Client:
             raise ServingError(f"{where}: refused: {values['detail']} ({values['code']}, status {answer.status_code})")
         except (ValueError, KeyError, TypeError, ValidationError):
             raise ServingError(
-                f"{where}: status {answer.status_code} and no answer of derm_ray. Check {check}."
+                f"{where}: status {answer.status_code}, but not a response of derm_ray. Check {check}."
             ) from None
 
 
@@ -152,8 +156,8 @@ def _authorization(token: str, name: str) -> dict[str, str]:
     stripped = token.strip()
     if stripped and _TOKEN.fullmatch(stripped) is None:
         raise ConfigError(
-            f"{name}: is not a bearer token, which has only letters, digits and the signs -._~+/=. Give the token as "
-            "`derm-ray token` printed it."
+            f"{name}: is not a bearer token (letters, digits and -._~+/= only). Use the token as printed by "
+            "`derm-ray token`."
         )
     return {"authorization": f"Bearer {stripped}"} if stripped else {}
 
@@ -164,5 +168,5 @@ def overlays(score: Score) -> dict[Modality, bytes]:
 
 
 def _wait_s(answer: httpx.Response) -> float:
-    told = answer.headers.get("retry-after", "")
-    return min(MOST_WAIT_S, float(told)) if told.isdecimal() else 1.0
+    retry_after = answer.headers.get("retry-after", "")
+    return min(MAX_WAIT_S, float(retry_after)) if retry_after.isdecimal() else 1.0

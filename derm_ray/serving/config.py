@@ -1,4 +1,4 @@
-"""Serve config files: read strictly, where Serve itself passes over what it does not know."""
+"""Strict reading of Serve config files; Serve itself ignores unknown keys."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -25,7 +25,7 @@ def read_config(uri: str) -> ServeDeploySchema:
 
     Raises:
         StorageError: it cannot be read.
-        ConfigError: it is no YAML, or has unknown keys, wrong values or no application of derm_ray; all problems are
+        ConfigError: it is not YAML, or has unknown keys, wrong values or no application of derm_ray; all problems are
             listed.
     """
     try:
@@ -33,7 +33,7 @@ def read_config(uri: str) -> ServeDeploySchema:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}:" if mark else ""
-        raise ConfigError(f"{uri}:{where} this is not YAML ({getattr(error, 'problem', error)}).") from None
+        raise ConfigError(f"{uri}:{where} not valid YAML ({getattr(error, 'problem', error)}).") from None
     problems = check_config(values)
     if problems:
         raise ConfigError("\n  ".join([f"{uri} cannot be served:", *problems]))
@@ -41,26 +41,26 @@ def read_config(uri: str) -> ServeDeploySchema:
 
 
 def check_config(values: object) -> list[str]:
-    """Return what is wrong with the values of a Serve config file, each with its place."""
+    """Return the problems of a Serve config file, each with its path."""
     validator = jsonschema.Draft202012Validator(_strict(ServeDeploySchema.model_json_schema()))
-    # Of alternatives that all fail, the one that fits best tells what is wrong.
+    # If all alternatives fail, the best match explains the problem.
     errors = [jsonschema.exceptions.best_match([error]) for error in validator.iter_errors(values)]
-    problems = sorted(f"{_place(error.absolute_path)}: {error.message}" for error in errors)
+    problems = sorted(f"{_path_text(error.absolute_path)}: {error.message}" for error in errors)
     if problems:
         return problems
     assert isinstance(values, Mapping)
     ours = {row: app for row, app in enumerate(values["applications"]) if app["import_path"] == IMPORT_PATH}
     if len(ours) != 1:
-        return [f"applications: {len(ours)} have `import_path: {IMPORT_PATH}`; one is wanted"]
+        return [f"applications: expected exactly one with `import_path: {IMPORT_PATH}`, found {len(ours)}"]
     try:
         ServeDeploySchema.model_validate(values)
     except ValidationError as error:
-        problems += _told(error, ())
+        problems += _validation_problems(error, ())
     for row, app in ours.items():
         try:
             ServeArguments.model_validate(app.get("args", {}))
         except ValidationError as error:
-            problems += _told(error, ("applications", row, "args"))
+            problems += _validation_problems(error, ("applications", row, "args"))
         names = [deployment["name"] for deployment in app.get("deployments", [])]
         problems += [
             f"applications.{row}.deployments: {name!r} is unknown; the deployment is {DEPLOYMENT}"
@@ -70,33 +70,33 @@ def check_config(values: object) -> list[str]:
     return [*problems, *_secrets(values, ())]
 
 
-def _secrets(part: object, place: tuple[object, ...]) -> list[str]:
-    """Return where a file holds what Ray's dashboard would show to everyone who reaches it."""
-    mend = "which Ray's dashboard shows; let the nodes have the credentials"
+def _secrets(part: object, path: tuple[object, ...]) -> list[str]:
+    """Return secrets in a file, which Ray's dashboard would show to everyone."""
+    hint = "which Ray's dashboard would show. Provide credentials on the nodes instead"
     if isinstance(part, Mapping):
-        named = place[-1:] == ("env_vars",)
-        told = {name for name, value in part.items() if named and names_a_secret(str(name), str(value))}
-        found = [f"{_place((*place, name))}: looks like a secret, {mend}" for name in part if name in told]
+        named = path[-1:] == ("env_vars",)
+        secrets = {name for name, value in part.items() if named and names_a_secret(str(name), str(value))}
+        found = [f"{_path_text((*path, name))}: looks like a secret, {hint}" for name in part if name in secrets]
         return found + [
-            one for name, value in part.items() if name not in told for one in _secrets(value, (*place, name))
+            one for name, value in part.items() if name not in secrets for one in _secrets(value, (*path, name))
         ]
     if isinstance(part, list):
-        return [one for row, value in enumerate(part) for one in _secrets(value, (*place, row))]
+        return [one for row, value in enumerate(part) for one in _secrets(value, (*path, row))]
     if isinstance(part, str) and (kind := find_credential(part)):
-        return [f"{_place(place)}: holds {kind}, {mend}"]
+        return [f"{_path_text(path)}: contains {kind}, {hint}"]
     return []
 
 
-def _told(error: ValidationError, before: tuple[object, ...]) -> list[str]:
-    return [f"{_place((*before, *problem['loc']))}: {problem['msg']}" for problem in error.errors()]
+def _validation_problems(error: ValidationError, before: tuple[object, ...]) -> list[str]:
+    return [f"{_path_text((*before, *problem['loc']))}: {problem['msg']}" for problem in error.errors()]
 
 
-def _place(path: Iterable[object]) -> str:
+def _path_text(path: Iterable[object]) -> str:
     return ".".join(map(str, path)) or "the file"
 
 
 def _strict(schema: Any) -> Any:
-    """Return a JSON schema that knows no further properties wherever it names some."""
+    """Return a JSON schema that forbids additional properties wherever it lists some."""
     if isinstance(schema, list):
         return [_strict(part) for part in schema]
     if not isinstance(schema, dict):

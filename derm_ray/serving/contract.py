@@ -1,8 +1,8 @@
-"""Names of the HTTP contract that replicas and Serve's proxy both know."""
+"""Names of the HTTP API that replicas and Serve's proxy share."""
 
 REQUEST_ID = "request-id"
-"""Header of every answer of ours; the access log has the same id."""
+"""Header of every response; the access log has the same id."""
 MODEL_DIGEST = "x-model-digest"
-"""Header of every answer that a model gave."""
+"""Header of every response of a model."""
 SCORING = ("/v1/score", "/v1/score-batch")
 """Paths that need the model."""

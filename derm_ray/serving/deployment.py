@@ -1,6 +1,7 @@
 """The Serve application: replicas that speak HTTP and answer for their model."""
 
 import logging
+from functools import partial
 
 import torch
 from fastapi import FastAPI
@@ -14,9 +15,10 @@ from derm_ray.errors import ConfigError
 from derm_ray.inference.engines.selection import resolve_engine, resolve_engine_of
 from derm_ray.observability import WorkerLogs, configure_logging
 from derm_ray.serving.api import MAX_BODY_BYTES, create_app
-from derm_ray.serving.guard import Limits, Traffic
+from derm_ray.serving.guard import Limits, Traffic, access
 from derm_ray.serving.metrics import RequestMetrics
 from derm_ray.serving.model import MAX_BATCH, MAX_PAIRS, ServedModel
+from derm_ray.serving.recorder import Recorder
 from derm_ray.serving.tokens import Tokens, find_tokens
 
 logger = logging.getLogger(__name__)
@@ -104,7 +106,8 @@ class ModelReplica:
         tokens: Tokens | None,
         rate: float | None,
     ) -> None:
-        self._model = ServedModel(model_uri, model_digest, engine, use_gpu, threads, logs)
+        self._recorder = Recorder()
+        self._model = ServedModel(model_uri, model_digest, engine, use_gpu, threads, logs, self._recorder)
         self._tokens = tokens
         self._limits = Limits(MAX_BODY_BYTES, answer_s=REQUEST_TIMEOUT_S, per_s=rate)
         self._traffic = Traffic()
@@ -117,12 +120,14 @@ class ModelReplica:
             tokens=self._tokens,
             limits=self._limits,
             traffic=self._traffic,
-            observe=RequestMetrics().request,
+            observe=RequestMetrics(self._recorder).request,
+            log=partial(self._recorder.later, access.info),
         )
 
     async def drain(self) -> None:
-        """Refuse new requests, and wait for those under way."""
+        """Refuse new requests, wait for those under way, and record them."""
         await self._traffic.drain()
+        self._recorder.flush()
 
 
 def revision(args: ServeArguments) -> str:

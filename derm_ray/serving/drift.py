@@ -1,10 +1,9 @@
-"""Counters of drift: the bins of what was answered, beside those that the model's reference lets expect.
+"""Drift metrics: observed bins of predictions and images, and those expected from the reference.
 
 Prometheus computes from their rates how far the two are apart (``cluster/prometheus/drift.yaml``). Gauges would not do:
 Ray drops one about 20 s after it was set.
 """
 
-import asyncio
 from collections import Counter
 from collections.abc import Mapping
 
@@ -12,30 +11,30 @@ from ray.serve import metrics
 
 from derm_ray.data.reference import Quantity, Reference
 from derm_ray.data.statistics import ImageStatistics
+from derm_ray.domain import Modality, Prediction
 from derm_ray.observability import NEXT_TO_NOTHING
-from derm_ray.vocabulary import Modality, Prediction
+from derm_ray.serving.recorder import Recorder
 
-FLUSH_S = 1.0
-"""How long counts are gathered: to count one request in Ray takes an increment for every bin."""
 TAGS = ("quantity", "modality", "bin")
 
 
 class DriftMetrics:
-    """What one model replica counts.
+    """Drift counters of one model replica.
 
     Args:
         reference: the model's; quantities that it lacks are not counted.
+        recorder: counts later: one request is an increment of every bin, and many are no more.
     """
 
-    def __init__(self, reference: Reference) -> None:
+    def __init__(self, reference: Reference, recorder: Recorder) -> None:
+        self._recorder = recorder
         self._reference = {(of.quantity, of.modality): of for of in reference}
         self._seen: Counter[tuple[Quantity, str, str]] = Counter()
-        self._flushing: asyncio.TimerHandle | None = None
         self._observed = metrics.Counter(
             "derm_ray_drift_observed", description="Requests by bin of each quantity.", tag_keys=TAGS
         )
         self._expected = metrics.Counter(
-            "derm_ray_drift_expected", description="The same, had they the shares of the reference.", tag_keys=TAGS
+            "derm_ray_drift_expected", description="Requests by bin, as expected from the reference.", tag_keys=TAGS
         )
         for of in reference:
             for name in of.bins:
@@ -44,25 +43,25 @@ class DriftMetrics:
                 self._expected.inc(NEXT_TO_NOTHING, tags)
 
     def observe(self, prediction: Prediction, images: Mapping[Modality, ImageStatistics]) -> None:
-        """Count one answer and the images it rests on; called in an event loop."""
+        """Count one answer and the images it rests on."""
+        self._recorder.later(self._gather, prediction, images)
+
+    def _gather(self, prediction: Prediction, images: Mapping[Modality, ImageStatistics]) -> None:
+        if not self._seen:
+            self._recorder.later(self._flush)
         self._see(Quantity.DIAGNOSIS, prediction.modality, prediction.diagnosis)
         self._see(Quantity.CONFIDENCE, prediction.modality, prediction.confidence)
         for modality, statistics in images.items():
             self._see(Quantity.BRIGHTNESS, modality, statistics.brightness)
             self._see(Quantity.SHARPNESS, modality, statistics.sharpness)
             self._see(Quantity.RESOLUTION, modality, statistics.resolution)
-        if self._flushing is None:
-            self._flushing = asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
 
     def _see(self, quantity: Quantity, modality: str, value: float | str) -> None:
         if (of := self._reference.get((quantity, modality))) is not None:
             self._seen[quantity, modality, of.bin_of(value)] += 1
 
-    def flush(self) -> None:
-        """Hand what was gathered to Ray."""
-        if self._flushing is not None:
-            self._flushing.cancel()
-            self._flushing = None
+    def _flush(self) -> None:
+        """Export the collected counts to Ray."""
         seen, self._seen = self._seen, Counter()
         requests: Counter[tuple[Quantity, str]] = Counter()
         for (quantity, modality, name), count in seen.items():

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-import secrets
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -105,6 +105,7 @@ class Guard:
         traffic: counts requests; what comes after it was closed is refused.
         admission: asked at a request's head whether it would be answered in time; ``None`` admits all.
         observe: is told of every request's route, status and seconds.
+        log: called with every request's line of the access log.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class Guard:
         traffic: Traffic,
         admission: Admission | None = None,
         observe: Callable[[str | None, int, float], None] | None = None,
+        log: Callable[[AccessLine], None] = access.info,
     ) -> None:
         self._app = app
         self._tokens = tokens
@@ -123,6 +125,7 @@ class Guard:
         self._traffic = traffic
         self._admission = admission
         self._observe = observe
+        self._log = log
         self._rate = RateLimit(limits.per_s, max(1, round(limits.per_s * limits.burst_s))) if limits.per_s else None
         self._held = Held()
 
@@ -131,7 +134,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id, begun = secrets.token_hex(8), time.perf_counter()
+        request_id, begun = f"{random.getrandbits(64):016x}", time.perf_counter()
         status: int | None = None
         model_digest: str | None = None
 
@@ -179,7 +182,7 @@ class Guard:
                 ms=round(1000 * seconds, 1),
                 model_digest=model_digest,
             )
-            access.info(line)
+            self._log(line)
 
     def _admit(self, scope: Scope, caller: str | None) -> None:
         """Refuse by what the request's head says."""

@@ -9,8 +9,9 @@ from time import perf_counter
 
 from ray.serve.metrics import Counter, Histogram
 
+from derm_ray.domain import Prediction
 from derm_ray.serving.guard import HUNG_UP
-from derm_ray.vocabulary import Prediction
+from derm_ray.serving.recorder import Recorder
 
 LATENCIES_S = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]
 BATCH_SIZES = [1, 2, 4, 8, 16, 32, 64]
@@ -21,7 +22,8 @@ STAGES = ("decode", "queue", "infer", "encode")
 class ModelMetrics:
     """What one model replica measures."""
 
-    def __init__(self) -> None:
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
         self._stages = Histogram(
             "derm_ray_stage_seconds",
             description="Time of a request's decode, queue and encode stages, and of a batch's infer stage.",
@@ -52,26 +54,28 @@ class ModelMetrics:
 
     def waited(self, name: str, seconds: float) -> None:
         """Record the time of one of :data:`STAGES`."""
-        self._stages.observe(seconds, {"stage": name})
+        self._recorder.later(self._stages.observe, seconds, {"stage": name})
 
     def batch(self, pairs: int) -> None:
         """Record a forward pass."""
-        self._batches.observe(pairs)
+        self._recorder.later(self._batches.observe, pairs)
 
     def prediction(self, prediction: Prediction) -> None:
         """Record an answer."""
-        self._predictions.inc(tags={"modality": prediction.modality, "diagnosis": prediction.diagnosis})
-        self._confidence.observe(prediction.confidence)
+        tags = {"modality": prediction.modality, "diagnosis": prediction.diagnosis}
+        self._recorder.count(self._predictions, tags)
+        self._recorder.later(self._confidence.observe, prediction.confidence)
 
     def image_error(self, code: str) -> None:
         """Record an image that could not be used."""
-        self._image_errors.inc(tags={"code": code})
+        self._recorder.count(self._image_errors, {"code": code})
 
 
 class RequestMetrics:
     """What a replica, or a proxy that refuses for it, measures of all requests."""
 
-    def __init__(self) -> None:
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
         self._requests = Counter(
             "derm_ray_requests", description="Requests by route and status.", tag_keys=("route", "status")
         )
@@ -95,12 +99,11 @@ class RequestMetrics:
             status: of HTTP, or :data:`~derm_ray.serving.guard.HUNG_UP`.
             seconds: it took.
         """
-        self._latency.observe(seconds, {"route": route or "none"})
+        self._recorder.later(self._latency.observe, seconds, {"route": route or "none"})
         self.counted(route, status)
 
     def counted(self, route: str | None, status: int) -> None:
         """Record one request without its time; see :meth:`request`."""
-        tags = {"route": route or "none"}
-        self._requests.inc(tags=tags | {"status": str(status)})
+        self._recorder.count(self._requests, {"route": route or "none", "status": str(status)})
         if status >= 400 and status != HUNG_UP:
-            self._rejected.inc(tags={"status": str(status)})
+            self._recorder.count(self._rejected, {"status": str(status)})

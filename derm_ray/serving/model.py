@@ -13,6 +13,7 @@ from derm_ray import storage
 from derm_ray.bundle import CARD, load_bundle
 from derm_ray.data.preprocessing import LoadedImage, PairPixels, image_from_bytes, to_pair
 from derm_ray.data.statistics import ImageStatistics, measure
+from derm_ray.domain import Modality, Prediction
 from derm_ray.errors import BundleError, ImageError
 from derm_ray.inference.predictor import Predictor
 from derm_ray.inference.saliency import SaliencyMapper, overlay_files
@@ -22,8 +23,8 @@ from derm_ray.serving.batches import Batches, Late
 from derm_ray.serving.drift import DriftMetrics
 from derm_ray.serving.metrics import ModelMetrics
 from derm_ray.serving.problems import ApiError, busy
+from derm_ray.serving.recorder import Recorder
 from derm_ray.serving.schemas import Model, Score, describe_model, to_score
-from derm_ray.vocabulary import Modality, Prediction
 
 MAX_BATCH = 16
 ANSWER_S = 10.0
@@ -48,13 +49,21 @@ class ServedModel:
         use_gpu: where the network runs.
         threads: that compute, and as many that decode and word answers.
         logs: how it logs.
+        recorder: records what it measures.
 
     Raises:
         BundleError, StorageError: the bundle cannot be loaded, or is another one by now.
     """
 
     def __init__(
-        self, model_uri: str, model_digest: str, engine: str, use_gpu: bool, threads: int, logs: WorkerLogs
+        self,
+        model_uri: str,
+        model_digest: str,
+        engine: str,
+        use_gpu: bool,
+        threads: int,
+        logs: WorkerLogs,
+        recorder: Recorder,
     ) -> None:
         logs.begin()
         torch.set_num_threads(threads)
@@ -66,8 +75,8 @@ class ServedModel:
         self._mapper = SaliencyMapper(self._bundle, device) if self._bundle.network.cam is not None else None
         card = storage.read_bytes(storage.join(model_uri, CARD)).decode()
         self._description = describe_model(self._bundle, engine, card)
-        self._metrics = ModelMetrics()
-        self._drift = DriftMetrics(self._bundle.reference)
+        self._metrics = ModelMetrics(recorder)
+        self._drift = DriftMetrics(self._bundle.reference, recorder)
         self._threads = ThreadPoolExecutor(threads)
         self._forward = ThreadPoolExecutor(1)
         self._batches = Batches(self.predict_batch, MAX_BATCH)

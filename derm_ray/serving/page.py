@@ -1,4 +1,4 @@
-"""The page at ``/``: the endpoint for a person with a browser."""
+"""The web page at ``/``."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ CONTENT_POLICY = (
 
 
 def add_page(app: FastAPI) -> None:
-    """Give an application the page, and the files it loads under ``/static``."""
+    """Add the page, and its files under ``/static``, to an application."""
     app.mount("/static", StaticFiles(directory=FOLDER))
 
     @app.head("/", include_in_schema=False)

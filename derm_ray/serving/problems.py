@@ -1,4 +1,4 @@
-"""Refusals as RFC 9457 problem documents with stable codes."""
+"""Errors as RFC 9457 problem documents with stable codes."""
 
 import http
 import re
@@ -14,8 +14,8 @@ from derm_ray.errors import unknown_name
 from derm_ray.serving.schemas import Pair, Pairs, Problem
 
 PROBLEM_JSON = "application/problem+json"
-MOST_TOLD = 10
-"""Invalid fields that a problem document names."""
+MAX_REPORTED = 10
+"""Maximum number of invalid fields in a problem document."""
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,23}")
 
 
@@ -24,7 +24,7 @@ class ApiError(HTTPException):
 
     Args:
         status: of HTTP.
-        code: for programs; see ``docs/serving.md``.
+        code: for programs; see ``docs/reference/errors.md``.
         detail: for people.
         headers: of the answer.
     """
@@ -44,7 +44,7 @@ def busy(wait_s: int) -> ApiError:
 
 
 def to_problem(error: HTTPException) -> Problem:
-    """Return what a caller is told of an error."""
+    """Return the problem document of an error."""
     status = http.HTTPStatus(error.status_code)
     code = error.code if isinstance(error, ApiError) else status.name.lower()
     return Problem(title=status.phrase, status=status, detail=str(error.detail), code=code)
@@ -56,10 +56,10 @@ def respond(error: HTTPException) -> JSONResponse:
 
 
 def invalid_request(problems: Sequence[str]) -> ApiError:
-    """Return the refusal of a request by what is wrong with its fields."""
-    more = [f"and {len(problems) - MOST_TOLD} more"] if len(problems) > MOST_TOLD else []
-    told = [problem.removesuffix(".") for problem in problems[:MOST_TOLD]]
-    return ApiError(422, "invalid_request", "; ".join(told + more) + ".")
+    """Return the error for a request with invalid fields."""
+    more = [f"and {len(problems) - MAX_REPORTED} more"] if len(problems) > MAX_REPORTED else []
+    listed = [problem.removesuffix(".") for problem in problems[:MAX_REPORTED]]
+    return ApiError(422, "invalid_request", "; ".join(listed + more) + ".")
 
 
 def shown(name: str) -> str:
@@ -70,18 +70,18 @@ def shown(name: str) -> str:
 def unknown_field(kind: str, name: str, known: Sequence[str]) -> str:
     """Return the message for a field that is not ours, with the nearest one that is."""
     if not known:
-        return f"unknown {kind} {shown(name)}. This address takes none."
+        return f"unknown {kind} {shown(name)}. This URL accepts none."
     if _PLAIN.fullmatch(name):
         return unknown_name(kind, name, known)
     return f"unknown {kind} {shown(name)}. Known: {', '.join(known)}."
 
 
 def add_problem_handlers(app: FastAPI) -> None:
-    """Answer every refusal of an application with a problem document."""
+    """Return a problem document for every error of an application."""
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        return respond(invalid_request([_told(one) for one in error.errors()]))
+        return respond(invalid_request([_describe(one) for one in error.errors()]))
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> JSONResponse:
@@ -90,15 +90,15 @@ def add_problem_handlers(app: FastAPI) -> None:
         return respond(error)
 
 
-def _told(error: Mapping[str, Any]) -> str:
-    """Return what is wrong with a field, and which pair's it is."""
-    _, *place = error["loc"]
+def _describe(error: Mapping[str, Any]) -> str:
+    """Describe a validation error, with its field and pair."""
+    _, *location = error["loc"]
     if error["type"] == "json_invalid":
-        return f"the body is not JSON, from character {place[0]} on"
+        return f"the body is not valid JSON at character {location[0]}"
     if error["type"] == "extra_forbidden":
-        *place, name = place
-        what = unknown_field("field", str(name), list((Pair if place else Pairs).model_fields))
+        *location, name = location
+        what = unknown_field("field", str(name), list((Pair if location else Pairs).model_fields))
     else:
         what = error["msg"]
-    where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place).lstrip(".")
+    where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in location).lstrip(".")
     return f"{where or 'the body'}: {what}"

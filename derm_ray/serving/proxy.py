@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from derm_ray.serving.forwarding import ForwardedBodies
 from derm_ray.serving.lost import LostReplicas
 from derm_ray.serving.metrics import RequestMetrics
+from derm_ray.serving.recorder import Recorder
 from derm_ray.serving.shedding import Shedding
 
 HEAD_S = 20.0
@@ -40,7 +41,7 @@ def harden() -> list[Middleware]:
     return [  # the innermost first
         Middleware(LostReplicas),
         Middleware(ForwardedBodies),
-        Middleware(Shedding, observe=partial(RequestMetrics().counted, None)),
+        Middleware(Shedding, observe=partial(RequestMetrics(Recorder()).counted, None)),
         Middleware(WithoutControls),
     ]
 

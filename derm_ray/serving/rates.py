@@ -1,4 +1,4 @@
-"""How often one caller may ask: a token bucket each."""
+"""Rate limits: a token bucket per caller."""
 
 import math
 import time
@@ -21,7 +21,7 @@ class RateLimit:
         clock: seconds, monotonic.
     """
 
-    most_callers = 10_000
+    max_callers = 10_000
 
     def __init__(self, per_s: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_s = per_s
@@ -30,7 +30,7 @@ class RateLimit:
         self._buckets: dict[str, _Bucket] = {}
 
     def wait_s(self, caller: str) -> int:
-        """Take one request and return 0, or return the whole seconds after which it is there."""
+        """Take one request and return 0, or return the seconds to wait, rounded up."""
         bucket = self._filled(caller)
         if bucket.left < 1:
             return math.ceil((1 - bucket.left) / self._per_s)
@@ -38,7 +38,7 @@ class RateLimit:
         return 0
 
     def charge(self, caller: str, requests: int) -> None:
-        """Take more for a request that was let in and holds several; what is not there is owed."""
+        """Charge an admitted request that contains several; the balance may become negative."""
         self._filled(caller).left -= requests
 
     def _filled(self, caller: str) -> _Bucket:
@@ -47,6 +47,6 @@ class RateLimit:
         bucket.left = min(self._burst, bucket.left + (now - bucket.at) * self._per_s)
         bucket.at = now
         self._buckets[caller] = bucket  # the one that was used last is at the end
-        while len(self._buckets) > self.most_callers:
+        while len(self._buckets) > self.max_callers:
             del self._buckets[next(iter(self._buckets))]
         return bucket

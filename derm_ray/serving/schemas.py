@@ -1,4 +1,4 @@
-"""What the endpoint answers, as OpenAPI sees it."""
+"""Request and response schemas of the HTTP API."""
 
 import re
 from base64 import b64decode, b64encode
@@ -10,7 +10,7 @@ from pydantic import Base64Encoder, BaseModel, ConfigDict, EncodedBytes, Field
 from pydantic_core import PydanticCustomError
 
 from derm_ray import RESEARCH_NOTICE
-from derm_ray.vocabulary import LabelSet, Modality, Prediction, PredictionKind
+from derm_ray.domain import LabelSet, Modality, Prediction, PredictionKind
 
 if TYPE_CHECKING:
     from derm_ray.bundle import Bundle
@@ -19,68 +19,75 @@ MAX_PAIR_ID = 256
 MAX_PAIRS = 16
 
 
-class Answer(BaseModel):
-    """Base of all answers: unknown fields are errors."""
+class Response(BaseModel):
+    """Base of all responses: unknown fields are errors."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
-class OperatingPoint(Answer):
-    """A threshold on a task's risk, chosen on validation lesions for a target sensitivity."""
+class OperatingPoint(Response):
+    """A threshold on a task probability, chosen on validation lesions for a target sensitivity."""
 
+    name: str = Field(description="Key in `above_threshold` of a score.")
     kind: PredictionKind
     task: str
-    target: float
-    threshold: float = Field(description="An alarm is a risk at or above it.")
+    target: float = Field(description="Target sensitivity.")
+    threshold: float = Field(description="A pair is positive if its task probability is at or above it.")
     sensitivity: float = Field(description="Reached on validation lesions.")
     specificity: float = Field(description="Reached on validation lesions.")
 
 
-class Task(Answer):
-    """A question of yes or no that a risk answers."""
+class Task(Response):
+    """A binary question, such as cancer or not."""
 
     name: str
     title: str
-    positive: list[str] = Field(description="Classes that count.")
+    positive: list[str] = Field(description="Positive classes.")
 
 
-class Model(Answer):
+class Model(Response):
     """The model behind the endpoint."""
 
     model_digest: str
-    run_id: str | None = Field(None, description="The training run that made it; null where that is unknown.")
+    run_id: str | None = Field(None, description="Training run that created it; null if unknown.")
     label_set: str
     classes: list[str]
-    titles: dict[str, str] = Field(description="Class to its name for people.")
-    tasks: list[Task] = Field(description="What the risks of a score mean.")
+    titles: dict[str, str] = Field(description="Display name by class.")
+    tasks: list[Task] = Field(description="Tasks of `task_probabilities`.")
     network: str
     input_size: int = Field(description="Side of the square input in pixels.")
     engine: str
-    saliency: bool = Field(description="Whether overlays can be asked for.")
+    saliency: bool = Field(description="Whether saliency overlays are available.")
     operating_points: list[OperatingPoint]
-    metrics: dict[str, Any] = Field(description="Figures of its training run's last validation; empty where unknown.")
+    metrics: dict[str, Any] = Field(description="Validation metrics of the training run; empty if unknown.")
     card: str = Field(description="The model card, Markdown.")
     notice: str = RESEARCH_NOTICE
 
 
-class Score(Answer):
+class Score(Response):
     """A prediction for one pair; probabilities are 0..1 and keyed by class name."""
 
     pair_id: str | None
-    modality: str = Field(description="both, clinical or dermoscopy: the images it rests on.")
+    modality: str = Field(description="Images used: both, clinical or dermoscopy.")
     diagnosis: str
     confidence: float
     probabilities: dict[str, float]
-    risks: dict[str, float] = Field(description="Task (cancer, melanoma) to summed probability of its positives.")
-    alarms: dict[str, bool] = Field(description="Operating point to whether the risk reaches its threshold.")
-    branches: dict[PredictionKind, dict[str, float]]
-    flags: list[str] = Field(description="modality:flag, such as clinical:animated.")
-    saliency: dict[Modality, str] = Field(description="Overlays of the CAM network's maps: base64 of PNG.")
+    task_probabilities: dict[str, float] = Field(
+        description="Summed probability of a task's positive classes, by task (cancer, melanoma)."
+    )
+    above_threshold: dict[str, bool] = Field(
+        description="Whether the task probability reaches the threshold, by operating point."
+    )
+    per_input_predictions: dict[PredictionKind, dict[str, float]] = Field(
+        description="Class probabilities from each image alone and from both (cross)."
+    )
+    flags: list[str] = Field(description="Image flags, such as clinical:animated.")
+    saliency: dict[Modality, str] = Field(description="Saliency overlays by modality: PNG in base64.")
     model_digest: str
     notice: str = RESEARCH_NOTICE
 
 
-class Problem(Answer):
+class Problem(Response):
     """An RFC 9457 problem document."""
 
     type: str = "about:blank"
@@ -111,7 +118,7 @@ class _AnyBase64(Base64Encoder):
         try:
             return b64decode(data, validate=True)
         except ValueError as error:
-            raise PydanticCustomError("base64", "this is not base64") from error
+            raise PydanticCustomError("base64", "not valid base64") from error
 
 
 Encoded = Annotated[bytes, EncodedBytes(encoder=_AnyBase64)]
@@ -135,28 +142,28 @@ class Pairs(BaseModel):
     pairs: list[Pair] = Field(min_length=1, max_length=MAX_PAIRS)
 
 
-class PairAnswer(Answer):
-    """What became of one pair of a batch: a score, or the problem it has alone."""
+class PairResult(Response):
+    """The result of one pair of a batch: a score, or a problem."""
 
     pair_id: str | None
     score: Score | None
     problem: Problem | None
 
 
-class Answers(Answer):
-    """One answer per pair, in order."""
+class BatchResult(Response):
+    """One result per pair, in order."""
 
-    answers: list[PairAnswer]
+    results: list[PairResult]
 
 
-class State(Answer):
-    """Whether the endpoint is there."""
+class State(Response):
+    """Health of the endpoint."""
 
     status: str
 
 
 def describe_model(bundle: "Bundle", engine: str, card: str) -> Model:
-    """Return what clients may know of a model."""
+    """Return the public description of a model."""
     labels = bundle.label_set
     return Model(
         model_digest=bundle.model_digest,
@@ -169,7 +176,9 @@ def describe_model(bundle: "Bundle", engine: str, card: str) -> Model:
         input_size=bundle.preprocessing.size,
         engine=engine,
         saliency=bundle.network.cam is not None,
-        operating_points=[OperatingPoint(**asdict(point)) for point in bundle.calibration.operating_points],
+        operating_points=[
+            OperatingPoint(name=point.name, **asdict(point)) for point in bundle.calibration.operating_points
+        ],
         metrics=dict(bundle.provenance.get("metrics", {})),
         card=card,
     )
@@ -184,7 +193,7 @@ def to_score(
     flags: tuple[str, ...] = (),
     overlays: Mapping[Modality, bytes] | None = None,
 ) -> Score:
-    """Return a prediction as clients see it.
+    """Return a prediction as a response.
 
     Args:
         prediction: the model's answer.
@@ -204,9 +213,11 @@ def to_score(
         diagnosis=prediction.diagnosis,
         confidence=prediction.confidence,
         probabilities=named(prediction.probabilities),
-        risks=dict(prediction.risks),
-        alarms=dict(prediction.alarms),
-        branches={kind: named(probabilities) for kind, probabilities in prediction.branches.items()},
+        task_probabilities=dict(prediction.task_probabilities),
+        above_threshold=dict(prediction.above_threshold),
+        per_input_predictions={
+            kind: named(probabilities) for kind, probabilities in prediction.per_input_predictions.items()
+        },
         flags=list(flags),
         saliency={modality: b64encode(png).decode() for modality, png in (overlays or {}).items()},
         model_digest=model_digest,

@@ -1,4 +1,4 @@
-"""Requests of which no field is ignored: an unknown or repeated one is refused by its name."""
+"""Strict requests: unknown or repeated fields are errors."""
 
 import json
 from collections import Counter
@@ -20,7 +20,7 @@ class StrictRoute(APIRoute):
     """A route that refuses query parameters, form fields and JSON keys which it would ignore."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler, behind the checks."""
+        """Return the handler, wrapped in the checks."""
         handle = super().get_route_handler()
         parameters = [field.alias for field in self.dependant.query_params]
         fields = {field.alias: isinstance(field.field_info, File) for field in self.dependant.body_params}
@@ -88,10 +88,10 @@ class _Parser(MultiPartParser):
 
 
 def _check(kind: str, given: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Return what is wrong with the names of a request."""
+    """Return the problems with the field names of a request."""
     repeated = [name for name, count in Counter(given).items() if count > 1]
     problems = [unknown_field(kind, name, known) for name in dict.fromkeys(given) if name not in known]
-    return problems + [f"{kind} {shown(name)} stands more than once. Send it once." for name in repeated]
+    return problems + [f"{kind} {shown(name)} is repeated. Send it once." for name in repeated]
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class Tokens:
     def identify(self, authorization: str | None) -> str | None:
         """Return the id of the token in an ``Authorization`` header, or ``None``.
 
-        Every known hash is compared, so that the time taken tells nothing.
+        Every known hash is compared, so that the duration reveals nothing.
         """
         scheme, _, token = (authorization or "").partition(" ")
         digest = _hash(token.strip())
@@ -80,10 +80,10 @@ def read_tokens(uri: str) -> Tokens:
 
 
 def parse_tokens(text: str, where: str) -> Tokens:
-    """Parse lines ``id:sha256``; empty ones and those that begin with ``#`` are left out.
+    """Parse lines ``id:sha256``; empty lines and those that begin with ``#`` are skipped.
 
     Raises:
-        ConfigError: a line is not of that form, an id stands twice, or there is none. The message never quotes a
+        ConfigError: a line is not of that form, an id is repeated, or there is no token. The message never quotes a
             line: it may be the token itself.
     """
     hashes: dict[str, bytes] = {}
@@ -92,12 +92,12 @@ def parse_tokens(text: str, where: str) -> Tokens:
             continue
         match = _LINE.fullmatch(stripped)
         if match is None:
-            raise ConfigError(f"{where}: line {number} is not `id:sha256`. `derm-ray token ID` makes such lines.")
+            raise ConfigError(f"{where}: line {number} is not `id:sha256`. Create lines with `derm-ray token ID`.")
         if match["id"] in hashes:
-            raise ConfigError(f"{where}: line {number}: the id {match['id']!r} stands twice. Remove one.")
+            raise ConfigError(f"{where}: line {number}: the id {match['id']!r} occurs twice. Remove one.")
         hashes[match["id"]] = bytes.fromhex(match["sha256"])
     if not hashes:
-        raise ConfigError(f"{where}: no token. `derm-ray token ID` makes one.")
+        raise ConfigError(f"{where}: no token. Create one with `derm-ray token ID`.")
     return Tokens(hashes)
 
 

@@ -1,4 +1,4 @@
-"""The honest baseline: a logistic regression on frozen ImageNet features."""
+"""Baseline: a logistic regression on frozen ImageNet features."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from derm_ray.data.manifest import Manifest, require_split
 from derm_ray.data.prepared import require_size
 from derm_ray.data.preprocessing import PairPixels, Pixels, Preprocessing, load_pairs
 from derm_ray.data.validation import validate
+from derm_ray.domain import LabelSet, LesionPair, PredictionKind, Split
 from derm_ray.errors import ManifestError
-from derm_ray.evaluation.evaluate import figures
-from derm_ray.inference.precision import autocast, default_device, normalise, resolve_precision, to_device
+from derm_ray.evaluation.evaluate import compute_metrics
+from derm_ray.inference.precision import autocast, default_device, normalize, resolve_precision, to_device
 from derm_ray.models.trunks import Trunk
 from derm_ray.models.weights import load_trunk_weights, read_init_weights
-from derm_ray.vocabulary import LabelSet, LesionPair, PredictionKind, Split
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 BATCH = 32
@@ -29,25 +29,25 @@ Features = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class BaselineResult:
-    """The baseline's figures.
+    """The baseline's metrics.
 
     Attributes:
-        kinds: prediction kind -> figures on the test split; cross means the features of both images.
-        strengths: prediction kind -> inverse regularisation C, chosen by macro AUROC on val.
-        answers: prediction kind -> probabilities of the test pairs (N, K), in manifest order.
+        kinds: prediction kind -> metrics on the test split; cross means the features of both images.
+        strengths: prediction kind -> inverse regularization C, chosen by macro AUROC on val.
+        predictions: prediction kind -> probabilities of the test pairs (N, K), in manifest order.
     """
 
     kinds: dict[PredictionKind, dict[str, float]]
     strengths: dict[PredictionKind, float]
-    answers: dict[PredictionKind, npt.NDArray[np.float32]]
+    predictions: dict[PredictionKind, npt.NDArray[np.float32]]
 
 
 def run_baseline(
     manifest: Manifest, labels: LabelSet, *, init_weights: str | None = None, size: int = 128
 ) -> BaselineResult:
-    """Fit on train, choose the regularisation on val, report on test.
+    """Fit on train, choose the regularization on val, report on test.
 
-    Features are the spatial means of VGG-16's relu5_3 (512 per image), standardised on train.
+    Features are the spatial means of VGG-16's relu5_3 (512 per image), standardized on train.
 
     Args:
         manifest: pairs with both images, diagnosis and split.
@@ -56,7 +56,7 @@ def run_baseline(
         size: side of the input in pixels.
 
     Raises:
-        ManifestError, ConfigError, StorageError: the input is not fit.
+        ManifestError, ConfigError, StorageError: the input is not usable.
     """
     require_size(manifest, Preprocessing(size), "the baseline's size")
     validate(manifest, labels, complete=tuple(Split))
@@ -70,19 +70,19 @@ def run_baseline(
         truth[split] = np.array([labels.class_names.index(str(d)) for d in chosen.column("diagnosis")])
     kinds: dict[PredictionKind, dict[str, float]] = {}
     strengths: dict[PredictionKind, float] = {}
-    answers: dict[PredictionKind, npt.NDArray[np.float32]] = {}
+    predictions: dict[PredictionKind, npt.NDArray[np.float32]] = {}
     for kind in PredictionKind:
         inputs = {split: _columns(pair, kind) for split, pair in features.items()}
         fitted = {c: _fit(inputs[Split.TRAIN], truth[Split.TRAIN], c) for c in STRENGTHS}
         scores = {
-            c: figures(labels, truth[Split.VAL], _predict(model, inputs[Split.VAL], labels))["macro_auroc"]
+            c: compute_metrics(labels, truth[Split.VAL], _predict(model, inputs[Split.VAL], labels))["macro_auroc"]
             for c, model in fitted.items()
         }
         strengths[kind] = max(scores, key=scores.__getitem__)
-        answer = _predict(fitted[strengths[kind]], inputs[Split.TEST], labels)
-        kinds[kind] = figures(labels, truth[Split.TEST], answer)
-        answers[kind] = answer.astype(np.float32)
-    return BaselineResult(kinds, strengths, answers)
+        predicted = _predict(fitted[strengths[kind]], inputs[Split.TEST], labels)
+        kinds[kind] = compute_metrics(labels, truth[Split.TEST], predicted)
+        predictions[kind] = predicted.astype(np.float32)
+    return BaselineResult(kinds, strengths, predictions)
 
 
 def _columns(pair: tuple[Features, Features], kind: PredictionKind) -> Features:
@@ -110,7 +110,7 @@ def _extract(trunk: Trunk, pairs: list[LesionPair], uri: str, spec: Preprocessin
 
     def embed(images: list[Pixels]) -> Features:
         with torch.inference_mode(), autocast(precision, device):
-            batch = normalise(torch.from_numpy(np.stack(images)).to(device), spec.mean, spec.std)
+            batch = normalize(torch.from_numpy(np.stack(images)).to(device), spec.mean, spec.std)
             embedded: Features = trunk(batch).last_BCHW.float().mean((2, 3)).cpu().numpy()
         return embedded
 

@@ -1,4 +1,4 @@
-"""The whole path on synthetic pairs, in minutes on two cores."""
+"""The whole pipeline on synthetic pairs, in minutes on two cores."""
 
 import logging
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from derm_ray.data.inputs import MemoryInput
 from derm_ray.data.manifest import write_manifest
 from derm_ray.data.splits import split_manifest
 from derm_ray.data.synthetic import synthesize
+from derm_ray.domain import PAPER15
 from derm_ray.errors import OutputExistsError
 from derm_ray.evaluation.evaluate import Evaluation, evaluate
 from derm_ray.evaluation.report import write_evaluation
@@ -16,7 +17,6 @@ from derm_ray.inference.predictor import Predictor
 from derm_ray.scoring.pipeline import ScoringResult, score
 from derm_ray.training.config import make_config
 from derm_ray.training.run.driver import train
-from derm_ray.vocabulary import PAPER15
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +28,11 @@ WORKERS = 2
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo leaves behind.
+    """Results of the demo.
 
     Attributes:
         report_uri: HTML page of the evaluation.
-        evaluation: its figures.
+        evaluation: its metrics.
         scores: the bulk run over all pairs.
         bundle_uri: the model.
         manifest_uri: the pairs.
@@ -46,25 +46,25 @@ class DemoResult:
 
 
 def run_demo(out_uri: str, *, pairs: int = PAIRS, epochs: int = EPOCHS) -> DemoResult:
-    """Draw synthetic pairs, train a small Triple-Net, evaluate it and score all pairs in bulk.
+    """Generate synthetic pairs, train a small Triple-Net, evaluate it and score all pairs in bulk.
 
     Args:
-        out_uri: a folder; what an earlier demo left there is replaced.
+        out_uri: a folder; an earlier demo in it is replaced.
         pairs: how many to draw.
         epochs: of training.
 
     Raises:
-        OutputExistsError: the folder holds something else.
+        OutputExistsError: the folder contains something else.
     """
     out_uri = storage.absolute(out_uri)
     marker_uri = storage.join(out_uri, MARKER)
     if storage.exists(marker_uri):
         storage.remove_tree(out_uri)
     elif storage.list_files(out_uri):
-        raise OutputExistsError(f"{out_uri} holds files that are no demo. Choose another --out.")
+        raise OutputExistsError(f"{out_uri} contains files that are not a demo. Choose another --out.")
     storage.write_json(marker_uri, {"derm_ray_version": __version__})
     data_uri, runs_uri, scores_uri = (storage.join(out_uri, name) for name in ("data", "runs", "scores"))
-    logger.info("1/4  drawing %d synthetic lesion pairs", pairs)
+    logger.info("1/4  generating %d synthetic lesion pairs", pairs)
     manifest = split_manifest(synthesize(data_uri, pairs, PAPER15)).manifest
     write_manifest(manifest, manifest.uri)
     logger.info("2/4  training a small Triple-Net on them, %d workers", WORKERS)

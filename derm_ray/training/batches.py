@@ -1,4 +1,4 @@
-"""Which pairs make up which batch, and their pixels. The seed alone decides, whatever the number of workers."""
+"""Batches: their pairs and pixels. The order depends on the seed only, not on the number of workers."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from derm_ray.data.preprocessing import Pixels, Preprocessing, load_pairs
+from derm_ray.domain import LesionPair, Modality
 from derm_ray.errors import ConfigError, ImageError
-from derm_ray.vocabulary import LesionPair, Modality
 
 Indices = npt.NDArray[np.int64]
 
@@ -35,7 +35,7 @@ class Batch:
 
 
 def training_order(pairs: int, global_batch_size: int, *, seed: int, epoch: int) -> list[Indices]:
-    """Return an epoch's global batches: one seeded permutation, cut; an incomplete last batch is left out."""
+    """Return an epoch's global batches: one seeded permutation, cut; an incomplete last batch is dropped."""
     order = np.random.default_rng((seed, epoch)).permutation(pairs)
     full = pairs // global_batch_size
     return [order[i * global_batch_size : (i + 1) * global_batch_size] for i in range(full)]
@@ -59,18 +59,18 @@ def check_batch_size(pairs: int, global_batch_size: int, workers: int) -> None:
     """
     if global_batch_size < 2 * workers:
         raise ConfigError(
-            f"global_batch_size {global_batch_size} leaves less than two pairs for each of {workers} workers. "
+            f"global_batch_size {global_batch_size} leaves fewer than two pairs for each of {workers} workers. "
             f"Use at least {2 * workers}, or fewer workers."
         )
     if pairs < global_batch_size:
         raise ConfigError(
-            f"the train split holds {pairs} pairs, fewer than global_batch_size {global_batch_size}. "
+            f"the train split has {pairs} pairs, fewer than global_batch_size {global_batch_size}. "
             "Give --set global_batch_size=N with a smaller N."
         )
 
 
 def is_mirrored(pair: LesionPair, modality: Modality, *, seed: int, epoch: int) -> bool:
-    """Tell whether an image is mirrored in an epoch: a fair coin keyed by seed, epoch, pair and modality."""
+    """Return whether an image is mirrored in an epoch: a fair coin keyed by seed, epoch, pair and modality."""
     key = f"{seed}/{epoch}/{pair.pair_id}/{modality}".encode()
     return bool(hashlib.blake2b(key, digest_size=1).digest()[0] & 1)
 

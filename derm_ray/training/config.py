@@ -8,9 +8,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from derm_ray.data.preprocessing import Preprocessing
+from derm_ray.domain import label_set
 from derm_ray.errors import ConfigError, unknown_name
-from derm_ray.models.zoo import CamConfig, NetworkConfig
-from derm_ray.vocabulary import label_set
+from derm_ray.models.factory import CamConfig, NetworkConfig
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -23,7 +23,7 @@ class TrainConfig:
 
     Attributes:
         label_set: diagnoses and their order.
-        network, trunk, head, tap, rank: see :class:`derm_ray.models.zoo.NetworkConfig`.
+        network, trunk, head, tap, rank: see :class:`derm_ray.models.factory.NetworkConfig`.
         cam_mode: how a CAM-BP head's map comes from the CAM network; see :func:`derm_ray.models.cam.saliency`.
         size: side of the input in pixels.
         freeze: trunk layers that are not trained: ``none`` or ``pool4`` (``maxpool3`` of GoogLeNet, ``layer3`` of
@@ -33,9 +33,9 @@ class TrainConfig:
         class_weight: of a pair's loss by its class, mean 1 over train: ``none``, ``inverse`` frequency, or
             ``effective`` number (Cui et al. 2019, Eq. 2, beta 0.999).
         epochs: passes over the training split.
-        global_batch_size: pairs per optimiser step over all workers.
+        global_batch_size: pairs per optimizer step over all workers.
         learning_rate: SGD's, of the trunk.
-        head_learning_rate: of everything behind the trunks.
+        head_learning_rate: of all layers after the trunks.
         lr_decay: factor on both after every epoch.
         momentum, weight_decay: SGD's.
         clip_norm: bound on the gradient's L2 norm; 0 turns it off.
@@ -43,7 +43,7 @@ class TrainConfig:
         mirror: mirror each training image left-right with probability 1/2.
         freeze_batch_norm: keep every batch norm's statistics and run it in evaluation mode.
         precision: ``auto`` (bf16 where the hardware has it), ``fp32`` or ``bf16``.
-        monitor: validation figure that picks the best epoch, of the cross prediction; higher is better.
+        monitor: validation metric that picks the best epoch, of the cross prediction; higher is better.
         seed: of initial weights, order, mirroring and dropout.
     """
 
@@ -165,7 +165,7 @@ def config_from_json(values: Mapping[str, Any]) -> TrainConfig:
         config = _ADAPTER.validate_python(dict(values))
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc']))}={e['input']!r}: {e['msg']}" for e in error.errors()]
-        raise ConfigError("bad setting " + "; ".join(lines)) from error
+        raise ConfigError("invalid setting " + "; ".join(lines)) from error
     label_set(config.label_set)
     return config
 

@@ -1,4 +1,4 @@
-"""The training loop in plain torch; it runs alone or under an initialised process group."""
+"""The training loop in plain torch; it runs alone or under an initialized process group."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -12,30 +12,30 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from derm_ray.data.preprocessing import Preprocessing
+from derm_ray.domain import PredictionKind
 from derm_ray.errors import DermRayError, TrainingError
-from derm_ray.inference.precision import autocast, normalise, resolve_precision, to_device
+from derm_ray.inference.precision import autocast, normalize, resolve_precision, to_device
 from derm_ray.models.networks import PairLogits, PairNetwork
 from derm_ray.models.trunks import Trunk
 from derm_ray.training.batches import Batch
 from derm_ray.training.config import TrainConfig
 from derm_ray.training.losses import pair_loss
 from derm_ray.training.watchdog import Watchdog
-from derm_ray.vocabulary import PredictionKind
 
-_MEND = "Lower learning_rate or head_learning_rate, or set clip_norm, and start under a new name."
+_FIX = "Lower learning_rate or head_learning_rate, or set clip_norm, and start under a new name."
 
 KindProbabilities = dict[PredictionKind, npt.NDArray[np.float32]]
 
 
 class TrainingLoop:
-    """Network, optimiser and schedule of a run.
+    """Network, optimizer and schedule of a run.
 
     Args:
         config: the recipe.
         network: with its initial weights, not wrapped; it is changed in place.
         device: where to run.
         weights: of each class in the loss (K,); ``None`` weighs all alike.
-        watchdog: told what the loop does.
+        watchdog: informed of steps and waits.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class TrainingLoop:
         self.device = device
         self.precision = resolve_precision(config.precision, device)
         if self.precision == "fp32":
-            torch.backends.cudnn.deterministic = True  # what is resumed equals what is unbroken, on a GPU as well
+            torch.backends.cudnn.deterministic = True  # so that a resumed run equals an uninterrupted one on GPUs too
         self._weights = torch.from_numpy(np.ones(config.classes, np.float32) if weights is None else weights).to(device)
         self._distributed = dist.is_available() and dist.is_initialized()
         self._module: nn.Module = network
@@ -75,20 +75,20 @@ class TrainingLoop:
         batches: Iterable[Batch | DermRayError],
         on_step: Callable[[int, float, bool], None],
         *,
-        done: int = 0,
-        due: Callable[[], bool] = lambda: False,
+        start_step: int = 0,
+        should_checkpoint: Callable[[], bool] = lambda: False,
     ) -> list[float]:
-        """Run one epoch, or what is left of it.
+        """Run one epoch, or the rest of it.
 
-        Random numbers restart from (seed, epoch, step, rank), so that what is resumed equals what is unbroken.
+        Random numbers restart from (seed, epoch, step, rank), so that a resumed run equals an uninterrupted one.
 
         Args:
             epoch: counted from 0.
             batches: this rank's shares of the steps to run, in order; an error in place of one stops all ranks.
             on_step: called with the number of the step in the epoch, from 1, its global mean loss, and whether
-                ``due`` said yes on some rank; all ranks are called alike.
-            done: steps that were run before.
-            due: asked in every step.
+                ``should_checkpoint`` returned true on any rank; all ranks get the same arguments.
+            start_step: steps of the epoch that are already done.
+            should_checkpoint: called in every step.
 
         Returns:
             The global mean loss of every step that was run, the same on all ranks.
@@ -103,23 +103,23 @@ class TrainingLoop:
         if self.config.freeze_batch_norm:
             _freeze_batch_norm(self._module)
         losses: list[float] = []
-        for step, batch in enumerate(batches, done + 1):
-            self._agree(batch if isinstance(batch, DermRayError) else None)
+        for step, batch in enumerate(batches, start_step + 1):
+            self._raise_on_all_ranks(batch if isinstance(batch, DermRayError) else None)
             assert isinstance(batch, Batch)
             self._watchdog.work()
             torch.manual_seed(int(np.random.SeedSequence((self.config.seed, epoch, step, rank)).generate_state(1)[0]))
-            loss, some_due = self._step(batch, due())
+            loss, checkpoint = self._step(batch, should_checkpoint())
             self._watchdog.wait()
             losses.append(loss)
             if not np.isfinite(loss):
-                raise TrainingError(f"the loss became {loss} at epoch {epoch + 1}, step {step}. {_MEND}")
-            on_step(step, loss, some_due)
-        if self._scheduler.last_epoch == epoch:  # and not resumed behind the epoch's last step
+                raise TrainingError(f"the loss became {loss} at epoch {epoch + 1}, step {step}. {_FIX}")
+            on_step(step, loss, checkpoint)
+        if self._scheduler.last_epoch == epoch:  # false if resumed after the epoch's last step
             self._scheduler.step()
         return losses
 
-    def _agree(self, error: DermRayError | None) -> None:
-        """Raise on every rank what any rank has found."""
+    def _raise_on_all_ranks(self, error: DermRayError | None) -> None:
+        """Raise on all ranks an error that any rank has found."""
         if self._distributed:
             found = torch.tensor(int(error is not None), device=self.device)
             dist.all_reduce(found, dist.ReduceOp.MAX)
@@ -136,8 +136,8 @@ class TrainingLoop:
         dist.all_gather_object(gathered, value)
         return gathered
 
-    def _step(self, batch: Batch, due: bool) -> tuple[float, bool]:
-        """Return the global mean loss, and whether ``due`` is true on some rank."""
+    def _step(self, batch: Batch, should_checkpoint: bool) -> tuple[float, bool]:
+        """Return the global mean loss, and whether ``should_checkpoint`` is true on any rank."""
         with autocast(self.precision, self.device):
             logits = self._forward(batch)
         labels = torch.from_numpy(batch.labels).to(self.device)
@@ -149,11 +149,11 @@ class TrainingLoop:
             torch.nn.utils.clip_grad_norm_(self._module.parameters(), self.config.clip_norm)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        total = torch.stack([share.detach().float(), share.new_tensor(due, dtype=torch.float32)])
+        total = torch.stack([share.detach().float(), share.new_tensor(should_checkpoint, dtype=torch.float32)])
         if self._distributed:
             dist.all_reduce(total)
-        loss, some_due = total.tolist()
-        return loss, some_due > 0
+        loss, votes = total.tolist()
+        return loss, votes > 0
 
     def _forward(self, batch: Batch, module: nn.Module | None = None) -> PairLogits:
         inputs = [network_input(a, self.config.preprocessing, self.device) for a in (batch.clinical, batch.dermoscopy)]
@@ -179,7 +179,7 @@ class TrainingLoop:
         self.network.eval()
         self._share_buffers()
         mine: list[tuple[npt.NDArray[np.int64], KindProbabilities] | DermRayError] = []
-        # The bare network: DDP's forward synchronises buffers, and ranks may have unequal numbers of batches.
+        # The bare network: DDP's forward synchronizes buffers, and ranks may have unequal numbers of batches.
         with torch.inference_mode(), autocast(self.precision, self.device):
             for batch in batches:
                 if isinstance(batch, DermRayError):
@@ -198,17 +198,17 @@ class TrainingLoop:
             for kind, probabilities in kinds.items():
                 whole[kind][indices] = probabilities
         if not all(np.isfinite(probabilities).all() for probabilities in whole.values()):
-            raise TrainingError(f"the network's answers on val are not finite. {_MEND}")
+            raise TrainingError(f"the network's predictions on val are not finite. {_FIX}")
         return whole
 
     def _share_buffers(self) -> None:
-        """Give every rank the batch norm statistics of rank 0: those that are saved are those that are validated."""
+        """Give every rank the batch norm statistics of rank 0, so that validated and saved statistics are the same."""
         if self._distributed:
             for buffer in self.network.buffers():
                 dist.broadcast(buffer, src=0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return weights, optimiser and schedule; random numbers need no state, see :meth:`train_epoch`."""
+        """Return weights, optimizer and schedule; random numbers need no state, see :meth:`train_epoch`."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -223,15 +223,15 @@ class TrainingLoop:
 
 
 def network_input(array: npt.NDArray[Any], spec: Preprocessing, device: torch.device) -> Tensor:
-    """Return a batch as the network takes it: normalised images from uint8, or a stem's activations as they are."""
+    """Return a batch as the network takes it: normalized images from uint8, or a stem's activations as they are."""
     tensor = torch.from_numpy(array).to(device)
     if array.dtype == np.uint8:
-        return normalise(tensor, spec.mean, spec.std)
+        return normalize(tensor, spec.mean, spec.std)
     return (tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor).permute(0, 3, 1, 2)
 
 
 def _parameter_groups(network: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
-    """Split what is trained into the trunks' layers and those behind them."""
+    """Split the trained parameters into those of the trunks and all others."""
     trunk = {id(p) for module in network.modules() if isinstance(module, Trunk) for p in module.parameters()}
     trained = [p for p in network.parameters() if p.requires_grad]
     groups: list[tuple[list[Tensor], float]] = [

@@ -1,4 +1,4 @@
-"""The network a run starts from."""
+"""The initial network of a run."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ import torch
 
 from derm_ray import bundle
 from derm_ray.errors import ConfigError
+from derm_ray.models.factory import NetworkConfig, build_network
 from derm_ray.models.networks import PairNetwork
 from derm_ray.models.trunks import Trunk, trunk_spec
 from derm_ray.models.weights import (
@@ -16,7 +17,6 @@ from derm_ray.models.weights import (
     load_trunk_weights,
     read_init_weights,
 )
-from derm_ray.models.zoo import NetworkConfig, build_network
 from derm_ray.training.config import TrainConfig
 
 
@@ -30,7 +30,7 @@ class Start:
 
 
 def make_start(config: TrainConfig, init_weights: str | None, cam: str | None) -> Start:
-    """Return the network that a run starts from; the seed decides what is not loaded.
+    """Return the initial network of a run; the seed determines all weights that are not loaded.
 
     Args:
         config: the recipe.
@@ -44,7 +44,7 @@ def make_start(config: TrainConfig, init_weights: str | None, cam: str | None) -
         raise ConfigError(
             "head=cam_bp needs --cam, the bundle of a network trained with head=cam."
             if cam is None
-            else f"--cam is for head=cam_bp; this recipe's head is {config.head}."
+            else f"--cam is for head=cam_bp; this recipe's head is {config.head}. Remove --cam."
         )
     state: State | None = None
     if trunk_spec(config.trunk).pretrained is not None or init_weights is not None:

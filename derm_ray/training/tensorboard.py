@@ -7,11 +7,11 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
-_KEYS = ("epoch", "step", "at_s")
+_KEYS = ("epoch", "step", "elapsed_s")
 
 
 def tensorboard_events(history: Sequence[Mapping[str, Any]]) -> bytes:
-    """Return an event file of the losses by step and of every figure by epoch.
+    """Return an event file of the losses by step and of every metric by epoch.
 
     Args:
         history: the lines of ``metrics.jsonl``: one per step, one per epoch.

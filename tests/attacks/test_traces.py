@@ -59,7 +59,7 @@ def test_nothing_of_a_caller_s_is_kept(target: Target) -> None:
     for answer in answers:
         assert answer.status_code >= 400, answer.text
         assert marker.lower() not in (answer.text + str(answer.headers)).lower(), answer.text
-    parts = target.ask("/v1/score-batch", json={"pairs": [batch]}, headers=headers).json()["answers"]
+    parts = target.ask("/v1/score-batch", json={"pairs": [batch]}, headers=headers).json()["results"]
     assert parts[0]["pair_id"] == marker
     assert marker not in json.dumps(parts[0]["problem"])
 

@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 from derm_ray.data.manifest import Manifest
+from derm_ray.domain import Split
 from derm_ray.training.config import make_config
 from derm_ray.training.run.metrics import STAGES
-from derm_ray.vocabulary import Split
 from tests.cluster.queries import CLUSTER, LIST, asked, dashboards, exported_metrics
 from tests.conftest import unused_port
 from tests.monitored import Shown, make_pairs, metrics_url, watched, work
@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 EMPTY = {
     "GPUs": "this machine has none",
     "GPU memory": "this machine has none",
-    "Storage asked again": "local disks do not fail",
+    "Storage retries": "local disks do not fail",
 }
 """Panels that may show nothing here, and why."""
 Panels = list[tuple[str, dict[str, Any]]]

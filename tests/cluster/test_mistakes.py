@@ -73,7 +73,7 @@ OURS: list[tuple[str, str, Any, str]] = [
     (TRAIN, "spec.entrypoint", "python -m jobs.trian --gpu", "spec.entrypoint: unknown job 'trian'; Did you mean"),
     (TRAIN, "spec.entrypoint", "python train.py", "spec.entrypoint: 'python' does not start derm_ray"),
     (TRAIN, "spec.entrypoint", "", "spec.entrypoint: there is no command"),
-    (TRAIN, "spec.entrypoint", "derm-ray train --help", "spec.entrypoint: --help does no work; remove it"),
+    (TRAIN, "spec.entrypoint", "derm-ray train --help", "spec.entrypoint: --help runs nothing; remove it"),
     (TRAIN, "spec.entrypoint", "derm-ray verify s3://a:b@c/d", "spec.entrypoint: argument 2: holds a password in a URI"),
     (TRAIN, "spec.entrypoint", "derm-ray serve --model s3://b/m", "spec.entrypoint: serve is not a job; use a RayService"),
     (TRAIN, "spec.entrypoint", "derm-ray verify s3://b/o; ls", "spec.entrypoint: is more than one command to a shell"),

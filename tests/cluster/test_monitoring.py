@@ -85,7 +85,7 @@ def test_every_alert_says_whom_to_wake_and_what_to_do() -> None:
 
 
 def test_what_the_page_says_makes_an_object_of_each_rule_file(tmp_path: Path, validate: Validate) -> None:
-    page = (CLUSTER.parent / "docs" / "monitoring.md").read_text()
+    page = (CLUSTER.parent / "docs" / "guides" / "monitoring.md").read_text()
     command = page.split("<!-- rules -->\n```\n")[1].split("```")[0]
     (tmp_path / "kubectl").write_text('#!/bin/sh\ncat > "applied-$$.yaml"\n')
     (tmp_path / "kubectl").chmod(0o755)
@@ -98,7 +98,7 @@ def test_what_the_page_says_makes_an_object_of_each_rule_file(tmp_path: Path, va
 
 
 def test_the_page_names_every_alert() -> None:
-    page = (CLUSTER.parent / "docs" / "monitoring.md").read_text()
+    page = (CLUSTER.parent / "docs" / "reference" / "alerts.md").read_text()
     alerts = {
         rule["alert"]
         for path in CLUSTER.glob("prometheus/*.yaml")

@@ -1,4 +1,4 @@
-"""BMPs of Windows and OS/2, with the colours that their stored values mean."""
+"""BMPs of Windows and OS/2, with the colors that their stored values mean."""
 
 import struct
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ def bmps() -> Iterator[Plan]:
         if header != 12 or (bits != 16 and bits != 32 and not down):
             yield _plain(bits, header, down)
     for bits, header in product((1, 4, 8), (40, 108, 124)):
-        yield _plain(bits, header, False, "grey")
+        yield _plain(bits, header, False, "gray")
         if bits == 8:
             yield _plain(bits, header, False, "identity")
         if bits > 1:
@@ -73,7 +73,7 @@ def _rows(values: Pixels, bits: int, down: bool) -> bytes:
 
 def _palette(kind: str, bits: int, rng: np.random.Generator) -> Pixels:
     colors = rng.integers(0, 256, (2**bits, 3), np.uint8)
-    if kind == "grey":
+    if kind == "gray":
         colors = np.rint(levels(np.arange(2**bits), bits)).astype(np.uint8)[:, None].repeat(3, 1)
     if kind == "identity":
         colors = np.arange(2**bits, dtype=np.uint8)[:, None].repeat(3, 1)
@@ -82,7 +82,7 @@ def _palette(kind: str, bits: int, rng: np.random.Generator) -> Pixels:
     return colors[: max(len(colors) // 2, 2)] if kind == "short" else colors
 
 
-def _plain(bits: int, header: int, down: bool, kind: str = "colour") -> Plan:
+def _plain(bits: int, header: int, down: bool, kind: str = "color") -> Plan:
     def plan(rng: np.random.Generator) -> Specimen:
         values = picture(rng, 1 if bits <= 8 else 3, min(bits, 8))
         height, width, _ = values.shape

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 
 Pixels = np.ndarray[Any, Any]
 HEIGHT, WIDTH = 16, 24
-GREYS = ("MONOCHROME1", "MONOCHROME2")
+GRAYS = ("MONOCHROME1", "MONOCHROME2")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def dicom(pixels: bytes, syntax: str, photometric: str, elements: dict[str, Any]
     data.file_meta.TransferSyntaxUID = uids.UID(syntax)
     data.SOPClassUID, data.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.77.1.7", "1.2.3"
     data.Rows, data.Columns, data.PhotometricInterpretation = HEIGHT, WIDTH, photometric.upper()
-    data.SamplesPerPixel = 1 if photometric in (*GREYS, "PALETTE COLOR") else 3
+    data.SamplesPerPixel = 1 if photometric in (*GRAYS, "PALETTE COLOR") else 3
     if data.SamplesPerPixel == 3:
         data.PlanarConfiguration = 0
     for keyword, value in elements.items():
@@ -87,9 +87,9 @@ def dicom(pixels: bytes, syntax: str, photometric: str, elements: dict[str, Any]
 
 
 def shown(levels: Pixels, photometric: str) -> Pixels:
-    """Return levels 0..1 as grey pixels."""
-    grey = np.rint(np.clip(1 - levels if photometric == "MONOCHROME1" else levels, 0, 1) * 255)
-    return np.repeat(grey[..., None], 3, -1).astype(np.uint8)
+    """Return levels 0..1 as gray pixels."""
+    gray = np.rint(np.clip(1 - levels if photometric == "MONOCHROME1" else levels, 0, 1) * 255)
+    return np.repeat(gray[..., None], 3, -1).astype(np.uint8)
 
 
 @dataclass(frozen=True)

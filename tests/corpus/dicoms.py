@@ -11,7 +11,7 @@ import pydicom.uid as uids
 from pydicom.encaps import encapsulate
 
 from tests.corpus import Specimen
-from tests.corpus.dicom_views import GREYS, HEIGHT, VIEWS, WIDTH, Depth, Pixels, dicom, full, shown, swapped, views
+from tests.corpus.dicom_views import GRAYS, HEIGHT, VIEWS, WIDTH, Depth, Pixels, dicom, full, shown, swapped, views
 
 Plan = Callable[[np.random.Generator], Specimen]
 NATIVE = (uids.ImplicitVRLittleEndian, uids.ExplicitVRLittleEndian, uids.ExplicitVRBigEndian)
@@ -21,13 +21,13 @@ YBR = np.array([[0.299, 0.587, 0.114], [-0.1687, -0.3313, 0.5], [0.5, -0.4187, -
 
 def dicom_specimens(seed: int) -> Iterator[Specimen]:
     """Yield all DICOM files, in an order and with pixels that the seed decides."""
-    plans = [*_native_greys(), *_native_colors(), *_palettes(), *_jpegs(), *_jpegs_2000(), *_oddities()]
+    plans = [*_native_grays(), *_native_colors(), *_palettes(), *_jpegs(), *_jpegs_2000(), *_oddities()]
     random.Random(seed).shuffle(plans)
     for number, plan in enumerate(plans):
         yield plan(np.random.default_rng([seed, number]))
 
 
-def _grey(
+def _gray(
     name: str,
     depth: Depth,
     photometric: str,
@@ -47,7 +47,7 @@ def _grey(
     return plan
 
 
-def _native_greys() -> Iterator[Plan]:
+def _native_grays() -> Iterator[Plan]:
     depths = [(8, 8), (8, 7), (8, 5), (8, 1), (16, 8), (16, 10), (16, 12), (16, 15), (16, 16)]
     for number, (view, (allocated, stored), signed, syntax) in enumerate(product(VIEWS, depths, (False, True), NATIVE)):
         depth = Depth(allocated, stored, signed)
@@ -58,10 +58,10 @@ def _native_greys() -> Iterator[Plan]:
         ) -> bytes:
             return depth.packed(values, *at, rng.integers(0, 256, values.shape))
 
-        yield _grey(f"{uids.UID(syntax).name} {vr}", depth, GREYS[number // 3 % 2], view, syntax, encode, vr)
+        yield _gray(f"{uids.UID(syntax).name} {vr}", depth, GRAYS[number // 3 % 2], view, syntax, encode, vr)
     one = Depth(1, 1)
-    for view, syntax, photometric in product(VIEWS[:3], NATIVE[:2], GREYS):
-        yield _grey("single bits", one, photometric, view, syntax, lambda v, _: one.packed(v, "", ""), "OW")
+    for view, syntax, photometric in product(VIEWS[:3], NATIVE[:2], GRAYS):
+        yield _gray("single bits", one, photometric, view, syntax, lambda v, _: one.packed(v, "", ""), "OW")
 
 
 def _to_eight(values: Pixels, bits: int) -> Pixels:
@@ -145,7 +145,7 @@ def _palettes() -> Iterator[Plan]:
 
 
 def _smooth(rng: np.random.Generator, *shape: int) -> Pixels:
-    """Return an image that a lossy codec keeps recognisable, 0..255."""
+    """Return an image that a lossy codec keeps recognizable, 0..255."""
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     waves = [127 + 120 * np.sin(x / rng.uniform(3, 9) + y / rng.uniform(3, 9) + rng.uniform(0, 6)) for _ in range(3)]
     return np.stack(waves, -1)[..., : shape[0] if shape else 1].squeeze().astype(np.uint8)
@@ -178,7 +178,7 @@ def _jpegs() -> Iterator[Plan]:
 
         return plan
 
-    def grey(values: Pixels, rng: np.random.Generator) -> bytes:
+    def gray(values: Pixels, rng: np.random.Generator) -> bytes:
         return encapsulate([imagecodecs.jpeg8_encode(values.astype(np.uint8), lossless=False, level=100)])
 
     syntaxes = (uids.JPEGBaseline8Bit, uids.JPEGExtended12Bit)
@@ -188,8 +188,8 @@ def _jpegs() -> Iterator[Plan]:
                 yield color(sampling, photometric, "YBR", marks, syntax, quality)
     for syntax, quality, (photometric, marks) in product(syntaxes, (75, 95), (("RGB", True), ("RGB", False))):
         yield color("444", photometric, "RGB", marks, syntax, quality)
-    for view, photometric in product(("the full range", "empty elements"), GREYS):
-        yield _grey("JPEG", eight, photometric, view, uids.JPEGBaseline8Bit, grey)
+    for view, photometric in product(("the full range", "empty elements"), GRAYS):
+        yield _gray("JPEG", eight, photometric, view, uids.JPEGBaseline8Bit, gray)
 
 
 def _lossless(values: Pixels, depth: Depth, **options: Any) -> bytes:
@@ -202,23 +202,23 @@ def _jpegs_2000() -> Iterator[Plan]:
     depths = [Depth(8, 8), Depth(8, 7), Depth(16, 8), Depth(16, 10), Depth(16, 12), Depth(16, 16)]
     for depth, signed, view in product(depths, (False, True), VIEWS):
         stored = Depth(depth.allocated, depth.stored, signed)
-        photometric = GREYS[len(view) % 2]
+        photometric = GRAYS[len(view) % 2]
         syntax = (uids.JPEG2000Lossless, uids.JPEG2000)[len(view) % 3 == 0]
 
         def encode(values: Pixels, rng: np.random.Generator, stored: Depth = stored) -> bytes:
             return _lossless(values, stored, resolutions=int(rng.integers(1, 4)))
 
-        yield _grey("JPEG 2000", stored, photometric, view, syntax, encode)
+        yield _gray("JPEG 2000", stored, photometric, view, syntax, encode)
 
         def mislabeled(values: Pixels, rng: np.random.Generator, stored: Depth = stored) -> bytes:
             """Two's complement in a codestream that says the other sign."""
             other = Depth(stored.allocated, stored.stored, not stored.signed)
             return _lossless((values - other.low) % 2**stored.stored + other.low, other)
 
-        yield _grey("JPEG 2000 of the other sign", stored, photometric, view, syntax, mislabeled)
+        yield _gray("JPEG 2000 of the other sign", stored, photometric, view, syntax, mislabeled)
     for depth, view in product((Depth(16, 10), Depth(16, 12)), VIEWS):
         # A codestream that says 16 bits for values of fewer.
-        yield _grey(
+        yield _gray(
             "JPEG 2000 of 16 bits", depth, "MONOCHROME2", view, uids.JPEG2000Lossless,
             lambda values, _: _lossless(values, Depth(16, 16)),
         )  # fmt: skip
@@ -300,7 +300,7 @@ def _oddities() -> Iterator[Plan]:
         return dicom(raw, little, "YBR_FULL", Depth(16, 16).elements(), "OW"), _from_ybr(values)
 
     def whole_422(rng: np.random.Generator) -> tuple[bytes, Pixels]:
-        """Called YBR_FULL_422, with the colours of every pixel."""
+        """Called YBR_FULL_422, with the colors of every pixel."""
         values = _to_ybr(eight.draw(rng, 3))
         return dicom(values.astype(np.uint8).tobytes(), little, "YBR_FULL_422", eight.elements()), _from_ybr(values)
 

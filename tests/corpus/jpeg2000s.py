@@ -1,4 +1,4 @@
-"""JPEG 2000 files and codestreams, with the colours that their stored values mean."""
+"""JPEG 2000 files and codestreams, with the colors that their stored values mean."""
 
 import io
 import struct

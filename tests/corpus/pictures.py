@@ -41,11 +41,11 @@ def rgb(shown: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
 
 
 def of_inks(inks: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the colours of cyan, magenta, yellow and black, in levels of 0..255."""
+    """Return the colors of cyan, magenta, yellow and black, in levels of 0..255."""
     return (255 - inks[..., :3]) * (255 - inks[..., 3:]) / 255
 
 
 def of_ycc(ycc: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the colours of JFIF's YCbCr, in levels of 0..255."""
+    """Return the colors of JFIF's YCbCr, in levels of 0..255."""
     y, cb, cr = np.moveaxis(ycc - [0, 128, 128], -1, 0)
     return np.stack([y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb], -1)

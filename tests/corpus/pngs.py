@@ -1,4 +1,4 @@
-"""PNGs, with the colours that their stored values mean (W3C PNG)."""
+"""PNGs, with the colors that their stored values mean (W3C PNG)."""
 
 import struct
 import zlib
@@ -116,6 +116,6 @@ def _png(
             return rgb(shown if alpha is None else on_white(shown, alpha.astype(float)))
 
         words = f"{'interlaced ' * interlaced}{'transparent ' * transparent}{name}"
-        return Specimen(f"PNG colour {color}, {bits} bits, {words}", data, reference, required)
+        return Specimen(f"PNG color {color}, {bits} bits, {words}", data, reference, required)
 
     return plan

@@ -41,7 +41,7 @@ def _size(pixels: Pixels) -> dict[int, Any]:
 
 
 def _subsampled(across: int, down: int, order: str, packing: int) -> Plan:
-    """YCbCr whose colours are shared by several pixels; the last ones hang over (TIFF 6.0, section 21)."""
+    """YCbCr whose colors are shared by several pixels; the last ones hang over (TIFF 6.0, section 21)."""
 
     def plan(rng: np.random.Generator) -> Specimen:
         height, width = rng.integers(16, 34, 2).tolist()
@@ -60,7 +60,7 @@ def _subsampled(across: int, down: int, order: str, packing: int) -> Plan:
 
 
 def _differences(bits: int, photometric: int, packing: int) -> Plan:
-    """Differences of neighbours of less than 8 bits, or in 12."""
+    """Differences of neighbors of less than 8 bits, or in 12."""
 
     def plan(rng: np.random.Generator) -> Specimen:
         values = picture(rng, 1, bits)[..., 0].astype(int)
@@ -103,7 +103,7 @@ def _inks(tag: int, value: int | tuple[int, ...]) -> Plan:
 
 
 def _narrowed(photometric: int, reference: tuple[int, ...]) -> Plan:
-    """Grey or RGB with reference black and white."""
+    """Gray or RGB with reference black and white."""
 
     def plan(rng: np.random.Generator) -> Specimen:
         values = picture(rng, len(reference) // 2, 8)

@@ -1,4 +1,4 @@
-"""TIFFs, with the colours that their stored values mean (TIFF 6.0)."""
+"""TIFFs, with the colors that their stored values mean (TIFF 6.0)."""
 
 import io
 import struct
@@ -307,7 +307,7 @@ def _plain() -> Iterator[Plan]:
             values = picture(rng, 4, bits)
             tags: dict[int, Any] = {256: values.shape[1], 257: values.shape[0], 258: (bits,) * 4, 262: space, 277: 4}
             data = Plain(order, tags).file(values.astype(np.dtype(f"{order}u{bits // 8}")).tobytes())
-            # Four channels that no tag explains, or a colour space without a formula here: not to be read.
+            # Four channels that no tag explains, or a color space without a formula here: not to be read.
             shown = np.full((1, 1, 3), 0, np.uint8)
             return Specimen(f"TIFF of space {space}, 4 x {bits}, {order}", data, lambda: shown, required=False)
 

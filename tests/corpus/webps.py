@@ -102,7 +102,7 @@ def _gif(size: int, transparent: bool, part: bool, interlaced: bool) -> Plan:
             # What is around a picture that does not fill the canvas is white, as in browsers.
             return np.pad(shown, ((top, top), (left, left), (0, 0)), constant_values=255)
 
-        title = f"GIF of {size} colours{', transparent' * transparent}{', in part' * part}{', interlaced' * interlaced}"
+        title = f"GIF of {size} colors{', transparent' * transparent}{', in part' * part}{', interlaced' * interlaced}"
         return Specimen(title, data, reference, required=not part)
 
     return plan

@@ -16,9 +16,9 @@ import pytest
 
 from derm_ray import storage
 from derm_ray.bundle import load_bundle
-from derm_ray.data.manifest import Manifest, conform, write_manifest
+from derm_ray.data.manifest import Manifest, normalize_schema, write_manifest
 from derm_ray.data.synthetic import synthesize
-from derm_ray.vocabulary import PAPER15
+from derm_ray.domain import PAPER15
 from tests.faults.proxy import FaultProxy, Faults
 
 PAIRS = 960
@@ -41,7 +41,7 @@ def archive(s3: str) -> str:
             "dermoscopy_uri": [dermoscopy[i] for i in rows],
         }
     )
-    write_manifest(Manifest(conform(table, "").table, f"{s3}/faults/m.parquet"), f"{s3}/faults/m.parquet")
+    write_manifest(Manifest(normalize_schema(table, "").table, f"{s3}/faults/m.parquet"), f"{s3}/faults/m.parquet")
     return f"{s3}/faults/m.parquet"
 
 

@@ -76,7 +76,7 @@ def test_a_driver_that_is_killed(score: Score, expected: pd.DataFrame, share: fl
     assert_whole(second, expected)
     again = second.parts()
     assert {name: again[name] for name in there} == there, "what was done is not done again"
-    assert f"{len(there)} of {PARTS} parts were already there" in second.text()
+    assert f"{len(there)} of {PARTS} parts existed already" in second.text()
 
 
 def test_two_at_once(score: Score, expected: pd.DataFrame) -> None:

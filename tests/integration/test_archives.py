@@ -20,9 +20,9 @@ from derm_ray.data.archives.index import index_archive, write_index
 from derm_ray.data.archives.pairing import PairingRule
 from derm_ray.data.inputs import MemoryInput, open_input
 from derm_ray.data.manifest import Manifest
+from derm_ray.domain import Modality
 from derm_ray.scoring.pipeline import ScoringOptions
 from derm_ray.scoring.pipeline import score as score_on
-from derm_ray.vocabulary import Modality
 from tests.conftest import RunCommand, take
 
 pytestmark = pytest.mark.ray
@@ -162,7 +162,7 @@ def test_the_command_takes_patterns_and_tells_what_it_left_out(
     verified = derm_ray("verify", "scores")
     assert verified.returncode == 0, verified.stderr
     assert "scores: sound, 1 part\n" in verified.stdout
-    assert "not an image" in (tmp_path / "scores" / "_report.json").read_text()
+    assert "no image" in (tmp_path / "scores" / "_report.json").read_text()
     changed = derm_ray("score", "--model", bundle_uri, "--input", "tree", "--out", "scores", *patterns[:2])
     assert changed.returncode == 2
     assert "patterns was" in changed.stderr
@@ -173,6 +173,6 @@ def test_rules_are_for_archives_only(few: Manifest, derm_ray: RunCommand, bundle
     rule = ("--clinical", "{lesion}.jpg")
     done = derm_ray("score", "--model", bundle_uri, "--input", "m.csv", "--out", "scores", *rule)
     assert done.returncode == 2
-    assert "is a manifest: it names its images itself" in done.stderr
+    assert "is a manifest, which lists its images" in done.stderr
     assert PairingRule("{lesion}.jpg", "{lesion}.png").clinical == ("{lesion}.jpg",)
     assert subprocess.run(["ls", tmp_path], capture_output=True, text=True, check=True).stdout == "m.csv\n"

@@ -15,10 +15,10 @@ import pytest
 from derm_ray import storage
 from derm_ray.data.inputs import Input, MemoryInput, open_input
 from derm_ray.data.manifest import Manifest
+from derm_ray.domain import Modality
 from derm_ray.errors import ScoringError
 from derm_ray.scoring.pipeline import ScoringOptions, score
 from derm_ray.scoring.reconcile import verify
-from derm_ray.vocabulary import Modality
 from tests.conftest import take
 
 pytestmark = pytest.mark.ray
@@ -79,7 +79,7 @@ def files(out: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("source", "arguments"),
     [
-        pytest.param(manifest, {"branches": True}, id="parquet"),
+        pytest.param(manifest, {"per_input_predictions": True}, id="parquet"),
         pytest.param(manifest, {"output_format": "csv"}, id="csv", marks=pytest.mark.slow),
         pytest.param(manifest, {"saliency": True}, id="saliency"),
         pytest.param(archive("a.tar"), {}, id="tar", marks=pytest.mark.slow),

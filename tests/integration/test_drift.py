@@ -21,13 +21,14 @@ from derm_ray.data.manifest import Manifest
 from derm_ray.data.reference import Distribution, Quantity
 from derm_ray.data.statistics import ImageStatistics
 from derm_ray.data.synthetic import synthesize
+from derm_ray.domain import PAPER15, Modality, Prediction
 from derm_ray.serving.client import Client
 from derm_ray.serving.drift import DriftMetrics
 from derm_ray.serving.endpoint import endpoint
+from derm_ray.serving.recorder import Recorder
 from derm_ray.storage import read_bytes
 from derm_ray.training.config import debug
 from derm_ray.training.run.driver import train
-from derm_ray.vocabulary import PAPER15, Modality, Prediction
 
 pytestmark = pytest.mark.ray
 
@@ -156,7 +157,8 @@ def test_bins_are_counted_beside_what_the_reference_expects(ray_local: None) -> 
         (
             Distribution(Quantity.DIAGNOSIS, "both", 200, ("melanoma", "other"), (), (0.25, 0.75)),
             Distribution(Quantity.BRIGHTNESS, "clinical", 200, ("1", "2"), (100.0,), (0.5, 0.5)),
-        )
+        ),
+        Recorder(),
     )
     dark, light = ImageStatistics(50.0, 1.0, 600), ImageStatistics(100.0, 1.0, 600)
 

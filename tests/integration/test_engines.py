@@ -11,8 +11,8 @@ from derm_ray.bundle import load_bundle
 from derm_ray.data.inputs import MemoryInput
 from derm_ray.data.loading import load_all
 from derm_ray.errors import OutputExistsError
+from derm_ray.inference.engines.engine_store import FOLDER, load_engine, store_engine
 from derm_ray.inference.engines.openvino import NAME
-from derm_ray.inference.engines.sealed import FOLDER, load_engine, seal_engine
 from derm_ray.inference.predictor import Predictor
 from derm_ray.scoring.pipeline import ScoringOptions, score
 from tests.conftest import RunCommand, TrainedRun, take
@@ -52,9 +52,9 @@ def test_int8_is_made_by_a_command_and_scores_in_bulk_as_alone(
     assert again.resumed == 2
     index = Path(uri) / FOLDER / NAME / "engine.json"
     index.write_text(index.read_text().replace(f'"pairs": {compared}', f'"pairs": {compared + 1}'))
-    with pytest.raises(Exception, match="altered after sealing"):
+    with pytest.raises(Exception, match="modified"):
         score(uri, MemoryInput(few), out, shard_size=10, options=options)
     parity = {**engine.parity, "pairs": compared + 1}
-    seal_engine(bundle, NAME, engine.files, parity, {}, overwrite=True)
+    store_engine(bundle, NAME, engine.files, parity, {}, overwrite=True)
     with pytest.raises(OutputExistsError, match=f"engine was .{identity}"):
         score(uri, MemoryInput(few), out, engine=NAME, shard_size=10, options=options)

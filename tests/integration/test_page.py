@@ -16,10 +16,10 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from derm_ray.bundle import load_bundle
 from derm_ray.data.manifest import Manifest
-from derm_ray.models.zoo import CamConfig, NetworkConfig
+from derm_ray.domain import MILK10K, Calibration, OperatingPoint, PredictionKind
+from derm_ray.models.factory import CamConfig, NetworkConfig
 from derm_ray.serving.endpoint import endpoint
 from derm_ray.serving.tokens import new_token, parse_tokens
-from derm_ray.vocabulary import MILK10K, Calibration, OperatingPoint, PredictionKind
 from tests.conftest import seal_untrained, unused_port
 
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
@@ -91,7 +91,7 @@ class Page:
 
 @pytest.fixture(scope="module")
 def model_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A model with maps and operating points: one that every risk reaches, one that none does."""
+    """A model with maps and operating points: one that every probability reaches, one that none does."""
     points = tuple(
         OperatingPoint(kind, task, target, threshold, 0.9, 0.5)
         for kind in PredictionKind
@@ -144,13 +144,13 @@ def test_two_photos_become_an_answer(page: Page, model_uri: str) -> None:
     assert shares == sorted(shares, reverse=True)
     page.find("#ranking button").click()
     assert len([text for text in page.texts("#ranking li") if text]) == 11
-    risks = page.texts(".risk")
-    assert [risk.splitlines()[0] for risk in risks] == ["Cancer vs not", "Melanoma vs benign"]
-    for risk in risks:
-        assert "Alarm from 99.9 % (90.0 % sensitivity, 50.0 % specificity on validation): not raised" in risk
-        assert "Alarm from < 0.1 % (90.0 % sensitivity, 50.0 % specificity on validation): raised" in risk
+    tasks = page.texts(".task")
+    assert [task.splitlines()[0] for task in tasks] == ["Cancer vs not", "Melanoma vs benign"]
+    for task in tasks:
+        assert "Threshold 99.9 % (90.0 % sensitivity, 50.0 % specificity on validation): below" in task
+        assert "Threshold < 0.1 % (90.0 % sensitivity, 50.0 % specificity on validation): above" in task
     assert [text for text in page.texts("#table thead th") if text] == ["Diagnosis", "Clinical", "Dermoscopy", "Both"]
-    assert any(word in page.find("#driver").text for word in ("drove", "Both images", "Neither"))
+    assert any(word in page.find("#agreement").text for word in ("the same diagnosis", "Neither"))
 
 
 def test_overlays_lie_on_the_photos_and_fade(page: Page) -> None:
@@ -176,9 +176,9 @@ def test_one_photo_is_enough(page: Page) -> None:
     page.score(dermoscopy=page.dermoscopy)
     page.see("#result-title", "%")
     assert "the dermoscopy image alone" in page.find("#basis").text
-    assert not page.find("#branches").is_displayed()
+    assert not page.find("#per-input").is_displayed()
     assert len(page.driver.find_elements(By.CSS_SELECTOR, ".layers")) == 1
-    assert "Alarm from 99.9 %" in page.texts(".risk")[0]
+    assert "Threshold 99.9 %" in page.texts(".task")[0]
 
 
 def test_refusals_are_told_and_nothing_old_stays(page: Page, tmp_path: Path) -> None:
@@ -187,9 +187,9 @@ def test_refusals_are_told_and_nothing_old_stays(page: Page, tmp_path: Path) -> 
     page.find("#send").click()
     page.see("#error", "Choose a clinical photo or a dermoscopy image first.")
     page.score(clinical=page.clinical)
-    page.see("#error", "This endpoint asks for a token. (unauthorized)")
+    page.see("#error", "This endpoint requires a token. (unauthorized)")
     page.enter_token("wrong")
-    page.see("#model", "does not know this token")
+    page.see("#model", "This token is not valid")
     page.enter_token()
     page.see("#model", "triple network")
     assert page.find("#error").text == ""

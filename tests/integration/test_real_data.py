@@ -7,11 +7,11 @@ from derm_ray.data.importers.milk10k import import_milk10k
 from derm_ray.data.manifest import Manifest
 from derm_ray.data.splits import split_manifest
 from derm_ray.data.validation import validate
+from derm_ray.domain import MILK10K, PAPER15, Split
+from derm_ray.models.factory import NetworkConfig, build_network
 from derm_ray.models.weights import load_init_weights, read_init_weights
-from derm_ray.models.zoo import NetworkConfig, build_network
 from derm_ray.training.config import make_config
 from derm_ray.training.run.driver import train
-from derm_ray.vocabulary import MILK10K, PAPER15, Split
 from tests.conftest import RealData, take
 
 pytestmark = [pytest.mark.real_data, pytest.mark.ray]
@@ -24,8 +24,8 @@ def milk10k(real_data: RealData) -> Manifest:
 
 def test_1201_of_1324_lesions_are_of_the_papers_15(real_data: RealData, milk10k: Manifest) -> None:
     result = import_milk10k(real_data.milk10k, PAPER15, "m.parquet")
-    assert (len(result.manifest), result.found, sum(result.left_out.values())) == (1201, 1324, 123)
-    assert result.left_out["Nevus, Congenital"] == 16
+    assert (len(result.manifest), result.found, sum(result.skipped.values())) == (1201, 1324, 123)
+    assert result.skipped["Nevus, Congenital"] == 16
     validate(milk10k, PAPER15, complete=tuple(Split))
     assert len(milk10k.select(Split.TEST)) + len(milk10k.select(Split.TRAIN)) + len(milk10k.select(Split.VAL)) == 1201
     whole = import_milk10k(real_data.milk10k, MILK10K, "m.parquet")

@@ -7,9 +7,9 @@ import pytest
 
 from derm_ray.data.manifest import Manifest
 from derm_ray.data.preprocessing import Preprocessing
+from derm_ray.domain import Modality
 from derm_ray.training.run import reference
 from derm_ray.training.run.reference import measure_images
-from derm_ray.vocabulary import Modality
 
 pytestmark = pytest.mark.ray
 
@@ -30,7 +30,7 @@ def test_a_bounded_sample_is_measured_and_what_cannot_be_read_is_left_out(
     lost = pairs.with_column("clinical_uri", [str(tmp_path / "lost.jpg")] * len(pairs))
     with caplog.at_level("INFO", "derm_ray"):
         found = measure_images(lost.pairs(), Preprocessing(48), seed=0)
-    assert "the reference for drift lacks 120 of 240 images that could not be read" in caplog.text
+    assert "the drift reference lacks 120 of 240 images, which could not be read" in caplog.text
     assert found == {Modality.CLINICAL: [], Modality.DERMOSCOPY: whole[Modality.DERMOSCOPY]}
 
 
@@ -39,5 +39,5 @@ def test_tasks_that_fail_cost_the_reference_and_not_the_run(
 ) -> None:
     with caplog.at_level("WARNING", "derm_ray"):
         found = measure_images(pairs.pairs()[:3], None, seed=0)  # type: ignore[arg-type]
-    assert "no image was measured for drift: " in caplog.text
+    assert "no image statistics for drift monitoring: " in caplog.text
     assert found == {Modality.CLINICAL: [], Modality.DERMOSCOPY: []}

@@ -1,4 +1,4 @@
-"""The study for real: cells on Ray Train, one that fails, and what is done is not done again."""
+"""The study for real: trials on Ray Train, one that fails, and what is done is not done again."""
 
 import signal
 import subprocess
@@ -14,6 +14,7 @@ from derm_ray import __version__, storage
 from derm_ray.bundle import load_bundle
 from derm_ray.data.manifest import Manifest, write_manifest
 from derm_ray.data.preprocessing import PairPixels, load_pairs
+from derm_ray.domain import PredictionKind, Split
 from derm_ray.errors import ConfigError, ManifestError, OutputExistsError
 from derm_ray.inference.predictor import Predictor
 from derm_ray.lease import hold
@@ -21,7 +22,6 @@ from derm_ray.storage import list_files
 from derm_ray.studies.reproduction.predictions import read_predictions
 from derm_ray.studies.reproduction.study import reproduce
 from derm_ray.training.run.driver import train
-from derm_ray.vocabulary import PredictionKind, Split
 from tests.conftest import INTERRUPTIBLE, RunCommand, take
 from tests.integration.test_training import EXACT, small, step_losses
 
@@ -41,35 +41,35 @@ def test_a_cell_that_fails_leaves_the_others_and_is_done_next_time(
     rows = ("share-gap", "triple-cam_bp")
     out = tmp_path / "study"
     options = {"preset": "debug", "seeds": (0,), "only": rows}
-    foreign = out / "cells" / "share-gap-seed0" / "notes.txt"
+    foreign = out / "trials" / "share-gap-seed0" / "notes.txt"
     first = reproduce(few, str(out), **options, images=False)
     by_name = {row.name: row for row in first.results.rows}
     assert set(by_name) >= {"cam", *rows, "majority-class", "logistic-regression"}
     assert not any(by_name[name].problems for name in ("cam", *rows))
-    digest = by_name["triple-cam_bp"].seeds[0].facts["model_digest"]
+    digest = by_name["triple-cam_bp"].seeds[0].metadata["model_digest"]
     page = Path(first.html_uri).read_text()
     assert "data:image" not in page
 
-    cell = out / "cells" / "share-gap-seed0"
-    for file in list_files(str(cell)):
+    trial = out / "trials" / "share-gap-seed0"
+    for file in list_files(str(trial)):
         Path(file).unlink()
     foreign.write_text("mine")
     broken = reproduce(few, str(out), **options, images=False)
     by_name = {row.name: row for row in broken.results.rows}
-    assert "no run of derm_ray" in by_name["share-gap"].problems[0]
-    assert "no run of derm_ray" in Path(broken.html_uri).read_text()
-    assert by_name["triple-cam_bp"].seeds[0].facts["model_digest"] == digest
+    assert "not a training run" in by_name["share-gap"].problems[0]
+    assert "not a training run" in Path(broken.html_uri).read_text()
+    assert by_name["triple-cam_bp"].seeds[0].metadata["model_digest"] == digest
 
     foreign.unlink()
     mended = reproduce(few, str(out), **options)
     by_name = {row.name: row for row in mended.results.rows}
     assert not by_name["share-gap"].problems
-    assert by_name["triple-cam_bp"].seeds[0].facts["model_digest"] == digest
+    assert by_name["triple-cam_bp"].seeds[0].metadata["model_digest"] == digest
     assert "data:image" in Path(mended.html_uri).read_text()
 
-    answers = read_predictions(str(out / "cells" / "triple-cam_bp-seed0"))
+    answers = read_predictions(str(out / "trials" / "triple-cam_bp-seed0"))
     assert answers is not None
-    bundle = load_bundle(str(out / "cells" / "triple-cam_bp-seed0" / "bundle"))
+    bundle = load_bundle(str(out / "trials" / "triple-cam_bp-seed0" / "bundle"))
     assert bundle.network.cam is not None
     test = few.select(Split.TEST).pairs()
     assert answers.pair_ids == tuple(pair.pair_id for pair in test)
@@ -79,7 +79,7 @@ def test_a_cell_that_fails_leaves_the_others_and_is_done_next_time(
     for kept, shown in ((answers.given, pixels), (answers.swapped, swapped)):
         predicted = Predictor(bundle, "auto").predict(shown)
         for kind in PredictionKind:
-            assert np.allclose(kept[kind], [p.branches[kind] for p in predicted], atol=2e-2), kind
+            assert np.allclose(kept[kind], [p.per_input_predictions[kind] for p in predicted], atol=2e-2), kind
     with pytest.raises(OutputExistsError, match="a study whose manifest_digest"):
         reproduce(few.with_column("split", few.column("split")[::-1]), str(out), **options)
 
@@ -91,15 +91,15 @@ def test_cached_activations_train_the_same_network(ray_local: None, pairs: Manif
     plain = train(config, small(pairs), str(tmp_path), "plain")
     cached = train(config, small(pairs), str(tmp_path), "cached", cache=str(cache))
     assert step_losses(cached.run_uri) == pytest.approx(step_losses(plain.run_uri), rel=1e-4)
-    assert sum(file.endswith(".stems") for file in list_files(str(cache))) == 3
-    figures = load_bundle(cached.bundle_uri).calibration
-    assert set(figures.temperatures) == set(PredictionKind)
-    assert np.all(np.array(list(figures.temperatures.values())) > 0)
+    assert sum(file.endswith(".features") for file in list_files(str(cache))) == 3
+    metrics = load_bundle(cached.bundle_uri).calibration
+    assert set(metrics.temperatures) == set(PredictionKind)
+    assert np.all(np.array(list(metrics.temperatures.values())) > 0)
 
 
 def test_what_cannot_be_studied_is_one_message_before_anything_trains(few: Manifest, tmp_path: Path) -> None:
     out = str(tmp_path / "study")
-    with pytest.raises(ConfigError, match=r"'paper15_cancer' is a task"):
+    with pytest.raises(ConfigError, match=r"'paper15_cancer' is a binary task"):
         reproduce(few, out, label_set_name="paper15_cancer")
     blind = few.with_column("clinical_uri", [None] * len(few))
     with pytest.raises(ConfigError, match="no pair has a clinical image"):
@@ -112,8 +112,8 @@ def test_what_cannot_be_studied_is_one_message_before_anything_trains(few: Manif
         reproduce(few, out, only=["tripel"])
     assert not Path(out).exists()
     (tmp_path / "study").mkdir()
-    facts = {"derm_ray_version": __version__, "manifest_digest": few.digest, "label_set": "paper15"}
-    storage.write_json(f"{out}/_STUDY.json", {**facts, "preset": "debug", "init_weights": {}})
+    metadata = {"derm_ray_version": __version__, "manifest_digest": few.digest, "label_set": "paper15"}
+    storage.write_json(f"{out}/_STUDY.json", {**metadata, "preset": "debug", "init_weights": {}})
     with hold(f"{out}/invocations"), pytest.raises(OutputExistsError, match="is being written by another run"):
         reproduce(few, out, preset="debug")
 
@@ -139,5 +139,5 @@ def test_a_study_that_is_stopped_goes_on_where_it_was(
     assert stop is signal.SIGKILL or said.endswith("stopped; the same command resumes.\n")
     done = derm_ray(*command, "--no-images")
     assert done.returncode == 0, done.stderr
-    assert "resuming behind epoch" in done.stderr
+    assert "resuming after epoch" in done.stderr
     assert "Sole-Net" in done.stdout

@@ -18,12 +18,12 @@ import pytest
 
 from derm_ray.bundle import load_bundle
 from derm_ray.data.manifest import Manifest
+from derm_ray.domain import MILK10K
 from derm_ray.errors import DermRayError
-from derm_ray.models.zoo import NetworkConfig
+from derm_ray.models.factory import NetworkConfig
 from derm_ray.serving.endpoint import Endpoint, configured_endpoint, endpoint
 from derm_ray.serving.tokens import new_token
 from derm_ray.storage import read_bytes
-from derm_ray.vocabulary import MILK10K
 from tests.conftest import RunCommand, running, seal_untrained
 
 pytestmark = pytest.mark.ray
@@ -176,7 +176,7 @@ applications:
     config.write_text(text)
     refused = derm_ray("serve", "--config", "serve.yaml", "--port", "80", "--insecure")
     assert (refused.returncode, refused.stderr) == (
-        2, "error: --insecure, --port cannot stand beside --config: write it into the file.\n",
+        2, "error: --insecure, --port cannot be used with --config. Set it in the file.\n",
     )  # fmt: skip
     with running("serve", "--config", "serve.yaml", cwd=tmp_path) as server:
         assert server.stdout is not None
@@ -195,7 +195,9 @@ applications:
                 line.strip() for line in iter(server.stderr.readline, "")
             )  # others tell of the bundle, which knows no training data
             told = list(islice(dropwhile(lambda line: not line.startswith("not updated"), lines), 3))
-            assert told[0].startswith("not updated, the model before goes on answering: serve.yaml cannot be served")
+            assert told[0].startswith(
+                "the update failed; still serving the previous model: serve.yaml cannot be served"
+            )
             assert told[2] == "applications.0.args.modle: Extra inputs are not permitted"
             config.write_text(text.replace(first, second))
             server.send_signal(signal.SIGHUP)
@@ -207,7 +209,7 @@ applications:
         begun = time.monotonic()
         server.send_signal(signal.SIGTERM)
         out, err = server.communicate(timeout=120)
-    assert (server.returncode, out) == (0, "the update was given up\nstopping\n"), err
+    assert (server.returncode, out) == (0, "update canceled\nstopping\n"), err
     assert time.monotonic() - begun < 60
     assert (seen.errors, {answer.status_code for answer in seen.answers}) == ([], {200})
     assert seen.answers[0].headers["x-model-digest"] == load_bundle(first).model_digest

@@ -17,6 +17,7 @@ from derm_ray.bundle import load_bundle
 from derm_ray.cli.model import show
 from derm_ray.data.inputs import MemoryInput
 from derm_ray.data.manifest import Manifest
+from derm_ray.domain import Split
 from derm_ray.evaluation.evaluate import evaluate
 from derm_ray.evaluation.report import render_html
 from derm_ray.inference.predictor import Predictor
@@ -26,7 +27,6 @@ from derm_ray.scoring.reconcile import verify
 from derm_ray.serving.schemas import describe_model
 from derm_ray.training.config import debug
 from derm_ray.training.run.driver import train
-from derm_ray.vocabulary import Split
 from tests.conftest import take
 
 pytestmark = pytest.mark.ray

@@ -11,13 +11,13 @@ from derm_ray.data.manifest import Manifest, read_manifest, write_manifest
 from derm_ray.data.splits import split_manifest
 from derm_ray.data.synthetic import synthesize
 from derm_ray.data.validation import validate
+from derm_ray.domain import PAPER15, Split
 from derm_ray.evaluation.evaluate import evaluate
 from derm_ray.evaluation.report import write_evaluation
 from derm_ray.inference.predictor import Predictor
 from derm_ray.scoring.pipeline import ScoringOptions, score
 from derm_ray.training.config import make_config
 from derm_ray.training.run.driver import train
-from derm_ray.vocabulary import PAPER15, Split
 
 pytestmark = pytest.mark.ray
 

@@ -11,6 +11,7 @@ import pytest
 from derm_ray.bundle import load_bundle
 from derm_ray.data.inputs import MemoryInput
 from derm_ray.data.manifest import Manifest
+from derm_ray.domain import PredictionKind, Split
 from derm_ray.errors import OutputExistsError, ScoringError
 from derm_ray.evaluation.evaluate import _predict
 from derm_ray.inference.predictor import Predictor
@@ -18,7 +19,6 @@ from derm_ray.scoring.pipeline import ScoringOptions, score
 from derm_ray.scoring.reconcile import verify
 from derm_ray.serving.endpoint import endpoint
 from derm_ray.storage import read_bytes
-from derm_ray.vocabulary import PredictionKind, Split
 from tests.conftest import TrainedRun, take
 
 pytestmark = pytest.mark.ray
@@ -71,7 +71,9 @@ def test_errors_are_rows_and_a_lost_part_is_rescored_alone(
     uris = few.column("clinical_uri")
     few = few.with_column("clinical_uri", [None, "/nowhere/x.jpg", *uris[2:]])
     out = tmp_path / "out"
-    result = score(trained.bundle_uri, MemoryInput(few), str(out), shard_size=10, branches=True, options=ONE)
+    result = score(
+        trained.bundle_uri, MemoryInput(few), str(out), shard_size=10, per_input_predictions=True, options=ONE
+    )
     assert (result.counts.scored, result.counts.errors, result.resumed) == (29, 1, 0)
     frame = pd.read_parquet(out).set_index("pair_id")
     assert frame.loc["SYN_000000", "modality"] == "dermoscopy"
@@ -82,7 +84,9 @@ def test_errors_are_rows_and_a_lost_part_is_rescored_alone(
     parts = sorted(out.glob("part-*"))
     kept = {part.name: part.stat().st_mtime_ns for part in parts[1:]}
     parts[0].unlink()
-    again = score(trained.bundle_uri, MemoryInput(few), str(out), shard_size=10, branches=True, options=ONE)
+    again = score(
+        trained.bundle_uri, MemoryInput(few), str(out), shard_size=10, per_input_predictions=True, options=ONE
+    )
     assert again.resumed == 2
     assert {p.name: p.stat().st_mtime_ns for p in parts[1:]} == kept
     assert (
@@ -90,7 +94,7 @@ def test_errors_are_rows_and_a_lost_part_is_rescored_alone(
         .drop(columns="scored_at")
         .equals(frame.reset_index()[pd.read_parquet(out).columns].drop(columns="scored_at"))
     )
-    with pytest.raises(OutputExistsError, match="branches was true, now false"):
+    with pytest.raises(OutputExistsError, match="per_input_predictions was true, now false"):
         score(trained.bundle_uri, MemoryInput(few), str(out), shard_size=10, options=ONE)
 
 

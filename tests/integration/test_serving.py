@@ -20,6 +20,7 @@ from ray import serve
 
 from derm_ray.bundle import load_bundle
 from derm_ray.data.manifest import Manifest
+from derm_ray.domain import Modality
 from derm_ray.errors import ConfigError, ServingError
 from derm_ray.serving import deployment
 from derm_ray.serving.client import Client
@@ -27,7 +28,6 @@ from derm_ray.serving.endpoint import endpoint
 from derm_ray.serving.model import MAX_PAIRS
 from derm_ray.serving.tokens import new_token, parse_tokens
 from derm_ray.storage import read_bytes
-from derm_ray.vocabulary import Modality
 from tests.conftest import RunCommand, running
 from tests.load.arrivals import Request, closed_loop, open_loop
 

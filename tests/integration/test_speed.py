@@ -14,18 +14,18 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from derm_ray.data.manifest import Manifest
+from derm_ray.domain import PAPER15, LesionPair, Modality
 from derm_ray.inference.precision import to_device
+from derm_ray.models.factory import CamConfig, NetworkConfig, build_network
 from derm_ray.models.heads import BilinearHead
 from derm_ray.models.pooling import uniform_map
 from derm_ray.models.trunks import Trunk
-from derm_ray.models.zoo import CamConfig, NetworkConfig, build_network
 from derm_ray.runtime import machine_cpus, ray_session
 from derm_ray.storage import read_bytes
 from derm_ray.training.batches import Batch, load_batch, training_order
 from derm_ray.training.config import TrainConfig, cpu
 from derm_ray.training.loop import TrainingLoop
 from derm_ray.training.run.driver import train
-from derm_ray.vocabulary import PAPER15, LesionPair, Modality
 from tests.conftest import take
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -71,7 +71,7 @@ def plain_epoch(pairs: list[LesionPair], config: TrainConfig) -> float:
 def ray_epoch(manifest: Manifest, config: TrainConfig, out: Path, name: str, weights: str | None) -> float:
     run = train(config, manifest, str(out), name, workers=1, cpus_per_worker=machine_cpus(), init_weights=weights)
     lines = [json.loads(line) for line in read_bytes(f"{run.run_uri}/metrics.jsonl").splitlines()]
-    times = [line["at_s"] for line in lines if "step" in line]
+    times = [line["elapsed_s"] for line in lines if "step" in line]
     return times[-1] - times[0]
 
 

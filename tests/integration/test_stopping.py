@@ -19,7 +19,7 @@ from derm_ray.storage import read_bytes
 from tests.conftest import INTERRUPTIBLE
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-LISTENS = "Ctrl-C ends it."
+LISTENS = "Press Ctrl-C to stop."
 SOON_S = 15.0
 
 

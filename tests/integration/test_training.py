@@ -21,6 +21,7 @@ import ray
 from derm_ray.bundle import load_bundle
 from derm_ray.data.manifest import Manifest, read_manifest, write_manifest
 from derm_ray.data.prepared import prepare
+from derm_ray.domain import PAPER15, Modality, PredictionKind, Split
 from derm_ray.errors import ConfigError, ImageError, InputError, OutputExistsError, TrainingError
 from derm_ray.evaluation.evaluate import evaluate
 from derm_ray.inference.predictor import Predictor
@@ -28,10 +29,9 @@ from derm_ray.lease import hold
 from derm_ray.storage import read_bytes
 from derm_ray.training.config import TrainConfig, debug
 from derm_ray.training.run import driver, worker
-from derm_ray.training.run.driver import labelled, train
-from derm_ray.training.run.feed import batches
+from derm_ray.training.run.data_loading import batches
+from derm_ray.training.run.driver import labeled, train
 from derm_ray.training.run.folder import INVOCATIONS
-from derm_ray.vocabulary import PAPER15, Modality, PredictionKind, Split
 from tests.conftest import TrainedRun, take
 
 pytestmark = pytest.mark.ray
@@ -99,15 +99,15 @@ def test_what_was_validated_is_what_was_sealed(ray_local: None, pairs: Manifest,
     evaluation = evaluate(Predictor(load_bundle(run.bundle_uri), "torch"), manifest, Split.VAL, resamples=2)
     for kind, result in evaluation.kinds.items():
         for name in ("accuracy", "macro_auroc"):
-            assert run.metrics[f"{kind}/{name}"] == pytest.approx(result.figures[name].value, abs=1e-6)
+            assert run.metrics[f"{kind}/{name}"] == pytest.approx(result.metrics[name].value, abs=1e-6)
 
 
 def test_cross_beats_each_single_modality(trained: TrainedRun) -> None:
     """Each synthetic modality carries a part of the class; only a network that fuses them knows it."""
     result = evaluate(Predictor(load_bundle(trained.bundle_uri), "torch"), trained.manifest, resamples=50)
-    figures = {kind: result.kinds[kind].figures["balanced_accuracy"] for kind in PredictionKind}
-    assert figures[PredictionKind.CROSS].low > figures[PredictionKind.CLINICAL].high
-    assert figures[PredictionKind.CROSS].low > figures[PredictionKind.DERMOSCOPY].high
+    metrics = {kind: result.kinds[kind].metrics["balanced_accuracy"] for kind in PredictionKind}
+    assert metrics[PredictionKind.CROSS].low > metrics[PredictionKind.CLINICAL].high
+    assert metrics[PredictionKind.CROSS].low > metrics[PredictionKind.DERMOSCOPY].high
 
 
 def test_a_finished_run_tells_all_and_is_not_overwritten(trained: TrainedRun, pairs: Manifest) -> None:
@@ -124,7 +124,7 @@ def test_a_finished_run_tells_all_and_is_not_overwritten(trained: TrainedRun, pa
     seen = sum(split in ("train", "val") for split in pairs.column("split"))
     watched = {(of.quantity, of.modality): of.samples for of in bundle.reference}
     assert watched == {(q, m): seen for q in ("brightness", "sharpness", "resolution") for m in Modality}
-    with pytest.raises(OutputExistsError, match="holds a finished run"):
+    with pytest.raises(OutputExistsError, match="contains a finished run"):
         train(debug(), pairs, str(run.parent), run.name)
 
 
@@ -132,9 +132,9 @@ def test_a_finished_run_tells_all_and_is_not_overwritten(trained: TrainedRun, pa
 def test_other_settings_and_foreign_folders_are_refused(ray_local: None, pairs: Manifest, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("mine")
-    with pytest.raises(OutputExistsError, match="no run of derm_ray"):
+    with pytest.raises(OutputExistsError, match="not a training run"):
         train(EXACT, small(pairs), str(tmp_path), "run")
-    with pytest.raises(OutputExistsError, match="no run of derm_ray"):
+    with pytest.raises(OutputExistsError, match="not a training run"):
         train(EXACT, small(pairs), str(tmp_path), "run", overwrite=True)
     (tmp_path / "run" / "notes.txt").unlink()
     bad = small(pairs).with_column("clinical_uri", ["/nowhere/x.jpg"] * 100)
@@ -266,13 +266,13 @@ def test_a_killed_driver_resumes_under_the_same_name(pairs: Manifest, tmp_path: 
     assert not (tmp_path / "run" / "bundle").exists()
     resumed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False)
     assert resumed.returncode == 0, resumed.stderr
-    assert "resuming behind epoch" in resumed.stderr
+    assert "resuming after epoch" in resumed.stderr
     assert "best epoch" in resumed.stdout
     assert step_losses(str(tmp_path / "run")) == pytest.approx(unbroken, rel=1e-4)
 
 
 def test_a_run_that_was_saved_behind_an_epoch_s_last_step_has_none_left(ray_local: None, pairs: Manifest) -> None:
-    split = labelled(small(pairs), Split.VAL, PAPER15)
+    split = labeled(small(pairs), Split.VAL, PAPER15)
     assert list(batches(split, [], EXACT.preprocessing, rank=0, world_size=1)) == []
 
 

@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 import httpx
 
 from derm_ray.data.synthetic import synthesize
-from derm_ray.models.zoo import NetworkConfig
+from derm_ray.domain import PAPER15
+from derm_ray.models.factory import NetworkConfig
 from derm_ray.runtime import machine_cpus
 from derm_ray.serving.endpoint import endpoint
 from derm_ray.serving.model import ANSWER_S
 from derm_ray.storage import read_bytes, write_json
-from derm_ray.vocabulary import PAPER15
 from tests.conftest import seal_untrained, unused_port
 from tests.load.arrivals import Outcome, Request, closed_loop, open_loop, poisson
 

@@ -1,4 +1,4 @@
-"""A cluster of four machines, built by typing docs/deploy.md."""
+"""A cluster of four machines, built by typing docs/start/cluster.md."""
 
 import json
 import os

@@ -1,10 +1,10 @@
-"""The commands that docs/deploy.md gives to be typed."""
+"""The commands that docs/start/cluster.md gives to be typed."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "deploy.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "start" / "cluster.md"
 _BLOCK = re.compile(r"^```sh\n# (?P<where>[^\n]*)\n(?P<script>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -1,4 +1,4 @@
-"""docs/deploy.md, typed from its first block to its last on machines of their own."""
+"""docs/start/cluster.md, typed from its first block to its last on machines of their own."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def test_from_an_empty_cluster_to_a_scored_archive(cluster: Rehearsal) -> None:
             answer = cluster.type_block("at your desk: ask it")
         finally:
             process.terminate()
-    assert "melanoma risk" in answer
+    assert "melanoma probability" in answer
     typed = {block.where for block in blocks() if any(block.where.startswith(where) for where in cluster.said)}
     stays = {
         block.where for block in blocks() if "for as long as" in block.where or block.where.startswith("everywhere")

@@ -24,7 +24,7 @@ TRAINER = "RayTrainWorker"
 COPIES = 16
 SHARD = 64
 CALLERS = 4
-COSTS = ROOT / "docs/scaling/costs.json"
+COSTS = ROOT / "docs/benchmarks/scaling/costs.json"
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_a_machine_lost_in_training(data: Rehearsal, unbroken: list[float]) -> N
         machine.lose()
     print(f"machine lost: epoch 3 came {run.delay_s(3):.1f} s late, an epoch takes {run.epoch_s():.1f} s")
     data.replace(machine)
-    assert "resuming behind epoch" in run.said()
+    assert "resuming after epoch" in run.said()
     assert run.losses() == pytest.approx(unbroken, rel=1e-4)
     assert run.delay_s(3) <= run.epoch_s() + 60
 
@@ -79,7 +79,7 @@ def test_a_machine_that_gives_notice(data: Rehearsal, unbroken: list[float]) -> 
         machine = trainer(data)
         (ray,) = processes(machine, "ray start", "--block")
         ray.send_signal(signal.SIGTERM)
-        run.wait_for(lambda: "is about to be taken away" in run.said(), "the notice", 60)
+        run.wait_for(lambda: "is about to be preempted" in run.said(), "the notice", 60)
         wait_for(lambda: not processes(machine, "raylet"), "the machine's end", 120)
     data.replace(machine)
     saved, resumed = (
@@ -126,7 +126,7 @@ def test_a_driver_that_is_killed(data: Rehearsal, unbroken: list[float]) -> None
         assert first.wait(120) == 1
     with run.begun():
         pass
-    assert "resuming behind epoch" in run.said()
+    assert "resuming after epoch" in run.said()
     assert run.losses() == pytest.approx(unbroken, rel=1e-4)
 
 
@@ -177,7 +177,7 @@ def test_a_machine_lost_in_scoring(data: Rehearsal, tmp_path: Path) -> None:
     expected = {method: cost.of(len(parts()), 480 * COPIES) for method, cost in costs.items()}
     print(f"scoring: {len(parts())} parts, {twice} written twice")
     for method, count in expected.items():
-        print(f"  {method}: {asked[method]:,} requests, {count:,.0f} by docs/scaling.md")
+        print(f"  {method}: {asked[method]:,} requests, {count:,.0f} by docs/benchmarks/scaling.md")
     data.replace(machine)
     data.type("derm-ray verify $BUCKET/lost-scores")
     data.type(

@@ -108,7 +108,7 @@ def test_renewals_are_no_part_of_a_run_s_own_requests() -> None:
 
 
 def test_the_documented_table_is_what_the_measurements_say() -> None:
-    docs = Path(__file__).parents[2] / "docs"
+    docs = Path(__file__).parents[2] / "docs" / "benchmarks"
     kept = docs / "scaling"
     frames = [json.loads(line) for line in (kept / "frames.jsonl").read_text().splitlines()]
     measured = costs_of(json.loads((kept / "requests.json").read_text())["runs"], frames)

@@ -1,4 +1,4 @@
-"""Credentials are recognised, and left out of what is told."""
+"""Credentials are recognized, and left out of what is told."""
 
 import io
 import logging

@@ -167,7 +167,7 @@ def test_a_jobs_client_does_not_wait_for_ever() -> None:
     assert all(logging.root.manager.loggerDict.get(name) for name in ray_internals.CHATTY_LOGGERS[:2])
 
 
-def test_ray_train_has_a_backend_and_errors_that_it_tells_apart() -> None:
+def test_ray_train_has_a_backend_and_errors_that_it_distinguishes() -> None:
     backend = ray_internals.torch_backend()
     assert {"worker_group", "backend_config"} <= inspect.signature(backend.on_start).parameters.keys()
     assert {"worker_group", "backend_config"} <= inspect.signature(backend.on_shutdown).parameters.keys()

@@ -60,10 +60,10 @@ def test_a_container_has_the_cpus_of_its_quota(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.ray
-def test_a_task_for_which_there_is_no_room_ends_with_a_fix(ray_local: None) -> None:
+def test_a_task_that_no_node_can_hold_ends_with_a_fix(ray_local: None) -> None:
     assert not runtime.has_several_nodes()
     assert runtime.run_remote(format_duration, 3, timeout_s=60) == "3s"
     began = time.monotonic()
-    with pytest.raises(WorkError, match="no room in 1 s for a task of 1 CPUs and 1 GPUs: name the engine"):
+    with pytest.raises(WorkError, match="no node had 1 CPUs and 1 GPUs free for a task within 1 s: name the engine"):
         runtime.run_remote(format_duration, 3, num_gpus=1, timeout_s=1, fix="name the engine")
     assert time.monotonic() - began < 30

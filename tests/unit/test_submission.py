@@ -22,7 +22,7 @@ def test_an_id_follows_from_all_that_is_asked() -> None:
     assert request.id.startswith("score-")
     others = [
         JobRequest("evaluate", ARGUMENTS),
-        JobRequest("score", (*ARGUMENTS, "--branches")),
+        JobRequest("score", (*ARGUMENTS, "--per-input-predictions")),
         JobRequest("score", ARGUMENTS, Package(b"", __version__, "1f")),
         JobRequest("score", ARGUMENTS, Package(b"", __version__, "2f")),
         JobRequest("score", ARGUMENTS, settings={"AWS_PROFILE": "a"}),

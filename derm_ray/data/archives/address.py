@@ -5,7 +5,7 @@
     s3://b/a.tar.gz#member=les%2Fclinical.jpg&position=2&size=3400
     s3://b/a.parquet#column=clinical&group=3&row=17
 
-Names are percent-encoded, so that no part of one can act on the URI around it.
+Names are percent-encoded, so that they cannot affect the rest of the URI.
 """
 
 import re
@@ -79,31 +79,31 @@ SUFFIXES = tuple(suffix for suffixes, _ in _KINDS for suffix in suffixes)
 
 
 def kind(uri: str) -> type[Address] | None:
-    """Return the type of the addresses inside a container, ``None`` where its name is no archive's."""
+    """Return the type of the addresses inside a container, or ``None`` if its name has no archive extension."""
     lowered = uri.lower()
     return next((kind for suffixes, kind in _KINDS if lowered.endswith(suffixes)), None)
 
 
 def parse(uri: str) -> Address | None:
-    """Read an address.
+    """Parse an address.
 
     Returns:
         The address, or ``None`` for the URI of an ordinary file, which may hold a ``#`` as well.
 
     Raises:
-        ImageError: ``unsupported``: a fragment that begins like an address is none.
+        ImageError: ``unsupported``: a fragment looks like an address but is malformed.
     """
     parts = _split(uri)
     if parts is None:
         return None
-    place, cls, fragment = parts
+    archive_uri, cls, fragment = parts
     names = [field.name for field in fields(cls)[1:]]
     pairs = [part.partition("=") for part in fragment.split("&")]
     if [name for name, _, _ in pairs] != names:
-        raise _malformed(uri, f"it must have {', '.join(names)}, in this order")
+        raise _malformed(uri, f"expected the fields {', '.join(names)}, in this order")
     try:
         text, *numbers = (value for _, _, value in pairs)
-        address = cls(place, _decode(text), *map(_number, numbers))
+        address = cls(archive_uri, _decode(text), *map(_number, numbers))
     except ValueError as error:
         raise _malformed(uri, str(error)) from error
     if isinstance(address, ZipMember) and address.method not in METHODS:
@@ -118,17 +118,17 @@ def container(uri: str) -> str:
 
 
 def is_sequential(uri: str) -> bool:
-    """Tell whether a URI lies in a container that can only be read from its begin to its end."""
+    """Return whether a URI is inside a container that can only be read sequentially."""
     parts = _split(uri)
     return parts is not None and parts[1] is StreamMember
 
 
 def _split(uri: str) -> tuple[str, type[Address], str] | None:
-    place, mark, fragment = uri.rpartition("#")
-    cls = kind(place) if mark else None
+    archive_uri, mark, fragment = uri.rpartition("#")
+    cls = kind(archive_uri) if mark else None
     if cls is None or not fragment.startswith("column=" if cls is ParquetCell else "member="):
         return None
-    return place, cls, fragment
+    return archive_uri, cls, fragment
 
 
 def _encode(value: str | int) -> str:
@@ -144,10 +144,10 @@ def _decode(text: str) -> str:
 
 def _number(text: str) -> int:
     if not re.fullmatch(r"0|[1-9][0-9]{0,18}", text) or int(text) > _LARGEST:
-        raise ValueError(f"{text[:30]!r} is no number from 0 to 2^63 - 1")
+        raise ValueError(f"{text[:30]!r} is not a number from 0 to 2^63 - 1")
     return int(text)
 
 
 def _malformed(uri: str, why: str) -> ImageError:
-    mend = "`derm-ray data index` writes them"
-    return ImageError(ImageErrorCode.UNSUPPORTED, f"{uri}: not an address inside an archive: {why}; {mend}")
+    hint = "Create addresses with `derm-ray data index`"
+    return ImageError(ImageErrorCode.UNSUPPORTED, f"{uri}: not a valid archive member: {why}. {hint}")

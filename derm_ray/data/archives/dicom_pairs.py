@@ -7,14 +7,14 @@ from itertools import zip_longest
 
 from derm_ray.data.dicom import DicomHeader, read_header
 from derm_ray.data.normalization import is_missing, normalize
+from derm_ray.domain import Modality
 from derm_ray.errors import ImageError, ImageErrorCode
-from derm_ray.vocabulary import Modality
 
 _Image = tuple[DicomHeader, str]
 _OUTAGES = (ImageErrorCode.STORAGE, ImageErrorCode.TIMEOUT)
 _REASONS = {
     ImageErrorCode.NOT_AN_IMAGE: "not a DICOM file",
-    ImageErrorCode.UNSUPPORTED: "DICOM of another SOP class or packing",
+    ImageErrorCode.UNSUPPORTED: "DICOM of an unsupported SOP class or encoding",
     ImageErrorCode.CORRUPT: "a damaged DICOM file",
 }
 
@@ -22,22 +22,22 @@ _REASONS = {
 def index_dicom(uris: Sequence[str], read: Callable[[str], bytes]) -> tuple[list[dict[str, object]], Counter[str]]:
     """Pair DICOM images by patient and lesion.
 
-    A lesion is a patient's tracking UID, or tracking id where there is no UID; an id counts only together with a
-    patient. Where a lesion has as many clinical as dermoscopy images, they are paired in the order of their
-    acquisition; otherwise, and where an image names no lesion, every image is a row of its own. So no image is lost.
+    A lesion is identified by the patient's tracking UID, or by patient and tracking id if there is no UID. If a lesion
+    has equally many clinical and dermoscopy images, they are paired in order of acquisition. Otherwise, and for images
+    without a lesion, every image becomes a row of its own, so that no image is lost.
 
     Args:
         uris: of files; their order does not matter.
-        read: returns a file, or as much of its beginning as holds all before the pixels.
+        read: returns a file, or at least everything before its pixels.
 
     Returns:
-        Rows with columns of :data:`derm_ray.data.manifest.SCHEMA`, sorted by ``pair_id``, and how many files are left
-        out by reason.
+        Rows with columns of :data:`derm_ray.data.manifest.SCHEMA`, sorted by ``pair_id``, and the number of skipped
+        files by reason.
 
     Raises:
-        ImageError: storage does not answer; files that cannot be used otherwise are left out.
+        ImageError: storage does not respond; other unusable files are skipped.
     """
-    left_out: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
     images: list[_Image] = []
     for uri in uris:
         try:
@@ -45,24 +45,24 @@ def index_dicom(uris: Sequence[str], read: Callable[[str], bytes]) -> tuple[list
         except ImageError as error:
             if error.code in _OUTAGES:
                 raise
-            left_out[_REASONS.get(error.code, f"a file that cannot be read ({error.code})")] += 1
+            skipped[_REASONS.get(error.code, f"a file that cannot be read ({error.code})")] += 1
     lesions: dict[tuple[str, ...], list[_Image]] = defaultdict(list)
     seen: set[str] = set()
     for header, uri in sorted(images, key=lambda image: image[1]):
         instance = header.sop_instance_uid or uri
         if header.modality is None:
-            left_out["a secondary capture, of no known modality"] += 1
+            skipped["a secondary capture of unknown modality"] += 1
         elif instance in seen:
-            left_out["a DICOM image that is there twice"] += 1
+            skipped["a duplicate DICOM image"] += 1
         else:
             seen.add(instance)
             lesions[_lesion(header, instance)].append((header, uri))
     rows = [row for key, images in lesions.items() for row in _rows(_joined(key), images)]
-    return sorted(rows, key=lambda row: str(row["pair_id"])), left_out
+    return sorted(rows, key=lambda row: str(row["pair_id"])), skipped
 
 
 def _normalized(header: DicomHeader) -> DicomHeader:
-    """Return a header whose ids have the form of a manifest's; words for missing ones are none."""
+    """Return the header with normalized ids; words for missing values become ``None``."""
     return replace(
         header,
         patient_id=_known(header.patient_id),
@@ -76,7 +76,7 @@ def _known(value: str | None) -> str | None:
 
 
 def _lesion(header: DicomHeader, instance: str) -> tuple[str, ...]:
-    """Return what tells lesions apart."""
+    """Return the key that identifies a lesion."""
     if header.tracking_uid:
         return (*([header.patient_id] if header.patient_id else []), header.tracking_uid)
     if header.tracking_id and header.patient_id:

@@ -1,4 +1,4 @@
-"""An archive's pairs as manifest rows whose URIs address its members."""
+"""Indexing: an archive's pairs as manifest rows whose URIs refer to its members."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -25,12 +25,12 @@ from derm_ray.data.archives.pairs import REPEATED, Pair, Pairs, id_refusal, unst
 from derm_ray.data.archives.reader import ImageReader
 from derm_ray.data.archives.source import NO_IMAGE, SIDE_FILE, UNNAMED, Source, SourceFile
 from derm_ray.data.archives.writer import write_tables
-from derm_ray.data.manifest import BATCH_ROWS, SCHEMA, URI_COLUMNS, conform
+from derm_ray.data.manifest import BATCH_ROWS, SCHEMA, URI_COLUMNS, normalize_schema
 from derm_ray.data.parts import parquet_parts
 from derm_ray.errors import ConfigError, ImageError, ImageErrorCode, StorageError
 
 SEEN_NAMES = 5
-NO_SUFFIX = "not an image by its suffix"
+NO_SUFFIX = "no image file extension"
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,17 @@ class ArchiveIndex:
     Attributes:
         uri: of the archive or folder.
         found: files, and rows of Parquet.
-        left_out: reason -> files that are no image of a pair.
+        skipped: reason -> number of files that are not part of a pair.
         containers: URIs of the archives read, and of the folder if it holds images itself.
-        columns_left_out: columns of Parquet that a manifest cannot hold, and their types.
+        skipped_columns: columns of Parquet that a manifest cannot hold, and their types.
         pairs, single: how many pairs there are, and how many of them have one image only.
     """
 
     uri: str
     found: int
-    left_out: Counter[str]
+    skipped: Counter[str]
     containers: list[str]
-    columns_left_out: dict[str, str]
+    skipped_columns: dict[str, str]
     pairs: int
     single: int
     _rows: list[Pair]
@@ -73,7 +73,7 @@ class ArchiveIndex:
         rows = (pair.row() for pair in self._rows)
         while batch := list(islice(rows, BATCH_ROWS)):
             columns = {name: _texts(row.get(name) for row in batch) for name in (*names, *URI_COLUMNS)}
-            yield _fit(conform(pa.table(columns), self.uri).table, schema)
+            yield _fit(normalize_schema(pa.table(columns), self.uri).table, schema)
         for table in self._tables:
             for start in range(0, table.num_rows, BATCH_ROWS):
                 yield _fit(table.slice(start, BATCH_ROWS), schema)
@@ -103,7 +103,7 @@ def write_index(index: ArchiveIndex, out_uri: str) -> None:
         StorageError: it cannot be written.
     """
     if storage.absolute(out_uri) in (index.uri, *index.containers):
-        raise ConfigError(f"{out_uri} is what was indexed; it would be overwritten. Choose another --out.")
+        raise ConfigError(f"{out_uri} is the indexed archive and would be overwritten. Choose another --out.")
     write_tables(index.tables(), out_uri)
 
 
@@ -143,14 +143,14 @@ class _Indexer:
         tables = [self._with_images(table) for table in source.tables]
         self._check_ids(tables)
         rows = self._pairs.ordered()
-        source.problems += unstreamable(place for pair in rows for place in pair.places)
+        source.problems += unstreamable(location for pair in rows for location in pair.locations)
         self._refuse_problems()
         pairs = len(rows) + sum(table.num_rows for table in tables)
         if not pairs:
             raise ArchiveError(source.uri, [self._nothing()])
-        single = sum(len(pair.places) == 1 for pair in rows)
+        single = sum(len(pair.locations) == 1 for pair in rows)
         single += sum(table[name].null_count for table in tables for name in URI_COLUMNS)
-        about = (source.uri, source.found, source.left_out, source.containers, source.columns_left_out)
+        about = (source.uri, source.found, source.skipped, source.containers, source.skipped_columns)
         return ArchiveIndex(*about, pairs, single, rows, tables)
 
     def _refuse_problems(self) -> None:
@@ -158,50 +158,50 @@ class _Indexer:
             raise ArchiveError(self._source.uri, problems)
 
     def _sort(self, order: int, file: SourceFile) -> None:
-        ending, left_out = suffix(file.path), self._source.left_out
+        ending, skipped = suffix(file.path), self._source.skipped
         image, dicom = ending in IMAGE_SUFFIXES, ending in DICOM_SUFFIXES
         if is_side_file(file.path):
-            left_out[SIDE_FILE] += 1
+            skipped[SIDE_FILE] += 1
         elif (image or (self._own_rule and (dicom or not ending))) and self._pairs.add(order, file):
             pass
         elif dicom:
             self._dicom.append((order, file))
         elif image:
-            left_out["matches no pattern"] += 1
+            skipped["matches no pattern"] += 1
         elif not ending:
             self._bare[_root(file)].append((order, file))
         else:
-            left_out[NO_SUFFIX] += 1
+            skipped[NO_SUFFIX] += 1
 
     def _sort_bare(self) -> None:
-        """Take files without a suffix as DICOM where others, or the first of them, are."""
+        """Treat files without a suffix as DICOM if other files, or the first of them, are DICOM."""
         roots = {_root(file) for _, file in self._dicom}
         for root, files in self._bare.items():
             if root in roots or any(file.path.endswith("DICOMDIR") for _, file in files) or _is_dicom(files[0][1]):
                 self._dicom += files
             else:
-                self._source.left_out[NO_SUFFIX] += len(files)
+                self._source.skipped[NO_SUFFIX] += len(files)
 
     def _pair_dicom(self) -> None:
         if not self._dicom:
             return
         from derm_ray.data.archives.dicom_pairs import index_dicom
 
-        orders = {str(file.place): order for order, file in sorted(self._dicom, key=lambda entry: entry[0])}
+        orders = {str(file.location): order for order, file in sorted(self._dicom, key=lambda entry: entry[0])}
         # index_dicom reads in the order of the URIs.
-        places = sorted((file.place for _, file in self._dicom), key=str)
-        self._source.problems += unstreamable(places)
+        locations = sorted((file.location for _, file in self._dicom), key=str)
+        self._source.problems += unstreamable(locations)
         self._refuse_problems()
         with ImageReader(orders) as reader:
-            rows, left_out = index_dicom(list(orders), partial(_read, reader))
-        self._source.left_out.update(left_out)
+            rows, skipped = index_dicom(list(orders), partial(_read, reader))
+        self._source.skipped.update(skipped)
         for row in rows:
             self._pairs.put_row(min(orders[str(row[name])] for name in URI_COLUMNS if row.get(name)), row)
 
     def _with_images(self, table: pa.Table) -> pa.Table:
         there = pc.or_(*(pc.is_valid(table[name]) for name in URI_COLUMNS))
         if without := table.num_rows - (pc.sum(there).as_py() or 0):
-            self._source.left_out[NO_IMAGE] += without
+            self._source.skipped[NO_IMAGE] += without
         return table.filter(there)
 
     def _check_ids(self, tables: list[pa.Table]) -> None:
@@ -217,24 +217,24 @@ class _Indexer:
 
     def _nothing(self) -> str:
         names = ", ".join(quoted(name) for name in self._seen)
-        left_out = ", ".join(f"{count} {reason}" for reason, count in self._source.left_out.most_common())
-        found = f"no pair found. First names: {names or 'none'}. Left out: {left_out or 'nothing'}."
+        skipped = ", ".join(f"{count} {reason}" for reason, count in self._source.skipped.most_common())
+        found = f"no pair found. First names: {names or 'none'}. Skipped: {skipped or 'nothing'}."
         if self._source.manifests:
             if parquet_parts(self._source.uri):
-                return "it is a manifest in parts and needs no index; `derm-ray score` takes the folder as it is"
-            return f"{found} {shown(self._source.manifests[0])} is a manifest and needs no index; give that file"
+                return "it is a manifest in parts and needs no index. Use the folder as it is with `derm-ray score`"
+            return f"{found} {shown(self._source.manifests[0])} is a manifest and needs no index. Use that file"
         if not self._source.found:
-            return "no pair found: it is empty. Check that it was written whole"
-        if self._source.left_out.keys() <= {NO_SUFFIX, *UNNAMED}:
-            return f"{found} None of them is an image; check that this is the right place"
+            return "no pair found: it is empty. Check that it was copied completely"
+        if self._source.skipped.keys() <= {NO_SUFFIX, *UNNAMED}:
+            return f"{found} None of these files is an image. Check the path"
         return (
-            f"{found} Say how the files are named: "
+            f"{found} Describe the file names: "
             f"--clinical {EXAMPLE!r} --dermoscopy {EXAMPLE.replace('clinical', 'dermoscopy')!r}"
         )
 
 
 def _read(reader: ImageReader, uri: str) -> bytes:
-    """Read an image; storage that does not answer ends the work instead of leaving the image out."""
+    """Read an image; if storage does not respond, indexing fails instead of skipping the image."""
     try:
         return reader.read(uri)
     except ImageError as error:
@@ -244,15 +244,15 @@ def _read(reader: ImageReader, uri: str) -> bytes:
 
 
 def _root(file: SourceFile) -> str:
-    return "" if isinstance(file.place, str) else file.place.container
+    return "" if isinstance(file.location, str) else file.location.container
 
 
 def _is_dicom(file: SourceFile) -> bool:
-    """Look for the mark of DICOM files; a ``.tar.gz`` is not streamed for it."""
-    if isinstance(file.place, StreamMember):
+    """Return whether a file has the DICOM prefix; members of a ``.tar.gz`` are not read for this."""
+    if isinstance(file.location, StreamMember):
         return False
     try:
         with ImageReader() as reader:
-            return reader.read(str(file.place))[128:132] == b"DICM"
+            return reader.read(str(file.location))[128:132] == b"DICM"
     except ImageError:
         return False

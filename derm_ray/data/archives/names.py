@@ -1,4 +1,4 @@
-"""Names of members: which are hostile, and what they say about the content."""
+"""Member names: checks for hostile names, and file types by extension."""
 
 import re
 import unicodedata
@@ -18,20 +18,20 @@ _HIDDEN = {"Cc": "a control character", "Cf": "an invisible character", "Cs": "b
 
 
 class Damaged(Exception):  # noqa: N818
-    """An archive that is broken, or made to break its reader; ``fix`` says what to do."""
+    """A broken or hostile archive; ``fix`` suggests what to do."""
 
     def __init__(self, message: str, code: ImageErrorCode = ImageErrorCode.CORRUPT, fix: str | None = None) -> None:
         super().__init__(message)
         self.code = code
-        self.fix = fix or "Copy the archive again or repack it; of a split one, join the parts first."
+        self.fix = fix or "Copy the archive again or repack it. If it was split, join the parts first."
 
 
 class ArchiveError(ManifestError):
-    """An archive that cannot become a manifest."""
+    """An archive that cannot be indexed."""
 
-    def __init__(self, uri: str, problems: Sequence[str], mend: str = "") -> None:
+    def __init__(self, uri: str, problems: Sequence[str], hint: str = "") -> None:
         super().__init__(uri, problems)
-        self.mend = mend
+        self.hint = hint
 
     def __str__(self) -> str:
         lines = [f"  - {problem}" for problem in self.problems[: self.shown]]
@@ -39,14 +39,14 @@ class ArchiveError(ManifestError):
             lines.append(f"  - ... and {hidden} more")
         noun = "problem" if len(self.problems) == 1 else "problems"
         text = f"{shown(self.uri)}: {len(self.problems)} {noun} in this archive:\n" + "\n".join(lines)
-        return f"{text}\n{self.mend}" if self.mend else text
+        return f"{text}\n{self.hint}" if self.hint else text
 
     def __reduce__(self) -> tuple[type["ArchiveError"], tuple[str, tuple[str, ...], str]]:
-        return type(self), (self.uri, self.problems, self.mend)
+        return type(self), (self.uri, self.problems, self.hint)
 
 
 def shown(name: str, most: int = 200) -> str:
-    """Return a name that is safe to print: what a terminal might act on is escaped."""
+    """Return a name that is safe to print: control characters are escaped."""
     text = repr(name)[1:-1]
     return text if len(text) <= most else text[:most] + "..."
 
@@ -63,11 +63,11 @@ def refusal(name: str) -> str | None:
     if not name.isprintable():
         for character in name:
             if hidden := _HIDDEN.get(unicodedata.category(character)):
-                return f"its name holds {hidden}"
+                return f"its name contains {hidden}"
     if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name):
         return "its name is absolute"
     if ".." in re.split(r"[/\\]", name):
-        return "its name leaves the archive ('..')"
+        return "its name points outside the archive ('..')"
     return None
 
 
@@ -83,21 +83,21 @@ def suffix(path: str) -> str:
 
 
 def is_archive(path: str) -> bool:
-    """Tell whether a name is an archive's, also of a kind that is not read."""
+    """Return whether a name has an archive extension, including unsupported formats."""
     return path.lower().endswith((*SUFFIXES, *_OTHER_ARCHIVES)) or is_volume(path)
 
 
 def is_volume(path: str) -> bool:
-    """Tell whether a name is that of one part of a split archive."""
+    """Return whether a name is that of one part of a split archive."""
     return _VOLUME.search(path.lower()) is not None
 
 
 def may_be_image(path: str) -> bool:
-    """Tell whether a file may be an image, by its suffix or because it has none as many DICOM files do."""
+    """Return whether a file may be an image: by its suffix, or because it has none, like many DICOM files."""
     return suffix(path) in (*IMAGE_SUFFIXES, *DICOM_SUFFIXES, "") and not is_side_file(path)
 
 
 def is_side_file(path: str) -> bool:
-    """Tell whether macOS put a file beside the real ones."""
+    """Return whether a file is macOS metadata (AppleDouble)."""
     parts = path.split("/")
     return "__MACOSX" in parts or parts[-1].startswith("._")

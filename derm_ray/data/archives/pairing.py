@@ -7,8 +7,8 @@ from functools import cached_property
 
 from derm_ray.data.manifest import ID_COLUMNS, URI_COLUMNS
 from derm_ray.data.normalization import normalize
+from derm_ray.domain import Modality
 from derm_ray.errors import ConfigError
-from derm_ray.vocabulary import Modality
 
 COLUMNS = {"lesion": "lesion_id", "pair": "pair_id", "patient": "patient_id"}
 EXAMPLE = "clinical/{lesion}.jpg"
@@ -21,8 +21,8 @@ _EXTENSION = re.compile(r"\.[A-Za-z0-9]+\Z")
 class PairingRule:
     """Patterns of the two images' paths inside an archive.
 
-    ``{field}`` is any text without ``/``, ``{field:path}`` any text, ``*`` any text without ``/`` or none; the rest
-    stands for itself, an extension at the end in any case. ``lesion``, ``pair`` and ``patient`` fill the manifest's
+    ``{field}`` matches any text without ``/``, ``{field:path}`` any text, ``*`` any text without ``/`` or nothing. The
+    rest matches literally, a final extension in any case. ``lesion``, ``pair`` and ``patient`` fill the manifest's
     columns of these ids, other fields the columns of their names. A pair without ``{pair}`` has its lesion's id.
 
     Args:
@@ -41,13 +41,13 @@ class PairingRule:
             patterns = getattr(self, modality)
             object.__setattr__(self, modality, (patterns,) if isinstance(patterns, str) else tuple(patterns))
         if not self.clinical and not self.dermoscopy:
-            raise ConfigError(f"no pattern is given; give one such as {EXAMPLE!r}.")
+            raise ConfigError(f"no pattern given. Give one such as {EXAMPLE!r}.")
         patterns = (*self.clinical, *self.dermoscopy)
         fields = {pattern: frozenset(compiled.groupindex) for pattern, compiled in self._compiled}
         for pattern in patterns:
             if fields[pattern] != fields[patterns[0]]:
                 raise ConfigError(
-                    f"patterns {patterns[0]!r} and {pattern!r} have different fields; give all of a rule the same."
+                    f"patterns {patterns[0]!r} and {pattern!r} have different fields. Use the same in all patterns."
                 )
         if not fields[patterns[0]] & {"lesion_id", "pair_id"}:
             raise ConfigError(f"pattern {patterns[0]!r} has no {{lesion}} or {{pair}}; write it like {EXAMPLE!r}.")
@@ -62,7 +62,7 @@ class PairingRule:
         return list(self._compiled[0][1].groupindex)
 
     def match(self, path: str) -> dict[Modality, dict[str, str]]:
-        """Return what a path is: modality -> column -> value; empty where no pattern matches."""
+        """Match a path: modality -> column -> value; empty if no pattern matches."""
         found: dict[Modality, dict[str, str]] = {}
         for number, (_, pattern) in enumerate(self._compiled):
             modality = Modality.CLINICAL if number < len(self.clinical) else Modality.DERMOSCOPY
@@ -93,13 +93,13 @@ def _group(pattern: str, field: str, sign: str, seen: set[str]) -> str:
     match = _FIELD.fullmatch(field)
     if sign or match is None:
         raise ConfigError(
-            f"pattern {pattern!r}: a field is written {{name}} or {{name:path}}, its name in small letters, "
+            f"pattern {pattern!r}: write a field as {{name}} or {{name:path}}, in lowercase letters, "
             f"such as {EXAMPLE!r}."
         )
     name = COLUMNS.get(match[1], match[1])
     if name in URI_COLUMNS:
         raise ConfigError(
-            f"pattern {pattern!r}: {{{match[1]}}} is filled from the files themselves; name it otherwise."
+            f"pattern {pattern!r}: {{{match[1]}}} is set from the files themselves. Use another field name."
         )
     if name in seen:
         return f"(?P={name})"

@@ -1,4 +1,4 @@
-"""Rows to be: files brought together by what a rule says of their paths."""
+"""Grouping files into pairs by a pairing rule."""
 
 from bisect import bisect_right
 from collections import defaultdict
@@ -14,14 +14,14 @@ from derm_ray.data.archives.reader import MAX_BYTES
 from derm_ray.data.archives.source import SourceFile
 from derm_ray.data.manifest import URI_COLUMNS
 from derm_ray.data.normalization import has_unseen, is_missing
-from derm_ray.vocabulary import Modality
+from derm_ray.domain import Modality
 
-REPEATED = "stands more than once; ids must differ between all archives of a folder"
+REPEATED = "occurs more than once; ids must be unique across all archives of a folder"
 
 
 @dataclass(slots=True)
 class Pair:
-    """A row to be, in little memory; ``order`` is the number of its first file, ``columns`` are all but the images."""
+    """A future manifest row; ``order`` is the number of its first file, ``columns`` are all but the images."""
 
     order: int
     columns: tuple[str, ...]
@@ -30,9 +30,9 @@ class Pair:
     dermoscopy: Address | str | None = None
 
     @property
-    def places(self) -> list[Address | str]:
-        """The images that are there."""
-        return [place for place in (self.clinical, self.dermoscopy) if place is not None]
+    def locations(self) -> list[Address | str]:
+        """The images present."""
+        return [location for location in (self.clinical, self.dermoscopy) if location is not None]
 
     def row(self) -> dict[str, object]:
         """Return the manifest's row; an absent image is ``None``."""
@@ -44,7 +44,7 @@ class Pairs:
     """Pairs by id.
 
     Attributes:
-        problems: what stands against them, one line each.
+        problems: one line each.
     """
 
     def __init__(self, rule: PairingRule) -> None:
@@ -58,10 +58,10 @@ class Pairs:
         return sorted(self._pairs.values(), key=lambda pair: pair.order)
 
     def add(self, order: int, file: SourceFile) -> bool:
-        """Take a file as an image of a pair; ``False`` where the rule does not know it."""
+        """Add a file as an image of a pair; return ``False`` if no pattern matches."""
         matches = self._rule.match(file.path)
         if len(matches) > 1:
-            self.problems.append(f"{shown(file.path)}: a clinical and a dermoscopy pattern match it")
+            self.problems.append(f"{shown(file.path)}: matches both a clinical and a dermoscopy pattern")
         elif matches:
             ((modality, found),) = matches.items()
             self._put(order, file, modality, found)
@@ -80,11 +80,13 @@ class Pairs:
         if getattr(pair, modality) is not None:
             self.problems.append(f"{shown(file.path)}: a second {modality} image of pair {quoted(pair_id)}")
         elif pair.values != values:
-            self.problems.append(f"{shown(file.path)}: other values than the other image of pair {quoted(pair_id)} has")
-        setattr(pair, modality, file.place)
+            self.problems.append(
+                f"{shown(file.path)}: its fields differ from those of the other image of pair {quoted(pair_id)}"
+            )
+        setattr(pair, modality, file.location)
 
     def put_row(self, order: int, row: dict[str, object]) -> None:
-        """Take a whole row of manifest columns."""
+        """Add a whole row of manifest columns."""
         pair_id = str(row["pair_id"])
         if why := id_refusal(pair_id) or self.repeated(pair_id):
             self.problems.append(f"pair_id {quoted(pair_id)} {why}")
@@ -93,33 +95,33 @@ class Pairs:
         self._pairs[pair_id] = Pair(order, columns, tuple(row[name] for name in columns), clinical, dermoscopy)
 
     def repeated(self, pair_id: str) -> str | None:
-        """Return why an id cannot be given once more, or ``None``."""
+        """Return why an id cannot be used again, or ``None``."""
         return REPEATED if pair_id in self._pairs else None
 
 
 def id_refusal(value: str) -> str | None:
     """Return what is wrong with an id, or ``None``."""
     if is_missing(value):
-        return "is empty, or a word for that (NA, None, nan, null, unknown)"
-    return "holds characters that cannot be seen" if has_unseen(value) else None
+        return "is empty, or a word for a missing value (NA, None, nan, null, unknown)"
+    return "contains invisible characters" if has_unseen(value) else None
 
 
-def unstreamable(places: Iterable[Address | str]) -> Iterator[str]:
+def unstreamable(locations: Iterable[Address | str]) -> Iterator[str]:
     """Yield a line for every ``.tar.gz`` that cannot be read in this order within the memory for passed members."""
     members: dict[str, list[StreamMember]] = defaultdict(list)
-    for place in places:
-        address = parse(place) if isinstance(place, str) and is_sequential(place) else place
+    for location in locations:
+        address = parse(location) if isinstance(location, str) and is_sequential(location) else location
         if isinstance(address, StreamMember) and address.size <= MAX_BYTES:
             members[address.container].append(address)
     for uri, wanted in members.items():
-        if (held := _most_held(wanted)) > streams.MAX_HELD_BYTES:
+        if (held := _max_held(wanted)) > streams.MAX_HELD_BYTES:
             yield (
-                f"{shown(uri)}: images wanted together lie so far apart that {held:,} bytes would have to be held "
-                f"while it streams, at most {streams.MAX_HELD_BYTES:,} are; repack it as .tar"
+                f"{shown(uri)}: images of one pair are so far apart that {held:,} bytes would have to be buffered, "
+                f"at most {streams.MAX_HELD_BYTES:,} are allowed; repack it as .tar"
             )
 
 
-def _most_held(wanted: list[StreamMember]) -> int:
+def _max_held(wanted: list[StreamMember]) -> int:
     """Return the most bytes that wait while members are read in this order from a stream."""
     stream = sorted(wanted, key=lambda member: member.position)
     positions = [member.position for member in stream]

@@ -1,4 +1,4 @@
-"""What the columns of a Parquet file are: images, text, or neither."""
+"""Classification of Parquet columns: images, text, or neither."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -11,15 +11,15 @@ import pyarrow.parquet as pq
 from derm_ray.data.archives.names import quoted, shown
 from derm_ray.data.manifest import SCHEMA, URI_COLUMNS
 from derm_ray.data.normalization import column_key
+from derm_ray.domain import Modality
 from derm_ray.errors import ManifestError
-from derm_ray.vocabulary import Modality
 
 _KNOWN = {column_key(name): name for name in SCHEMA.names}
 READ = "images are read from binary columns, or structs {bytes, path}"
 
 
 class Content(Enum):
-    """What a Parquet file is by its columns' names and types."""
+    """Kind of a Parquet file, by the names and types of its columns."""
 
     IMAGES = "images"
     MANIFEST = "a manifest"
@@ -27,15 +27,15 @@ class Content(Enum):
 
 
 def content(schema: pa.Schema, uri: str) -> Content:
-    """Return what a file is.
+    """Return the kind of a file.
 
     Raises:
-        ManifestError: a column of an image has a type that is not read, or stands more than once, or the file names
+        ManifestError: an image column has an unsupported type or occurs more than once, or the file names
             images both ways.
     """
     names = Counter(schema.names)
     if twice := [name for name in (*Modality, *URI_COLUMNS) if names[name] > 1]:
-        raise ManifestError(uri, [f"column {name!r} stands more than once; keep one" for name in map(str, twice)])
+        raise ManifestError(uri, [f"column {name!r} occurs more than once; keep one" for name in map(str, twice)])
     asked = [field for field in schema if field.name in set(Modality)]
     if uris := [name for name in names if _known(name) in URI_COLUMNS]:
         if both := [field.name for field in asked if _holds_bytes(field.type)]:
@@ -43,7 +43,7 @@ def content(schema: pa.Schema, uri: str) -> Content:
         return Content.MANIFEST
     problems = [problem for field in asked if (problem := _type_problem(field))]
     problems += [
-        f"column {quoted(name)} looks like '{wanted}', which is not there; name it so"
+        f"column {quoted(name)} looks like '{wanted}', which is missing; rename it"
         for name in names
         if (wanted := column_key(name)) in set(Modality) - names.keys()
     ]
@@ -72,7 +72,7 @@ def _leaves(kind: pa.DataType) -> int:
 
 
 def is_image(kind: pa.DataType) -> bool:
-    """Tell whether cells of this type are images: binary, or a struct of Hugging Face."""
+    """Return whether cells of this type are images: binary, or a Hugging Face struct."""
     if pa.types.is_struct(kind):
         return any(field.name == "bytes" and _is_binary(field.type) for field in kind)
     return _is_binary(kind)
@@ -97,7 +97,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
-    """Tell whether cells are bytes in any spelling, also one that is not read."""
+    """Return whether cells are bytes, including unsupported representations."""
     return is_image(kind) or (_is_list(kind) and pa.types.is_integer(kind.value_type))
 
 
@@ -108,12 +108,12 @@ def _is_list(kind: pa.DataType) -> bool:
 def _type_problem(field: pa.Field) -> str | None:
     if is_image(field.type) or pa.types.is_null(field.type):
         return None
-    told = f"column {quoted(field.name)} is {type_name(field.type)}; {READ}."
+    message = f"column {quoted(field.name)} is {type_name(field.type)}; {READ}."
     if _is_text(field.type):
-        return f"{told} If it holds paths, name it '{field.name}_uri': a file with such a column is a manifest"
+        return f"{message} If it contains paths, rename it to '{field.name}_uri': the file is then a manifest"
     if _is_list(field.type) and pa.types.is_integer(field.type.value_type):
-        return f"{told} Write its values as binary, such as bytes(values) in Python"
-    return f"{told} Write images there, or name the column otherwise"
+        return f"{message} Write its values as binary, such as bytes(values) in Python"
+    return f"{message} Store images in it, or rename the column"
 
 
 def type_name(kind: pa.DataType) -> str:
@@ -122,15 +122,15 @@ def type_name(kind: pa.DataType) -> str:
 
 
 def text_columns(schema: pa.Schema, uri: str) -> tuple[list[str], dict[str, str]]:
-    """Return the columns beside the images that a manifest can hold, and those that it cannot: column -> type.
+    """Return the non-image columns that a manifest can store, and the others as column -> type.
 
     These are nested and binary columns that no manifest knows.
 
     Raises:
-        ManifestError: a column that manifests know is nested, or stands more than once.
+        ManifestError: a column that manifests know is nested or occurs more than once.
     """
     kept: list[str] = []
-    left_out: dict[str, str] = {}
+    skipped: dict[str, str] = {}
     problems: list[str] = []
     for field in schema:
         if field.name in set(Modality):
@@ -139,15 +139,15 @@ def text_columns(schema: pa.Schema, uri: str) -> tuple[list[str], dict[str, str]
         known = _known(field.name)
         if known is not None and pa.types.is_nested(kind):
             wanted = SCHEMA.field(known).type
-            problems.append(f"column {quoted(field.name)} is {type_name(field.type)}; {wanted} is read")
+            problems.append(f"column {quoted(field.name)} is {type_name(field.type)}; expected {wanted}")
         elif known is not None or not (pa.types.is_nested(kind) or _is_bytes(kind)):
             kept.append(field.name)
         else:
-            left_out[field.name] = type_name(field.type)
-    problems += [f"column {quoted(name)} stands more than once; keep one" for name, n in Counter(kept).items() if n > 1]
+            skipped[field.name] = type_name(field.type)
+    problems += [f"column {quoted(name)} occurs more than once; keep one" for name, n in Counter(kept).items() if n > 1]
     if problems:
         raise ManifestError(uri, problems)
-    return kept, left_out
+    return kept, skipped
 
 
 def as_text(table: pa.Table, uri: str) -> dict[str, pa.ChunkedArray]:
@@ -175,7 +175,7 @@ def as_text(table: pa.Table, uri: str) -> dict[str, pa.ChunkedArray]:
 
 
 def _known(name: str) -> str | None:
-    """Return which column of a manifest a name stands for, ``None`` where it is no manifest's."""
+    """Return which column of a manifest a name stands for, or ``None``."""
     return _KNOWN.get(column_key(name))
 
 
@@ -184,7 +184,7 @@ def _storage(kind: pa.DataType) -> pa.DataType:
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
-    """Tell whether cells are bytes of any length, such as of images."""
+    """Return whether cells are bytes of variable length, such as images."""
     return _is_binary(kind) and not pa.types.is_fixed_size_binary(kind)
 
 

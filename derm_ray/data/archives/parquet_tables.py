@@ -10,20 +10,20 @@ from derm_ray.data.archives.address import ParquetCell
 from derm_ray.data.archives.names import Damaged, quoted
 from derm_ray.data.archives.parquet_columns import READ, Content, as_text, content, image_leaves, text_columns
 from derm_ray.data.archives.parquets import FEWER_ROWS, opened, too_large_group
-from derm_ray.data.manifest import conform
+from derm_ray.data.manifest import normalize_schema
 from derm_ray.data.parts import with_values
+from derm_ray.domain import Modality
 from derm_ray.errors import ManifestError
-from derm_ray.vocabulary import Modality
 
 _NAMES = 10
 
 
 def parquet_content(uri: str) -> Content:
-    """Return what a Parquet file is by its schema.
+    """Return the kind of a Parquet file, by its schema.
 
     Raises:
         StorageError: storage failed.
-        Damaged: it is no Parquet file, or broken.
+        Damaged: it is not a Parquet file, or broken.
         ManifestError: see :func:`content`.
     """
     with opened(uri) as file:
@@ -38,16 +38,16 @@ class ParquetTables:
         values: of columns that the names of its folders give.
 
     Attributes:
-        left_out: columns that no manifest can hold, and their types; complete once :meth:`tables` has ended.
+        skipped: columns that no manifest can hold, and their types; complete once :meth:`tables` has ended.
     """
 
     def __init__(self, uri: str, values: dict[str, str | None]) -> None:
         self._uri = uri
         self._values = values
-        self.left_out: dict[str, str] = {}
+        self.skipped: dict[str, str] = {}
 
     def tables(self) -> Iterator[pa.Table]:
-        """Yield one manifest table for every row group; images are read only where statistics tell of nulls.
+        """Yield one manifest table for every row group; images are read only if statistics report nulls.
 
         Raises:
             StorageError: storage failed.
@@ -59,7 +59,7 @@ class ParquetTables:
             self._require_images(schema)
             leaves = image_leaves(file)
             images = {str(modality): leaves[modality] for modality in Modality if modality in leaves}
-            kept, self.left_out = text_columns(schema, self._uri)
+            kept, self.skipped = text_columns(schema, self._uri)
             for group in range(file.num_row_groups):
                 for leaf in images.values():
                     _require_size(file, group, leaf)
@@ -68,12 +68,12 @@ class ParquetTables:
                 for modality, leaf in images.items():
                     there = self._present(file, group, modality, leaf)
                     columns[f"{modality}_uri"] = pa.chunked_array([self._cells(modality, group, there)])
-                yield conform(with_values(pa.table(columns), self._values), self._uri).table
+                yield normalize_schema(with_values(pa.table(columns), self._values), self._uri).table
 
     def _require_images(self, schema: pa.Schema) -> None:
         what = content(schema, self._uri)
         if what is Content.MANIFEST:
-            raise ManifestError(self._uri, ["it is a manifest and needs no index; give it as it is"])
+            raise ManifestError(self._uri, ["it is a manifest and needs no index. Use it directly"])
         if what is Content.OTHER:
             names = ", ".join(map(quoted, schema.names[:_NAMES])) + (", ..." if len(schema) > _NAMES else "")
             raise ManifestError(
@@ -88,10 +88,10 @@ class ParquetTables:
         return pa.array(cells, pa.string())
 
     def _present(self, file: pq.ParquetFile, group: int, modality: str, leaf: int) -> list[bool]:
-        """Tell which rows have an image, from statistics where they say so.
+        """Return which rows have an image, from the statistics if possible.
 
         Raises:
-            ManifestError: rows have a path in place of an image.
+            ManifestError: rows have a path in location of an image.
         """
         chunk = file.metadata.row_group(group).column(leaf)
         statistics, rows = chunk.statistics, file.metadata.row_group(group).num_rows
@@ -113,8 +113,8 @@ class ParquetTables:
             raise ManifestError(
                 self._uri,
                 [
-                    f"column '{modality}', row group {group}: {only_paths} of {rows} rows have a path and no bytes. "
-                    f"Embed the images, or name the column of the paths '{modality}_uri': then it is a manifest"
+                    f"column '{modality}', row group {group}: {only_paths} of {rows} rows have a path but no bytes. "
+                    f"Embed the images, or rename the column of paths to '{modality}_uri': the file is then a manifest"
                 ],
             )
         return there

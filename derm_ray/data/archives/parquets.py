@@ -18,7 +18,7 @@ from derm_ray.errors import DermRayError, ImageError, ImageErrorCode
 
 MAX_CHUNK_BYTES = 512 * 1024 * 1024
 """Bytes of one image column in one row group, unpacked."""
-FEWER_ROWS = "write the file again with fewer rows in a row group"
+FEWER_ROWS = "write the file again with fewer rows per row group"
 CACHE_BYTES = 2 * MAX_CHUNK_BYTES
 """Bytes of chunks that are kept: a pair's two fit."""
 
@@ -89,7 +89,7 @@ def opened(uri: str) -> Iterator[pq.ParquetFile]:
 
     Raises:
         StorageError: storage failed.
-        Damaged: it is no Parquet file, or broken.
+        Damaged: it is not a Parquet file, or broken.
     """
     try:
         with open_ranges(uri) as file:
@@ -135,4 +135,4 @@ def _too_large_chunk(cell: ParquetCell) -> ImageError:
 
 def too_large_group(group: int) -> str:
     """Return the message for a row group that holds too many bytes of images."""
-    return f"row group {group} holds more than {MAX_CHUNK_BYTES:,} bytes of images"
+    return f"row group {group} contains more than {MAX_CHUNK_BYTES:,} bytes of images"

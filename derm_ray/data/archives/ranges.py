@@ -1,4 +1,4 @@
-"""A file in storage as a Python file: every read is one range, asked again where it fails."""
+"""A file in storage as a Python file: every read is one range request, retried on failure."""
 
 import errno
 import io
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 BLOCK = 256 * 1024
 """Bytes a jump fetches: the next headers of small members come with it, most of a large member does not."""
 STREAM_BLOCK = 4 * 1024 * 1024
-"""Bytes a request fetches of what is read from begin to end."""
+"""Bytes per request in sequential reads."""
 
 
 def read_range(uri: str, start: int, stop: int) -> bytes:
-    """Return the bytes ``start <= i < stop`` of a file, fewer where it ends before.
+    """Return the bytes ``start <= i < stop`` of a file, fewer at its end.
 
     Raises:
-        StorageError: storage failed, also when asked again.
+        StorageError: storage failed repeatedly.
     """
     data = persistently(lambda: storage.read_range(uri, start, stop))
     WORK.add("bytes", "read", len(data))
@@ -57,7 +57,7 @@ class _RangeFile(io.RawIOBase):
                 self._size = persistently(lambda: storage.size(self._uri))
             offset += self._size
         if offset < 0:
-            raise OSError(errno.EINVAL, f"position {offset} lies before the file's begin", self._uri)
+            raise OSError(errno.EINVAL, f"position {offset} is before the start of the file", self._uri)
         self._position = offset
         return offset
 

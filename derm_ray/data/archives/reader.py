@@ -20,10 +20,10 @@ MAX_BYTES = 100_000_000
 
 
 class ImageReader:
-    """Reads images; thread-safe. Storage that fails is asked again, see :mod:`derm_ray.data.archives.retry`.
+    """Reads images; thread-safe. Failed requests are retried, see :mod:`derm_ray.data.archives.retry`.
 
     Args:
-        uris: what will be read; needed of members of a ``.tar.gz`` only, each as often as it will be read.
+        uris: what will be read; needed for members of a ``.tar.gz`` only, once per read.
         max_bytes: most encoded bytes of one image.
         chunks: row groups of Parquet that were read; to be shared by readers that follow one another.
     """
@@ -38,10 +38,12 @@ class ImageReader:
             try:
                 address = parse(uri)
             except ImageError:
-                continue  # told when it is read
+                continue  # reported when it is read
             if isinstance(address, StreamMember):
                 wanted[address.container].append(address)
-        self._streams = {place: MemberStream(place, members, max_bytes) for place, members in wanted.items()}
+        self._streams = {
+            container: MemberStream(container, members, max_bytes) for container, members in wanted.items()
+        }
 
     def __enter__(self) -> Self:
         return self
@@ -56,7 +58,7 @@ class ImageReader:
         """Return an image's encoded bytes.
 
         Raises:
-            ImageError: it cannot be had; the message names the URI. Codes ``missing``, ``forbidden``, ``storage`` and
+            ImageError: it cannot be read; the message names the URI. Codes ``missing``, ``forbidden``, ``storage`` and
                 ``timeout`` are storage's, ``too_large``, ``bomb``, ``corrupt`` and ``unsupported`` the archive's.
         """
         try:

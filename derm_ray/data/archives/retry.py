@@ -1,4 +1,4 @@
-"""Asking storage again."""
+"""Retrying storage requests."""
 
 import errno
 import random
@@ -16,9 +16,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Backoff:
-    """How often storage is asked, and how long between: doubling from ``first_s`` to ``most_s``, with jitter.
+    """Number of attempts and waits between them: doubling from ``first_s`` to ``most_s``, with jitter.
 
-    Not again after ``patience_s``: client libraries have then asked many times, and storage answers nobody.
+    There is no retry after ``patience_s``: client libraries have then retried many times already.
     """
 
     attempts: int = 3
@@ -44,7 +44,7 @@ _FINAL = {
 
 
 def persistently(work: Callable[[], T]) -> T:
-    """Do work on storage, again where it fails and may succeed later; see :data:`BACKOFF`.
+    """Run a storage operation, with retries if it may succeed later; see :data:`BACKOFF`.
 
     Raises:
         StorageError: of the last attempt.
@@ -63,7 +63,7 @@ def persistently(work: Callable[[], T]) -> T:
 
 
 def image_error(uri: str, error: StorageError) -> ImageError:
-    """Return a storage failure as that of one image; the message names it where the failure is its archive's."""
+    """Return a storage failure as the error of one image, which the message names."""
     message = str(error) if str(error).startswith(redact(uri)) else f"{uri}: {error}"
     code = _final(error)
     if code is None and error.__cause__ is None:

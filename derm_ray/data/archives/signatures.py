@@ -1,4 +1,4 @@
-"""What a container is by its first bytes, for those whose name says otherwise."""
+"""Detecting containers by their first bytes, in case their name is wrong."""
 
 import tarfile
 
@@ -18,17 +18,17 @@ _KINDS: tuple[tuple[bytes, str, type[Address] | str], ...] = (
     (b"\xfd7zXZ\0", "an xz file", "Unpack it with `unxz`; a tar in it can be read plain or gzipped."),
     (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", _REPACK),
     (b"Rar!", "a RAR archive", _REPACK),
-    (b"<", "a text, such as the error page of a download", "Copy the archive again."),
+    (b"<", "a text file, such as the error page of a failed download", "Copy the archive again."),
 )
 _SUFFIX = {StreamMember: ".tar.gz", TarMember: ".tar", ZipMember: ".zip", ParquetCell: ".parquet"}
 
 
 def misnamed(head: bytes, cls: type[Address]) -> Damaged | None:
-    """Return the error for a container that is not what its name says, ``None`` where its first bytes do not tell.
+    """Return the error for a misnamed container, or ``None`` if its first bytes are not conclusive.
 
     Args:
         head: the first :data:`HEAD` bytes, fewer of a shorter file.
-        cls: of the addresses that its name promises.
+        cls: the address type for its extension.
     """
     if not head:
         return Damaged("it is empty (0 bytes)")
@@ -47,6 +47,6 @@ def misnamed(head: bytes, cls: type[Address]) -> Damaged | None:
 def _is_tar(head: bytes) -> bool:
     try:
         tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
-    except Exception:  # tarfile raises anything from HeaderError to ValueError on what is no header
+    except Exception:  # tarfile raises anything from HeaderError to ValueError on invalid headers
         return False
     return True

@@ -34,12 +34,12 @@ NO_IMAGE = "a row without an image"
 SIDE_FILE = "a side file of macOS"
 _NO_IMAGES = "Parquet without images"
 _MANIFEST = "a manifest"
-_HIDDEN = "Parquet that begins with '_' or '.', or lies in such a folder"
+_HIDDEN = "a hidden Parquet file: a part of its path begins with '_' or '.'"
 _SPECIAL = "not a regular file"
-_OTHER_ARCHIVE = "an archive of a kind that is not read"
+_OTHER_ARCHIVE = "an unsupported archive format"
 _INNER_ARCHIVE = "an archive inside an archive"
 UNNAMED = frozenset((NO_IMAGE, SIDE_FILE, _NO_IMAGES, _MANIFEST, _HIDDEN, _SPECIAL, _OTHER_ARCHIVE, _INNER_ARCHIVE))
-"""Reasons for leaving files out that patterns do not change."""
+"""Reasons for skipping files that do not depend on the patterns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,37 +47,37 @@ class SourceFile:
     """A file: its path below the archive's root, and its address, or the URI of an ordinary file."""
 
     path: str
-    place: Address | str
+    location: Address | str
 
 
 class Source:
-    """What lies at a URI; the attributes are complete once :meth:`files` has ended.
+    """The content of a URI; the attributes are complete when :meth:`files` has finished.
 
     Attributes:
         found: files, and rows of Parquet.
-        left_out: reason -> files.
+        skipped: reason -> files.
         containers: URIs of archives, and of the folder if it holds files itself.
-        problems: what is refused.
+        problems: one line each.
         tables: of Parquet files with images, in manifest columns.
         manifests: URIs of Parquet files that are manifests.
-        columns_left_out: columns of them that no manifest can hold, and their types.
+        skipped_columns: unsupported columns and their types.
     """
 
     def __init__(self, uri: str) -> None:
         self.uri = storage.absolute(uri)
         self.found = 0
-        self.left_out: Counter[str] = Counter()
+        self.skipped: Counter[str] = Counter()
         self.containers: list[str] = []
         self.problems: list[str] = []
         self.tables: list[pa.Table] = []
         self.manifests: list[str] = []
-        self.columns_left_out: dict[str, str] = {}
+        self.skipped_columns: dict[str, str] = {}
 
     def files(self) -> Iterator[SourceFile]:
         """Yield the files with accepted names.
 
         Raises:
-            StorageError: the source is not there, or storage failed.
+            StorageError: the source does not exist, or storage failed.
             ArchiveError: it is neither a folder nor an archive.
         """
         if kind(self.uri) is not None and not is_folder(self.uri):
@@ -88,33 +88,37 @@ class Source:
             raise StorageError(f"{shown(self.uri)}: not found, or an empty folder. Check the path.")
         if len(names) == 1 and relative(names[0], self.uri) == names[0]:  # the file itself
             root = names[0]
-            problem = JOIN if is_volume(root) else f"is no folder, and its name is no archive's ({', '.join(SUFFIXES)})"
+            problem = (
+                JOIN
+                if is_volume(root)
+                else f"is not a folder, and has no archive file extension ({', '.join(SUFFIXES)})"
+            )
             raise ArchiveError(self.uri, [f"it {problem}"], "" if is_volume(root) else "Repack it as .tar or .zip.")
         for name in names:
             if not name.endswith("/"):
                 yield from self._listed(name, relative(name, self.uri))
         if self.tables:
             self.problems += [
-                f"{shown(uri)}: it is a manifest, but other files of the folder hold images. Move it away"
+                f"{shown(uri)}: it is a manifest, but other files of the folder contain images. Move it elsewhere"
                 for uri in self.manifests
             ]
 
     def _listed(self, uri: str, path: str) -> Iterator[SourceFile]:
-        why = refusal(path) or ("its name holds '::'" if "::" in path else None)
+        why = refusal(path) or ("its name contains '::'" if "::" in path else None)
         if why or is_volume(path):
             self.found += 1
             self._refuse("", path, why or f"it {JOIN}")
         elif kind(uri) is ParquetCell and is_hidden(path):
             self.found += 1
-            self.left_out[_HIDDEN] += 1
+            self.skipped[_HIDDEN] += 1
         elif kind(uri) is not None:
             yield from self._archive(uri, path)
         else:
             self.found += 1
             if storage.is_local(uri) and not os.path.isfile(uri):
-                self.left_out[_SPECIAL] += 1
+                self.skipped[_SPECIAL] += 1
             elif is_archive(path):
-                self.left_out[_OTHER_ARCHIVE] += 1
+                self.skipped[_OTHER_ARCHIVE] += 1
             else:
                 if self.uri not in self.containers:
                     self.containers.append(self.uri)
@@ -138,12 +142,12 @@ class Source:
     def _tar(self, uri: str, *, packed: bool) -> Iterator[SourceFile]:
         for entry in TarFile(uri, packed=packed).entries():
             self.found += 1
-            place: Address = (
+            location: Address = (
                 StreamMember(uri, entry.name, entry.position, entry.size)
                 if packed
                 else TarMember(uri, entry.name, entry.offset, entry.size)
             )
-            yield from self._member(uri, entry.name, place, entry.refusal)
+            yield from self._member(uri, entry.name, location, entry.refusal)
 
     def _zip(self, uri: str) -> Iterator[SourceFile]:
         unreadable: dict[str, list[str]] = {}
@@ -160,13 +164,13 @@ class Source:
                 f"{how}, the first of them {quoted(members[0])}. Write the zip again {fix}."
             )
 
-    def _member(self, uri: str, name: str, place: Address, refused: str | None) -> Iterator[SourceFile]:
+    def _member(self, uri: str, name: str, location: Address, refused: str | None) -> Iterator[SourceFile]:
         if why := refusal(name) or refused:
             self._refuse(uri, name, why)
         elif is_archive(name):
-            self.left_out[_INNER_ARCHIVE] += 1
+            self.skipped[_INNER_ARCHIVE] += 1
         else:
-            yield SourceFile(normal(name), place)
+            yield SourceFile(normal(name), location)
 
     def _parquet(self, uri: str, path: str | None) -> None:
         try:
@@ -174,14 +178,14 @@ class Source:
             if path is not None and what is not Content.IMAGES:
                 self.containers.remove(uri)
                 self.found += 1
-                self.left_out[_MANIFEST if what is Content.MANIFEST else _NO_IMAGES] += 1
+                self.skipped[_MANIFEST if what is Content.MANIFEST else _NO_IMAGES] += 1
                 self.manifests += [uri] * (what is Content.MANIFEST)
                 return
             source = ParquetTables(uri, values(path) if path else {})
             for table in source.tables():
                 self.found += table.num_rows
                 self.tables.append(table)
-            self.columns_left_out |= source.left_out
+            self.skipped_columns |= source.skipped
         except ManifestError as error:
             self.problems += [f"{shown(uri)}: {problem}" for problem in error.problems]
 

@@ -12,7 +12,7 @@ from derm_ray.data.archives.tars import TarEntry, TarFile
 from derm_ray.errors import ImageError, ImageErrorCode, StorageError
 
 MAX_HELD_BYTES = 512 * 1024 * 1024
-"""Bytes of passed members that wait to be read."""
+"""Limit of buffered members, in bytes."""
 
 
 class MemberStream:
@@ -43,13 +43,13 @@ class MemberStream:
         """Return a wanted member.
 
         Raises:
-            ImageError: it was not announced, is not there, is too large, or lies after damage.
+            ImageError: it was not announced, does not exist, is too large, or follows damaged data.
         """
         with self._lock:
             if self._wanted[address] == 0:
                 raise ImageError(
                     ImageErrorCode.UNSUPPORTED,
-                    f"{address}: a .tar.gz cannot be read at random; repack it as .tar",
+                    f"{address}: a .tar.gz has no random access; repack it as .tar",
                 )
             while address.position not in self._held:
                 self._advance(address)
@@ -66,7 +66,7 @@ class MemberStream:
         return found
 
     def _advance(self, address: StreamMember) -> None:
-        """Read the next member, or raise why there is none; what was asked for stays readable."""
+        """Read the next member, or raise why that is impossible; buffered members stay readable."""
         if self._end is not None:
             raise ImageError(self._end.code, f"{address}: {self._end.message}")
         try:
@@ -92,7 +92,7 @@ class MemberStream:
         if self._held and self._held_bytes + entry.size > MAX_HELD_BYTES:
             raise ImageError(
                 ImageErrorCode.TOO_LARGE,
-                f"{asked}: the .tar.gz would have to hold more than {MAX_HELD_BYTES:,} bytes until they are read;"
+                f"{asked}: more than {MAX_HELD_BYTES:,} bytes of the .tar.gz would have to be buffered;"
                 " repack it as .tar",
             )
         self._held[entry.position] = self._tar.data(entry)

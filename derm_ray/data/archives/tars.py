@@ -1,4 +1,4 @@
-"""Tar archives, plain and gzipped, read forwards: headers by :mod:`tarfile`, with bounds on what they may ask for."""
+"""Tar archives, plain and gzipped, read forwards: headers by :mod:`tarfile`, with limits on memory."""
 
 import gzip
 import re
@@ -17,7 +17,7 @@ MAX_HEADER = 64 * 1024
 """Bytes of an extended (pax, GNU long name) header; :mod:`tarfile` reads it whole."""
 MAX_MEMBERS = 20_000_000
 MAX_PADDING = 1024**3
-"""Zeros behind an end mark; writers pad to some MB at most."""
+"""Zero bytes after the end marker; writers pad by some MB at most."""
 BOMB_RATIO = 200
 BOMB_FLOOR = 64 * 1024 * 1024
 """Bytes a gzip may expand to before :data:`BOMB_RATIO` counts."""
@@ -30,7 +30,7 @@ _IGNORED = (tarfile.DIRTYPE, b"V", b"D")  # folders, GNU volume labels, GNU list
 class TarEntry:
     """One member: ``offset`` is that of its data, ``position`` counts members from 0.
 
-    ``refusal`` says why a member that is no plain file is not accepted.
+    ``refusal`` is the reason why a member that is not a plain file is rejected.
     """
 
     name: str
@@ -71,8 +71,10 @@ class TarFile:
                         return
                     ended += 1
                     if ended * _BLOCK > MAX_PADDING:
-                        raise Damaged(f"it has more than {MAX_PADDING:,} zeros behind its end mark")
-                    tar.offset = self._file.tell()  # where tarfile goes on: behind the end mark, padding or a tar
+                        raise Damaged(f"it has more than {MAX_PADDING:,} zero bytes after its end marker")
+                    tar.offset = (
+                        self._file.tell()
+                    )  # where tarfile continues: after the end marker, with padding or another tar
                     continue
                 raise _tail(self._file.tell() - len(block)) if ended else _unended()
             ended = 0
@@ -89,13 +91,13 @@ class TarFile:
 
         Raises:
             StorageError: storage failed.
-            Damaged: the archive ends before, or is a bomb.
+            Damaged: the archive is truncated, or a decompression bomb.
         """
         with _explained():
             self._file.seek(entry.offset)
             data = self._file.take(entry.size)
         if len(data) < entry.size:
-            raise Damaged("it ends before the member does")
+            raise Damaged("it ends in the middle of a member")
         return data
 
 
@@ -108,13 +110,13 @@ def _next(tar: tarfile.TarFile | None, file: "_Forward") -> tuple[tarfile.TarFil
 
 
 def _unended() -> Damaged:
-    return Damaged("it ends, or has a broken header, before its end mark")
+    return Damaged("it ends, or has a broken header, before its end marker")
 
 
 def _tail(position: int) -> Damaged:
     return Damaged(
-        f"behind its end mark, from byte {position:,}, lies what is neither zeros nor another tar",
-        fix=f"If nothing is missing, cut that off: head -c {position} OLD.tar > NEW.tar (unpack a .tar.gz first).",
+        f"after its end marker, from byte {position:,} on, there is data that is neither padding nor another tar",
+        fix=f"If nothing is missing, cut it off: head -c {position} OLD.tar > NEW.tar (unpack a .tar.gz first).",
     )
 
 
@@ -132,7 +134,7 @@ class _explained:  # noqa: N801
             if isinstance(error, EOFError):
                 what = "it is truncated"
             elif self._first and isinstance(error, tarfile.ReadError):
-                what = f"it does not begin as a tar does ({error})"
+                what = f"it does not start with a tar header ({error})"
             raise Damaged(what) from error
 
 
@@ -145,11 +147,11 @@ def _refusal(info: tarfile.TarInfo) -> str | None:
         return "it is a device or a pipe"
     if info.type == b"M":
         return "it is continued from another volume; join the volumes first"
-    return None if info.isreg() else f"it is of the unknown kind {info.type!r}"
+    return None if info.isreg() else f"it is of unknown type {info.type!r}"
 
 
 class _Forward:
-    """What tarfile sees of an archive: bytes that only come forward, and headers of bounded length."""
+    """A forward-only view of an archive for tarfile, with headers of bounded length."""
 
     def __init__(self, file: "BinaryIO | _Gunzip") -> None:
         self._file = file
@@ -179,7 +181,7 @@ class _Forward:
 
 
 class _Gunzip:
-    """A gzipped file's content, forwards; stops where it expands too far."""
+    """A gzipped file's content, forward only; stops at a decompression bomb."""
 
     def __init__(self, uri: str) -> None:
         self._packed = open_ranges(uri, STREAM_BLOCK)
@@ -208,8 +210,8 @@ class _Gunzip:
             if self.tell() == 0 or not str(error).startswith("Not a gzipped file"):
                 raise
             raise Damaged(
-                f"behind its gzipped data of {self.tell():,} bytes, unpacked, lies what is not gzipped",
-                fix="If nothing is missing, cut that off: gzip -dc OLD.tar.gz | gzip > NEW.tar.gz",
+                f"after {self.tell():,} unpacked bytes, there is data that is not gzip",
+                fix="If nothing is missing, cut it off: gzip -dc OLD.tar.gz | gzip > NEW.tar.gz",
             ) from error
 
     def _check(self) -> None:
@@ -224,7 +226,7 @@ def read_member(address: TarMember) -> bytes:
 
     Raises:
         StorageError: storage failed.
-        ImageError: another member lies there now.
+        ImageError: the archive has changed: there is another member.
     """
     data = read_range(address.container, address.offset - _BLOCK, address.offset + address.size)
     try:

@@ -15,7 +15,7 @@ from derm_ray.errors import ConfigError
 
 
 def require_manifest_name(uri: str) -> None:
-    """Refuse a name that is no manifest's.
+    """Check the file extension of a manifest.
 
     Raises:
         ConfigError: it does not end in a known suffix.
@@ -33,7 +33,7 @@ def write_tables(tables: Iterable[pa.Table], uri: str) -> None:
     write = _format(uri)
     with tempfile.TemporaryDirectory(prefix="derm_ray_") as folder:
         path = Path(folder) / "manifest"
-        with storage.explained(str(path)), path.open("xb") as file:
+        with storage.translate_errors(str(path)), path.open("xb") as file:
             write(tables, file)
         storage.upload(str(path), uri)
 

@@ -1,4 +1,4 @@
-"""How a zip's members are named: encodings and separators, decided as Info-ZIP's unzip does."""
+"""Names of zip members: encodings and separators are resolved like Info-ZIP's unzip does."""
 
 import struct
 import zipfile
@@ -40,7 +40,7 @@ def _name(info: zipfile.ZipInfo) -> str:
 
 
 def spells(name: bytes, flags: int, extra: bytes, path: str, *, strict: bool) -> bool:
-    """Tell whether a local header names a member of this path, in whichever encoding and with whichever separators.
+    """Return whether a local header names this path, in any encoding and with any separators.
 
     Args:
         name: as it stands in the local header.

@@ -48,7 +48,7 @@ def entries(uri: str) -> Iterator[ZipEntry]:
 
     Raises:
         StorageError: storage failed.
-        Damaged: it is no zip, or broken.
+        Damaged: it is not a zip, or broken.
     """
     try:
         archive = zipfile.ZipFile(open_ranges(uri))
@@ -69,15 +69,15 @@ def entries(uri: str) -> Iterator[ZipEntry]:
         address = ZipMember(uri, name, info.header_offset, info.compress_size, info.compress_type, info.file_size)
         refusal = refusal or differences.get(info.header_offset)
         if name.endswith("/"):
-            refusal = "it is named as a folder is, but holds data"
+            refusal = "it is named like a folder but contains data"
         yield ZipEntry(name, address, refusal, _unreadable(info))
 
 
 def _require_alone(uri: str, archive: zipfile.ZipFile) -> None:
-    """Refuse other archives before and behind a zip, which zipfile passes over.
+    """Reject data before and after a zip, which zipfile would ignore.
 
     Raises:
-        Damaged: there is one, or bytes behind the end that are not zeros.
+        Damaged: there is another archive, or non-zero data after the end.
     """
     file = archive.fp
     assert file is not None
@@ -88,8 +88,8 @@ def _require_alone(uri: str, archive: zipfile.ZipFile) -> None:
     stop = record + _END_SIZE + int.from_bytes(end[record + _END_SIZE - 2 : record + _END_SIZE], "little")
     if any(end[stop:]):
         raise Damaged(
-            f"behind its end, from byte {begin + stop:,}, lies what is no part of it",
-            fix=f"If nothing is missing, cut that off: head -c {begin + stop} OLD.zip > NEW.zip",
+            f"after its end, from byte {begin + stop:,} on, there is data that is not part of it",
+            fix=f"If nothing is missing, cut it off: head -c {begin + stop} OLD.zip > NEW.zip",
         )
     if min((info.header_offset for info in archive.filelist), default=0) > 0:
         head = read_range(uri, 0, HEAD)
@@ -97,19 +97,19 @@ def _require_alone(uri: str, archive: zipfile.ZipFile) -> None:
             raise other
         if head.startswith(b"PK\3\4"):
             raise Damaged(
-                "another zip, or a member that was taken out, lies before its first member",
+                "there is another zip, or a removed member, before its first member",
                 fix="Unpack concatenated zips one by one, or repack it.",
             )
 
 
 def _refusal(info: zipfile.ZipInfo, directory: int) -> str | None:
     if info.volume:
-        return "it lies in another volume; join the volumes first (zip -s 0 in.zip --out whole.zip)"
+        return "it is in another volume; join the volumes first (zip -s 0 in.zip --out whole.zip)"
     mode = info.external_attr >> 16
     if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
         return "it is a link" if stat.S_ISLNK(mode) else "it is a device or a pipe"
     if info.header_offset < 0 or info.header_offset + _LOCAL.size + info.compress_size > directory:
-        return "its data lie outside the archive; the archive is broken"
+        return "its data is outside the archive; the archive is broken"
     if info.file_size > max(BOMB_FLOOR, BOMB_RATIO * info.compress_size):
         return f"it expands {info.file_size / max(info.compress_size, 1):.0f} times, at most {BOMB_RATIO} are accepted"
     return None
@@ -123,9 +123,9 @@ def _unreadable(info: zipfile.ZipInfo) -> str | None:
 
 
 def _differences(uri: str, members: Sequence[tuple[zipfile.ZipInfo, str]]) -> dict[int, str]:
-    """Return what is wrong with local headers: offset -> why."""
+    """Return problems of local headers: offset -> reason."""
     if storage.is_local(uri):
-        with storage.explained(uri), storage.open_read(uri) as file:
+        with storage.translate_errors(uri), storage.open_read(uri) as file:
             found = {}
             for info, name in members:
                 file.seek(info.header_offset)
@@ -145,7 +145,7 @@ def _differences(uri: str, members: Sequence[tuple[zipfile.ZipInfo, str]]) -> di
 
 def _difference(info: zipfile.ZipInfo, path: str, data: bytes) -> str | None:
     if len(data) < _LOCAL.size or data[:4] != b"PK\3\4":
-        return "no local header lies where the central directory says; the archive is broken"
+        return "there is no local header where the central directory says; the archive is broken"
     _, _, flags, method, _, _, _, _, _, name_size, extra_size = _LOCAL.unpack_from(data)
     name, extra = _name_and_extra(data, name_size, extra_size)
     if name != raw(info) and not spells(name, flags, extra, path, strict=True):

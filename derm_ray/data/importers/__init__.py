@@ -1,4 +1,4 @@
-"""Readers of data sets in their own layouts; each knows one set's column names and returns a manifest."""
+"""Importers: each reads one data set in its original layout and returns a manifest."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,29 +10,29 @@ from derm_ray import storage
 from derm_ray.data.csv_reader import CsvTables
 from derm_ray.data.manifest import BATCH_ROWS, Manifest, listed
 from derm_ray.data.normalization import convert, has_unseen
+from derm_ray.domain import LabelSet
 from derm_ray.errors import ManifestError
-from derm_ray.vocabulary import LabelSet
 
 
 @dataclass(frozen=True)
 class ImportResult:
-    """An imported manifest and what did not make it.
+    """An imported manifest, and what was skipped.
 
     Attributes:
         manifest: the pairs that were imported.
         found: lesions in the source.
-        left_out: reason -> number of lesions left out for it.
-        notes: what else was done with the source, one sentence each.
+        skipped: reason -> number of skipped lesions.
+        notes: remarks about the import, one sentence each.
     """
 
     manifest: Manifest
     found: int
-    left_out: Mapping[str, int]
+    skipped: Mapping[str, int]
     notes: tuple[str, ...] = ()
 
 
 Importer = Callable[[str, LabelSet, str], ImportResult]
-"""(source URI, label set, URI of the manifest to be) -> what was imported."""
+"""(source URI, label set, URI of the manifest) -> result."""
 
 
 def read_columns(uri: str, columns: tuple[str, ...], ids: tuple[str, ...] = ()) -> pd.DataFrame:
@@ -45,9 +45,9 @@ def read_columns(uri: str, columns: tuple[str, ...], ids: tuple[str, ...] = ()) 
 
     Raises:
         StorageError: it cannot be read.
-        ManifestError: it is no CSV, columns are missing, or ids are empty or hide characters; all are named.
+        ManifestError: it is not a CSV, columns are missing, or ids are empty or hide characters; all are named.
     """
-    with storage.open_read(uri) as file, storage.explained(uri):
+    with storage.open_read(uri) as file, storage.translate_errors(uri):
         table = pa.concat_tables(CsvTables(file, uri, BATCH_ROWS))
     if absent := [column for column in columns if column not in table.column_names]:
         found = f"Columns found: {listed(table.column_names)}"
@@ -60,7 +60,8 @@ def read_columns(uri: str, columns: tuple[str, ...], ids: tuple[str, ...] = ()) 
         for row, value in enumerate(converted.to_pylist(), 1):
             if value is None or has_unseen(value):
                 problems.append(
-                    f"row {row}: {column} " + ("is empty" if value is None else f"{value!a} hides characters")
+                    f"row {row}: {column} "
+                    + ("is empty" if value is None else f"{value!a} contains invisible characters")
                 )
     if problems:
         raise ManifestError(uri, problems)

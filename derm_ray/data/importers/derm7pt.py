@@ -7,9 +7,9 @@ import pyarrow as pa
 
 from derm_ray import storage
 from derm_ray.data.importers import ImportResult, read_columns
-from derm_ray.data.manifest import conform
+from derm_ray.data.manifest import normalize_schema
+from derm_ray.domain import DERM7PT, PAPER15, LabelSet, Split
 from derm_ray.errors import ConfigError, ManifestError
-from derm_ray.vocabulary import DERM7PT, PAPER15, LabelSet, Split
 
 SPLITS = {Split.TRAIN: "train", Split.VAL: "valid", Split.TEST: "test"}
 
@@ -59,12 +59,12 @@ def import_derm7pt(source: str, label_set: LabelSet, out_uri: str) -> ImportResu
     Args:
         source: the folder's URI.
         label_set: ``derm7pt`` or ``paper15``.
-        out_uri: where the manifest will lie; image URIs are absolute all the same.
+        out_uri: URI of the future manifest; image URIs are absolute in any case.
 
     Raises:
         ConfigError: the label set has no mapping from derm7pt.
         StorageError: a file is missing.
-        ManifestError: a file lacks a column, or an index points outside the table or stands in two splits.
+        ManifestError: a file lacks a column, or an index is outside the table or in two splits.
     """
     columns = ("case_num", "diagnosis", "location", "sex", "clinic", "derm")
     frame = read_columns(storage.join(source, "meta/meta.csv"), columns, ids=("case_num",))
@@ -89,9 +89,9 @@ def import_derm7pt(source: str, label_set: LabelSet, out_uri: str) -> ImportResu
             "diagnosis_full": frame["diagnosis"],
         }
     )[diagnosis.notna()]
-    left_out = Counter(frame.loc[diagnosis.isna(), "diagnosis"].fillna("(no diagnosis)"))
+    skipped = Counter(frame.loc[diagnosis.isna(), "diagnosis"].fillna("(no diagnosis)"))
     table = pa.Table.from_pandas(manifest, preserve_index=False)
-    return ImportResult(conform(table, storage.absolute(out_uri)), len(frame), dict(left_out.most_common()))
+    return ImportResult(normalize_schema(table, storage.absolute(out_uri)), len(frame), dict(skipped.most_common()))
 
 
 def _splits(source: str, rows: int) -> list[str | None]:
@@ -103,7 +103,7 @@ def _splits(source: str, rows: int) -> list[str | None]:
         except ValueError as error:
             raise ManifestError(uri, [f"column 'indexes': {error}"]) from error
         problems = [f"index {i} is outside the {rows} rows of meta.csv" for i in indexes if not 0 <= i < rows]
-        problems += [f"index {i} stands in {splits[i]} too" for i in indexes if 0 <= i < rows and splits[i]]
+        problems += [f"index {i} is also in {splits[i]}" for i in indexes if 0 <= i < rows and splits[i]]
         if problems:
             raise ManifestError(uri, problems)
         for index in indexes:

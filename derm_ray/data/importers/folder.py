@@ -1,4 +1,4 @@
-"""A CSV that lists image paths, next to the images."""
+"""Import of a CSV that lists image paths."""
 
 import unicodedata
 from collections import defaultdict
@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 from derm_ray import storage
 from derm_ray.data.csv_reader import CsvFormat, CsvTables
 from derm_ray.data.importers import ImportResult
-from derm_ray.data.manifest import BATCH_ROWS, SCHEMA, URI_COLUMNS, conform, listed
+from derm_ray.data.manifest import BATCH_ROWS, SCHEMA, URI_COLUMNS, listed, normalize_schema
 from derm_ray.data.normalization import column_key
+from derm_ray.domain import LabelSet
 from derm_ray.errors import ConfigError, ManifestError, unknown_name
-from derm_ray.vocabulary import LabelSet
 
 RENAMED = {"clinical": "clinical_uri", "dermoscopy": "dermoscopy_uri"}
 _KNOWN = RENAMED | {column_key(name): name for name in SCHEMA.names}
@@ -40,23 +40,23 @@ def import_folder(
     Args:
         source: URI of the CSV.
         label_set: of the diagnoses.
-        out_uri: where the manifest will lie; image URIs are absolute all the same.
+        out_uri: URI of the future manifest; image URIs are absolute in any case.
         csv_format: how the CSV is written.
-        columns: manifest column, or ``clinical`` or ``dermoscopy`` -> the CSV's name for it. A column that has the
-            name already is left out.
+        columns: manifest column, or ``clinical`` or ``dermoscopy`` -> the CSV's name for it. A column that already has
+            that name is skipped.
 
     Raises:
         ConfigError: a column that a manifest does not know.
         StorageError: the CSV cannot be read.
         ManifestError: columns are missing, or images are not where they should be; all are listed.
     """
-    with storage.open_read(source) as file, storage.explained(source):
+    with storage.open_read(source) as file, storage.translate_errors(source):
         reader = CsvTables(file, source, BATCH_ROWS, csv_format)
         table = pa.concat_tables(reader)
     table, notes = _renamed(table, source, columns or {})
     if reader.empty_rows:
         notes.append(f"Empty rows skipped: {reader.empty_rows}.")
-    manifest = conform(table, storage.absolute(source))
+    manifest = normalize_schema(table, storage.absolute(source))
     titles = {d.title.casefold(): d.name for d in label_set.diagnoses}
     diagnoses = [titles.get(d.casefold(), d) if d else None for d in manifest.column("diagnosis")]
     manifest = manifest.with_column("diagnosis", diagnoses)
@@ -74,11 +74,11 @@ def import_folder(
     if images.other_forms:
         notes.append(f"Image paths that differ from the names on disk in Unicode form only: {len(images.other_forms)}.")
     manifest = replace(manifest, uri=storage.absolute(out_uri))
-    return ImportResult(manifest, found=len(manifest), left_out={}, notes=tuple(notes))
+    return ImportResult(manifest, found=len(manifest), skipped={}, notes=tuple(notes))
 
 
 def _renamed(table: pa.Table, source: str, columns: Mapping[str, str]) -> tuple[pa.Table, list[str]]:
-    """Return the table with a manifest's names, paths without blanks at their ends, and what there is to say of it."""
+    """Return the table with a manifest's names, paths without blanks at their ends, and remarks about it."""
     taken: dict[str, list[str]] = defaultdict(list)
     for asked, header in columns.items():
         if (known := RENAMED.get(asked, asked)) not in SCHEMA.names:
@@ -96,27 +96,27 @@ def _renamed(table: pa.Table, source: str, columns: Mapping[str, str]) -> tuple[
         if header not in columns.values():
             (replaced if known in asked_for else taken[known] if known else further).append(header)
     problems += [
-        f"columns {' and '.join(map(repr, headers))} are both {known}; keep one"
+        f"columns {' and '.join(map(repr, headers))} both map to {known}; keep one"
         for known, headers in taken.items()
         if len(headers) > 1
     ]
-    hint = " Separated by something else? Name it: --delimiter." if len(table.column_names) == 1 else ""
+    hint = " Is there another delimiter? Specify it: --delimiter." if len(table.column_names) == 1 else ""
     if not set(URI_COLUMNS) & set(taken):
         problems.append(
-            f"no column 'clinical' or 'dermoscopy' with image paths. {found} Name the one that has them: --column "
+            f"no column 'clinical' or 'dermoscopy' with image paths. {found} Specify the column with --column "
             f"clinical=NAME.{hint}"
         )
     if not {"pair_id", "lesion_id"} & set(taken):
         problems.append(
-            f"no column 'lesion_id' or 'pair_id'. {found} Name the one that is: --column lesion_id=NAME.{hint}"
+            f"no column 'lesion_id' or 'pair_id'. {found} Specify the column with --column lesion_id=NAME.{hint}"
         )
     if problems:
         raise ManifestError(source, problems)
     chosen = {known: table[headers[0]] for known, headers in taken.items()}
     chosen |= {name: pc.utf8_trim_whitespace(chosen[name]) for name in URI_COLUMNS if name in chosen}
-    notes = [f"Left out, replaced by --column: {listed(replaced)}."] if replaced else []
+    notes = [f"Skipped, replaced by --column: {listed(replaced)}."] if replaced else []
     if further:
-        notes.append(f"Kept as they are, unknown to manifests: {listed(further)}.")
+        notes.append(f"Kept unchanged, not manifest columns: {listed(further)}.")
     return pa.table(chosen | {name: table[name] for name in further}), notes
 
 
@@ -133,13 +133,13 @@ class _Images:
         self._names = lru_cache(256)(_names)
 
     def find(self, path: str | None) -> tuple[str | None, str]:
-        """Return an image's absolute URI, and what is wrong with it or nothing."""
+        """Return an image's absolute URI, and the problem with it or an empty string."""
         if path is None:
             return None, ""
         if storage.is_windows_path(path):
             return (
                 None,
-                f"{path} is a path of Windows, and not on this machine. Write it relative to the CSV, with '/'",
+                f"{path} is a Windows path. Write it relative to the CSV, with '/'",
             )
         uri = storage.resolve(path, self._base)
         kind = storage.kind(uri)
@@ -165,7 +165,7 @@ class _Images:
             return "; write the path with '/', not '\\'"
         folder, _, name = uri.rpartition("/")
         near = [other for other in self._names(folder) if other.casefold() == name.casefold()]
-        return f"; {near[0]!r} is there (capitals differ)" if near else ""
+        return f"; {near[0]!r} exists (different case)" if near else ""
 
 
 def _names(folder: str) -> list[str]:

@@ -7,9 +7,9 @@ import pyarrow as pa
 
 from derm_ray import storage
 from derm_ray.data.importers import ImportResult, read_columns
-from derm_ray.data.manifest import conform
+from derm_ray.data.manifest import normalize_schema
+from derm_ray.domain import MILK10K, PAPER15, LabelSet
 from derm_ray.errors import ConfigError, ManifestError
-from derm_ray.vocabulary import MILK10K, PAPER15, LabelSet
 
 PREFIX = "MILK10k_Training"
 MODALITIES = {"clinical: close-up": "clinical_uri", "dermoscopic": "dermoscopy_uri"}
@@ -45,7 +45,7 @@ def import_milk10k(source: str, label_set: LabelSet, out_uri: str) -> ImportResu
     Args:
         source: the folder's URI.
         label_set: ``paper15`` (by ``diagnosis_full``) or ``milk10k`` (the 11 classes of the ground truth).
-        out_uri: where the manifest will lie; image URIs are absolute all the same.
+        out_uri: URI of the future manifest; image URIs are absolute in any case.
 
     Raises:
         ConfigError: the label set has no mapping from MILK10k.
@@ -70,7 +70,7 @@ def import_milk10k(source: str, label_set: LabelSet, out_uri: str) -> ImportResu
     else:
         raise ConfigError(f"MILK10k has no mapping to label set {label_set.name!r}. Use paper15 or milk10k.")
 
-    left_out = Counter(lesions.loc[diagnosis.isna(), "diagnosis_full"].fillna("(no diagnosis)"))
+    skipped = Counter(lesions.loc[diagnosis.isna(), "diagnosis_full"].fillna("(no diagnosis)"))
     frame = pd.DataFrame(
         {
             "pair_id": lesions.index,
@@ -86,8 +86,8 @@ def import_milk10k(source: str, label_set: LabelSet, out_uri: str) -> ImportResu
             "diagnosis_full": lesions["diagnosis_full"],
         }
     )[diagnosis.notna()]
-    manifest = conform(pa.Table.from_pandas(frame, preserve_index=False), storage.absolute(out_uri))
-    return ImportResult(manifest, found=len(lesions), left_out=dict(left_out.most_common()))
+    manifest = normalize_schema(pa.Table.from_pandas(frame, preserve_index=False), storage.absolute(out_uri))
+    return ImportResult(manifest, found=len(lesions), skipped=dict(skipped.most_common()))
 
 
 def _table(source: str, name: str, columns: tuple[str, ...], ids: tuple[str, ...]) -> pd.DataFrame:
@@ -95,11 +95,13 @@ def _table(source: str, name: str, columns: tuple[str, ...], ids: tuple[str, ...
 
 
 def _check_images(images: pd.DataFrame, source: str) -> None:
-    problems = [f"image type {kind!r} is unknown" for kind in images.loc[images["modality"].isna(), "image_type"]]
+    problems = [f"unknown image type {kind!r}" for kind in images.loc[images["modality"].isna(), "image_type"]]
     counts = images.groupby(["lesion_id", "modality"]).size().unstack(fill_value=0)
     for column in MODALITIES.values():
         wrong = counts[counts[column] != 1] if column in counts else counts
-        problems += [f"lesion {lesion}: not exactly one {column.removesuffix('_uri')} image" for lesion in wrong.index]
+        problems += [
+            f"lesion {lesion}: expected exactly one {column.removesuffix('_uri')} image" for lesion in wrong.index
+        ]
     if problems:
         raise ManifestError(storage.join(source, f"{PREFIX}_Metadata.csv"), problems)
 
@@ -108,8 +110,8 @@ def _ground_truth(source: str) -> pd.Series:
     frame = _table(source, "GroundTruth", ("lesion_id",), ids=("lesion_id",))
     numbers = frame.drop(columns="lesion_id").apply(pd.to_numeric, errors="coerce")
     one = (numbers == 1).sum(axis=1).eq(1) & (numbers == 0).sum(axis=1).eq(numbers.shape[1] - 1)
-    problems = [f"row {row + 1}: not one class is 1 and all others 0" for row in frame.index[~one]]
-    problems += [f"row {row + 1}: its lesion_id stands twice" for row in frame.index[frame["lesion_id"].duplicated()]]
+    problems = [f"row {row + 1}: expected one class with 1 and all others with 0" for row in frame.index[~one]]
+    problems += [f"row {row + 1}: its lesion_id occurs twice" for row in frame.index[frame["lesion_id"].duplicated()]]
     if problems:
         raise ManifestError(storage.join(source, f"{PREFIX}_GroundTruth.csv"), problems)
     names: pd.Series = numbers.set_index(frame["lesion_id"]).idxmax(axis=1).str.lower()

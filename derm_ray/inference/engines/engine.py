@@ -1,4 +1,4 @@
-"""What an engine is."""
+"""The interface of inference engines."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -6,14 +6,14 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from derm_ray.vocabulary import PredictionKind
+from derm_ray.domain import PredictionKind
 
 Images = npt.NDArray[np.uint8]
 Probabilities = npt.NDArray[np.float32]
 
 
 class Engine(Protocol):
-    """What the predictor asks of an execution backend."""
+    """An execution backend of the predictor."""
 
     name: str
 

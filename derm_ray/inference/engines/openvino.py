@@ -1,4 +1,4 @@
-"""int8 on CPUs, by OpenVINO: convolutions in 8 bits, everything behind them in fp32."""
+"""int8 on CPUs, by OpenVINO: convolutions in 8 bits, everything else in fp32."""
 
 import importlib
 import sys
@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from derm_ray.domain import Modality, PredictionKind
 from derm_ray.errors import BundleError, ConfigError
 from derm_ray.inference.engines.engine import Images, Probabilities
-from derm_ray.inference.engines.sealed import SealedEngine
+from derm_ray.inference.engines.engine_store import StoredEngine
 from derm_ray.models.networks import PairLogits
-from derm_ray.vocabulary import Modality, PredictionKind
 
 Arrays = npt.NDArray[Any]
 
@@ -24,12 +24,12 @@ BOTH, CROSS = "both", "cross"
 
 
 def require(name: str) -> ModuleType:
-    """Import a package of the extra ``openvino``, its telemetry left out.
+    """Import a package of the extra ``openvino``, without its telemetry.
 
     Raises:
         ConfigError: it is not installed.
     """
-    # OpenVINO and NNCF tell Intel's server of each use wherever they can import this.
+    # OpenVINO and NNCF send telemetry to Intel if they can import this.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         return importlib.import_module(name)
@@ -40,7 +40,7 @@ def require(name: str) -> ModuleType:
 
 
 def compile_part(model: Any, threads: int) -> Any:
-    """Compile a part for this CPU; what is not quantised stays fp32, also where bf16 would be faster."""
+    """Compile a part for this CPU; layers that are not quantized stay fp32, even if bf16 would be faster."""
     options = {
         "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": "LATENCY",
@@ -57,19 +57,19 @@ def outputs_of(compiled: Any, *inputs: Arrays) -> list[Arrays]:
 
 
 def cross_inputs(clinical: list[Arrays], dermoscopy: list[Arrays]) -> list[Arrays]:
-    """Return what the cross sub-network takes of two encodings: both taps, then both maps where there are any."""
+    """Return the inputs of the cross sub-network: both taps, then both maps if there are any."""
     return [array for pair in zip(clinical[1:], dermoscopy[1:], strict=True) for array in pair]
 
 
 class OpenVinoEngine:
-    """Runs the parts that ``derm-ray model quantize`` made, with as many threads as torch has.
+    """Runs the parts created by ``derm-ray model quantize``, with as many threads as torch.
 
     Raises:
         ConfigError: OpenVINO is not installed.
         BundleError: it cannot read the parts.
     """
 
-    def __init__(self, sealed: SealedEngine) -> None:
+    def __init__(self, sealed: StoredEngine) -> None:
         self.name = sealed.identity
         core, threads = require("openvino").Core(), torch.get_num_threads()
         names = {file.removesuffix(".xml") for file in sealed.files if file.endswith(".xml")}
@@ -80,8 +80,8 @@ class OpenVinoEngine:
             }
         except (RuntimeError, KeyError) as error:
             raise BundleError(
-                f"engine {self.name} cannot be read by the OpenVINO here: {str(error).strip().splitlines()[-1]} "
-                "Make it anew: derm-ray model quantize, with --overwrite."
+                f"engine {self.name} cannot be read by the installed OpenVINO: {str(error).strip().splitlines()[-1]} "
+                "Create it again: derm-ray model quantize --overwrite."
             ) from error
         self._cross = parts.pop(CROSS, None)
         self._encoders = parts

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import torch
 
 from derm_ray.bundle import Bundle
+from derm_ray.domain import PredictionKind
 from derm_ray.errors import ConfigError
 from derm_ray.inference.engines.engine import Images, Probabilities
-from derm_ray.inference.precision import autocast, default_device, normalise, to_device
+from derm_ray.inference.precision import autocast, default_device, normalize, to_device
 from derm_ray.models.networks import PairLogits
-from derm_ray.vocabulary import PredictionKind
 
 logger = logging.getLogger(__name__)
 
@@ -19,15 +19,15 @@ CPU_PAIRS, GPU_PAIRS = 4, 32
 
 
 def require_compiler(device: torch.device) -> None:
-    """Check that programs for a device can be made here.
+    """Check that programs for a device can be compiled here.
 
     Raises:
-        ConfigError: it is the CPU, and there is no C++ compiler.
+        ConfigError: it is the CPU, and no C++ compiler is installed.
     """
     if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
         raise ConfigError(
-            "engine compiled needs a C++ compiler on every machine of the run (Debian: apt-get install g++), or "
-            "choose --engine torch."
+            "engine compiled needs a C++ compiler on every machine of the run. Install one (Debian: apt-get "
+            "install g++), or use --engine torch."
         )
 
 
@@ -68,7 +68,7 @@ class TorchEngine:
     def _tensor(self, images: Images | None) -> torch.Tensor | None:
         if images is None:
             return None
-        return normalise(torch.from_numpy(images).to(self._device), self._spec.mean, self._spec.std)
+        return normalize(torch.from_numpy(images).to(self._device), self._spec.mean, self._spec.std)
 
 
 class CompiledEngine(TorchEngine):
@@ -105,7 +105,7 @@ class CompiledEngine(TorchEngine):
         return logits
 
     def _filled(self, tensor: torch.Tensor | None, part: slice) -> torch.Tensor | None:
-        """Return a part of the images, as many as the program takes; what is missing is the last one again."""
+        """Return a part of the images, padded with the last one to the size of the program."""
         if tensor is None:
             return None
         images = tensor[part]

@@ -1,4 +1,4 @@
-"""Making the int8 engine: NNCF's quantisation with accuracy control, part by part."""
+"""Creating the int8 engine: NNCF's quantization with accuracy control, part by part."""
 
 import logging
 import sys
@@ -14,16 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from derm_ray.bundle import Bundle
+from derm_ray.domain import Modality
 from derm_ray.inference.engines.engine import Images
 from derm_ray.inference.engines.openvino import BOTH, CROSS, Arrays, compile_part, cross_inputs, outputs_of, require
-from derm_ray.inference.precision import normalise
+from derm_ray.inference.precision import normalize
 from derm_ray.models.networks import PairMaps, PairNetwork, ShareNet
-from derm_ray.vocabulary import Modality
 
 Sample = tuple[Arrays, ...]
 
 MAX_DISAGREEMENT = 0.01
-"""Largest share of the calibration images whose most probable class may move; layers stay fp32 until it holds."""
+"""Largest share of calibration images whose predicted class may change; layers stay fp32 until it is met."""
 ROUNDED_TYPES = {"Convolution", "Relu", "MaxPool", "AvgPool", "Concat"}
 """Operations on 8 bits: convolutions and what only passes their values on. All others stay fp32: the Gram matrix, the
 square root, the norms, the classifiers."""
@@ -40,7 +40,7 @@ class Encoder(nn.Module):
 
     def forward(self, images_BHWC: Tensor) -> tuple[Tensor, ...]:
         """Return (B, classes), (B, C, H, W) and (B, H', W')."""
-        images = normalise(images_BHWC, self._spec.mean, self._spec.std)
+        images = normalize(images_BHWC, self._spec.mean, self._spec.std)
         return tuple(part for part in self.network.encode(images, self._modality) if part is not None)
 
 
@@ -58,7 +58,7 @@ class Cross(nn.Module):
 
 
 def quantize(bundle: Bundle, images: Mapping[Modality, Images]) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Return the files of the int8 engine, and the packages that made it.
+    """Return the files of the int8 engine, and the package versions used.
 
     Args:
         bundle: the model.
@@ -76,7 +76,7 @@ def quantize(bundle: Bundle, images: Mapping[Modality, Images]) -> tuple[dict[st
         for name, modalities in served.items():
             samples: list[Sample] = [(image[None],) for modality in modalities for image in images[modality]]
             encoder = _quantized(Encoder(bundle, network, modalities[0]), samples, classes)
-            files |= _serialised(encoder, name)
+            files |= _serialized(encoder, name)
             compiled = compile_part(encoder, torch.get_num_threads())
             for modality in modalities:
                 outputs = [outputs_of(compiled, image[None]) for image in images[modality]]
@@ -84,12 +84,12 @@ def quantize(bundle: Bundle, images: Mapping[Modality, Images]) -> tuple[dict[st
         if isinstance(network, ShareNet) and network.cross is not None:
             arrays = cross_inputs(encoded[Modality.CLINICAL], encoded[Modality.DERMOSCOPY])
             samples = [tuple(row[None] for row in rows) for rows in zip(*arrays, strict=True)]
-            files |= _serialised(_quantized(Cross(network), samples, classes), CROSS)
+            files |= _serialized(_quantized(Cross(network), samples, classes), CROSS)
     return files, packages
 
 
 def _quantized(module: nn.Module, samples: list[Sample], classes: int) -> Any:
-    """Convert a part and quantise it; layers stay fp32 until the answers for the samples hold.
+    """Convert a part and quantize it; layers stay fp32 until the predictions for the samples agree.
 
     Ranges come from histograms: VGG-16's activations have long tails, and ranges that reach to their ends round the
     rest away (measured: 0.968 of images kept their class, 0.996 with histograms).
@@ -129,7 +129,7 @@ def _quantized(module: nn.Module, samples: list[Sample], classes: int) -> Any:
     )
 
 
-def _serialised(model: Any, name: str) -> dict[str, bytes]:
+def _serialized(model: Any, name: str) -> dict[str, bytes]:
     """Return a part as OpenVINO's two files."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{name}.xml"
@@ -148,7 +148,7 @@ def _classifiers(model: Any, classes: int) -> list[str]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep what tracing and NNCF say off the terminal and out of standard output."""
+    """Suppress the output of tracing and NNCF."""
     logging.getLogger("nncf").setLevel(logging.ERROR)
     with warnings.catch_warnings(), redirect_stdout(sys.stderr):
         warnings.simplefilter("ignore")

@@ -128,7 +128,7 @@ def _kubernetes_schema(kind: str, group: str, version: str) -> dict[str, Any] | 
 
 @cache
 def _custom_schema(path: Path, version: str) -> dict[str, Any]:
-    """Return the schema of a custom resource, made strict: Kubernetes drops unknown fields without a word."""
+    """Return the schema of a custom resource, made strict: Kubernetes drops unknown fields without a warning."""
     try:
         definition = yaml.load(path.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
         versions = {one["name"]: one["schema"]["openAPIV3Schema"] for one in definition["spec"]["versions"]}

@@ -1,4 +1,4 @@
-// The page of the endpoint: asks /v1/model and /v1/score, and shows what they answer. Nothing is kept or sent elsewhere.
+// The page of the endpoint: calls /v1/model and /v1/score and shows the results. Nothing is stored or sent elsewhere.
 import { showResult } from "./result.js";
 
 const $ = (id) => document.getElementById(id);
@@ -17,14 +17,14 @@ async function ask(path, options = {}) {
   try {
     response = await fetch(path, { ...options, headers, cache: "no-store" });
   } catch {
-    throw new Refused("No answer. The endpoint may have stopped, or an image may be larger than the 25 MB it takes.");
+    throw new Refused("No response. The endpoint may have stopped, or an image may be larger than 25 MB.");
   }
   const body = await response.json().catch(() => null);
   if (response.ok) return body;
   if (response.status === 401) $("token-field").hidden = false;
   const wait = response.headers.get("retry-after");
   const detail = response.status === 401
-    ? (token ? "The endpoint does not know this token." : "This endpoint asks for a token.")
+    ? (token ? "This token is not valid." : "This endpoint requires a token.")
     : (body?.detail ?? "The endpoint is too busy, or took too long.");
   const code = body?.code ?? `status ${response.status}`;
   throw new Refused(`${detail}${wait ? ` Try again in ${wait} s.` : ""} (${code})`);
@@ -41,16 +41,16 @@ function say(problem) {
 async function loadModel() {
   loads += 1;
   const load = loads;
-  let told = null;
+  let loaded = null;
   let problem = "";
   try {
-    told = await ask("v1/model");
+    loaded = await ask("v1/model");
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
     problem = error.message;
   }
   if (load !== loads) return; // a later question is on its way
-  model = told;
+  model = loaded;
   $("card-details").hidden = !model;
   $("card").textContent = model ? model.card : "";
   $("model").textContent = model
@@ -107,7 +107,7 @@ async function score(sent) {
   const answer = await ask("v1/score", { method: "POST", body: form });
   if (answer.model_digest !== model?.model_digest) await loadModel(); // another model took over meanwhile
   if (!model) throw new Refused($("model").textContent);
-  if (answer.model_digest !== model.model_digest) throw new Refused("Another model is taking over. Score again.");
+  if (answer.model_digest !== model.model_digest) throw new Refused("The model is being updated. Score again.");
   return answer;
 }
 

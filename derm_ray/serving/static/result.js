@@ -1,4 +1,4 @@
-// One answer of /v1/score as elements of the page.
+// Renders a response of /v1/score.
 
 const $ = (id) => document.getElementById(id);
 const MODALITIES = { clinical: "clinical photo", dermoscopy: "dermoscopy image" };
@@ -46,66 +46,66 @@ function showRanking(answer, titles) {
   $("ranking").append(element("li", {}, more));
 }
 
-function showRisks(answer, model) {
+function showTasks(answer, model) {
   const kind = answer.modality === "both" ? "cross" : answer.modality;
   const shown = model.tasks.map((task) => {
-    const risk = answer.risks[task.name];
+    const probability = answer.task_probabilities[task.name];
     const points = model.operating_points.filter((point) => point.kind === kind && point.task === task.name);
     const lines = points.map((point) => {
-      const reached = risk >= point.threshold;
+      const above = answer.above_threshold[point.name];
       const verdict = element("span", {
-        className: reached ? "alarm" : "calm",
-        textContent: reached ? "raised" : "not raised",
+        className: above ? "above" : "",
+        textContent: above ? "above" : "below",
       });
-      const reach = `${percent(point.sensitivity)} sensitivity, ${percent(point.specificity)} specificity on validation`;
-      return element("li", {}, `Alarm from ${percent(point.threshold)} (${reach}): `, verdict);
+      const validation = `${percent(point.sensitivity)} sensitivity, ${percent(point.specificity)} specificity on validation`;
+      return element("li", {}, `Threshold ${percent(point.threshold)} (${validation}): `, verdict);
     });
     const counted = task.positive.map((name) => model.titles[name]).join(", ");
-    return element("div", { className: "risk" },
+    return element("div", { className: "task" },
       element("div", { className: "line" }, element("strong", { textContent: task.title }),
-        element("span", { textContent: percent(risk) })),
-      bar(risk, points.map((point) => point.threshold)),
-      element("p", { className: "counts", textContent: `Counts: ${counted}.` }),
+        element("span", { textContent: percent(probability) })),
+      bar(probability, points.map((point) => point.threshold)),
+      element("p", { className: "counts", textContent: `Sum of: ${counted}.` }),
       lines.length ? element("ul", { ariaLabel: `Operating points: ${task.title}` }, ...lines)
-        : element("p", { textContent: "This model has no operating points for it." }));
+        : element("p", { textContent: "This model has no operating points for this task." }));
   });
-  $("risks").replaceChildren(...shown);
-  if (!shown.length) $("risks").textContent = "The model's classes tell no risk apart.";
+  $("tasks").replaceChildren(...shown);
+  if (!shown.length) $("tasks").textContent = "This model's label set defines no task.";
 }
 
-/** Tell which image alone leads to the answer that both together gave. */
-export function driver(answer, titles) {
-  const leads = (kind) => ranked(answer.branches[kind])[0][0] === answer.diagnosis;
+/** Describe which image alone gives the same diagnosis as both together. */
+export function agreement(answer, titles) {
+  const agrees = (kind) => ranked(answer.per_input_predictions[kind])[0][0] === answer.diagnosis;
   const alone = (kind) => {
-    const [name, p] = ranked(answer.branches[kind])[0];
-    return `the ${MODALITIES[kind]} alone says ${titles[name]} (${percent(p)})`;
+    const [name, p] = ranked(answer.per_input_predictions[kind])[0];
+    return `the ${MODALITIES[kind]} alone gives ${titles[name]} (${percent(p)})`;
   };
-  const agreeing = Object.keys(MODALITIES).filter(leads);
-  if (agreeing.length === 2) return `Both images lead to ${titles[answer.diagnosis]}, each alone and together.`;
+  const agreeing = Object.keys(MODALITIES).filter(agrees);
+  if (agreeing.length === 2) return `Each image alone gives the same diagnosis: ${titles[answer.diagnosis]}.`;
   if (agreeing.length === 0) {
-    return `Neither image alone leads to ${titles[answer.diagnosis]}: ${alone("clinical")}, ${alone("dermoscopy")}.`;
+    return `Neither image alone gives ${titles[answer.diagnosis]}: ${alone("clinical")}, ${alone("dermoscopy")}.`;
   }
-  const [drove] = agreeing;
-  const other = drove === "clinical" ? "dermoscopy" : "clinical";
-  return `The ${MODALITIES[drove]} drove the answer: alone it leads to ${titles[answer.diagnosis]} as well ` +
-    `(${percent(answer.branches[drove][answer.diagnosis])}); ${alone(other)}.`;
+  const [same] = agreeing;
+  const other = same === "clinical" ? "dermoscopy" : "clinical";
+  return `The ${MODALITIES[same]} alone gives the same diagnosis ` +
+    `(${percent(answer.per_input_predictions[same][answer.diagnosis])}); ${alone(other)}.`;
 }
 
-function showBranches(answer, titles) {
-  $("branches").hidden = answer.modality !== "both";
+function showPerInput(answer, titles) {
+  $("per-input").hidden = answer.modality !== "both";
   if (answer.modality !== "both") return;
-  $("driver").textContent = driver(answer, titles);
+  $("agreement").textContent = agreement(answer, titles);
   const kinds = { clinical: "Clinical", dermoscopy: "Dermoscopy", cross: "Both" };
-  const firsts = Object.fromEntries(Object.keys(kinds).map((kind) => [kind, ranked(answer.branches[kind])[0][0]]));
-  const names = ranked(answer.branches.cross).map(([name]) => name);
-  const shown = names.filter((name, place) => place < SHOWN || Object.values(firsts).includes(name));
+  const firsts = Object.fromEntries(Object.keys(kinds).map((kind) => [kind, ranked(answer.per_input_predictions[kind])[0][0]]));
+  const names = ranked(answer.per_input_predictions.cross).map(([name]) => name);
+  const shown = names.filter((name, rank) => rank < SHOWN || Object.values(firsts).includes(name));
   const header = (textContent, scope) => element("th", { textContent, scope });
   $("table").replaceChildren(
     element("thead", {}, element("tr", {}, header("Diagnosis", "col"),
       ...Object.values(kinds).map((title) => header(title, "col")))),
     element("tbody", {}, ...shown.map((name) => element("tr", {}, header(titles[name], "row"),
       ...Object.keys(kinds).map((kind) => element("td", {
-        textContent: percent(answer.branches[kind][name]),
+        textContent: percent(answer.per_input_predictions[kind][name]),
         className: firsts[kind] === name ? "first" : "",
       }))))));
 }
@@ -121,7 +121,7 @@ function showOverlays(answer, model, photos) {
     const photo = element("img", { src: url, alt: `The ${MODALITIES[modality]}` });
     const overlay = element("img", {
       src: `data:image/png;base64,${png}`,
-      alt: `Overlay of the ${MODALITIES[modality]}: red where the model looked most`,
+      alt: `Overlay of the ${MODALITIES[modality]}: red marks high saliency`,
       className: "overlay",
     });
     photo.onerror = () => { photo.remove(); overlay.className = "alone"; }; // no format for browsers, such as DICOM
@@ -138,19 +138,19 @@ $("opacity").addEventListener("input", () => {
 
 /**
  * Show an answer.
- * @param answer what /v1/score said
- * @param model what /v1/model says of the same model
+ * @param answer the response of /v1/score
+ * @param model the response of /v1/model
  * @param photos the files that were sent, by modality
  */
 export function showResult(answer, model, photos) {
   const basis = answer.modality === "both" ? "both images" : `the ${MODALITIES[answer.modality]} alone`;
   $("result-title").textContent = `${model.titles[answer.diagnosis]}, ${percent(answer.confidence)}`;
-  $("basis").textContent = `Rests on ${basis}. ${answer.notice}`;
+  $("basis").textContent = `Based on ${basis}. ${answer.notice}`;
   showRanking(answer, model.titles);
-  showRisks(answer, model);
-  showBranches(answer, model.titles);
+  showTasks(answer, model);
+  showPerInput(answer, model.titles);
   showOverlays(answer, model, photos);
-  const flags = answer.flags.length ? ` Noted: ${answer.flags.join(", ").replaceAll("_", " ")}.` : "";
+  const flags = answer.flags.length ? ` Flags: ${answer.flags.join(", ").replaceAll("_", " ")}.` : "";
   $("provenance").textContent = `Model ${answer.model_digest}.${flags}`;
   $("result").hidden = false;
   $("result-title").focus();

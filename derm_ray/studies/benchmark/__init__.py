@@ -1,1 +1,1 @@
-"""How fast this machine does the work, beside what it could."""
+"""Benchmarks of this machine against reference implementations."""

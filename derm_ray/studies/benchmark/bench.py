@@ -31,18 +31,18 @@ from derm_ray.studies.benchmark.training import data_parallel
 logger = logging.getLogger(__name__)
 
 COMPARISONS = ("gflops", "int8", "engine", "decoding", "bulk", "training", "scale")
-"""Each gives one row or more."""
+"""Each gives one or more rows."""
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What was measured, and where.
+    """Results of a benchmark, with the machine.
 
     Attributes:
-        machine: what the figures depend on.
+        machine: hardware and versions.
         rows: in the order of the comparisons.
-        failures: comparisons that could not be made, each with the reason.
-        seconds: that all of it took.
+        failures: failed comparisons, each with the reason.
+        seconds: total duration.
     """
 
     machine: Mapping[str, Any]
@@ -112,7 +112,7 @@ def _measure(name: str, bundle: Bundle, engine: str, effort: Effort) -> list[Row
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return what the figures depend on."""
+    """Return hardware and versions."""
     return {
         "cpu": _cpu_model(),
         "cores": machine_cpus(),

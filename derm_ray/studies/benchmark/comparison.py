@@ -1,4 +1,4 @@
-"""Several ways to do the same work, timed in turn on the same cores."""
+"""Comparing implementations of the same work, timed alternately on the same cores."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ class Effort:
     """How long to measure.
 
     Attributes:
-        repetitions, seconds: of each side, where a stretch of work is as long as one likes.
-        run_repetitions, run_seconds: of each side, where it is a whole run that has to start.
+        repetitions, seconds: of each side, for work of adjustable length.
+        run_repetitions, run_seconds: of each side, for whole runs.
         steps: of a training run.
-        most_pairs: of the large run whose cost per pair is compared with a small one's.
+        max_pairs: pairs of the large run, whose cost per pair is compared with a small run.
     """
 
     repetitions: int
@@ -31,7 +31,7 @@ class Effort:
     run_repetitions: int
     run_seconds: float
     steps: int
-    most_pairs: int
+    max_pairs: int
 
 
 FULL, QUICK = Effort(9, 3.0, 5, 60.0, 6, 100_000), Effort(5, 1.0, 5, 10.0, 5, 10_000)
@@ -39,40 +39,40 @@ FULL, QUICK = Effort(9, 3.0, 5, 60.0, 6, 100_000), Effort(5, 1.0, 5, 10.0, 5, 10
 
 @dataclass(frozen=True)
 class Row:
-    """What came of one comparison.
+    """Result of one comparison.
 
     Attributes:
         name: of the row.
-        what: the two sides, in words.
-        ours, other: medians of the sides' figures.
+        description: the two sides, in words.
+        ours, baseline: medians of the sides' figures.
         unit: of these.
-        ratio: median of ours / other over the repetitions.
+        ratio: median of ours / baseline over the repetitions.
         low, high: 95% bootstrap interval of that median.
-        bound: what the ratio has to keep.
-        at_most: it is the largest; else the smallest.
+        threshold: required bound of the ratio.
+        at_most: whether the bound is an upper one.
     """
 
     name: str
-    what: str
+    description: str
     ours: float
-    other: float
+    baseline: float
     unit: str
     ratio: float
     low: float
     high: float
-    bound: float
+    threshold: float
     at_most: bool
 
     @property
     def passed(self) -> bool:
-        """Tell whether the whole interval keeps the bound."""
-        return self.high <= self.bound if self.at_most else self.low >= self.bound
+        """Return whether the whole interval meets the threshold."""
+        return self.high <= self.threshold if self.at_most else self.low >= self.threshold
 
     def to_json(self) -> dict[str, Any]:
         """Return the row as JSON types."""
         figures = {"ratio": self.ratio, "low": self.low, "high": self.high}
-        sides = {"what": self.what, "ours": self.ours, "other": self.other, "unit": self.unit}
-        return {"name": self.name, **figures, "bound": self.bound, "passed": self.passed, **sides}
+        sides = {"description": self.description, "derm_ray": self.ours, "baseline": self.baseline, "unit": self.unit}
+        return {"name": self.name, **figures, "threshold": self.threshold, "passed": self.passed, **sides}
 
 
 def turns(sides: Sequence[Callable[[], Figure]], repetitions: int) -> list[tuple[Figure, ...]]:
@@ -90,34 +90,42 @@ def turns(sides: Sequence[Callable[[], Figure]], repetitions: int) -> list[tuple
 
 def to_row(
     name: str,
-    what: str,
+    description: str,
     figures: Sequence[tuple[float, float]],
     *,
     unit: str,
-    bound: float,
+    threshold: float,
     at_most: bool = False,
 ) -> Row:
     """Return the row of a comparison.
 
-    The ratio is taken within each repetition, so that a machine that gets slower or faster meanwhile does not move it.
+    The ratio is taken within each repetition, so that a machine that becomes slower or faster does not affect it.
 
     Args:
-        name, what, unit, bound, at_most: see :class:`Row`.
-        figures: ours and the other's, of each repetition.
+        name, description, unit, threshold, at_most: see :class:`Row`.
+        figures: ours and the baseline's, of each repetition.
     """
     ratios = [mine / yours for mine, yours in figures]
     low, high = _interval(ratios)
     mine, yours = (median(side) for side in zip(*figures, strict=True))
-    return Row(name, what, mine, yours, unit, median(ratios), low, high, bound, at_most)
+    return Row(name, description, mine, yours, unit, median(ratios), low, high, threshold, at_most)
 
 
 def compare(
-    name: str, what: str, ours: Side, other: Side, effort: Effort, *, unit: str, bound: float, at_most: bool = False
+    name: str,
+    description: str,
+    ours: Side,
+    baseline: Side,
+    effort: Effort,
+    *,
+    unit: str,
+    threshold: float,
+    at_most: bool = False,
 ) -> Row:
     """Time two sides in turn after one run of each that does not count; see :func:`turns` and :func:`to_row`."""
-    ours(), other()
-    figures = [(mine, yours) for mine, yours in turns((ours, other), effort.repetitions)]
-    return to_row(name, what, figures, unit=unit, bound=bound, at_most=at_most)
+    ours(), baseline()
+    figures = [(mine, yours) for mine, yours in turns((ours, baseline), effort.repetitions)]
+    return to_row(name, description, figures, unit=unit, threshold=threshold, at_most=at_most)
 
 
 def _interval(ratios: list[float]) -> tuple[float, float]:

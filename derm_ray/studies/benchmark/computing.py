@@ -1,4 +1,4 @@
-"""The network's own speed, beside the machine's and beside what a plain program gets."""
+"""Speed of the network, compared with the machine's peak and with plain PyTorch."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -9,12 +9,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from derm_ray.bundle import Bundle
+from derm_ray.domain import PredictionKind
 from derm_ray.inference.engines import openvino
 from derm_ray.inference.engines.engine import Images, Probabilities
 from derm_ray.inference.engines.selection import make_engine
-from derm_ray.inference.precision import hardware_has_bf16, normalise
+from derm_ray.inference.precision import hardware_has_bf16, normalize
 from derm_ray.studies.benchmark.comparison import Effort, Row, compare
-from derm_ray.vocabulary import PredictionKind
 
 BATCH = 8
 SIDES = (1024, 2048, 4096)
@@ -37,7 +37,7 @@ def against_matmul(bundle: Bundle, engine: str, effort: Effort) -> Row:
         lambda: max(_gflops(matrix, effort) for matrix in matrices.values()),
         effort,
         unit="GFLOP/s",
-        bound=0.85,
+        threshold=0.85,
     )
 
 
@@ -53,7 +53,7 @@ def against_channels_last(bundle: Bundle, effort: Effort) -> Row:
         other,
         effort,
         unit="pairs/s",
-        bound=3.5,
+        threshold=3.5,
     )
 
 
@@ -66,7 +66,7 @@ def against_eager(bundle: Bundle, engine: str, effort: Effort) -> Row:
         pairs_per_s(_eager(bundle), bundle, effort.seconds),
         effort,
         unit="pairs/s",
-        bound=5.0,
+        threshold=5.0,
     )
 
 
@@ -86,7 +86,7 @@ def _eager(bundle: Bundle) -> Run:
     network, spec = bundle.build().to(CPU), bundle.preprocessing
 
     def run(clinical: Images, dermoscopy: Images) -> Mapping[PredictionKind, Probabilities]:
-        inputs = (normalise(torch.from_numpy(i), spec.mean, spec.std).contiguous() for i in (clinical, dermoscopy))
+        inputs = (normalize(torch.from_numpy(i), spec.mean, spec.std).contiguous() for i in (clinical, dermoscopy))
         with torch.inference_mode():
             return {kind: p.numpy() for kind, p in network(*inputs).probabilities().items()}
 

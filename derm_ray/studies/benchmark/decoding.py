@@ -1,12 +1,12 @@
-"""What a photo costs before the network sees it."""
+"""Cost of decoding a photo."""
 
 from functools import partial
 from time import perf_counter
 
 from derm_ray.data.preprocessing import Preprocessing, image_from_bytes
+from derm_ray.domain import Modality
 from derm_ray.studies.benchmark.comparison import Effort, Row, compare
 from derm_ray.studies.benchmark.materials import photo
-from derm_ray.vocabulary import Modality
 
 
 def scaled_decoding(effort: Effort) -> Row:
@@ -14,7 +14,7 @@ def scaled_decoding(effort: Effort) -> Row:
     data = photo()
     ours, other = (partial(_milliseconds, data, Preprocessing(scaled=scaled), effort) for scaled in (True, False))
     what = "12-megapixel JPEG to 224 px: scaled / full decoding"
-    return compare("decoding", what, ours, other, effort, unit="ms", bound=0.35, at_most=True)
+    return compare("decoding", what, ours, other, effort, unit="ms", threshold=0.35, at_most=True)
 
 
 def _milliseconds(data: bytes, spec: Preprocessing, effort: Effort) -> float:

@@ -1,4 +1,4 @@
-"""What the comparisons work on: models, pairs and photos that are the same on every machine."""
+"""Inputs of the comparisons: models, pairs and photos, equal on every machine."""
 
 import io
 import logging
@@ -13,16 +13,16 @@ import torch
 from PIL import Image
 
 from derm_ray import storage
-from derm_ray.bundle import Bundle, load_bundle, seal_bundle
+from derm_ray.bundle import Bundle, load_bundle, save_bundle
 from derm_ray.data.loading import pair_images
 from derm_ray.data.manifest import Manifest, write_manifest
 from derm_ray.data.preprocessing import Preprocessing
 from derm_ray.data.synthetic import synthesize
+from derm_ray.domain import PAPER15
 from derm_ray.inference.engines import openvino
+from derm_ray.inference.engines.engine_store import store_engine
 from derm_ray.inference.engines.quantization import quantize
-from derm_ray.inference.engines.sealed import seal_engine
-from derm_ray.models.zoo import CamConfig, NetworkConfig, build_network
-from derm_ray.vocabulary import PAPER15
+from derm_ray.models.factory import CamConfig, NetworkConfig, build_network
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +49,9 @@ def benchmark_bundle(model_uri: str | None, *, int8: bool) -> Iterator[Bundle]:
         bundle = load_bundle(untrained(storage.join(folder, "bundle"), config, 224))
         if int8 and all(map(find_spec, ("openvino", "nncf"))):
             pairs = draw_pairs(Path(folder), CALIBRATION_PAIRS)
-            logger.info("quantising the untrained model")
-            files, made_with = quantize(bundle, pair_images(pairs.pairs(), bundle.preprocessing, pairs.uri))
-            seal_engine(bundle, openvino.NAME, files, {"holds": None}, made_with)
+            logger.info("quantizing the untrained model")
+            files, built_with = quantize(bundle, pair_images(pairs.pairs(), bundle.preprocessing, pairs.uri))
+            store_engine(bundle, openvino.NAME, files, {"passed": None}, built_with)
         yield bundle
 
 
@@ -62,7 +62,7 @@ def untrained(uri: str, config: NetworkConfig, size: int) -> str:
     for name, parameter in network.named_parameters():
         if name.endswith("classifier.weight"):  # bilinear heads begin at 0, where all answers are the same
             torch.nn.init.normal_(parameter, std=CLASSIFIER_DEVIATION)
-    seal_bundle(
+    save_bundle(
         uri,
         network=config,
         label_set=PAPER15,

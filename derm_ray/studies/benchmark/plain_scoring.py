@@ -1,4 +1,4 @@
-"""Bulk scoring as one writes it by hand, without Ray: threads decode ahead, the engine runs, parts are written.
+"""Hand-written bulk scoring, without Ray: threads decode ahead, the engine runs, parts are written.
 
 ``python -m derm_ray.studies.benchmark.plain_scoring MODEL MANIFEST OUT ENGINE SHARD_SIZE``
 """
@@ -15,9 +15,9 @@ import torch
 from derm_ray.bundle import load_bundle
 from derm_ray.data.manifest import read_manifest
 from derm_ray.data.preprocessing import LoadedImage, image_from_bytes
+from derm_ray.domain import LesionPair, Modality, PredictionKind
 from derm_ray.inference.engines.selection import make_engine
 from derm_ray.runtime import machine_cpus
-from derm_ray.vocabulary import LesionPair, Modality, PredictionKind
 
 BATCH = 32
 THREADS = 8

@@ -1,4 +1,4 @@
-"""Data-parallel training as one writes it by hand, without Ray; run by torchrun, one process a worker.
+"""Hand-written data-parallel training, without Ray; run by torchrun, one process a worker.
 
 ``torchrun --nproc-per-node N -m derm_ray.studies.benchmark.plain_training CONFIG MANIFEST WEIGHTS CAM RESULT``
 """
@@ -14,11 +14,11 @@ import torch
 from torch import distributed as dist
 
 from derm_ray.data.manifest import read_manifest
+from derm_ray.domain import LesionPair, Split, label_set
 from derm_ray.training.batches import Batch, load_batch, rank_share, training_order
 from derm_ray.training.config import TrainConfig, config_from_json
 from derm_ray.training.loop import TrainingLoop
 from derm_ray.training.start import make_start
-from derm_ray.vocabulary import LesionPair, Split, label_set
 
 THREADS = 4
 

@@ -1,4 +1,4 @@
-"""Bulk scoring, beside a loop written by hand and beside the engine alone."""
+"""Bulk scoring, compared with a hand-written loop and with the engine alone."""
 
 import os
 import subprocess
@@ -17,20 +17,20 @@ import numpy as np
 
 from derm_ray.bundle import Bundle
 from derm_ray.data.inputs import ManifestInput
+from derm_ray.domain import PredictionKind
 from derm_ray.errors import WorkError
 from derm_ray.inference.engines.engine import Images, Probabilities
 from derm_ray.inference.engines.selection import make_engine
-from derm_ray.models.zoo import NetworkConfig
+from derm_ray.models.factory import NetworkConfig
 from derm_ray.runtime import machine_cpus, ray_session
 from derm_ray.scoring.loader import BATCH_SIZE
 from derm_ray.scoring.pipeline import ScoringOptions, score
 from derm_ray.studies.benchmark.comparison import Effort, Row, to_row, turns
 from derm_ray.studies.benchmark.computing import CPU, pairs_per_s
 from derm_ray.studies.benchmark.materials import draw_pairs, untrained
-from derm_ray.vocabulary import PredictionKind
 
 SHARD = 128
-LEAST_SHARDS = 3
+MIN_SHARDS = 3
 PROJECTED_S = 600.0
 FEW = 1_000
 FEW_RUNS = 4
@@ -39,7 +39,7 @@ FRAME_SIDE = 32
 
 
 class RunTimes(NamedTuple):
-    """What a whole run took.
+    """Durations of a whole run.
 
     Attributes:
         rate: pairs per second, from the first part to the last.
@@ -63,7 +63,7 @@ class RunTimes(NamedTuple):
 def against_plain_loop(bundle: Bundle, engine: str, effort: Effort) -> list[Row]:
     """Compare ``derm-ray score`` with a loop written by hand and with the engine alone, same bytes, engine, threads."""
     alone = pairs_per_s(make_engine(bundle, engine, CPU).run, bundle, effort.run_seconds / 6, batch=BATCH_SIZE)
-    shards = max(LEAST_SHARDS, ceil(alone() * effort.run_seconds / SHARD))
+    shards = max(MIN_SHARDS, ceil(alone() * effort.run_seconds / SHARD))
     with TemporaryDirectory() as folder:
         manifest = draw_pairs(Path(folder), shards * SHARD)
         numbers = count()
@@ -85,21 +85,21 @@ def against_plain_loop(bundle: Bundle, engine: str, effort: Effort) -> list[Row]
             f"derm-ray score / a loop written by hand, engine {engine}, steady state",
             [(mine.rate, hand.rate) for mine, hand, _ in figures],
             unit="pairs/s",
-            bound=0.90,
+            threshold=0.90,
         ),
         to_row(
             "bulk-10min",
             "the same with start and end, projected to 10 minutes",
             [(mine.pairs_within(PROJECTED_S), hand.pairs_within(PROJECTED_S)) for mine, hand, _ in figures],
             unit="pairs",
-            bound=0.80,
+            threshold=0.80,
         ),
         to_row(
             "bulk-engine",
             f"derm-ray score / engine {engine} alone on decoded images of 0.36 megapixels",
             [(mine.rate, engine_alone.rate) for mine, _, engine_alone in figures],
             unit="pairs/s",
-            bound=0.90,
+            threshold=0.90,
         ),
     ]
 
@@ -134,12 +134,12 @@ class NoEngine:
 
 
 def cost_at_scale(effort: Effort) -> Row:
-    """Compare what a pair costs in a large run and in a small one, where the engine costs nothing.
+    """Compare the cost per pair of a large and a small run, with an engine that does nothing.
 
-    Of the large run all counts but the start of a small one: its plan, its reconciliation and its report. Of the small
-    ones only what lies between their first and their last parts does.
+    The large run counts with its plan, reconciliation and report, but without the start of a small run. The small runs
+    count from their first to their last part.
     """
-    many = effort.most_pairs
+    many = effort.max_pairs
     with TemporaryDirectory() as folder, ray_session(num_cpus=machine_cpus() + 1, local=True):
         place = Path(folder)
         model = untrained(str(place / "model"), NetworkConfig(trunk="tiny"), FRAME_SIDE)
@@ -152,7 +152,7 @@ def cost_at_scale(effort: Effort) -> Row:
         start_s, rate = mean(part.started_s for part in parts), mean(part.rate for part in parts)
         costs.append((1000 * (all_of_it.seconds(many) - start_s) / many, 1000 / rate))
     what = f"a pair's cost in a run of {many:,}, plan and reconciliation included / of {FEW:,}, first to last part"
-    return to_row("scale", f"{what}; an engine that does nothing", costs, unit="ms", bound=1.1, at_most=True)
+    return to_row("scale", f"{what}; an engine that does nothing", costs, unit="ms", threshold=1.1, at_most=True)
 
 
 def _frame(model: str, folder: Path, pairs: int, numbers: "count[int]") -> RunTimes:

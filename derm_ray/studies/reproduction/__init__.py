@@ -1,1 +1,1 @@
-"""The paper's tables and figures again, on any manifest."""
+"""The paper's tables and metrics again, on any manifest."""

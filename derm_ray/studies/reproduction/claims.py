@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.stats import binomtest
 
+from derm_ray.domain import PredictionKind
 from derm_ray.evaluation.comparison import Interval, percentile_interval
-from derm_ray.studies.reproduction.figures import Draws, seed_figures
-from derm_ray.studies.reproduction.predictions import CellPredictions
-from derm_ray.vocabulary import PredictionKind
+from derm_ray.studies.reproduction.metrics import Draws, seed_metrics
+from derm_ray.studies.reproduction.predictions import TrialPredictions
 
 REPRODUCED, NOT_REPRODUCED, UNDECIDED = "reproduced", "not reproduced", "undecided"
 NOT_RUN, NOT_DEFINED = "not run", "not defined"
@@ -19,7 +19,7 @@ CLINICAL, DERMOSCOPY, CROSS = PredictionKind.CLINICAL, PredictionKind.DERMOSCOPY
 
 @dataclass(frozen=True)
 class Side:
-    """One of the figures that a claim compares."""
+    """One of the metrics that a claim compares."""
 
     row: str
     kind: PredictionKind = CROSS
@@ -28,31 +28,31 @@ class Side:
 
 @dataclass(frozen=True)
 class Claim:
-    """A sum of signed figures that the claim says is above 0.
+    """A sum of signed metrics that the claim says is above 0.
 
     Attributes:
         text: for people.
         source: where the paper says so, or ``ours``.
         terms: (sign, side).
-        figure: which figure.
+        metric: which metric.
     """
 
     text: str
     source: str
     terms: tuple[tuple[int, Side], ...]
-    figure: str = "accuracy"
+    metric: str = "accuracy"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the test split says of a claim.
+    """Verdict on a claim, from the test split.
 
     Attributes:
         claim: which.
         difference: mean over the seeds, with its 95% interval from a paired bootstrap over lesions.
-        verdict: ``reproduced`` where the interval lies above 0, ``not reproduced`` where it lies below,
+        verdict: ``reproduced`` if the interval is above 0, ``not reproduced`` if it is below,
             ``undecided`` in between; ``not run`` where the rows have no seed in common, ``not defined`` where the
-            test split has no such figure.
+            test split has no such metric.
         mcnemar: seed -> two-sided exact p of McNemar's test; only for two sides and accuracy.
         seeds: those that all rows have, and that the difference is of.
     """
@@ -83,8 +83,8 @@ def paper_claims(plain: str) -> tuple[Claim, ...]:
     def row(network: str, kind: PredictionKind = CROSS, *, head: str = plain, swapped: bool = False) -> Side:
         return Side(f"{network}-{head}", kind, swapped)
 
-    def claim(text: str, source: str, better: Side, worse: Side, figure: str = "accuracy") -> Claim:
-        return Claim(text, source, ((1, better), (-1, worse)), figure)
+    def claim(text: str, source: str, better: Side, worse: Side, metric: str = "accuracy") -> Claim:
+        return Claim(text, source, ((1, better), (-1, worse)), metric)
 
     kinds = tuple(PredictionKind)
     claims = [
@@ -102,7 +102,7 @@ def paper_claims(plain: str) -> tuple[Claim, ...]:
         for kind in kinds
     ]
     swap = ((1, row("sole")), (-1, row("sole", swapped=True)), (-1, row("triple")), (1, row("triple", swapped=True)))
-    claims.append(Claim("Exchanged images cost Triple-Net less than Sole-Net", "3.1", swap))
+    claims.append(Claim("Swapping the images costs Triple-Net less than Sole-Net", "3.1", swap))
     for name in ("share", "triple"):
         pooled = [row(name, kind, head="cam_bp") for kind in kinds]
         claims += [claim(f"CAM-BP helps {NAMES[name]}, {p.kind}", "3.2", p, row(name, p.kind)) for p in pooled]
@@ -115,34 +115,34 @@ def paper_claims(plain: str) -> tuple[Claim, ...]:
             "abstract",
             best,
             replace(best, kind=kind),
-            figure,
+            metric,
         )
-        for figure, title in TASKS.items()
+        for metric, title in TASKS.items()
         for kind in (CLINICAL, DERMOSCOPY)
     ]
     claims += [
         claim(f"Triple-Net + CAM-BP beats {title}, cross", "3.3", best, Side(name))
         for name, title in (("resnet50", "ResNet-50"), ("resnet50-bp", "ResNet-50 + BP"))
     ]
-    for figure, title in AGAINST_BASELINE.items():
+    for metric, title in AGAINST_BASELINE.items():
         text = f"Triple-Net + CAM-BP beats logistic regression, {title}"
-        claims.append(claim(text, "ours", best, Side("logistic-regression"), figure))
+        claims.append(claim(text, "ours", best, Side("logistic-regression"), metric))
     return tuple(claims)
 
 
-def judge(claim: Claim, rows: Mapping[str, Mapping[int, CellPredictions]], weights: Draws) -> Verdict:
+def judge(claim: Claim, rows: Mapping[str, Mapping[int, TrialPredictions]], weights: Draws) -> Verdict:
     """Test one claim.
 
     Args:
-        claim: what is claimed.
-        rows: row name -> seed -> predictions, all of the same pairs; what has no seed stands under every seed.
-        weights: see :func:`derm_ray.studies.reproduction.figures.lesion_weights`.
+        claim: to be tested.
+        rows: row name -> seed -> predictions, all of the same pairs; baselines have an entry for every seed.
+        weights: see :func:`derm_ray.studies.reproduction.metrics.lesion_weights`.
     """
     seeds = sorted(set.intersection(*(set(rows.get(side.row, ())) for _, side in claim.terms)))
     total: Draws = np.zeros(len(weights))
     for sign, side in claim.terms:
-        cells = {seed: rows[side.row][seed] for seed in seeds}
-        found = seed_figures(claim.figure, cells, side.kind, weights, swapped=side.swapped)
+        trials = {seed: rows[side.row][seed] for seed in seeds}
+        found = seed_metrics(claim.metric, trials, side.kind, weights, swapped=side.swapped)
         if found is None:
             return Verdict(claim, None, NOT_RUN, {})
         total = total + sign * found.draws
@@ -153,8 +153,10 @@ def judge(claim: Claim, rows: Mapping[str, Mapping[int, CellPredictions]], weigh
     return Verdict(claim, difference, verdict, _mcnemar(claim, rows, seeds), tuple(seeds))
 
 
-def _mcnemar(claim: Claim, rows: Mapping[str, Mapping[int, CellPredictions]], seeds: Sequence[int]) -> dict[int, float]:
-    if len(claim.terms) != 2 or claim.figure != "accuracy":
+def _mcnemar(
+    claim: Claim, rows: Mapping[str, Mapping[int, TrialPredictions]], seeds: Sequence[int]
+) -> dict[int, float]:
+    if len(claim.terms) != 2 or claim.metric != "accuracy":
         return {}
     first, second = (side for _, side in claim.terms)
     values: dict[int, float] = {}
@@ -165,6 +167,6 @@ def _mcnemar(claim: Claim, rows: Mapping[str, Mapping[int, CellPredictions]], se
     return values
 
 
-def _right(cell: CellPredictions, side: Side) -> "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]":
-    scores = (cell.swapped if side.swapped else cell.given)[side.kind]
-    return np.asarray(scores.argmax(1) == cell.truth)
+def _right(trial: TrialPredictions, side: Side) -> "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]":
+    scores = (trial.swapped if side.swapped else trial.given)[side.kind]
+    return np.asarray(scores.argmax(1) == trial.truth)

@@ -1,4 +1,4 @@
-"""The paper's Fig. 3: lesions that one image alone gets wrong and both together get right, with their maps."""
+"""The paper's Fig. 3: lesions classified incorrectly from one image and correctly from both, with their maps."""
 
 import base64
 import io
@@ -12,11 +12,11 @@ from PIL import Image
 from derm_ray.bundle import load_bundle
 from derm_ray.data.manifest import Manifest
 from derm_ray.data.preprocessing import PairPixels, Pixels, load_pairs
+from derm_ray.domain import Modality, PredictionKind
 from derm_ray.inference.saliency import SaliencyMapper, overlay
-from derm_ray.studies.reproduction.cells import Grid
-from derm_ray.studies.reproduction.predictions import CellPredictions
+from derm_ray.studies.reproduction.predictions import TrialPredictions
 from derm_ray.studies.reproduction.results import StudyResults
-from derm_ray.vocabulary import Modality, PredictionKind
+from derm_ray.studies.reproduction.trials import Grid
 
 ROW = "triple-cam_bp"
 CASES = 8
@@ -28,21 +28,21 @@ class Case:
 
     Attributes:
         truth: title of its diagnosis.
-        answers: prediction kind -> title of the answer.
+        predictions: prediction kind -> title of the predicted class.
         images: images of both modalities and their overlays, as data URIs.
     """
 
     truth: str
-    answers: Mapping[PredictionKind, str]
+    predictions: Mapping[PredictionKind, str]
     images: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """What one trained network shows.
+    """Gallery of one trained network.
 
     Attributes:
-        seed: of the cell.
+        seed: of the trial.
         count: test lesions that both images alone get wrong and cross gets right.
         pairs: test lesions in all.
         cases: some of the former, then of those that only one image alone gets wrong.
@@ -54,14 +54,14 @@ class Gallery:
     cases: tuple[Case, ...]
 
 
-def wrong_alone_right_together(cell: CellPredictions) -> tuple[list[int], list[int]]:
+def wrong_alone_right_together(trial: TrialPredictions) -> tuple[list[int], list[int]]:
     """Return the rows that cross gets right and both single images get wrong, and those where one does.
 
     Each list begins with the largest probability of the true class.
     """
-    right = {kind: scores.argmax(1) == cell.truth for kind, scores in cell.given.items()}
+    right = {kind: scores.argmax(1) == trial.truth for kind, scores in trial.given.items()}
     clinical, dermoscopy, cross = (right[kind] for kind in PredictionKind)
-    certainty = cell.given[PredictionKind.CROSS][np.arange(len(cell.truth)), cell.truth]
+    certainty = trial.given[PredictionKind.CROSS][np.arange(len(trial.truth)), trial.truth]
     order = np.argsort(-certainty, kind="stable")
     both, either = cross & ~clinical & ~dermoscopy, cross & (clinical != dermoscopy)
     return [int(i) for i in order if both[i]], [int(i) for i in order if either[i]]
@@ -72,25 +72,25 @@ def make_gallery(results: StudyResults, manifest: Manifest, grid: Grid) -> Galle
     row = results.row(ROW)
     if row is None or not row.seeds:
         return None
-    seed, cell = next(iter(row.seeds.items()))
-    both, either = wrong_alone_right_together(cell)
+    seed, trial = next(iter(row.seeds.items()))
+    both, either = wrong_alone_right_together(trial)
     shown = [*both, *either][:CASES]
     by_id = {pair.pair_id: pair for pair in manifest.pairs()}
     bundle = load_bundle(grid.bundle_uri(ROW, seed))
     with ThreadPoolExecutor(4) as executor:
-        loaded = load_pairs([by_id[cell.pair_ids[i]] for i in shown], bundle.preprocessing, executor)
+        loaded = load_pairs([by_id[trial.pair_ids[i]] for i in shown], bundle.preprocessing, executor)
     usable = [(i, pair) for i, pair in zip(shown, loaded, strict=True) if isinstance(pair, PairPixels)]
     mapper = SaliencyMapper(bundle)
     maps = [mapper.maps(pair) for _, pair in usable]
-    titles = cell.labels.titles
+    titles = trial.labels.titles
     cases = []
     for (i, pair), found in zip(usable, maps, strict=True):
         images = {Modality.CLINICAL: pair.clinical, Modality.DERMOSCOPY: pair.dermoscopy}
         given = {modality: image for modality, image in images.items() if image is not None}
         drawn = [*given.values(), *(overlay(image, found[modality]) for modality, image in given.items())]
-        answers = {kind: titles[int(scores[i].argmax())] for kind, scores in cell.given.items()}
-        cases.append(Case(titles[int(cell.truth[i])], answers, tuple(_data_uri(image) for image in drawn)))
-    return Gallery(seed, len(both), len(cell.truth), tuple(cases))
+        predictions = {kind: titles[int(scores[i].argmax())] for kind, scores in trial.given.items()}
+        cases.append(Case(titles[int(trial.truth[i])], predictions, tuple(_data_uri(image) for image in drawn)))
+    return Gallery(seed, len(both), len(trial.truth), tuple(cases))
 
 
 def _data_uri(image: Pixels) -> str:

@@ -1,4 +1,4 @@
-"""Which networks are trained: the rows of the paper's tables, as cells of one seed each."""
+"""Which networks are trained: the rows of the paper's tables, as trials of one seed each."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,9 +16,9 @@ class Row:
     """One configuration of the study.
 
     Attributes:
-        name: part of its cells' names.
+        name: part of its trials' names.
         title: for people.
-        config: the recipe, whatever the seed.
+        config: the recipe, without the seed.
         cam: name of the row that trains its CAM network; ``None`` for heads without one.
         paper: the paper's accuracy on the 15 diseases, prediction kind -> 0..1 (Table 1), where it has the row.
     """
@@ -31,17 +31,17 @@ class Row:
 
 
 @dataclass(frozen=True, eq=False)
-class Cell:
+class Trial:
     """A row trained with one seed.
 
     Attributes:
         row, seed: which.
-        cam: the cell that trains its CAM network.
+        cam: the trial that trains its CAM network.
     """
 
     row: Row
     seed: int
-    cam: "Cell | None" = None
+    cam: "Trial | None" = None
 
     @property
     def name(self) -> str:
@@ -55,7 +55,7 @@ class Cell:
 
     @property
     def trunks(self) -> frozenset[str]:
-        """The trunks whose weights it needs, its CAM network's included."""
+        """Trunks whose weights it needs, including that of its CAM network."""
         return frozenset({self.row.config.trunk}) | (self.cam.trunks if self.cam is not None else frozenset())
 
     @property
@@ -128,7 +128,7 @@ def milk10k_cpu(label_set: str) -> tuple[Row, ...]:
 
 
 def debug(label_set: str) -> tuple[Row, ...]:
-    """A few cells of the tiny trunk: minutes."""
+    """A few trials of the tiny trunk: minutes."""
     base = make_config("debug", {"label_set": label_set})
     networks = (Row(f"{name}-gap", title, _changed(base, network=name)) for name, title in _NETWORKS.items())
     pooled = Row("triple-cam_bp", "Triple-Net + CAM-BP", _changed(base, head="cam_bp"), CAM)
@@ -153,11 +153,11 @@ def make_rows(preset: str, label_set: str) -> tuple[Row, ...]:
     return PRESETS[preset](label_set)
 
 
-def make_cells(rows: Sequence[Row], seeds: Sequence[int]) -> list[Cell]:
-    """Return all cells: seed by seed, and within a seed what others wait for first."""
-    cells: list[Cell] = []
+def make_trials(rows: Sequence[Row], seeds: Sequence[int]) -> list[Trial]:
+    """Return all trials: seed by seed, and within a seed what others wait for first."""
+    trials: list[Trial] = []
     for seed in seeds:
-        cams = {row.name: Cell(row, seed) for row in rows if row.config.head == "cam"}
-        others = [Cell(row, seed, cams[row.cam] if row.cam else None) for row in rows if row.name not in cams]
-        cells += [*cams.values(), *sorted(others, key=lambda cell: cell.cam is not None)]
-    return cells
+        cams = {row.name: Trial(row, seed) for row in rows if row.config.head == "cam"}
+        others = [Trial(row, seed, cams[row.cam] if row.cam else None) for row in rows if row.name not in cams]
+        trials += [*cams.values(), *sorted(others, key=lambda trial: trial.cam is not None)]
+    return trials

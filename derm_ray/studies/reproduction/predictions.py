@@ -1,4 +1,4 @@
-"""What a cell leaves behind for the report: every pair's probabilities, as a Parquet file."""
+"""Predictions of a trial: the probabilities of every test pair, as a Parquet file."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from derm_ray import storage
 from derm_ray.data.parquet import parse_parquet
+from derm_ray.domain import LabelSet, PredictionKind, label_set
 from derm_ray.errors import StorageError
-from derm_ray.vocabulary import LabelSet, PredictionKind, label_set
 
 FILE = "predictions.parquet"
 
@@ -22,16 +22,16 @@ KindScores = Mapping[PredictionKind, npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class CellPredictions:
-    """Answers for the test split.
+class TrialPredictions:
+    """Predictions for the test split.
 
     Attributes:
-        labels: the cell's label set.
+        labels: the trial's label set.
         pair_ids, lesion_ids: of the pairs, in order.
         truth: class indices (N,).
         given: prediction kind -> (N, K).
-        swapped: the same with the two images exchanged; empty for baselines.
-        facts: model digest, best epoch, seconds since the cell was last started and the like.
+        swapped: the same with the two images swapped; empty for baselines.
+        metadata: model digest, best epoch, seconds since the last start of the trial, temperatures.
     """
 
     labels: LabelSet
@@ -40,10 +40,10 @@ class CellPredictions:
     truth: npt.NDArray[np.int64]
     given: KindScores
     swapped: KindScores
-    facts: Mapping[str, Any]
+    metadata: Mapping[str, Any]
 
 
-def write_predictions(predictions: CellPredictions, folder: str) -> None:
+def write_predictions(predictions: TrialPredictions, folder: str) -> None:
     """Write them, atomically, as one row per pair with ``<kind>_<class>`` and ``swapped_<kind>_<class>`` columns."""
     columns: dict[str, Sequence[Any] | npt.NDArray[Any]] = {
         "pair_id": predictions.pair_ids,
@@ -54,13 +54,13 @@ def write_predictions(predictions: CellPredictions, folder: str) -> None:
         for kind, probabilities in scores.items():
             for index, name in enumerate(predictions.labels.class_names):
                 columns[f"{prefix}{kind}_{name}"] = probabilities[:, index]
-    meta = {"label_set": predictions.labels.name, "facts": json.dumps(dict(predictions.facts))}
+    meta = {"label_set": predictions.labels.name, "metadata": json.dumps(dict(predictions.metadata))}
     sink = BytesIO()
     pq.write_table(pa.table(columns).replace_schema_metadata(meta), sink)
     storage.write_bytes(storage.join(folder, FILE), sink.getvalue())
 
 
-def read_predictions(folder: str) -> CellPredictions | None:
+def read_predictions(folder: str) -> TrialPredictions | None:
     """Return what :func:`write_predictions` wrote, or ``None`` where nothing is.
 
     Raises:
@@ -72,7 +72,9 @@ def read_predictions(folder: str) -> CellPredictions | None:
     try:
         table = parse_parquet(storage.read_bytes(uri))
     except pa.ArrowException as error:
-        raise StorageError(f"{uri}: damaged ({error}). Remove it; the cell's answers are computed again.") from error
+        raise StorageError(
+            f"{uri}: damaged ({error}). Delete it; the trial's predictions will be computed again."
+        ) from error
     meta = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     labels = label_set(meta["label_set"])
 
@@ -84,12 +86,12 @@ def read_predictions(folder: str) -> CellPredictions | None:
                 found[kind] = np.stack([table[name].to_numpy() for name in names], 1).astype(np.float32)
         return found
 
-    return CellPredictions(
+    return TrialPredictions(
         labels,
         tuple(table["pair_id"].to_pylist()),
         tuple(table["lesion_id"].to_pylist()),
         np.array([labels.class_names.index(name) for name in table["diagnosis"].to_pylist()]),
         scores(""),
         scores("swapped_"),
-        json.loads(meta["facts"]),
+        json.loads(meta["metadata"]),
     )

@@ -8,14 +8,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from derm_ray import RESEARCH_NOTICE
+from derm_ray.domain import PredictionKind
 from derm_ray.evaluation.comparison import Interval
 from derm_ray.evaluation.plots import interval_plot, reliability_plot
 from derm_ray.evaluation.report import figure_text
 from derm_ray.studies.reproduction.claims import NOT_REPRODUCED, REPRODUCED, UNDECIDED
-from derm_ray.studies.reproduction.figures import FIGURES, SeedFigures
 from derm_ray.studies.reproduction.gallery import ROW, Gallery
+from derm_ray.studies.reproduction.metrics import METRICS, SeedMetrics
 from derm_ray.studies.reproduction.results import RowResult, StudyResults
-from derm_ray.vocabulary import PredictionKind
 
 TASKS = {
     "cancer": ("cancer/auroc", "cancer"),
@@ -33,7 +33,7 @@ def render_html(results: StudyResults, gallery: Gallery | None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["figure"] = lambda values: figure_text(values.mean) if values is not None else ""
+    environment.filters["metric"] = lambda values: figure_text(values.mean) if values is not None else ""
     environment.filters["signed"] = _signed
     environment.filters["percent"] = lambda value: f"{100 * value:.1f}%"
     verdicts = Counter(verdict.verdict for verdict in results.verdicts)
@@ -42,7 +42,7 @@ def render_html(results: StudyResults, gallery: Gallery | None) -> str:
         results=results,
         gallery=gallery,
         kinds=list(PredictionKind),
-        figures=FIGURES,
+        metrics=METRICS,
         counts={name: verdicts[name] for name in (REPRODUCED, NOT_REPRODUCED, UNDECIDED)},
         plots=_plots(results),
         tasks=_tasks(results),
@@ -56,27 +56,27 @@ def _signed(interval: Interval | None) -> str:
 
 
 def main_table(results: StudyResults) -> list[tuple[str, list[str]]]:
-    """Return title and cells of every row of the study's label set that has results.
+    """Return title and trials of every row of the study's label set that has results.
 
     Cells are of cross: accuracy, balanced accuracy, both AUROCs.
     """
     shown = ("accuracy", "balanced_accuracy", "cancer/auroc", "melanoma/auroc")
     table = []
-    for row in (row for row in results.rows if row.label_set == results.facts["label_set"]):
-        values = [row.figures.get((name, PredictionKind.CROSS)) for name in shown]
+    for row in (row for row in results.rows if row.label_set == results.metadata["label_set"]):
+        values = [row.metrics.get((name, PredictionKind.CROSS)) for name in shown]
         if any(value is not None for value in values):
             table.append((row.title, [f"{v.mean.value:.3f}" if v is not None else "n/a" for v in values]))
     return table
 
 
-def _tasks(results: StudyResults) -> list[tuple[str, SeedFigures | None, SeedFigures | None]]:
+def _tasks(results: StudyResults) -> list[tuple[str, SeedMetrics | None, SeedMetrics | None]]:
     """Return each task's cross AUROC collapsed from the diagnoses, and of the head trained for it alone."""
     collapsed = results.row(ROW)
     rows = []
-    for title, (figure, suffix) in TASKS.items():
+    for title, (metric, suffix) in TASKS.items():
         own = results.row(f"{ROW}-{suffix}")
         first, second = (
-            row.figures.get((figure, PredictionKind.CROSS)) if row is not None else None for row in (collapsed, own)
+            row.metrics.get((metric, PredictionKind.CROSS)) if row is not None else None for row in (collapsed, own)
         )
         rows.append((title, first, second))
     return rows
@@ -90,19 +90,19 @@ def _plots(results: StudyResults) -> dict[str, Any]:
         plots["tasks"] = _chart([best] * len(names), list(names.values()), list(names))
         diagrams = best.reliability(PredictionKind.CROSS)
         plots["reliability"] = Markup(reliability_plot(next(iter(diagrams.values()))))
-    label_set, kinds = results.facts["label_set"], len(PredictionKind)
+    label_set, kinds = results.metadata["label_set"], len(PredictionKind)
     compared = [
-        row for row in results.rows if row.label_set == label_set and len({kind for _, kind in row.figures}) == kinds
+        row for row in results.rows if row.label_set == label_set and len({kind for _, kind in row.metrics}) == kinds
     ]
     if compared:
         plots["methods"] = _chart(compared, ["accuracy"] * len(compared), [row.title for row in compared])
     return plots
 
 
-def _chart(rows: Sequence[RowResult], figures: Sequence[str], names: Sequence[str]) -> Markup:
+def _chart(rows: Sequence[RowResult], metrics: Sequence[str], names: Sequence[str]) -> Markup:
     kept = [
-        (name, [row.figures.get((figure, kind)) for kind in PredictionKind])
-        for row, figure, name in zip(rows, figures, names, strict=True)
+        (name, [row.metrics.get((metric, kind)) for kind in PredictionKind])
+        for row, metric, name in zip(rows, metrics, names, strict=True)
     ]
     whole = [(name, [v for v in values if v is not None]) for name, values in kept if None not in values]
     series = {kind: [values[i].mean for _, values in whole] for i, kind in enumerate(PredictionKind)}

@@ -1,4 +1,4 @@
-"""The study's results: figures of every row, verdicts, and the facts behind them."""
+"""The study's results: metrics of every row, verdicts, and metadata."""
 
 import csv
 import io
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from derm_ray import RESEARCH_NOTICE
+from derm_ray.domain import PredictionKind
 from derm_ray.evaluation.calibration import Reliability, reliability
 from derm_ray.evaluation.comparison import finite_or_none
-from derm_ray.studies.reproduction.cells import CellOutcome
 from derm_ray.studies.reproduction.claims import Verdict, judge, paper_claims
-from derm_ray.studies.reproduction.figures import Draws, SeedFigures, figures_of, lesion_weights, seed_figures
-from derm_ray.studies.reproduction.predictions import CellPredictions
-from derm_ray.vocabulary import PredictionKind
+from derm_ray.studies.reproduction.metrics import Draws, SeedMetrics, lesion_weights, metrics_of, seed_metrics
+from derm_ray.studies.reproduction.predictions import TrialPredictions
+from derm_ray.studies.reproduction.trials import TrialOutcome
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class RowResult:
         paper: see :class:`derm_ray.studies.reproduction.grid.Row`.
         label_set: name; empty for a baseline that was not run.
         settings: the recipe; empty for baselines.
-        problems: seed -> why there is no result.
+        problems: seed -> reason for a missing result.
         seeds: seed -> predictions.
-        figures, swapped: (figure, prediction kind) -> values, with the images as they are and exchanged.
+        metrics, swapped: (metric, prediction kind) -> values, with original and swapped images.
     """
 
     name: str
@@ -37,14 +37,16 @@ class RowResult:
     label_set: str
     settings: Mapping[str, Any]
     problems: Mapping[int, str]
-    seeds: Mapping[int, CellPredictions]
-    figures: Mapping[tuple[str, PredictionKind], SeedFigures]
-    swapped: Mapping[tuple[str, PredictionKind], SeedFigures]
+    seeds: Mapping[int, TrialPredictions]
+    metrics: Mapping[tuple[str, PredictionKind], SeedMetrics]
+    swapped: Mapping[tuple[str, PredictionKind], SeedMetrics]
 
     def reliability(self, kind: PredictionKind) -> dict[int, Reliability]:
         """Return how well each seed's probabilities hold on the test split."""
         return {
-            seed: reliability(cell.truth, cell.given[kind]) for seed, cell in self.seeds.items() if kind in cell.given
+            seed: reliability(trial.truth, trial.given[kind])
+            for seed, trial in self.seeds.items()
+            if kind in trial.given
         }
 
 
@@ -55,28 +57,28 @@ class StudyResults:
     Attributes:
         rows: in the order of the tables, baselines last.
         verdicts: of the paper's claims.
-        facts: manifest, preset, seeds, version.
+        metadata: manifest, preset, seeds, version.
     """
 
     rows: tuple[RowResult, ...]
     verdicts: tuple[Verdict, ...]
-    facts: Mapping[str, Any]
+    metadata: Mapping[str, Any]
 
     def row(self, name: str) -> RowResult | None:
         """Return a row by name."""
         return next((row for row in self.rows if row.name == name), None)
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as JSON types; undefined figures are null."""
+        """Return everything as JSON types; undefined metrics are null."""
         return {
             "notice": RESEARCH_NOTICE,
-            "facts": dict(self.facts),
+            "metadata": dict(self.metadata),
             "rows": [_row_json(row) for row in self.rows],
             "claims": [
                 {
                     "claim": verdict.claim.text,
                     "source": verdict.claim.source,
-                    "figure": verdict.claim.figure,
+                    "metric": verdict.claim.metric,
                     "verdict": verdict.verdict,
                     "difference": verdict.difference.to_json() if verdict.difference is not None else None,
                     "seeds": list(verdict.seeds),
@@ -87,18 +89,18 @@ class StudyResults:
         }
 
     def to_csv(self) -> str:
-        """Return one line per row, figure, prediction kind, exchange and seed, and one for the mean of the seeds."""
+        """Return one line per row, metric, prediction kind, exchange and seed, and one for the mean of the seeds."""
         sink = io.StringIO()
         writer = csv.writer(sink, lineterminator="\n")
-        writer.writerow(["row", "label_set", "seed", "prediction", "images", "figure", "value", "low", "high", "paper"])
+        writer.writerow(["row", "label_set", "seed", "prediction", "images", "metric", "value", "low", "high", "paper"])
         for row in self.rows:
-            for images, table in (("given", row.figures), ("exchanged", row.swapped)):
-                for (figure, kind), values in table.items():
-                    paper = row.paper.get(kind, "") if figure == "accuracy" and images == "given" else ""
+            for images, table in (("given", row.metrics), ("swapped", row.swapped)):
+                for (metric, kind), values in table.items():
+                    paper = row.paper.get(kind, "") if metric == "accuracy" and images == "given" else ""
                     mean = [values.mean.value, values.mean.low, values.mean.high]
-                    writer.writerow([row.name, row.label_set, "mean", kind, images, figure, *map(_cell, mean), paper])
+                    writer.writerow([row.name, row.label_set, "mean", kind, images, metric, *map(_cell, mean), paper])
                     for seed, value in values.seeds.items():
-                        writer.writerow([row.name, row.label_set, seed, kind, images, figure, _cell(value), "", "", ""])
+                        writer.writerow([row.name, row.label_set, seed, kind, images, metric, _cell(value), "", "", ""])
         return sink.getvalue()
 
 
@@ -107,13 +109,13 @@ def _cell(value: float) -> str:
 
 
 def _row_json(row: RowResult) -> dict[str, Any]:
-    def table(figures: Mapping[tuple[str, PredictionKind], SeedFigures]) -> dict[str, Any]:
+    def table(metrics: Mapping[tuple[str, PredictionKind], SeedMetrics]) -> dict[str, Any]:
         return {
-            f"{kind}/{figure}": {
+            f"{kind}/{metric}": {
                 "mean": values.mean.to_json(),
                 "seeds": {str(seed): finite_or_none(value) for seed, value in values.seeds.items()},
             }
-            for (figure, kind), values in figures.items()
+            for (metric, kind), values in metrics.items()
         }
 
     return {
@@ -123,9 +125,9 @@ def _row_json(row: RowResult) -> dict[str, Any]:
         "settings": dict(row.settings),
         "paper_accuracy": dict(row.paper),
         "problems": {str(seed): text for seed, text in row.problems.items()},
-        "cells": {str(seed): dict(cell.facts) for seed, cell in row.seeds.items()},
-        "figures": table(row.figures),
-        "figures_images_exchanged": table(row.swapped),
+        "trials": {str(seed): dict(trial.metadata) for seed, trial in row.seeds.items()},
+        "metrics": table(row.metrics),
+        "metrics_images_swapped": table(row.swapped),
         "calibration": {
             str(seed): {"ece": r.ece, "brier": r.brier, "nll": r.nll}
             for seed, r in row.reliability(PredictionKind.CROSS).items()
@@ -134,46 +136,46 @@ def _row_json(row: RowResult) -> dict[str, Any]:
 
 
 def assemble(
-    outcomes: Sequence[CellOutcome],
-    baselines: Mapping[str, tuple[str, CellPredictions | str]],
-    facts: Mapping[str, Any],
+    outcomes: Sequence[TrialOutcome],
+    baselines: Mapping[str, tuple[str, TrialPredictions | str]],
+    metadata: Mapping[str, Any],
     *,
     plain: str,
 ) -> StudyResults:
-    """Compute every figure and verdict.
+    """Compute every metric and verdict.
 
     Args:
-        outcomes: of all cells.
+        outcomes: of all trials.
         baselines: name -> title and predictions, or why there are none.
-        facts: see :class:`StudyResults`.
+        metadata: see :class:`StudyResults`.
         plain: head of the networks without bilinear pooling.
     """
     weights: dict[tuple[str, ...], Draws] = {}
 
-    def of(cell: CellPredictions) -> Draws:
-        if cell.lesion_ids not in weights:
-            weights[cell.lesion_ids] = lesion_weights(cell.lesion_ids)
-        return weights[cell.lesion_ids]
+    def of(trial: TrialPredictions) -> Draws:
+        if trial.lesion_ids not in weights:
+            weights[trial.lesion_ids] = lesion_weights(trial.lesion_ids)
+        return weights[trial.lesion_ids]
 
     rows: list[RowResult] = []
-    for row in dict.fromkeys(outcome.cell.row for outcome in outcomes):
-        mine = [outcome for outcome in outcomes if outcome.cell.row is row]
-        seeds = {o.cell.seed: o.predictions for o in mine if o.predictions is not None}
-        problems = {o.cell.seed: o.problem for o in mine if o.problem is not None}
+    for row in dict.fromkeys(outcome.trial.row for outcome in outcomes):
+        mine = [outcome for outcome in outcomes if outcome.trial.row is row]
+        seeds = {o.trial.seed: o.predictions for o in mine if o.predictions is not None}
+        problems = {o.trial.seed: o.problem for o in mine if o.problem is not None}
         settings = {name: value for name, value in row.config.to_json().items() if name != "seed"}
         rows.append(_row(row.name, row.title, row.paper or {}, row.config.label_set, settings, problems, seeds, of))
     for name, (title, found) in baselines.items():
-        one = {0: found} if isinstance(found, CellPredictions) else {}
+        one = {0: found} if isinstance(found, TrialPredictions) else {}
         label_set = next(iter(one.values())).labels.name if one else ""
         problems = {0: found} if isinstance(found, str) else {}
         rows.append(_row(name, title, {}, label_set, {}, problems, one, of))
-    known = {row.name: row.seeds for row in rows if row.label_set == facts["label_set"]}
+    known = {row.name: row.seeds for row in rows if row.label_set == metadata["label_set"]}
     # A baseline has no seed: it is compared with every one.
-    known |= {name: dict.fromkeys(facts["seeds"], known[name][0]) for name in baselines if name in known}
+    known |= {name: dict.fromkeys(metadata["seeds"], known[name][0]) for name in baselines if name in known}
     claims = paper_claims(plain)
-    any_cell = next((cell for seeds in known.values() for cell in seeds.values()), None)
+    any_cell = next((trial for seeds in known.values() for trial in seeds.values()), None)
     verdicts = tuple(judge(claim, known, of(any_cell)) for claim in claims) if any_cell is not None else ()
-    return StudyResults(tuple(rows), verdicts, facts)
+    return StudyResults(tuple(rows), verdicts, metadata)
 
 
 def _row(
@@ -183,18 +185,18 @@ def _row(
     label_set: str,
     settings: Mapping[str, Any],
     problems: Mapping[int, str],
-    seeds: Mapping[int, CellPredictions],
+    seeds: Mapping[int, TrialPredictions],
     weights_of: Any,
 ) -> RowResult:
-    tables: list[dict[tuple[str, PredictionKind], SeedFigures]] = []
+    tables: list[dict[tuple[str, PredictionKind], SeedMetrics]] = []
     for swapped in (False, True):
-        table: dict[tuple[str, PredictionKind], SeedFigures] = {}
+        table: dict[tuple[str, PredictionKind], SeedMetrics] = {}
         first = next(iter(seeds.values()), None)
-        for figure in figures_of(first.labels) if first is not None else ():
+        for metric in metrics_of(first.labels) if first is not None else ():
             weights = weights_of(first)
             for kind in PredictionKind:
-                values = seed_figures(figure, seeds, kind, weights, swapped=swapped)
+                values = seed_metrics(metric, seeds, kind, weights, swapped=swapped)
                 if values is not None and math.isfinite(values.mean.value):
-                    table[figure, kind] = values
+                    table[metric, kind] = values
         tables.append(table)
     return RowResult(name, title, paper, label_set, settings, problems, seeds, *tables)

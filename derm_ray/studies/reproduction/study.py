@@ -12,6 +12,7 @@ from derm_ray import __version__, storage
 from derm_ray.data.manifest import Manifest, require_split
 from derm_ray.data.prepared import require_size
 from derm_ray.data.validation import validate
+from derm_ray.domain import LabelSet, PredictionKind, Split, label_set
 from derm_ray.errors import (
     ConfigError,
     DermRayError,
@@ -23,14 +24,13 @@ from derm_ray.errors import (
 from derm_ray.lease import hold
 from derm_ray.models.trunks import TRUNKS
 from derm_ray.studies.baseline import run_baseline
-from derm_ray.studies.reproduction.cells import UNAVAILABLE, Grid, Resources
 from derm_ray.studies.reproduction.gallery import Gallery, make_gallery
-from derm_ray.studies.reproduction.grid import Row, make_cells, make_rows
-from derm_ray.studies.reproduction.predictions import CellPredictions, read_predictions, write_predictions
+from derm_ray.studies.reproduction.grid import Row, make_rows, make_trials
+from derm_ray.studies.reproduction.predictions import TrialPredictions, read_predictions, write_predictions
 from derm_ray.studies.reproduction.report import render_html
 from derm_ray.studies.reproduction.results import StudyResults, assemble
-from derm_ray.training.run.driver import labelled
-from derm_ray.vocabulary import LabelSet, PredictionKind, Split, label_set
+from derm_ray.studies.reproduction.trials import UNAVAILABLE, Grid, Resources
+from derm_ray.training.run.driver import labeled
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +46,8 @@ class Study:
     """A finished study.
 
     Attributes:
-        results: figures and verdicts.
-        json_uri, csv_uri, html_uri: where they lie.
+        results: metrics and verdicts.
+        json_uri, csv_uri, html_uri: output files.
     """
 
     results: StudyResults
@@ -69,24 +69,24 @@ def reproduce(
     images: bool = True,
     address: str | None = None,
 ) -> Study:
-    """Train every row of the paper's tables and judge its claims; what is done is not done again.
+    """Train every row of the paper's tables and test its claims; finished trials are not repeated.
 
-    The report shows all cells of the folder, also those of earlier calls with other rows or seeds.
+    The report shows all trials of the folder, also those of earlier calls with other rows or seeds.
 
     Args:
-        manifest: pairs with both images, diagnosis and split; everything is chosen on val, test is only answered.
+        manifest: pairs with both images, diagnosis and split; everything is chosen on val; test is only predicted.
         out_uri: the study's folder; the same call resumes.
         preset: a key of :data:`derm_ray.studies.reproduction.grid.PRESETS`.
         label_set_name: with a cancer task.
-        seeds: one cell of each row for each.
-        only: names of rows; empty means all. CAM networks that they need come along.
+        seeds: one trial of each row for each.
+        only: names of rows; empty means all. required CAM networks are added.
         init_weights: trunk -> safetensors file; others use torchvision's download.
-        resources: of each cell.
+        resources: of each trial.
         images: show images in the report.
         address: Ray cluster; ``None`` is ``RAY_ADDRESS`` or a local Ray.
 
     Raises:
-        ConfigError, ManifestError, StorageError: the input is not fit.
+        ConfigError, ManifestError, StorageError: the input is not usable.
         OutputExistsError: the folder holds a study of another manifest or from other weights, or something else, or
             another process works on it.
     """
@@ -100,29 +100,29 @@ def reproduce(
     _check(manifest, labels)
     out_uri = storage.absolute(out_uri)
     weights = dict(init_weights or {})
-    facts: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "derm_ray_version": __version__,
         "manifest_digest": manifest.digest,
         "label_set": label_set_name,
         "preset": preset,
     }
-    _claim(out_uri, facts, {trunk: storage.sha256(storage.read_bytes(uri)) for trunk, uri in weights.items()})
+    _claim(out_uri, metadata, {trunk: storage.sha256(storage.read_bytes(uri)) for trunk, uri in weights.items()})
     with hold(storage.join(out_uri, INVOCATIONS)):
-        cells = make_cells(rows, seeds)
+        trials = make_trials(rows, seeds)
         grid = Grid(manifest, out_uri, weights, resources or Resources(), address)
-        outcomes = grid.run(cells)
-        asked = {cell.name for cell in cells}
-        before = [cell for cell in make_cells(table, sorted({*seeds, *grid.seeds()})) if cell.name not in asked]
-        outcomes = sorted([*outcomes, *grid.finished(before)], key=lambda o: (table.index(o.cell.row), o.cell.seed))
+        outcomes = grid.run(trials)
+        asked = {trial.name for trial in trials}
+        before = [trial for trial in make_trials(table, sorted({*seeds, *grid.seeds()})) if trial.name not in asked]
+        outcomes = sorted([*outcomes, *grid.finished(before)], key=lambda o: (table.index(o.trial.row), o.trial.seed))
         baselines = {
             MAJORITY: ("Majority class", _majority(manifest, labels)),
             LOGISTIC: ("Logistic regression on frozen VGG-16", _logistic(manifest, labels, out_uri, table, weights)),
         }
         split = {str(s): len(manifest.select(s)) for s in Split}
-        facts |= {"seeds": sorted({outcome.cell.seed for outcome in outcomes}), "pairs": split}
-        facts["grouping"] = "patient" if any(manifest.column("patient_id")) else "lesion"
+        metadata |= {"seeds": sorted({outcome.trial.seed for outcome in outcomes}), "pairs": split}
+        metadata["grouping"] = "patient" if any(manifest.column("patient_id")) else "lesion"
         plain = next(row.config.head for row in table if row.config.head != "cam")
-        results = assemble(outcomes, baselines, facts, plain=plain)
+        results = assemble(outcomes, baselines, metadata, plain=plain)
         return _write(results, out_uri, lambda: make_gallery(results, manifest, grid) if images else None)
 
 
@@ -130,7 +130,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     """Parse ``0,1,2``.
 
     Raises:
-        ConfigError: it is no list of different numbers from 0.
+        ConfigError: it is not a list of different numbers from 0.
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts) or len(set(map(int, parts))) != len(parts):
@@ -159,7 +159,9 @@ def parse_weights(assignments: Sequence[str]) -> dict[str, str]:
 def _detailed(label_set_name: str) -> LabelSet:
     labels = label_set(label_set_name)
     if labels.collapses:
-        raise ConfigError(f"label set {label_set_name!r} is a task; give the diagnoses it collapses, such as paper15.")
+        raise ConfigError(
+            f"label set {label_set_name!r} is a binary task. Use the label set of its diagnoses, such as paper15."
+        )
     if "cancer" not in {task.name for task in labels.tasks()}:
         raise ConfigError(f"label set {label_set_name!r} has no cancer task, which the study's tables need.")
     return labels
@@ -185,31 +187,32 @@ def _check(manifest: Manifest, labels: LabelSet) -> None:
         require_split(manifest, split)
 
 
-def _claim(out_uri: str, facts: Mapping[str, Any], weights: Mapping[str, str]) -> None:
-    """Note what the folder is a study of, or check that it is the same; weights of more trunks may come later."""
+def _claim(out_uri: str, metadata: Mapping[str, Any], weights: Mapping[str, str]) -> None:
+    """Record the study of the folder, or check that it is the same; weights of more trunks may be added later."""
     marker = storage.join(out_uri, MARKER)
     before: dict[str, Any] = {}
     if storage.exists(marker):
         before = storage.read_json(marker)
-        now = {**facts, "init_weights": {trunk: weights.get(trunk) for trunk in before.get("init_weights", {})}}
+        now = {**metadata, "init_weights": {trunk: weights.get(trunk) for trunk in before.get("init_weights", {})}}
         for key, value in now.items():
             if before.get(key) != value:
                 raise OutputExistsError(
-                    f"{out_uri} holds a study whose {key} is {before.get(key)!r}, now {value!r}. Choose another --out."
+                    f"{out_uri} contains a study whose {key} is {before.get(key)!r}, now {value!r}. Choose another "
+                    "--out."
                 )
     elif storage.list_files(out_uri):
-        raise OutputExistsError(f"{out_uri} holds files that are no study. Choose another --out.")
-    if before != (noted := {**facts, "init_weights": dict(weights)}):
+        raise OutputExistsError(f"{out_uri} contains files that are not a study. Choose another --out.")
+    if before != (noted := {**metadata, "init_weights": dict(weights)}):
         storage.write_json(marker, noted)
 
 
-def _truth(manifest: Manifest, labels: LabelSet, answers: Mapping[PredictionKind, Any]) -> CellPredictions:
-    test = labelled(manifest, Split.TEST, labels)
+def _truth(manifest: Manifest, labels: LabelSet, given: Mapping[PredictionKind, Any]) -> TrialPredictions:
+    test = labeled(manifest, Split.TEST, labels)
     ids = tuple(pair.pair_id for pair in test.pairs), tuple(pair.lesion_id for pair in test.pairs)
-    return CellPredictions(labels, *ids, np.array(test.labels), answers, {}, {})
+    return TrialPredictions(labels, *ids, np.array(test.labels), given, {}, {})
 
 
-def _majority(manifest: Manifest, labels: LabelSet) -> CellPredictions:
+def _majority(manifest: Manifest, labels: LabelSet) -> TrialPredictions:
     counts = Counter(manifest.select(Split.TRAIN).column("diagnosis"))
     winner = labels.class_names.index(str(counts.most_common(1)[0][0]))
     constant = np.zeros((len(manifest.select(Split.TEST)), len(labels.class_names)), np.float32)
@@ -219,12 +222,12 @@ def _majority(manifest: Manifest, labels: LabelSet) -> CellPredictions:
 
 def _logistic(
     manifest: Manifest, labels: LabelSet, out_uri: str, rows: Sequence[Row], weights: Mapping[str, str]
-) -> CellPredictions | str:
-    """Return the logistic regression's answers, kept like a cell's."""
+) -> TrialPredictions | str:
+    """Return the logistic regression's answers, kept like a trial's."""
     config = rows[0].config
     if config.trunk == "tiny" and "vgg16" not in weights:
         return "not run: this preset has no ImageNet weights"
-    folder = storage.join(out_uri, "cells", LOGISTIC)
+    folder = storage.join(out_uri, "trials", LOGISTIC)
     found = read_predictions(folder)
     if found is None:
         logger.info("logistic regression on frozen features")
@@ -234,13 +237,13 @@ def _logistic(
             return f"failed: {error}" if "vgg16" in weights else UNAVAILABLE
         except ManifestError:
             return "failed: an image cannot be used; derm-ray data validate names it"
-        found = _truth(manifest, labels, result.answers)
+        found = _truth(manifest, labels, result.predictions)
         write_predictions(found, folder)
     return found
 
 
 def _write(results: StudyResults, out_uri: str, make: Callable[[], Gallery | None]) -> Study:
-    """Write the figures first: a gallery that cannot be made must not cost them."""
+    """Write the metrics first, so that a failing gallery does not lose them."""
     json_uri, csv_uri, html_uri = (storage.join(out_uri, name) for name in (JSON_NAME, CSV_NAME, HTML_NAME))
     storage.write_json(json_uri, results.to_json())
     storage.write_bytes(csv_uri, results.to_csv().encode())

@@ -1,1 +1,1 @@
-"""Training on Ray: the driver's side, the workers' side, and the feed between storage and workers."""
+"""Training on Ray: the driver, the workers, and data loading."""

@@ -1,4 +1,4 @@
-"""Filling stem caches with Ray Data: one row per file, one stem per actor."""
+"""Filling feature caches with Ray Data: one row per file, one trunk per actor."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -12,22 +12,22 @@ from torch import Tensor
 
 from derm_ray import storage
 from derm_ray.data.preprocessing import Preprocessing
+from derm_ray.domain import LesionPair, Split
 from derm_ray.errors import ConfigError, ImageError, ImageErrorCode, StorageError
 from derm_ray.inference.precision import resolve_precision
 from derm_ray.models.networks import PairNetwork, Stream
 from derm_ray.models.trunks import Trunk
 from derm_ray.training.config import TrainConfig
-from derm_ray.training.run.feed import LabelledPairs
-from derm_ray.training.stem_writer import StemWriter, plan_cache
-from derm_ray.training.stems import PAIRS_PER_FILE, StemCache, make_room
-from derm_ray.vocabulary import LesionPair, Split
+from derm_ray.training.feature_cache import PAIRS_PER_FILE, FeatureCache, evict_caches
+from derm_ray.training.feature_writer import FeatureWriter, plan_cache
+from derm_ray.training.run.data_loading import LabeledPairs
 
 logger = logging.getLogger(__name__)
 
 IMAGES_AT_ONCE = 4
 
 
-class _StemActor:
+class _FeatureActor:
     def __init__(self, trunk: tuple[str, str, "ray.ObjectRef[dict[str, Tensor]]"], spec: Preprocessing, precision: str,
                  use_gpu: bool) -> None:  # fmt: skip
         name, freeze, weights = trunk
@@ -35,10 +35,10 @@ class _StemActor:
         built.load_state_dict(ray.get(weights))
         device = torch.device("cuda" if use_gpu else "cpu")
         precision = resolve_precision(precision, device)
-        self._writer = StemWriter(built, spec, precision, device)
+        self._writer = FeatureWriter(built, spec, precision, device)
         self._executor = ThreadPoolExecutor(IMAGES_AT_ONCE)
 
-    def __call__(self, row: dict[str, Any], cache: StemCache) -> dict[str, Any]:
+    def __call__(self, row: dict[str, Any], cache: FeatureCache) -> dict[str, Any]:
         pairs = [LesionPair(*ids) for ids in zip(row["pair_ids"], row["lesion_ids"], row["c"], row["d"], strict=True)]
         try:
             self._writer.write(cache, row["index"], pairs, self._executor)
@@ -49,10 +49,10 @@ class _StemActor:
         return {"index": row["index"], "code": "", "error": ""}
 
 
-def plan_stems(
-    config: TrainConfig, trunk: Trunk, splits: Mapping[Split, LabelledPairs], folder: str, *, use_gpu: bool
-) -> dict[Split, StemCache]:
-    """Return where the activations of some splits belong; train's holds mirrored images where the recipe mirrors.
+def plan_features(
+    config: TrainConfig, trunk: Trunk, splits: Mapping[Split, LabeledPairs], folder: str, *, use_gpu: bool
+) -> dict[Split, FeatureCache]:
+    """Return the feature caches of some splits; train's includes mirrored images if the recipe mirrors.
 
     Args:
         config: the recipe.
@@ -68,16 +68,16 @@ def plan_stems(
     }
 
 
-def prepare_stems(
+def prepare_features(
     config: TrainConfig,
     trunk: Trunk,
-    splits: Mapping[Split, LabelledPairs],
+    splits: Mapping[Split, LabeledPairs],
     folder: str,
     *,
     limit_gib: float,
     use_gpu: bool,
-) -> dict[Split, StemCache]:
-    """Plan, make room for and fill the caches of some splits; see :func:`plan_stems`.
+) -> dict[Split, FeatureCache]:
+    """Plan, allocate and fill the caches of some splits; see :func:`plan_features`.
 
     Args:
         config, trunk, splits, folder, use_gpu: see there.
@@ -87,8 +87,8 @@ def prepare_stems(
         ConfigError: the limit is too small.
         ImageError, StorageError: see :func:`fill`.
     """
-    caches = plan_stems(config, trunk, splits, folder, use_gpu=use_gpu)
-    make_room(folder, [(cache, len(splits[split].listed)) for split, cache in caches.items()], limit_gib)
+    caches = plan_features(config, trunk, splits, folder, use_gpu=use_gpu)
+    evict_caches(folder, [(cache, len(splits[split].listed)) for split, cache in caches.items()], limit_gib)
     weights = (config.trunk, config.freeze, ray.put(trunk.state_dict()))
     precision = _precision(config, use_gpu=use_gpu)
     for split, cache in caches.items():
@@ -97,38 +97,38 @@ def prepare_stems(
 
 
 def _precision(config: TrainConfig, *, use_gpu: bool) -> str:
-    # A GPU is the workers': the driver may have none to ask for its number formats.
+    # GPUs belong to the workers: the driver may have none to query.
     precision = resolve_precision(config.precision, torch.device("cpu")) if not use_gpu else config.precision
     return "bf16" if precision == "auto" else precision
 
 
 def common_stem(config: TrainConfig, network: PairNetwork) -> Trunk:
-    """Return the trunk whose frozen layers serve a whole network.
+    """Return the trunk whose frozen layers are shared by the whole network.
 
     Raises:
-        ConfigError: there are none, or not the same everywhere.
+        ConfigError: there are no frozen layers, or they differ between trunks.
     """
     if config.freeze == "none":
         raise ConfigError(
-            "--cache keeps the frozen layers' activations, and this recipe freezes none. Leave --cache out, "
+            "--cache stores the activations of frozen layers, but this recipe freezes none. Remove --cache, "
             "or give --set freeze=pool4."
         )
     if network.cam is not None and not network.cam.from_stem:
         raise ConfigError(
-            "--cache: the CAM network does not share the frozen layers, so that images are needed. Leave --cache "
-            "out, or train it with the same trunk, freeze and --init-weights."
+            "--cache: the CAM network does not share the frozen layers and needs the images. Remove "
+            "--cache, or train it with the same trunk, freeze and --init-weights."
         )
     trunks = [module.trunk for module in network.modules() if isinstance(module, Stream)]
     first = trunks[0].features[: trunks[0].frozen].state_dict()
     for trunk in trunks[1:]:
         other = trunk.features[: trunk.frozen].state_dict()
         if not all(torch.equal(value, other[key]) for key, value in first.items()):
-            raise ConfigError("--cache: the frozen layers of the two trunks differ. Leave --cache out.")
+            raise ConfigError("--cache: the frozen layers of the two trunks differ. Remove --cache.")
     return trunks[0]
 
 
 def fill(
-    cache: StemCache,
+    cache: FeatureCache,
     pairs: Sequence[LesionPair],
     trunk: tuple[str, str, "ray.ObjectRef[dict[str, Tensor]]"],
     spec: Preprocessing,
@@ -136,10 +136,10 @@ def fill(
     *,
     use_gpu: bool,
 ) -> None:
-    """Compute the files of a cache that are not there, on all free CPUs, or GPUs, of the cluster.
+    """Compute the missing files of a cache, on all free CPUs, or GPUs, of the cluster.
 
     Args:
-        cache: see :func:`derm_ray.training.stems.plan_cache`.
+        cache: see :func:`derm_ray.training.feature_cache.plan_cache`.
         pairs: with both images.
         trunk: name, freeze point and weights.
         spec: preprocessing.
@@ -148,7 +148,7 @@ def fill(
 
     Raises:
         ImageError: an image cannot be used.
-        StorageError: the storage did not answer.
+        StorageError: storage failed.
     """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -174,7 +174,7 @@ def fill(
     kind = "GPU" if use_gpu else "CPU"
     actors = max(1, min(len(rows), int(ray.cluster_resources().get(kind, 1)) - (0 if use_gpu else 1)))
     written = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        _StemActor,
+        _FeatureActor,
         fn_kwargs={"cache": cache},
         fn_constructor_args=(trunk, spec, precision, use_gpu),
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors),

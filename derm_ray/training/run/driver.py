@@ -17,41 +17,41 @@ from derm_ray import bundle, errors, ray_internals, runtime, storage
 from derm_ray.data.manifest import Manifest, collapse, collapsed, require_split
 from derm_ray.data.prepared import is_prepared, require_size
 from derm_ray.data.validation import validate
+from derm_ray.domain import LabelSet, PredictionKind, Split, label_set
 from derm_ray.errors import ConfigError, TrainingError
 from derm_ray.evaluation.calibration import fit_calibration
 from derm_ray.lease import Lease, hold
 from derm_ray.observability import WorkerLogs, working_for
 from derm_ray.training.batches import check_batch_size
 from derm_ray.training.config import TrainConfig
+from derm_ray.training.feature_cache import LIMIT_GIB
 from derm_ray.training.losses import class_weights
-from derm_ray.training.run.cache import common_stem, prepare_stems
-from derm_ray.training.run.feed import LabelledPairs
+from derm_ray.training.run.cache import common_stem, prepare_features
+from derm_ray.training.run.data_loading import LabeledPairs
 from derm_ray.training.run.folder import BUNDLE, INVOCATIONS, claim, describe
 from derm_ray.training.run.process_group import AddressedTorchConfig
-from derm_ray.training.run.progress_relay import relayed
+from derm_ray.training.run.progress_relay import relay_progress
 from derm_ray.training.run.reference import make_reference, measure_images
 from derm_ray.training.run.worker import WorkerTask, read_state, train_worker
 from derm_ray.training.start import make_start
-from derm_ray.training.stems import LIMIT_GIB
-from derm_ray.vocabulary import LabelSet, PredictionKind, Split, label_set
 
 logger = logging.getLogger(__name__)
 
 COLLECTIVE_TIMEOUT_S = 600
 STARTS = 120
-"""How often workers are started, for a minute each, where the cluster has no room for them."""
+"""Attempts to start workers, one minute each, while the cluster lacks resources."""
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where a finished run lies and how good its best epoch was on val.
+    """A finished run, and the metrics of its best epoch on val.
 
     Attributes:
         run_uri, bundle_uri: folders.
-        run_id: drawn at the first start; a resume keeps it, and the bundle tells it.
+        run_id: created at the first start and kept on resume; recorded in the bundle.
         model_digest: of the sealed bundle.
         best_epoch: counted from 1.
-        metrics: validation figures of that epoch, ``<kind>/<figure>``.
+        metrics: validation metrics of that epoch, ``<kind>/<metric>``.
     """
 
     run_uri: str
@@ -92,10 +92,10 @@ def train(
             torchvision's download. The tiny trunk takes none.
         cam: bundle of the CAM network of a ``cam_bp`` head, trained with ``head=cam``.
         cache: folder that keeps the frozen layers' activations, so that they are computed once.
-        cache_limit_gib: bound on that folder; what was used longest ago goes first.
+        cache_limit_gib: limit of that folder; least recently used caches are removed first.
         workers: data-parallel workers; the global batch does not depend on it.
-        max_workers: where above ``workers``, as many as the cluster has room for at any time, up to this; the run
-            starts over from its last checkpoint where their number changes.
+        max_workers: if above ``workers``: use up to this many, as resources allow; the run restarts from its last
+            checkpoint whenever the number changes.
         cpus_per_worker: CPUs, and torch threads, of each; ``None`` shares out the machine on a local Ray and is
             1 on a cluster.
         use_gpu: one GPU per worker, nccl; otherwise gloo.
@@ -104,7 +104,7 @@ def train(
         address: Ray cluster; ``None`` is ``RAY_ADDRESS`` or a local Ray.
 
     Raises:
-        ManifestError, ConfigError, StorageError: the input is not fit to train on.
+        ManifestError, ConfigError, StorageError: the input is not usable for training.
         OutputExistsError: the name is taken by a finished run, another recipe or something else, or another process
             is working on it.
         TrainingError: the run stopped; its last good checkpoint is kept.
@@ -116,27 +116,27 @@ def train(
         raise ConfigError(f"--name {name!r}: use letters, digits, '_', '-' and '.', beginning with a letter or digit.")
     require_size(manifest, config.preprocessing, "the recipe's size")
     validate(collapse(manifest, labels), labels, complete=(Split.TRAIN, Split.VAL))
-    splits = {split: labelled(manifest, split, labels) for split in (Split.TRAIN, Split.VAL)}
+    splits = {split: labeled(manifest, split, labels) for split in (Split.TRAIN, Split.VAL)}
     most = workers if max_workers is None else max_workers
     if most < workers:
-        raise ConfigError(f"--max-workers {most} is below --workers {workers}.")
+        raise ConfigError(f"--max-workers {most} is below --workers {workers}. Raise it, or remove it.")
     check_batch_size(len(splits[Split.TRAIN]), config.global_batch_size, most)
     start = make_start(config, init_weights, cam)
     stem = common_stem(config, start.network) if cache is not None else None
     description = describe(config, manifest, init_weights, start)
     local_cpus = cpus_per_worker or max(1, runtime.machine_cpus() // most)
-    # Ray Data's decoding needs CPUs beside those that Ray Train reserves for its workers.
+    # Ray Data's decoding needs CPUs in addition to those that Ray Train reserves for its workers.
     spare = max(2, runtime.machine_cpus() // 2)
     with runtime.ray_session(address, num_cpus=most * local_cpus + spare) as session:
         cpus = cpus_per_worker or session.cpus_each(local_cpus)
         session.require(cpus=workers * cpus + 1, gpus=workers if use_gpu else 0, worker_cpus=cpus)
         with hold(storage.join(run_uri, INVOCATIONS)) as lease:
             started = claim(run_uri, description, overwrite=overwrite)
-            with working_for(started["run_id"]), relayed(name) as relay:
+            with working_for(started["run_id"]), relay_progress(name) as relay:
                 logger.info("%s  run %s", name, started["run_id"])
-                stems = None
+                features = None
                 if cache is not None and stem is not None:
-                    stems = prepare_stems(config, stem, splits, cache, limit_gib=cache_limit_gib, use_gpu=use_gpu)
+                    features = prepare_features(config, stem, splits, cache, limit_gib=cache_limit_gib, use_gpu=use_gpu)
                 task = WorkerTask(
                     config=config,
                     architecture=start.architecture,
@@ -147,7 +147,7 @@ def train(
                     initial=ray.put(start.network.state_dict()),
                     train=ray.put(splits[Split.TRAIN]),
                     val=ray.put(splits[Split.VAL]),
-                    stems=stems,
+                    features=features,
                     relay=relay,
                     logs=WorkerLogs.like_here(started["run_id"]),
                     use_gpu=use_gpu,
@@ -165,27 +165,27 @@ def train(
                 "manifest_uri": manifest.uri,
                 "workers": workers if most == workers else f"{workers} to {most}",
             }
-            return _seal(task, result, labels, splits, provenance, lease, prepared=is_prepared(manifest))
+            return _save_bundle(task, result, labels, splits, provenance, lease, prepared=is_prepared(manifest))
 
 
-def labelled(manifest: Manifest, split: Split, labels: LabelSet) -> LabelledPairs:
+def labeled(manifest: Manifest, split: Split, labels: LabelSet) -> LabeledPairs:
     """Return one split with its class indices.
 
     Raises:
-        ConfigError: the split is empty, or the label set leaves all of it out.
+        ConfigError: the split is empty, or the label set excludes all of it.
     """
     listed = tuple(require_split(manifest, split).pairs())
     classes = [collapsed(labels, pair.diagnosis) for pair in listed]
-    places = tuple(place for place, name in enumerate(classes) if name is not None)
-    if not places:
-        raise ConfigError(f"{manifest.uri}: label set {labels.name!r} leaves out every pair of split {split!s}.")
-    indices = tuple(labels.class_names.index(str(classes[place])) for place in places)
-    return LabelledPairs(tuple(listed[place] for place in places), indices, places, listed)
+    positions = tuple(index for index, name in enumerate(classes) if name is not None)
+    if not positions:
+        raise ConfigError(f"{manifest.uri}: label set {labels.name!r} excludes every pair of split {split!s}.")
+    indices = tuple(labels.class_names.index(str(classes[index])) for index in positions)
+    return LabeledPairs(tuple(listed[index] for index in positions), indices, positions, listed)
 
 
 class _Trainer(TorchTrainer):  # type: ignore[misc]
     def _register_sigint_handler(self, controller: object) -> None:
-        """Leave Ctrl-C to the command: Ray's handler ends it without a word and with exit code 1."""
+        """Leave Ctrl-C to the command: Ray's handler would exit silently with code 1."""
 
 
 def _fit(task: WorkerTask, out_uri: str, name: str, scaling: ScalingConfig, max_failures: int) -> "ray.train.Result":
@@ -217,17 +217,17 @@ def _fit(task: WorkerTask, out_uri: str, name: str, scaling: ScalingConfig, max_
     return result
 
 
-def _seal(
+def _save_bundle(
     task: WorkerTask,
     result: "ray.train.Result",
     labels: LabelSet,
-    splits: dict[Split, LabelledPairs],
+    splits: dict[Split, LabeledPairs],
     provenance: dict[str, Any],
     lease: Lease,
     *,
     prepared: bool,
 ) -> TrainResult:
-    """Seal the best epoch's model, with its calibration and what drift is measured against."""
+    """Save the best epoch's model as a bundle, with its calibration and drift reference."""
     config = task.config
     images = measure_images(
         [pair for split in splits.values() for pair in split.pairs], config.preprocessing, config.seed
@@ -237,35 +237,35 @@ def _seal(
     scores = {PredictionKind(kind): values.numpy() for kind, values in state["val"].items()}
     calibration = fit_calibration(labels, np.array(splits[Split.VAL].labels), scores)
     epoch = int(metrics["epoch"])
-    figures = {key: value for key, value in metrics.items() if "/" in key}
+    metrics = {key: value for key, value in metrics.items() if "/" in key}
     uri = storage.join(task.run_uri, BUNDLE)
     lease.check()
-    digest = bundle.seal_bundle(
+    digest = bundle.save_bundle(
         uri,
         network=task.architecture,
         label_set=labels,
         preprocessing=config.preprocessing,
         weights=state["loop"]["network"],
-        provenance={**provenance, "best_epoch": epoch, "metrics": figures},
+        provenance={**provenance, "best_epoch": epoch, "metrics": metrics},
         calibration=calibration,
         reference=make_reference(labels, scores, calibration, images, prepared=prepared),
     )
-    return TrainResult(task.run_uri, uri, provenance["run_id"], digest, epoch, figures)
+    return TrainResult(task.run_uri, uri, provenance["run_id"], digest, epoch, metrics)
 
 
 def _rebuilt(kind: type[errors.DermRayError], message: str, run_uri: str) -> errors.DermRayError:
     if issubclass(kind, TrainingError):
-        return TrainingError(f"{message} Checkpoints of the epochs before are kept in {run_uri}.")
+        return TrainingError(f"{message} Checkpoints of earlier epochs are kept in {run_uri}.")
     return errors.InputError(message)
 
 
 def _cause(error: BaseException) -> str:
-    """Return in a line what went wrong first: a frozen worker before those that it left alone, else the lowest rank."""
+    """Return the first cause in one line: a frozen worker, if any, else the lowest rank."""
     if not isinstance(error, WorkerGroupError):
         return _last_line(error)
     for rank, cause in error.worker_failures.items():
         if isinstance(cause, ray_internals.worker_silent_error()):
-            return f"worker {rank} was frozen and did not answer"
+            return f"worker {rank} was frozen and did not respond"
     rank, cause = next(iter(error.worker_failures.items()))
     return f"worker {rank}: {_last_line(cause)}"
 

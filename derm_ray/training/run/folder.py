@@ -1,4 +1,4 @@
-"""The folder of a training run: whose it is, and what makes two runs the same."""
+"""The folder of a training run: claiming it, and the identity of a run."""
 
 import json
 import uuid
@@ -13,11 +13,11 @@ from derm_ray.training.start import Start
 CONFIG = "config.json"
 BUNDLE = "bundle"
 INVOCATIONS = "invocations"
-"""Leases of those who worked on the run; whoever claims it holds one."""
+"""Leases of the processes that worked on the run; the current one holds one."""
 
 
 def describe(config: TrainConfig, manifest: Manifest, init_weights: str | None, start: Start) -> dict[str, Any]:
-    """Return what makes two runs the same run."""
+    """Return the identity of a run."""
     return {
         "derm_ray_version": __version__,
         "manifest_digest": manifest.digest,
@@ -28,12 +28,12 @@ def describe(config: TrainConfig, manifest: Manifest, init_weights: str | None, 
 
 
 def claim(run_uri: str, description: dict[str, Any], *, overwrite: bool) -> dict[str, Any]:
-    """Make the run's folder ours: a new one, or one that the same recipe has left unfinished.
+    """Claim the run's folder: a new one, or an unfinished run of the same recipe.
 
     Args:
         run_uri: the folder.
         description: see :func:`describe`.
-        overwrite: remove a run that is there.
+        overwrite: remove an existing run.
 
     Returns:
         The run's ``run_id``, and ``jobs``, the Ray Jobs that have worked on it.
@@ -46,12 +46,12 @@ def claim(run_uri: str, description: dict[str, Any], *, overwrite: bool) -> dict
         for name in storage.list_folder(run_uri):
             if name not in (CONFIG, f"{INVOCATIONS}/"):
                 storage.remove_tree(storage.join(run_uri, name.rstrip("/")))
-        storage.remove(config_uri)  # last: without it the folder would be no run
+        storage.remove(config_uri)  # last: it marks the folder as a run
     if storage.exists(storage.join(run_uri, BUNDLE, bundle.INDEX)):
-        raise OutputExistsError(f"{run_uri} holds a finished run. Choose another --name, or give --overwrite.")
+        raise OutputExistsError(f"{run_uri} contains a finished run. Choose another --name, or give --overwrite.")
     if not storage.exists(config_uri):
         if any(storage.parent(uri).rpartition("/")[2] != INVOCATIONS for uri in storage.list_files(run_uri)):
-            raise OutputExistsError(f"{run_uri} holds files that are no run of derm_ray. Choose another --name.")
+            raise OutputExistsError(f"{run_uri} contains files that are not a training run. Choose another --name.")
         recorded: dict[str, Any] = {}
     else:
         recorded = storage.read_json(config_uri)
@@ -62,8 +62,8 @@ def claim(run_uri: str, description: dict[str, Any], *, overwrite: bool) -> dict
     }
     if recorded and (changes := _differences(recorded, description)):
         raise OutputExistsError(
-            f"{run_uri} holds an unfinished run with other settings: {'; '.join(changes)}. "
-            "Give the same settings to resume it, another --name, or --overwrite."
+            f"{run_uri} contains an unfinished run with other settings: {'; '.join(changes)}. "
+            "Use the same settings to resume it, another --name, or --overwrite."
         )
     storage.write_json(config_uri, {**started, **description})
     return started

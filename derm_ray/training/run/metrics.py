@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class TrainingMetrics:
-    """What one worker measures; what is the same on all ranks is counted on rank 0.
+    """Metrics of one worker; values that are equal on all ranks are counted on rank 0.
 
     Args:
         run: its name.
@@ -32,16 +32,16 @@ class TrainingMetrics:
             return Counter(f"derm_ray_train_{name}", description, ("run",)).set_default_tags({"run": run})
 
         self._pairs = counter("pairs", "Pairs trained on.")
-        self._steps = counter("steps", "Optimiser steps.")
+        self._steps = counter("steps", "Optimizer steps.")
         self._loss = counter("loss", "Sum of the steps' losses; divided by the steps it is their mean.")
         self._epochs = counter("epochs", "Epochs reported.")
         self._seconds = Counter(
             "derm_ray_train_seconds",
-            "Time of a worker: waiting for batches, steps, validation, and reports with their checkpoints.",
+            "Seconds of a worker: waiting for batches, steps, validation, and reports with checkpoints.",
             ("run", "rank", "stage"),
         ).set_default_tags({"run": run, "rank": str(rank)})
         if self._first:
-            counter("starts", "Beginnings: the first one and each restart.").inc()
+            counter("starts", "Starts of the run: the first one and each restart.").inc()
 
     def training(self, batches: Iterable[T]) -> Iterator[T]:
         """Yield batches, timing how long each is waited for; :meth:`step` is to follow each."""
@@ -66,7 +66,7 @@ class TrainingMetrics:
                 self._loss.inc(loss)
 
     def validating(self, batches: Iterable[T]) -> Iterator[T]:
-        """Yield batches, timing each with what it is used for."""
+        """Yield batches, timing each with its use."""
         self._begun = perf_counter()
         for batch in batches:
             yield batch

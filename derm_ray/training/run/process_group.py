@@ -15,19 +15,19 @@ from derm_ray import ray_internals
 
 INTERFACE_VARIABLE = "GLOO_SOCKET_IFNAME"
 LEAVE_S = 5
-"""How long workers may take to leave the group before they are stopped; survivors of a dead one hang."""
+"""Time for workers to leave the group before they are stopped; survivors of a dead worker hang."""
 
 
 class AddressedTorchConfig(TorchConfig):  # type: ignore[misc]
     """Ray Train's set-up of torch, with gloo on the interface that holds the node's address.
 
-    By itself gloo listens where the machine's name leads, which on many (Debian's ``127.0.1.1``) is a loopback
-    address that no other node reaches. A variable that is set already stays.
+    By default gloo listens on the address of the machine's name. On many machines (Debian's ``127.0.1.1``) that is a
+    loopback address that no other node can reach. A variable that is already set is kept.
     """
 
     @property
     def backend_cls(self) -> type[Any]:
-        """What sets the group up."""
+        """The backend that sets up the group."""
         return _AddressedBackend
 
 
@@ -45,10 +45,10 @@ class _AddressedBackend(ray_internals.torch_backend()):  # type: ignore[misc]
 
 @contextmanager
 def ended_where_it_fails(worker_group: Any) -> Iterator[None]:
-    """Let Ray Train start again where a worker dies while the group is set up.
+    """Let Ray Train restart if a worker dies during the setup of the group.
 
-    By itself it takes what the others see of that (a refused connection) for a fault of the run, and it leaves workers
-    that were started before in their places.
+    By default it treats the refused connections of the other workers as a failure of the run, and keeps workers that
+    are already started.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Progress lines from workers to the terminal of the driver."""
+"""Relay of progress lines from workers to the driver."""
 
 import logging
 import threading
@@ -13,8 +13,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 logger = logging.getLogger(__name__)
 
 
-class _Relay:
-    """Holds progress lines of workers until the driver takes them."""
+class _ProgressRelay:
+    """Carries progress lines from workers to the driver."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
@@ -28,13 +28,13 @@ class _Relay:
 
 
 @contextmanager
-def relayed(name: str) -> Iterator[Any]:
-    """Log workers' lines as they come, with the run's name, until the block ends."""
+def relay_progress(name: str) -> Iterator[Any]:
+    """Log workers' lines as they arrive, with the run's name, until the block ends."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = ray.remote(num_cpus=0, scheduling_strategy=here)(_Relay).remote()
+    actor = ray.remote(num_cpus=0, scheduling_strategy=here)(_ProgressRelay).remote()
     ended = threading.Event()
 
-    def listen() -> None:
+    def forward() -> None:
         while True:
             last = ended.wait(0.5)
             for line in ray.get(actor.take.remote()):
@@ -42,7 +42,7 @@ def relayed(name: str) -> Iterator[Any]:
             if last:
                 return
 
-    thread = threading.Thread(target=copy_context().run, args=(listen,), daemon=True)
+    thread = threading.Thread(target=copy_context().run, args=(forward,), daemon=True)
     thread.start()
     try:
         yield actor

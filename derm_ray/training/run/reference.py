@@ -1,4 +1,4 @@
-"""What an endpoint's traffic will be compared with: answers for val, and images of the training set."""
+"""The drift reference of a model: predictions on val, and statistics of training images."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,11 @@ from derm_ray.data.archives.reader import ImageReader
 from derm_ray.data.preprocessing import Preprocessing, load_image
 from derm_ray.data.reference import Reference
 from derm_ray.data.statistics import ImageStatistics, measure
+from derm_ray.domain import Calibration, LabelSet, LesionPair, Modality, PredictionKind
 from derm_ray.errors import ImageError
-from derm_ray.evaluation.drift import fit_reference, least_samples
+from derm_ray.evaluation.drift import fit_reference, min_samples
 from derm_ray.inference.predictor import temper
 from derm_ray.training.loop import KindProbabilities
-from derm_ray.vocabulary import Calibration, LabelSet, LesionPair, Modality, PredictionKind
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ Measured = Mapping[Modality, Sequence[ImageStatistics]]
 
 
 def measure_images(pairs: Sequence[LesionPair], spec: Preprocessing, seed: int) -> Measured:
-    """Return the statistics of images drawn at random; those that cannot be read are left out.
+    """Return the statistics of randomly drawn images; unreadable ones are skipped.
 
     Tasks on the free CPUs of the cluster read them: where activations are cached, training itself reads no image.
 
@@ -43,16 +43,16 @@ def measure_images(pairs: Sequence[LesionPair], spec: Preprocessing, seed: int) 
     try:
         found: list[Measured] = ray.get(
             [
-                task.remote([pairs[place] for place in drawn[start : start + PAIRS_PER_TASK]], spec)
+                task.remote([pairs[index] for index in drawn[start : start + PAIRS_PER_TASK]], spec)
                 for start in range(0, len(drawn), PAIRS_PER_TASK)
             ]
         )
-    except RayError as error:  # the model is trained, and worth more than what is said of its images
-        logger.warning("no image was measured for drift: %s", str(error).strip().splitlines()[-1])
+    except RayError as error:  # must not fail a finished training
+        logger.warning("no image statistics for drift monitoring: %s", str(error).strip().splitlines()[-1])
         found = []
     images = {modality: [one for part in found for one in part[modality]] for modality in Modality}
     if missing := 2 * len(drawn) - sum(map(len, images.values())):
-        logger.warning("the reference for drift lacks %d of %d images that could not be read", missing, 2 * len(drawn))
+        logger.warning("the drift reference lacks %d of %d images, which could not be read", missing, 2 * len(drawn))
     return images
 
 
@@ -76,7 +76,7 @@ def _measure(pairs: Sequence[LesionPair], spec: Preprocessing) -> Measured:
 def make_reference(
     labels: LabelSet, scores: KindProbabilities, calibration: Calibration, images: Measured, *, prepared: bool
 ) -> Reference:
-    """Return what a bundle keeps.
+    """Return the drift reference of a bundle.
 
     Args:
         labels: class order.
@@ -87,8 +87,8 @@ def make_reference(
     """
     answers = {kind: temper(values, calibration.temperatures[kind]) for kind, values in scores.items()}
     pairs = len(answers[PredictionKind.CROSS])
-    if pairs < least_samples():
+    if pairs < min_samples():
         logger.info(
-            "val has %d pairs: an endpoint will not watch the answers for drift, which takes %d", pairs, least_samples()
+            "val has %d pairs: drift of predictions will not be monitored, which needs %d", pairs, min_samples()
         )
     return fit_reference(labels.class_names, answers, images, prepared=prepared)

@@ -49,7 +49,7 @@ def test_words_for_missing_are_no_patient_and_counted(tmp_path: Path, word: str)
     assert f"read as missing: patient_id {word} 40" in out
     assert err == ""
     out, err = run("split", str(tmp_path / "m.parquet"))
-    assert "60 lesions, 20 patients, 40 pairs of unknown patients" in out
+    assert "60 lesions, 20 patients, 40 pairs without a patient id" in out
     assert err == ""
     counts = read_manifest(str(tmp_path / "m.parquet")).column("split")
     assert counts.count("test") < 25
@@ -71,7 +71,7 @@ def test_a_split_of_rows_that_break_rules_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
     path.write_text("lesion_id,patient_id,clinical_uri\nL1,P\u200b1,a.jpg\n")
     result = RUNNER.invoke(app, ["data", "split", str(path)])
-    assert "patient_id 'P\\u200b1' holds characters that cannot be seen" in str(result.exception)
+    assert "patient_id 'P\\u200b1' contains invisible characters" in str(result.exception)
     assert "split" not in path.read_text()
 
 

@@ -20,7 +20,7 @@ EVALUATE = ("--model", "s3://b/model", "--manifest", "s3://b/m.parquet", "--out"
         (EVALUATE[:4], "Missing"),
         ((*EVALUATE, "--split", "tst"), "'tst' is not one of"),
         ((*EVALUATE[:4], "--out", "evaluation"), "--out evaluation: relative to this folder"),
-        ((*EVALUATE, "--address", "auto"), "--address belongs before"),
+        ((*EVALUATE, "--address", "auto"), "put --address before"),
     ],
 )
 def test_what_the_command_would_refuse_is_refused(arguments: tuple[str, ...], message: str) -> None:
@@ -41,4 +41,4 @@ def test_a_path_of_the_nodes_is_pointed_out(monkeypatch: pytest.MonkeyPatch, cap
     check_arguments(ROOT, "evaluate", EVALUATE)
     assert caplog.text == ""
     check_arguments(ROOT, "evaluate", (*EVALUATE[:4], "--out", "/mnt/out"))
-    assert "/mnt/out: a path on each node of the cluster" in caplog.text
+    assert "/mnt/out: read on each node of the cluster" in caplog.text

@@ -32,7 +32,7 @@ def decoded(data: bytes) -> np.ndarray:
     return np.asarray(image)
 
 
-def png(width: int, height: int, depth: int, colour: int, rows: bytes, **chunks: bytes) -> bytes:
+def png(width: int, height: int, depth: int, color: int, rows: bytes, **chunks: bytes) -> bytes:
     """A PNG of any depth; ``rows`` without filter bytes."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
@@ -42,7 +42,7 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes, **chunks:
     filtered = b"".join(b"\0" + rows[y * stride : (y + 1) * stride] for y in range(height))
     return (
         b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
         + b"".join(chunk(name.encode(), data) for name, data in chunks.items())
         + chunk(b"IDAT", zlib.compress(filtered))
         + chunk(b"IEND", b"")
@@ -140,7 +140,7 @@ def test_every_mode_shows_the_same_picture(kind: str, mode: str) -> None:
     assert np.array_equal(decoded(encoded(black_and_white.convert(mode), kind)), np.asarray(black_and_white))
 
 
-def test_inks_of_a_jpeg_become_their_colours() -> None:
+def test_inks_of_a_jpeg_become_their_colors() -> None:
     red = Image.new("CMYK", (32, 32), (0, 255, 255, 0))
     cmyk = encoded(red, quality=95)
     assert np.abs(decoded(cmyk).astype(int) - (255, 0, 0)).max() < 6
@@ -163,7 +163,7 @@ def test_transparent_pixels_are_white_whatever_lies_below() -> None:
     assert abs(int(half[0, 0, 0]) - 127) <= 1
 
 
-def test_a_transparent_colour_is_white_in_palettes_and_in_greys() -> None:
+def test_a_transparent_color_is_white_in_palettes_and_in_grays() -> None:
     picture = Image.new("P", (8, 8), 1)
     picture.putpalette([0, 0, 0, 10, 20, 30])
     picture.paste(0, (0, 0, 4, 8))
@@ -174,8 +174,8 @@ def test_a_transparent_colour_is_white_in_palettes_and_in_greys() -> None:
     several = decoded(encoded(picture, "PNG", transparency=bytes([255, 0])))
     assert several[0, 0].tolist() == [0, 0, 0]
     assert several[0, 7].tolist() == [255, 255, 255]
-    grey = decoded(png(2, 1, 8, 0, bytes([7, 9]), tRNS=struct.pack(">H", 7)))
-    assert grey[0, :, 0].tolist() == [255, 9]
+    gray = decoded(png(2, 1, 8, 0, bytes([7, 9]), tRNS=struct.pack(">H", 7)))
+    assert gray[0, :, 0].tolist() == [255, 9]
     deep = decoded(png(2, 1, 16, 0, struct.pack(">HH", 700, 25_700), tRNS=struct.pack(">H", 700)))
     assert deep[0, :, 0].tolist() == [255, 100]
 
@@ -184,20 +184,20 @@ RAMP = np.tile(np.linspace(0, 65535, 64, dtype=np.uint16), (8, 1))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG2000"])
-def test_sixteen_grey_bits_keep_their_brightness(kind: str) -> None:
+def test_sixteen_gray_bits_keep_their_brightness(kind: str) -> None:
     ramp = np.tile(RAMP, (8, 1))
     options = {"irreversible": False} if kind == "JPEG2000" else {}
     assert np.array_equal(decoded(encoded(Image.fromarray(ramp), kind, **options))[..., 1], ramp >> 8)
 
 
-def test_sixteen_bits_of_each_colour_keep_their_brightness() -> None:
-    colours = np.stack([RAMP, RAMP[:, ::-1], RAMP // 2], axis=-1)
-    expected = (colours >> 8).astype(np.uint8)
-    assert np.array_equal(decoded(png(64, 8, 16, 2, colours.astype(">u2").tobytes())), expected)
-    assert np.array_equal(decoded(tiff(colours, 2)), expected)
+def test_sixteen_bits_of_each_color_keep_their_brightness() -> None:
+    colors = np.stack([RAMP, RAMP[:, ::-1], RAMP // 2], axis=-1)
+    expected = (colors >> 8).astype(np.uint8)
+    assert np.array_equal(decoded(png(64, 8, 16, 2, colors.astype(">u2").tobytes())), expected)
+    assert np.array_equal(decoded(tiff(colors, 2)), expected)
 
 
-def test_grey_tiffs_of_other_depths_and_polarity_keep_their_brightness() -> None:
+def test_gray_tiffs_of_other_depths_and_polarity_keep_their_brightness() -> None:
     expected = (RAMP >> 8).astype(np.uint8)
     assert np.array_equal(decoded(tiff(RAMP, 1))[..., 0], expected)
     assert np.array_equal(decoded(tiff(RAMP, 0))[..., 0], 255 - expected)
@@ -215,7 +215,7 @@ def test_pixels_without_a_known_range_are_unsupported(kind: type) -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
-def test_a_wide_gamut_profile_moves_the_colours(kind: str) -> None:
+def test_a_wide_gamut_profile_moves_the_colors(kind: str) -> None:
     picture = Image.new("RGB", (16, 16), (180, 120, 100))
     options = {"quality": 100} if kind in ("JPEG", "WEBP") else {}
     plain = decoded(encoded(picture, kind, **options)).astype(int)
@@ -231,11 +231,11 @@ def test_a_wide_gamut_profile_moves_the_colours(kind: str) -> None:
 def test_sixteen_linear_bits_are_too_dark_for_eight(kind: str) -> None:
     linear = matrix_profile(1.0, [(0.6484, 0.3309), (0.3212, 0.5979), (0.1559, 0.0660)])
     deep = Image.fromarray(RAMP)
-    grey = linear.replace(b"mntrRGB ", b"mntrGRAY").replace(b"rTRC", b"kTRC")
-    with pytest.raises(ImageError, match="16 bits with a linear colour profile") as caught:
-        decode(encoded(deep, kind, icc_profile=grey))
+    gray = linear.replace(b"mntrRGB ", b"mntrGRAY").replace(b"rTRC", b"kTRC")
+    with pytest.raises(ImageError, match="16-bit image with a linear color profile") as caught:
+        decode(encoded(deep, kind, icc_profile=gray))
     assert caught.value.code is ImageErrorCode.UNSUPPORTED
-    shown = decoded(encoded(deep.point(lambda level: level / 256).convert("L"), kind, icc_profile=grey))
+    shown = decoded(encoded(deep.point(lambda level: level / 256).convert("L"), kind, icc_profile=gray))
     assert shown[0, 8, 0] > 80, "of 32 linear levels"
     # Of a usual gamma, the upper 8 bits are enough.
     usual = (
@@ -262,14 +262,14 @@ def test_a_broken_profile_is_ignored(profile: bytes) -> None:
 
 
 def test_a_profile_for_other_pixels_is_ignored() -> None:
-    grey = gradient().convert("L")
-    shown = decoded(encoded(grey, "PNG", icc_profile=WIDE_GAMUT))
-    assert np.array_equal(shown[..., 0], np.asarray(grey))
+    gray = gradient().convert("L")
+    shown = decoded(encoded(gray, "PNG", icc_profile=WIDE_GAMUT))
+    assert np.array_equal(shown[..., 0], np.asarray(gray))
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
 def test_of_several_frames_the_first_is_taken_and_flagged(kind: str) -> None:
-    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue", "green")]
+    frames = [Image.new("RGB", (16, 16), color) for color in ("red", "blue", "green")]
     options = {"lossless": True} if kind == "WEBP" else {}
     several = decode(encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options))
     assert several.flags == ("animated",)
@@ -317,7 +317,7 @@ def test_other_formats_are_decoded_in_full(kind: str) -> None:
     assert decode(encoded(photo(640, 480), kind), side=32).image.size == (640, 480)
 
 
-def test_scaled_photos_are_turned_and_recoloured_as_full_ones() -> None:
+def test_scaled_photos_are_turned_and_recolored_as_full_ones() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     data = encoded(photo(800, 600), quality=92, exif=exif, icc_profile=WIDE_GAMUT)

@@ -16,8 +16,8 @@ from derm_ray.data.archives.dicom_pairs import index_dicom
 from derm_ray.data.decode import decode
 from derm_ray.data.dicom import is_dicom, read_header
 from derm_ray.data.manifest import SCHEMA
+from derm_ray.domain import Modality
 from derm_ray.errors import ImageError, ImageErrorCode
-from derm_ray.vocabulary import Modality
 
 DERMOSCOPY = "1.2.840.10008.5.1.4.1.1.77.1.7"
 CLINICAL = "1.2.840.10008.5.1.4.1.1.77.1.4"
@@ -71,7 +71,7 @@ def dicom(
     return buffer.getvalue()
 
 
-def grey(values: np.ndarray, bits: int, **more: object) -> bytes:
+def gray(values: np.ndarray, bits: int, **more: object) -> bytes:
     allocated = values.dtype.itemsize * 8
     elements = {"BitsAllocated": allocated, "BitsStored": bits, "HighBit": bits - 1, "SamplesPerPixel": 1}
     return dicom(values.tobytes(), **(elements | {"PhotometricInterpretation": "MONOCHROME2"} | more))
@@ -96,7 +96,7 @@ def test_native_pixels_are_shown_as_they_are(syntax: str, sop_class: str) -> Non
     assert np.array_equal(shown(dicom(PICTURE.tobytes(), syntax, sop_class)), PICTURE)
 
 
-def test_native_planes_and_other_colour_spaces_become_rgb() -> None:
+def test_native_planes_and_other_color_spaces_become_rgb() -> None:
     planes = np.moveaxis(PICTURE, 2, 0)
     assert np.array_equal(shown(dicom(planes.tobytes(), PlanarConfiguration=1)), PICTURE)
     ybr = convert_color_space(PICTURE, "RGB", "YBR_FULL")
@@ -110,7 +110,7 @@ def test_native_planes_and_other_colour_spaces_become_rgb() -> None:
 
 
 @pytest.mark.parametrize(("bits", "entries"), [(8, np.uint8), (16, np.uint16)])
-def test_palette_colours_become_rgb(bits: int, entries: type) -> None:
+def test_palette_colors_become_rgb(bits: int, entries: type) -> None:
     top = 2**bits - 1
     tables = {
         f"{name}PaletteColorLookupTable{part}": value
@@ -123,24 +123,24 @@ def test_palette_colours_become_rgb(bits: int, entries: type) -> None:
     assert shown(data)[8, 12].tolist() == [0, 0, 255]
 
 
-def test_greys_keep_their_brightness_and_polarity() -> None:
+def test_grays_keep_their_brightness_and_polarity() -> None:
     expected = np.rint(RAMP / 4095 * 255)
-    assert np.array_equal(shown(grey(RAMP, 12))[..., 0], expected)
-    assert np.array_equal(shown(grey(RAMP, 12, PhotometricInterpretation="MONOCHROME1"))[..., 0], 255 - expected)
+    assert np.array_equal(shown(gray(RAMP, 12))[..., 0], expected)
+    assert np.array_equal(shown(gray(RAMP, 12, PhotometricInterpretation="MONOCHROME1"))[..., 0], 255 - expected)
     signed = (RAMP.astype(np.int16) - 2048) & np.int16(0x0FFF)
-    assert np.array_equal(shown(grey(signed, 12, PixelRepresentation=1))[..., 0], expected)
+    assert np.array_equal(shown(gray(signed, 12, PixelRepresentation=1))[..., 0], expected)
     eight = (RAMP >> 4).astype(np.uint8)
-    assert np.array_equal(shown(grey(eight, 8))[..., 1], eight)
+    assert np.array_equal(shown(gray(eight, 8))[..., 1], eight)
 
 
 def test_a_window_stretches_what_it_shows() -> None:
     window = {"WindowCenter": 1000, "WindowWidth": 1000}
-    middle = shown(grey(RAMP, 12, **window))[0, :, 0]
+    middle = shown(gray(RAMP, 12, **window))[0, :, 0]
     assert middle[0] == 0
     assert middle[-1] == 255
     assert abs(int(middle[6]) - round((1020 - 500) / 999 * 255)) <= 1
-    assert np.array_equal(shown(dicom(PICTURE.tobytes(), **window)), PICTURE), "colours have no window"
-    rescaled = grey(RAMP, 12, WindowCenter=[900, 5], WindowWidth=[1000, 5], RescaleSlope=1, RescaleIntercept=-100)
+    assert np.array_equal(shown(dicom(PICTURE.tobytes(), **window)), PICTURE), "colors have no window"
+    rescaled = gray(RAMP, 12, WindowCenter=[900, 5], WindowWidth=[1000, 5], RescaleSlope=1, RescaleIntercept=-100)
     assert np.array_equal(shown(rescaled)[0, :, 0], middle)
 
 
@@ -164,7 +164,7 @@ def test_encapsulated_frames_show_the_same_picture(syntax: str, photometric: str
     assert np.array_equal(shown(in_pieces), shown(data))
 
 
-def test_encapsulated_colours_that_were_not_converted_are_converted() -> None:
+def test_encapsulated_colors_that_were_not_converted_are_converted() -> None:
     bands = Image.merge("RGB", Image.fromarray(PICTURE).convert("YCbCr").split())
     frame = encapsulate([encoded("JPEG2000", bands, no_jp2=True, mct=0)])
     data = dicom(frame, uids.JPEG2000Lossless, PhotometricInterpretation="YBR_FULL")
@@ -172,7 +172,7 @@ def test_encapsulated_colours_that_were_not_converted_are_converted() -> None:
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
-def test_encapsulated_greys_keep_their_brightness(photometric: str) -> None:
+def test_encapsulated_grays_keep_their_brightness(photometric: str) -> None:
     frame = encapsulate([encoded("JPEG2000", Image.fromarray(RAMP << 4), no_jp2=True)])
     elements = {"BitsAllocated": 16, "BitsStored": 16, "HighBit": 15, "SamplesPerPixel": 1}
     data = dicom(frame, uids.JPEG2000Lossless, PhotometricInterpretation=photometric, **elements)
@@ -186,25 +186,25 @@ def jpeg_2000(values: np.ndarray, bits: int = 8, **options: object) -> bytes:
     return encapsulate([imagecodecs.jpeg2k_encode(values, **kept)])
 
 
-def packed_grey(frame: bytes, bits: int, signed: bool = False, **more: object) -> bytes:
+def packed_gray(frame: bytes, bits: int, signed: bool = False, **more: object) -> bytes:
     elements = {"BitsAllocated": 16, "BitsStored": bits, "HighBit": bits - 1, "PixelRepresentation": int(signed)}
-    grey = {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2"}
-    return dicom(frame, uids.JPEG2000Lossless, **(elements | grey | more))
+    gray = {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2"}
+    return dicom(frame, uids.JPEG2000Lossless, **(elements | gray | more))
 
 
 def test_jpeg_2000_and_native_values_show_the_same() -> None:
     """Whatever their sign, and whatever bits and sign the codestream says."""
     unsigned = RAMP.astype(np.uint16)
     signed = RAMP.astype(np.int16) - 2048
-    expected = shown(grey(unsigned, 12))
-    assert np.array_equal(shown(grey(signed, 12, PixelRepresentation=1)), expected)
-    assert np.array_equal(shown(packed_grey(jpeg_2000(unsigned, 12), 12)), expected)
-    assert np.array_equal(shown(packed_grey(jpeg_2000(unsigned, 16), 12)), expected)
-    assert np.array_equal(shown(packed_grey(jpeg_2000(signed, 12), 12, signed=True)), expected)
-    assert np.array_equal(shown(packed_grey(jpeg_2000(signed, 16), 12, signed=True)), expected)
+    expected = shown(gray(unsigned, 12))
+    assert np.array_equal(shown(gray(signed, 12, PixelRepresentation=1)), expected)
+    assert np.array_equal(shown(packed_gray(jpeg_2000(unsigned, 12), 12)), expected)
+    assert np.array_equal(shown(packed_gray(jpeg_2000(unsigned, 16), 12)), expected)
+    assert np.array_equal(shown(packed_gray(jpeg_2000(signed, 12), 12, signed=True)), expected)
+    assert np.array_equal(shown(packed_gray(jpeg_2000(signed, 16), 12, signed=True)), expected)
     as_unsigned = jpeg_2000((signed & 0xFFF).astype(np.uint16), 12)
-    assert np.array_equal(shown(packed_grey(as_unsigned, 12, signed=True)), expected)
-    ambiguous = refused(packed_grey(jpeg_2000(unsigned, 16), 12, signed=True))
+    assert np.array_equal(shown(packed_gray(as_unsigned, 12, signed=True)), expected)
+    ambiguous = refused(packed_gray(jpeg_2000(unsigned, 16), 12, signed=True))
     assert ambiguous.code is ImageErrorCode.UNSUPPORTED
 
 
@@ -223,10 +223,10 @@ def test_bytes_in_big_endian_words_are_swapped(frames: int, odd: int) -> None:
 def test_an_element_without_a_value_counts_as_absent() -> None:
     eight = (RAMP >> 4).astype(np.uint8)
     for names in (("WindowCenter", "WindowWidth"), ("RescaleSlope", "RescaleIntercept"), ("VOILUTFunction", "HighBit")):
-        assert np.array_equal(shown(grey(eight, 8, **dict.fromkeys(names)))[..., 0], eight)
-    assert np.array_equal(shown(grey(eight, 8, VOILUTSequence=[], ModalityLUTSequence=[]))[..., 0], eight)
+        assert np.array_equal(shown(gray(eight, 8, **dict.fromkeys(names)))[..., 0], eight)
+    assert np.array_equal(shown(gray(eight, 8, VOILUTSequence=[], ModalityLUTSequence=[]))[..., 0], eight)
     assert np.array_equal(shown(dicom(PICTURE.tobytes(), NumberOfFrames=None, ICCProfile=None)), PICTURE)
-    assert np.array_equal(shown(dicom(PICTURE.tobytes(), PixelRepresentation=None)), PICTURE), "colours have no sign"
+    assert np.array_equal(shown(dicom(PICTURE.tobytes(), PixelRepresentation=None)), PICTURE), "colors have no sign"
     missing = refused(dicom(PICTURE.tobytes(), BitsStored=None, Rows=None))
     assert (missing.code, missing.message) == (
         ImageErrorCode.CORRUPT,
@@ -257,7 +257,7 @@ def test_a_frame_that_contradicts_its_header_is_refused() -> None:
     assert (partly.code, partly.message) == (ImageErrorCode.CORRUPT, "the JPEG 2000 frame has 1 of its 6 tiles")
 
 
-def test_the_marks_of_a_jpeg_frame_tell_its_colours() -> None:
+def test_the_marks_of_a_jpeg_frame_tell_its_colors() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     jfif = encoded("JPEG", quality=95, exif=exif, subsampling=0)
@@ -270,7 +270,7 @@ def test_the_marks_of_a_jpeg_frame_tell_its_colours() -> None:
         assert np.abs(colors.astype(int) - PICTURE).mean() < 3, "as it is stored: a DICOM header knows no EXIF"
 
 
-def test_a_profile_of_the_data_set_is_honoured() -> None:
+def test_a_profile_of_the_data_set_is_honored() -> None:
     from tests.unit.data.test_decode import WIDE_GAMUT
 
     plain = dicom(PICTURE.tobytes())
@@ -305,7 +305,7 @@ def test_what_is_not_supported_is_named() -> None:
     deep = np.zeros((16, 24, 3), np.uint32).tobytes()
     twelve = imagecodecs.jpeg8_encode(RAMP, level=95, bitspersample=12)
     wide = {"BitsAllocated": 16, "BitsStored": 12, "HighBit": 11}
-    grey_jpeg = {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2"}
+    gray_jpeg = {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2"}
     for data, named in (
         (dicom(PICTURE.tobytes(), PhotometricInterpretation="HSV"), "HSV"),
         (dicom(deep, BitsAllocated=32, BitsStored=32, HighBit=31), "32 of 32 bits"),
@@ -313,12 +313,12 @@ def test_what_is_not_supported_is_named() -> None:
         (dicom(PICTURE.tobytes(), PhotometricInterpretation="YBR_RCT"), "YBR_RCT.*native"),
         (dicom(PICTURE.tobytes(), PhotometricInterpretation="YBR_FULL_422"), "pairs"),
         (dicom(PICTURE.tobytes(), PixelRepresentation=1), "signed"),
-        (grey(RAMP, 12, HighBit=15), "high bit 15"),
-        (grey(RAMP, 12, WindowCenter=5, WindowWidth=0), "Window Width"),
-        (grey(RAMP, 12, WindowCenter=5, WindowWidth=9, VOILUTFunction="CUBIC"), "CUBIC"),
-        (grey(RAMP, 12, RescaleSlope=0, RescaleIntercept=1), "slope of 0"),
-        (dicom(encapsulate([twelve]), uids.JPEGExtended12Bit, **grey_jpeg, **wide), "12 of 16 bits.*JPEG"),
-        (dicom(encapsulate([twelve]), uids.JPEGExtended12Bit, **grey_jpeg), "12-bit"),
+        (gray(RAMP, 12, HighBit=15), "high bit 15"),
+        (gray(RAMP, 12, WindowCenter=5, WindowWidth=0), "Window Width"),
+        (gray(RAMP, 12, WindowCenter=5, WindowWidth=9, VOILUTFunction="CUBIC"), "CUBIC"),
+        (gray(RAMP, 12, RescaleSlope=0, RescaleIntercept=1), "slope of 0"),
+        (dicom(encapsulate([twelve]), uids.JPEGExtended12Bit, **gray_jpeg, **wide), "12 of 16 bits.*JPEG"),
+        (dicom(encapsulate([twelve]), uids.JPEGExtended12Bit, **gray_jpeg), "12-bit"),
         (dicom(PICTURE.tobytes()).replace(b"\xe0\x7f\x10\0OB", b"\xe0\x7f\x08\0OF"), "floating-point"),
     ):
         error = refused(data)
@@ -382,8 +382,8 @@ def test_images_of_a_lesion_are_paired() -> None:
     files.add("c", CLINICAL, "P1", "1.2")
     files.add("d", DERMOSCOPY, "P2", "1.1")
     files.add("e", DERMOSCOPY, "P3", None)
-    rows, left_out = files.index()
-    assert not left_out
+    rows, skipped = files.index()
+    assert not skipped
     assert set(files.pairs()) == {(None, "d"), (None, "e"), ("a", "b"), ("c", None)}
     (pair,) = (row for row in rows if row["clinical_uri"] == "a")
     assert pair["pair_id"] == pair["lesion_id"] == "P1/1.1"
@@ -423,12 +423,12 @@ def test_what_is_left_out_is_counted_by_reason() -> None:
     files.add("ct", uids.CTImageStorage, "P1", "1.1")
     files.add("sc", SECONDARY, "P1", "1.1")
     files |= {"again": files["a"], "text": b"hello", "cut": files["a"][:200]}
-    rows, left_out = files.index()
+    rows, skipped = files.index()
     assert [row["clinical_uri"] for row in rows] == ["a"]
-    assert left_out == {
-        "DICOM of another SOP class or packing": 1,
-        "a secondary capture, of no known modality": 1,
-        "a DICOM image that is there twice": 1,
+    assert skipped == {
+        "DICOM of an unsupported SOP class or encoding": 1,
+        "a secondary capture of unknown modality": 1,
+        "a duplicate DICOM image": 1,
         "not a DICOM file": 1,
         "a damaged DICOM file": 1,
     }

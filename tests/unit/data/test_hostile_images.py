@@ -21,8 +21,8 @@ from pydicom.encaps import encapsulate
 
 from derm_ray.data.decode import decode
 from derm_ray.data.dicom import read_header
+from derm_ray.domain import Modality
 from derm_ray.errors import ImageError
-from derm_ray.vocabulary import Modality
 
 KINDS = ("JPEG", "PNG", "WEBP", "TIFF", "JPEG2000", "GIF", "BMP")
 BROKEN = {"corrupt", "unsupported"}
@@ -65,7 +65,7 @@ def tiff(entries: list[tuple[int, int, int, int]], following: int = 0, count: in
 
 
 def tiff_entries(width: int, height: int, **changes: int) -> list[tuple[int, int, int, int]]:
-    """The tags of a grey TIFF; its pixels are claimed to begin at offset 8."""
+    """The tags of a gray TIFF; its pixels are claimed to begin at offset 8."""
     values = {256: width, 257: height, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: width * height}
     values |= {int(name[1:]): value for name, value in changes.items()}
     return [(tag, 4, 1, value & 0xFFFFFFFF) for tag, value in values.items()]

@@ -8,8 +8,8 @@ from derm_ray.data.importers.derm7pt import DIAGNOSES, PAPER15_FROM_DERM7PT, imp
 from derm_ray.data.importers.folder import import_folder
 from derm_ray.data.importers.milk10k import PAPER15_FROM_FULL, import_milk10k
 from derm_ray.data.validation import validate
+from derm_ray.domain import DERM7PT, MILK10K, PAPER15
 from derm_ray.errors import ConfigError, ManifestError, StorageError
-from derm_ray.vocabulary import DERM7PT, MILK10K, PAPER15
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_milk10k_as_paper15(milk10k: Path) -> None:
     validate(result.manifest, PAPER15, complete=(None,))
     assert result.manifest.column("diagnosis") == ["melanoma", "squamous_cell_carcinoma"]
     assert result.found == 3
-    assert result.left_out == {"Trichoblastoma": 1}
+    assert result.skipped == {"Trichoblastoma": 1}
     assert result.manifest.pairs()[0].clinical_uri == str(milk10k / "MILK10k_Training_Input/IL_1/ISIC_0c.jpg")
     assert result.manifest.column("skin_tone_scale") == ["milk", None]
 
@@ -48,7 +48,7 @@ def test_milk10k_as_paper15(milk10k: Path) -> None:
 def test_milk10k_as_its_own_classes(milk10k: Path) -> None:
     result = import_milk10k(str(milk10k), MILK10K, str(milk10k / "m.parquet"))
     assert result.manifest.column("diagnosis") == ["mel", "sccka", "ben_oth"]
-    assert result.left_out == {}
+    assert result.skipped == {}
 
 
 def test_every_mapped_diagnosis_is_of_the_label_set() -> None:
@@ -59,7 +59,7 @@ def test_every_mapped_diagnosis_is_of_the_label_set() -> None:
 def test_a_lesion_without_dermoscopy_is_named(milk10k: Path) -> None:
     path = milk10k / "MILK10k_Training_Metadata.csv"
     path.write_text("\n".join(line for line in path.read_text().splitlines() if "IL_2,derm" not in line) + "\n")
-    with pytest.raises(ManifestError, match="lesion IL_2: not exactly one dermoscopy image"):
+    with pytest.raises(ManifestError, match="lesion IL_2: expected exactly one dermoscopy image"):
         import_milk10k(str(milk10k), PAPER15, "m.parquet")
 
 
@@ -118,7 +118,7 @@ def test_derm7pt_keeps_its_own_splits(derm7pt: Path) -> None:
 def test_derm7pt_as_paper15_leaves_out_what_the_paper_has_not(derm7pt: Path) -> None:
     result = import_derm7pt(str(derm7pt), PAPER15, str(derm7pt / "m.parquet"))
     assert result.manifest.column("diagnosis") == ["melanoma", "basal_cell_carcinoma", "hemangioma"]
-    assert result.left_out == {"clark nevus": 1}
+    assert result.skipped == {"clark nevus": 1}
     assert set(DIAGNOSES.values()) == set(DERM7PT.class_names)
     assert set(PAPER15_FROM_DERM7PT.values()) <= set(PAPER15.class_names)
     with pytest.raises(ConfigError, match="no mapping to label set 'milk10k'"):
@@ -127,7 +127,7 @@ def test_derm7pt_as_paper15_leaves_out_what_the_paper_has_not(derm7pt: Path) -> 
 
 def test_derm7pt_with_broken_indexes_is_one_message(derm7pt: Path) -> None:
     (derm7pt / "meta" / "test_indexes.csv").write_text("indexes\n1\n9\n")
-    with pytest.raises(ManifestError, match=r"index 9 is outside the 4 rows(.|\n)*index 1 stands in train too"):
+    with pytest.raises(ManifestError, match=r"index 9 is outside the 4 rows(.|\n)*index 1 is also in train"):
         import_derm7pt(str(derm7pt), DERM7PT, "m.parquet")
     (derm7pt / "meta" / "test_indexes.csv").write_text("indexes\nx\n")
     with pytest.raises(ManifestError, match=r"test_indexes\.csv(.|\n)*invalid literal"):
@@ -198,10 +198,10 @@ def test_a_path_in_another_unicode_form_means_the_file_on_disk(photos: Path) -> 
     ("path", "message"),
     [
         ("img", r"row 1: clinical /.*/img is a folder, not an image"),
-        (r"C:\fotos\a.jpg", r"row 1: clinical C:\\fotos\\a.jpg is a path of Windows"),
-        (r"\\server\a.jpg", "is a path of Windows"),
+        (r"C:\fotos\a.jpg", r"row 1: clinical C:\\fotos\\a.jpg is a Windows path"),
+        (r"\\server\a.jpg", "is a Windows path"),
         (r"img\a.jpg", "write the path with '/'"),
-        ("img/A.jpg", r"no image at .*/img/A.jpg; 'a.jpg' is there \(capitals differ\)"),
+        ("img/A.jpg", r"no image at .*/img/A.jpg; 'a.jpg' exists \(different case\)"),
         ("img/a.jpg/b", "no image at"),
         ("i" * 5000, "no image at"),
     ],
@@ -226,14 +226,14 @@ def test_columns_of_any_name_can_be_named(photos: Path) -> None:
     result = import_folder(str(csv), PAPER15, "m.parquet", columns=columns)
     assert result.manifest.column("diagnosis") == ["melanoma"]
     assert result.notes == (
-        "Left out, replaced by --column: 'diagnosis'.",
-        "Kept as they are, unknown to manifests: 'Patient'.",
+        "Skipped, replaced by --column: 'diagnosis'.",
+        "Kept unchanged, not manifest columns: 'Patient'.",
     )
     with pytest.raises(ManifestError, match=r"no column 'no'.*Columns found: 'id', 'foto'"):
         import_folder(str(csv), PAPER15, "m.parquet", columns=columns | {"clinical": "no"})
     with pytest.raises(ConfigError, match=r"unknown column 'klinical'. Did you mean 'clinical'"):
         import_folder(str(csv), PAPER15, "m.parquet", columns={"klinical": "foto"})
-    with pytest.raises(ManifestError, match="'foto' and 'dx' are both clinical_uri"):
+    with pytest.raises(ManifestError, match="'foto' and 'dx' both map to clinical_uri"):
         import_folder(str(csv), PAPER15, "m.parquet", columns=columns | {"clinical_uri": "dx"})
 
 
@@ -245,7 +245,7 @@ def test_a_repeated_column_is_refused_as_it_stands(photos: Path) -> None:
             header="lesion_id,clinical,clinical,dermoscopy,diagnosis,diagnosis",
         )
     assert caught.value.problems == tuple(
-        f"column {name!r} stands more than once; keep one" for name in ("clinical", "diagnosis")
+        f"column {name!r} occurs more than once; keep one" for name in ("clinical", "diagnosis")
     )
-    with pytest.raises(ManifestError, match="columns 'clinical' and 'clinical_uri' are both clinical_uri; keep one"):
+    with pytest.raises(ManifestError, match="columns 'clinical' and 'clinical_uri' both map to clinical_uri; keep one"):
         folder_csv(photos, "L1,img/a.jpg,img/a.jpg", header="lesion_id,clinical,clinical_uri")

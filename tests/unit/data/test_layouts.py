@@ -14,7 +14,7 @@ from derm_ray.errors import ImageError, ImageErrorCode
 
 ORANGE = [200, 100, 20]
 DEEP_ORANGE = np.full((16, 16, 3), np.array(ORANGE, np.uint16) << 8 | 0x55)
-GREY = np.full((16, 16), 90, np.uint8)
+GRAY = np.full((16, 16), 90, np.uint8)
 
 
 def tiff(pixels: np.ndarray, **options: object) -> bytes:
@@ -67,32 +67,32 @@ def test_a_palette_of_eight_bit_values_is_read_as_such(shift: int) -> None:
 
 
 UNSUPPORTED = {
-    "JPEG of 12 bits": lambda: imagecodecs.jpeg_encode(GREY.astype(np.uint16) * 16, bitspersample=12),
-    "JPEG-LS": lambda: imagecodecs.jpegls_encode(GREY),
-    "lossless JPEG": lambda: imagecodecs.ljpeg_encode(GREY),
+    "JPEG of 12 bits": lambda: imagecodecs.jpeg_encode(GRAY.astype(np.uint16) * 16, bitspersample=12),
+    "JPEG-LS": lambda: imagecodecs.jpegls_encode(GRAY),
+    "lossless JPEG": lambda: imagecodecs.ljpeg_encode(GRAY),
     "TIFF of floating-point pixels of 32 bits": lambda: tiff(np.ones((16, 16, 3), np.float32), photometric="rgb"),
     "TIFF of 32 bits": lambda: tiff(np.ones((16, 16, 3), np.uint32), photometric="rgb"),
     "TIFF of signed": lambda: tiff(np.ones((16, 16), np.int16)),
-    "TIFF of 10 bits": lambda: tiff(GREY.astype(np.uint16), bitspersample=10),
+    "TIFF of 10 bits": lambda: tiff(GRAY.astype(np.uint16), bitspersample=10),
     "TIFF with JPEG 2000": lambda: tiff(DEEP_ORANGE, photometric="rgb", compression="jpeg2000"),
-    "TIFF with WebP": lambda: tiff(np.dstack([GREY] * 3), photometric="rgb", compression="webp"),
-    "TIFF with JPEG of 12 bits": lambda: tiff(GREY.astype(np.uint16), compression="jpeg", bitspersample=12),
+    "TIFF with WebP": lambda: tiff(np.dstack([GRAY] * 3), photometric="rgb", compression="webp"),
+    "TIFF with JPEG of 12 bits": lambda: tiff(GRAY.astype(np.uint16), compression="jpeg", bitspersample=12),
     "TIFF of other inks": lambda: tiff(
-        np.dstack([GREY] * 4), photometric="separated", extratags=[(332, 3, 1, 2, True)], metadata=None
+        np.dstack([GRAY] * 4), photometric="separated", extratags=[(332, 3, 1, 2, True)], metadata=None
     ),
     "TIFF with another black and white": lambda: tiff(
-        np.dstack([GREY] * 3), photometric="rgb", extratags=[(532, 5, 6, (16, 1, 235, 1) * 3, True)], metadata=None
+        np.dstack([GRAY] * 3), photometric="rgb", extratags=[(532, 5, 6, (16, 1, 235, 1) * 3, True)], metadata=None
     ),
-    "TIFF with JPEG XL": lambda: tiff(np.dstack([GREY] * 3), photometric="rgb", compression="jpegxl"),
+    "TIFF with JPEG XL": lambda: tiff(np.dstack([GRAY] * 3), photometric="rgb", compression="jpegxl"),
     "BMP of 32 bits with the masks 3FF00000": lambda: bmp(bytes(16), 32, 0x3FF00000, 0xFFC00, 0x3FF, 0, size=56),
     "BMP of 16 bits with the masks F00, F0, F, F000": lambda: bmp(bytes(8), 16, 0xF00, 0xF0, 0xF, 0xF000, size=56),
     "HEIC, as iPhones save photos,": lambda: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(400),
-    "AVIF": lambda: imagecodecs.avif_encode(np.dstack([GREY] * 3)),
-    "JPEG XL": lambda: imagecodecs.jpegxl_encode(GREY),
-    "JPEG XR": lambda: imagecodecs.jpegxr_encode(GREY),
+    "AVIF": lambda: imagecodecs.avif_encode(np.dstack([GRAY] * 3)),
+    "JPEG XL": lambda: imagecodecs.jpegxl_encode(GRAY),
+    "JPEG XR": lambda: imagecodecs.jpegxr_encode(GRAY),
     "SVG": lambda: b'<?xml version="1.0"?>\n<!-- made -->\n<svg xmlns="http://www.w3.org/2000/svg"/>',
     "PDF": lambda: b"%PDF-1.7\n",
-    "JPEG 2000 of signed": lambda: imagecodecs.jpeg2k_encode(GREY.astype(np.int16), codecformat="jp2"),
+    "JPEG 2000 of signed": lambda: imagecodecs.jpeg2k_encode(GRAY.astype(np.int16), codecformat="jp2"),
 }
 
 
@@ -106,7 +106,7 @@ def test_what_is_not_read_is_called_by_its_name(name: str) -> None:
 
 
 def jp2(pixels: np.ndarray, color: bytes) -> bytes:
-    """A JP2 file whose colour specification box has the content given."""
+    """A JP2 file whose color specification box has the content given."""
     stream = imagecodecs.jpeg2k_encode(pixels, codecformat="j2k", level=0)
     height, width, channels = pixels.shape
     boxes = [(b"ihdr", struct.pack(">IIHBBBB", height, width, channels, 7, 7, 0, 0)), (b"colr", color)]
@@ -115,7 +115,7 @@ def jp2(pixels: np.ndarray, color: bytes) -> bytes:
     return start + struct.pack(">I4s", 8 + len(header), b"jp2h") + header + b"\0\0\0\0jp2c" + stream
 
 
-def test_a_colour_profile_of_a_jpeg_2000_is_applied() -> None:
+def test_a_color_profile_of_a_jpeg_2000_is_applied() -> None:
     pixels = np.full((16, 16, 3), (180, 120, 100), np.uint8)
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert (decoded(jp2(pixels, b"\2\0\0" + srgb)) == pixels).all()
@@ -126,7 +126,7 @@ def test_a_colour_profile_of_a_jpeg_2000_is_applied() -> None:
 
 
 def test_components_of_a_jpeg_2000_with_other_sizes_are_named() -> None:
-    data = bytearray(jp2(np.dstack([GREY] * 3), struct.pack(">BBBI", 1, 0, 0, 16)))
+    data = bytearray(jp2(np.dstack([GRAY] * 3), struct.pack(">BBBI", 1, 0, 0, 16)))
     data[data.index(b"\xff\x51") + 44] = 2
     with pytest.raises(ImageError, match="unequal depth or size") as caught:
         decode(bytes(data))

@@ -4,9 +4,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from derm_ray.data.manifest import SCHEMA, Manifest, collapse, conform, read_manifest, scan_manifest, write_manifest
+from derm_ray.data.manifest import (
+    SCHEMA,
+    Manifest,
+    collapse,
+    normalize_schema,
+    read_manifest,
+    scan_manifest,
+    write_manifest,
+)
+from derm_ray.domain import PAPER15, label_set
 from derm_ray.errors import ConfigError, ManifestError, StorageError
-from derm_ray.vocabulary import PAPER15, label_set
 
 ROWS = [
     {"lesion_id": "001", "clinical_uri": "a.jpg", "dermoscopy_uri": "b.jpg", "diagnosis": "melanoma", "skin_tone": 3,
@@ -18,7 +26,7 @@ ROWS = [
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
 def test_every_format_keeps_every_value(tmp_path: Path, suffix: str) -> None:
-    manifest = conform(pa.Table.from_pylist(ROWS), str(tmp_path / "m.parquet"))
+    manifest = normalize_schema(pa.Table.from_pylist(ROWS), str(tmp_path / "m.parquet"))
     uri = str(tmp_path / f"m.{suffix}")
     write_manifest(manifest, uri)
     read = read_manifest(uri)
@@ -28,7 +36,7 @@ def test_every_format_keeps_every_value(tmp_path: Path, suffix: str) -> None:
 
 
 def test_ids_stand_for_each_other_and_uris_resolve(tmp_path: Path) -> None:
-    first, second = conform(pa.Table.from_pylist(ROWS), str(tmp_path / "m.csv")).pairs()
+    first, second = normalize_schema(pa.Table.from_pylist(ROWS), str(tmp_path / "m.csv")).pairs()
     assert first.pair_id == first.lesion_id == "001"
     assert first.clinical_uri == str(tmp_path / "a.jpg")
     assert second.clinical_uri is None
@@ -71,8 +79,8 @@ def test_a_task_collapses_the_diagnoses_of_a_manifest(pairs: Manifest) -> None:
     for before, after in zip(pairs.column("diagnosis"), cancer.column("diagnosis"), strict=True):
         assert after == ("cancer" if before in malignant else "not_cancer")
     melanoma = collapse(pairs, label_set("paper15_melanoma"))
-    left_out = sum(name in malignant - {"melanoma"} for name in pairs.column("diagnosis"))
-    assert len(melanoma) == len(pairs) - left_out
+    skipped = sum(name in malignant - {"melanoma"} for name in pairs.column("diagnosis"))
+    assert len(melanoma) == len(pairs) - skipped
     assert set(melanoma.column("diagnosis")) == {"melanoma", "benign"}
     assert collapse(pairs, PAPER15) is pairs
 
@@ -86,7 +94,7 @@ def test_a_task_collapses_the_diagnoses_of_a_manifest(pairs: Manifest) -> None:
         (
             "e.jsonl",
             b'{"lesion_id": "a", "patient_id": "p", "patient_id": "q"}',
-            "row 1: .*'patient_id' stands more than",
+            "row 1: .*'patient_id' occurs more than",
         ),
         ("f.jsonl", b'{"lesion_id": "a"}\n\n{"lesion_id": ', "row 2: cannot be parsed as jsonl"),
         ("d.parquet", b"PAR1 garbage PAR1", "cannot be parsed as parquet"),
@@ -100,7 +108,7 @@ def test_odd_files_are_one_message(tmp_path: Path, name: str, data: bytes, messa
 
 def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table([["a"], ["b"], ["c"]], names=["lesion_id", "x", "x"]), tmp_path / "m.parquet")
-    with pytest.raises(ManifestError, match="column 'x' stands more than once"):
+    with pytest.raises(ManifestError, match="column 'x' occurs more than once"):
         read_manifest(str(tmp_path / "m.parquet"))
 
 
@@ -141,20 +149,20 @@ def test_words_are_counted_over_all_pieces_and_rows_keep_their_numbers(tmp_path:
 
 def test_columns_that_are_one_by_their_name_are_refused() -> None:
     table = pa.table({"lesion_id": ["a"], "Diagnosis": ["x"], "diagnosis": ["y"]})
-    with pytest.raises(ManifestError, match="columns 'Diagnosis' and 'diagnosis' are both 'diagnosis'; keep one"):
-        conform(table, "m.csv")
-    with pytest.raises(ManifestError, match="its name holds characters that cannot be seen"):
-        conform(pa.table({"lesion_id": ["a"], "patient_id\u200b": ["x"]}), "m.csv")
+    with pytest.raises(ManifestError, match="columns 'Diagnosis' and 'diagnosis' both map to 'diagnosis'; keep one"):
+        normalize_schema(table, "m.csv")
+    with pytest.raises(ManifestError, match="its name contains invisible characters"):
+        normalize_schema(pa.table({"lesion_id": ["a"], "patient_id\u200b": ["x"]}), "m.csv")
 
 
 @pytest.mark.parametrize(
     ("column", "message"),
     [
-        (pa.array([1.5]), "'patient_id' of type double: it holds ids as floating point numbers such as 1.5"),
+        (pa.array([1.5]), "'patient_id' of type double: it contains ids as floating point numbers such as 1.5"),
         (pa.array([["a"]]), "'patient_id' of type list"),
         (pa.array([b"\xff"]).cast(pa.string(), safe=False), "'patient_id' of type string: .*UTF"),
     ],
 )
 def test_ids_that_are_no_ids_are_refused(column: pa.Array, message: str) -> None:
     with pytest.raises(ManifestError, match=message):
-        conform(pa.table({"lesion_id": ["a"], "patient_id": column}), "m.parquet")
+        normalize_schema(pa.table({"lesion_id": ["a"], "patient_id": column}), "m.parquet")

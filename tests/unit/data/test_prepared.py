@@ -16,9 +16,10 @@ from derm_ray.bundle import load_bundle
 from derm_ray.cli import app
 from derm_ray.data import prepared
 from derm_ray.data.inputs import SizedInput, open_input
-from derm_ray.data.manifest import Manifest, conform, read_manifest, write_manifest
+from derm_ray.data.manifest import Manifest, normalize_schema, read_manifest, write_manifest
 from derm_ray.data.preprocessing import PairPixels, Preprocessing, load_pairs
 from derm_ray.data.splits import split_manifest
+from derm_ray.domain import PAPER15
 from derm_ray.errors import ConfigError, ManifestError, OutputExistsError, StorageError
 from derm_ray.evaluation.evaluate import evaluate
 from derm_ray.evaluation.quantization import quantize_bundle
@@ -27,7 +28,6 @@ from derm_ray.studies.baseline import run_baseline
 from derm_ray.studies.reproduction.study import reproduce
 from derm_ray.training.config import debug
 from derm_ray.training.run.driver import train
-from derm_ray.vocabulary import PAPER15
 from tests.conftest import take
 
 SPEC = Preprocessing(64)
@@ -35,7 +35,7 @@ ONE_PAIR_A_TAR = 2 * 3 * 64 * 64
 
 
 def encoded(kind: str) -> bytes:
-    """Return a photo: smooth colours under noise, so that scaling and orientation show."""
+    """Return a photo: smooth colors under noise, so that scaling and orientation show."""
     sides = {"large.jpg": (2000, 1500), "alpha.png": (190, 140)}
     width, height = sides.get(kind, (600, 450))
     channels = 4 if kind == "alpha.png" else 3
@@ -61,7 +61,7 @@ def photos(folder: str) -> Manifest:
         {"lesion_id": "d", "clinical_uri": "photos/large.jpg"},
     ]
     table = pa.Table.from_pylist(rows, pa.schema([(name, pa.string()) for name in rows[0]]))
-    write_manifest(conform(table, folder), f"{folder}/m.parquet")
+    write_manifest(normalize_schema(table, folder), f"{folder}/m.parquet")
     return read_manifest(f"{folder}/m.parquet")
 
 
@@ -109,7 +109,7 @@ def test_in_a_bucket(s3: str) -> None:
     storage.remove(f"{out}/manifest.parquet")
     assert prepared.prepare(original, out, SPEC, tar_bytes=ONE_PAIR_A_TAR).reused == 4
     assert_same_pixels(original, read_manifest(f"{out}/manifest.parquet"))
-    with pytest.raises(OutputExistsError, match="already holds a manifest"):
+    with pytest.raises(OutputExistsError, match="already contains a manifest"):
         prepared.prepare(original, out, SPEC)
 
 
@@ -168,10 +168,10 @@ def test_the_command(tmp_path: Path) -> None:
     }
     Path(uri).unlink()
     done = CliRunner().invoke(app, command)
-    assert f"4 pairs at 64 px in 1 tar, {uri}\n1 of the tars were already there" in done.output
+    assert f"4 pairs at 64 px in 1 tar, {uri}\n1 of the tars existed already" in done.output
     done = CliRunner().invoke(app, command)
     assert isinstance(done.exception, OutputExistsError)
-    assert "Choose another --out, or remove that folder" in str(done.exception)
+    assert "Choose another --out, or delete that folder" in str(done.exception)
 
 
 def test_every_user_of_a_size_refuses_another_one(pairs: Manifest, tmp_path: Path, bundle_uri: str) -> None:
@@ -180,7 +180,7 @@ def test_every_user_of_a_size_refuses_another_one(pairs: Manifest, tmp_path: Pat
     model = load_bundle(bundle_uri)
 
     def refuses(whose: str, size: int) -> AbstractContextManager[object]:
-        told = rf"prepared at 64 px \(prepared_size\), {whose} is {size}; .* `derm-ray data prepare --size {size}`"
+        told = rf"prepared at 64 px \(prepared_size\), but {whose} is {size}; .* `derm-ray data prepare --size {size}`"
         return pytest.raises(ConfigError, match=told)
 
     with refuses("the recipe's size", 32):

@@ -8,9 +8,9 @@ from PIL import Image
 from derm_ray.data.archives.reader import ImageReader
 from derm_ray.data.manifest import Manifest
 from derm_ray.data.preprocessing import PairPixels, Preprocessing, load_image, load_pairs, pixels_from_bytes
+from derm_ray.domain import LesionPair
 from derm_ray.errors import BundleError, ImageError, ImageErrorCode
 from derm_ray.storage import read_bytes
-from derm_ray.vocabulary import LesionPair
 
 
 def test_loading_equals_decoding_the_same_bytes(pairs: Manifest) -> None:
@@ -29,7 +29,7 @@ def test_loading_equals_decoding_the_same_bytes(pairs: Manifest) -> None:
 
 def test_flags_name_their_modality_and_times_add_up(pairs: Manifest, tmp_path: Path) -> None:
     still, moving = pairs.pairs()[0].clinical_uri, str(tmp_path / "moving.gif")
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     frames[0].save(moving, save_all=True, append_images=frames[1:])
     pair, spec = LesionPair("a", "a", still, moving), Preprocessing(32)
     with ThreadPoolExecutor(2) as executor, ImageReader() as reader:
@@ -51,12 +51,12 @@ def test_an_error_names_the_uri_or_the_modality(tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as executor:
         (error,) = load_pairs([LesionPair("a", "a", None, str(bad))], spec, executor)
     assert isinstance(error, ImageError)
-    assert (error.code, str(error)) == (ImageErrorCode.NOT_AN_IMAGE, f"{bad}: not an image of a known format")
+    assert (error.code, str(error)) == (ImageErrorCode.NOT_AN_IMAGE, f"{bad}: not an image in a known format")
     with pytest.raises(ImageError, match=r"^dermoscopy image: not an image"):
         pixels_from_bytes(None, b"hello", spec)
 
 
-def test_one_bad_image_spares_its_neighbours(pairs: Manifest) -> None:
+def test_one_bad_image_spares_its_neighbors(pairs: Manifest) -> None:
     good = pairs.pairs()[0]
     bad = LesionPair("bad", "bad", "/nowhere/x.jpg", good.dermoscopy_uri)
     alone = LesionPair("alone", "alone", None, good.dermoscopy_uri)
@@ -72,7 +72,7 @@ def test_one_bad_image_spares_its_neighbours(pairs: Manifest) -> None:
 def test_the_spec_survives_json_and_refuses_what_it_does_not_know() -> None:
     spec = Preprocessing(96)
     assert Preprocessing.from_json(spec.to_json()) == spec
-    with pytest.raises(BundleError, match="resize 'crop'"):
+    with pytest.raises(BundleError, match="resize method 'crop'"):
         Preprocessing.from_json(spec.to_json() | {"resize": "crop"})
 
 

@@ -4,9 +4,9 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from derm_ray.data.manifest import Manifest, conform
+from derm_ray.data.manifest import Manifest, normalize_schema
 from derm_ray.data.splits import split_manifest
-from derm_ray.vocabulary import PAPER15, Split
+from derm_ray.domain import PAPER15, Split
 
 ROW = st.tuples(
     st.integers(0, 25),  # lesion
@@ -16,7 +16,7 @@ ROW = st.tuples(
 
 
 def manifest_of(rows: list[tuple[int, int | None, str]]) -> Manifest:
-    return conform(
+    return normalize_schema(
         pa.Table.from_pylist(
             [
                 {

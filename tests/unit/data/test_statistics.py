@@ -7,8 +7,8 @@ from PIL import Image, ImageEnhance, ImageFilter
 from derm_ray.data.manifest import Manifest
 from derm_ray.data.preprocessing import Preprocessing, image_from_bytes
 from derm_ray.data.statistics import ImageStatistics, measure
+from derm_ray.domain import Modality
 from derm_ray.storage import read_bytes
-from derm_ray.vocabulary import Modality
 
 ORIENTATION = 0x0112
 
@@ -24,9 +24,9 @@ def measured(image: Image.Image, **options: object) -> ImageStatistics:
     return measure(image_from_bytes(Modality.DERMOSCOPY, sink.getvalue(), Preprocessing(96)))
 
 
-def test_of_one_colour() -> None:
-    grey = measured(Image.new("RGB", (300, 200), (100, 100, 100)))
-    assert grey == ImageStatistics(pytest.approx(100, abs=1), pytest.approx(0, abs=1e-9), 200)
+def test_of_one_color() -> None:
+    gray = measured(Image.new("RGB", (300, 200), (100, 100, 100)))
+    assert gray == ImageStatistics(pytest.approx(100, abs=1), pytest.approx(0, abs=1e-9), 200)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from derm_ray.data.manifest import Manifest
 from derm_ray.data.summary import summarize
 from derm_ray.data.synthetic import LEVELS, synthesize
 from derm_ray.data.validation import validate
+from derm_ray.domain import PAPER15
 from derm_ray.storage import read_bytes
-from derm_ray.vocabulary import PAPER15
 
 
 def test_pairs_are_valid_balanced_and_repeatable(tmp_path: Path) -> None:
@@ -17,11 +17,11 @@ def test_pairs_are_valid_balanced_and_repeatable(tmp_path: Path) -> None:
 
 
 def test_neither_factor_alone_tells_the_class(pairs: Manifest) -> None:
-    """The colour (clinical) and the pattern (dermoscopy) are each shared by several classes; together by one."""
+    """The color (clinical) and the pattern (dermoscopy) are each shared by several classes; together by one."""
     classes = [PAPER15.class_names.index(str(d)) for d in pairs.column("diagnosis")]
     factors = {divmod(index, LEVELS): index for index in classes}
     assert len(factors) == 15
-    assert len({colour for colour, _ in factors}) == len({pattern for _, pattern in factors}) == LEVELS
+    assert len({color for color, _ in factors}) == len({pattern for _, pattern in factors}) == LEVELS
 
 
 def test_summary_counts_and_reads(pairs: Manifest) -> None:

@@ -3,16 +3,16 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from derm_ray.data.manifest import conform
+from derm_ray.data.manifest import normalize_schema
 from derm_ray.data.validation import find_problems, find_warnings, validate
+from derm_ray.domain import PAPER15
 from derm_ray.errors import ManifestError
-from derm_ray.vocabulary import PAPER15
 
 GOOD = {"lesion_id": "L1", "clinical_uri": "a.jpg", "dermoscopy_uri": "b.jpg", "diagnosis": "melanoma"}
 
 
 def problems(*rows: dict[str, Any], complete: tuple[str | None, ...] = ()) -> list[str]:
-    return list(find_problems(conform(pa.Table.from_pylist(list(rows)), "m.csv"), PAPER15, complete=complete))
+    return list(find_problems(normalize_schema(pa.Table.from_pylist(list(rows)), "m.csv"), PAPER15, complete=complete))
 
 
 def test_a_good_row_has_no_problem() -> None:
@@ -22,7 +22,7 @@ def test_a_good_row_has_no_problem() -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([GOOD, GOOD], "rows 1, 2: pair_id 'L1' stands 2 times"),
+        ([GOOD, GOOD], "rows 1, 2: pair_id 'L1' occurs 2 times"),
         ([GOOD | {"clinical_uri": None, "dermoscopy_uri": None}], "row 1: neither clinical_uri nor dermoscopy_uri"),
         ([GOOD | {"dermoscopy_uri": "a.jpg"}], "/a.jpg"),
         ([GOOD | {"dermoscopy_uri": "./b/../a.jpg"}], "are the same file"),
@@ -32,13 +32,13 @@ def test_a_good_row_has_no_problem() -> None:
         ([GOOD | {"skin_tone": 3}], "skin_tone needs a skin_tone_scale"),
         ([GOOD | {"skin_tone": 6, "skin_tone_scale": "milk"}], "outside 0..5 of the milk scale"),
         ([GOOD | {"lesion_id": "na", "pair_id": "x"}], "row 1: pair_id and lesion_id must not be empty (nor NA"),
-        ([GOOD, GOOD | {"lesion_id": "L1\u00a0"}], "rows 1, 2: pair_id 'L1' stands 2 times"),
+        ([GOOD, GOOD | {"lesion_id": "L1\u00a0"}], "rows 1, 2: pair_id 'L1' occurs 2 times"),
         *[
-            ([{"pair_id": "x"} | GOOD | {name: "P\u200b1"}], f"row 1: {name} 'P\\u200b1' holds characters that cannot")
+            ([{"pair_id": "x"} | GOOD | {name: "P\u200b1"}], f"row 1: {name} 'P\\u200b1' contains invisible characters")
             for name in ("pair_id", "lesion_id", "patient_id")
         ],
-        ([GOOD | {"clinical_uri": r"C:\img\a.jpg"}], r"row 1: clinical_uri C:\img\a.jpg is a path of Windows"),
-        ([GOOD] * 30, ", 19, 20 and 10 more: pair_id 'L1' stands 30 times"),
+        ([GOOD | {"clinical_uri": r"C:\img\a.jpg"}], r"row 1: clinical_uri C:\img\a.jpg is a Windows path"),
+        ([GOOD] * 30, ", 19, 20 and 10 more: pair_id 'L1' occurs 30 times"),
         ([GOOD | {"lesion_id": None, "pair_id": "x"}], "must not be empty"),
     ],
 )
@@ -66,18 +66,20 @@ def test_only_the_splits_in_use_must_be_complete_and_rows_keep_their_numbers() -
 
 
 def test_all_problems_are_listed_at_once() -> None:
-    manifest = conform(pa.Table.from_pylist([GOOD, GOOD | {"diagnosis": "x"}]), "m.csv")
+    manifest = normalize_schema(pa.Table.from_pylist([GOOD, GOOD | {"diagnosis": "x"}]), "m.csv")
     with pytest.raises(ManifestError, match="2 problems") as caught:
         validate(manifest, PAPER15)
     assert len(caught.value.problems) == 2
 
 
 def test_an_empty_manifest_is_a_problem() -> None:
-    assert list(find_problems(conform(pa.table({"lesion_id": pa.array([], pa.string())}), "m.csv"))) == ["no rows"]
+    assert list(find_problems(normalize_schema(pa.table({"lesion_id": pa.array([], pa.string())}), "m.csv"))) == [
+        "no rows"
+    ]
 
 
 def test_a_message_says_what_needs_both_images() -> None:
-    manifest = conform(pa.Table.from_pylist([GOOD | {"dermoscopy_uri": None}]), "m.csv")
+    manifest = normalize_schema(pa.Table.from_pylist([GOOD | {"dermoscopy_uri": None}]), "m.csv")
     found = list(find_problems(manifest, complete=(None,), purpose="evaluation"))
     assert found == ["row 1: dermoscopy_uri is empty; evaluation needs both images"]
 
@@ -86,7 +88,7 @@ def warnings(lesions: dict[str | None, int]) -> list[str]:
     """Return the warnings of patients with numbers of lesions."""
     patients = [patient for patient, count in lesions.items() for _ in range(count)]
     rows = [GOOD | {"lesion_id": f"lesion {i}", "patient_id": patient} for i, patient in enumerate(patients)]
-    return list(find_warnings(conform(pa.Table.from_pylist(rows), "m.csv")))
+    return list(find_warnings(normalize_schema(pa.Table.from_pylist(rows), "m.csv")))
 
 
 def patients(count: int, lesions: int) -> dict[str | None, int]:
@@ -127,7 +129,7 @@ def test_plausible_patients_are_no_warning(owned: dict[str | None, int]) -> None
 
 def test_a_lesion_with_an_implausible_share_of_pairs_is_a_warning() -> None:
     rows = [GOOD | {"pair_id": str(i), "lesion_id": "x" if i < 30 else f"L{i}"} for i in range(60)]
-    (warning,) = find_warnings(conform(pa.Table.from_pylist(rows), "m.csv"))
+    (warning,) = find_warnings(normalize_schema(pa.Table.from_pylist(rows), "m.csv"))
     assert warning.startswith("lesion_id 'x' has 30 of 60 pairs (50%)")
 
 
@@ -140,5 +142,6 @@ def test_ids_that_look_alike_are_a_warning(other: str) -> None:
 def test_many_repetitions_do_not_take_for_ever() -> None:
     rows = [{"lesion_id": f"L{i // 2}", "clinical_uri": "a.jpg", "split": "train"} for i in range(40_000)]
     assert (
-        sum("stands 2 times" in line for line in find_problems(conform(pa.Table.from_pylist(rows), "m.csv"))) == 20_000
+        sum("occurs 2 times" in line for line in find_problems(normalize_schema(pa.Table.from_pylist(rows), "m.csv")))
+        == 20_000
     )

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from derm_ray.domain import PAPER15, PredictionKind, label_set
 from derm_ray.evaluation.calibration import (
     fit_calibration,
     fit_temperature,
@@ -9,7 +10,6 @@ from derm_ray.evaluation.calibration import (
     reliability,
 )
 from derm_ray.inference.predictor import temper
-from derm_ray.vocabulary import PAPER15, PredictionKind, label_set
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -66,7 +66,7 @@ def test_operating_points_reach_their_sensitivity() -> None:
     task = PAPER15.tasks()[1]
     ninety, more = operating_points(PredictionKind.CROSS, task, PAPER15, labels, probabilities)
     assert ninety.name == "melanoma_at_90_sensitivity"
-    # Midway between the last positive that has to alarm and the negative below it.
+    # Midway between the last positive that has to be found and the negative below it.
     assert ninety.threshold == pytest.approx((0.15 + 0.14) / 2)
     assert (ninety.sensitivity, more.sensitivity) == (0.9, 0.95)
     assert ninety.specificity == pytest.approx(0.5)

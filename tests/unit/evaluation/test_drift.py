@@ -12,8 +12,8 @@ import yaml
 
 from derm_ray.data.reference import Distribution, Quantity
 from derm_ray.data.statistics import ImageStatistics
-from derm_ray.evaluation.drift import ALERT_PSI, LEAST_REQUESTS, fit_reference, least_samples, most_bins
-from derm_ray.vocabulary import Modality, PredictionKind
+from derm_ray.domain import Modality, PredictionKind
+from derm_ray.evaluation.drift import ALERT_PSI, MIN_REQUESTS, fit_reference, max_bins, min_samples
 
 RULES = Path(__file__).parents[3] / "cluster/prometheus/drift.yaml"
 Values = npt.NDArray[np.float64]
@@ -38,7 +38,7 @@ def psi(counts: Values, shares: Values) -> Values:
 
 def test_the_rule_and_the_bins_are_made_for_each_other() -> None:
     (alert,) = (rule for rule in yaml.safe_load(RULES.read_text())["groups"][0]["rules"] if "alert" in rule)
-    assert f">= {LEAST_REQUESTS}) > {ALERT_PSI}" in alert["expr"]
+    assert f">= {MIN_REQUESTS}) > {ALERT_PSI}" in alert["expr"]
 
 
 def test_the_rule_computes_the_index_and_sees_slow_traffic_in_a_day(tmp_path: Path) -> None:
@@ -87,11 +87,11 @@ def test_the_rule_computes_the_index_and_sees_slow_traffic_in_a_day(tmp_path: Pa
 
 
 def test_fewer_samples_bear_fewer_bins() -> None:
-    bins = [most_bins(samples) for samples in range(2000)]
+    bins = [max_bins(samples) for samples in range(2000)]
     assert bins == sorted(bins)
     assert (bins[0], bins[-1]) == (0, 10)
-    least = least_samples()
-    assert (most_bins(least - 1), most_bins(least)) == (0, 2)
+    least = min_samples()
+    assert (max_bins(least - 1), max_bins(least)) == (0, 2)
 
 
 def test_numbers_are_cut_into_equal_shares() -> None:
@@ -120,7 +120,7 @@ def test_rare_diagnoses_share_a_bin() -> None:
 
 
 def test_too_few_samples_and_prepared_images_make_no_reference() -> None:
-    few = [ImageStatistics(1.0, 1.0, 224)] * (least_samples() - 1)
+    few = [ImageStatistics(1.0, 1.0, 224)] * (min_samples() - 1)
     assert fit_reference((), {}, {Modality.CLINICAL: few}) == ()
     enough = [*few, few[0]]
     found = {(of.quantity, of.modality) for of in fit_reference((), {}, {Modality.DERMOSCOPY: enough}, prepared=True)}
@@ -159,14 +159,14 @@ def drawn(what: str, samples: int, generator: np.random.Generator) -> tuple[Dist
 
 # Where all diagnoses are as frequent, those that get a bin of their own are so by chance in the sample.
 @pytest.mark.parametrize(("what", "most"), [(UNIFORM, 1e-4), ("milk10k", 1e-4), ("even", 5e-4)])
-@pytest.mark.parametrize("samples", [least_samples(), 184, 330])
+@pytest.mark.parametrize("samples", [min_samples(), 184, 330])
 def test_windows_without_drift_hardly_ever_alarm(what: str, most: float, samples: int) -> None:
     """At the fewest requests that the rule looks at, and the fewest samples of 2, 5 and 9 bins."""
     generator = np.random.default_rng(samples)
     shares = []
     for _ in range(100):
         of, truth = drawn(what, samples, generator)
-        windows = generator.multinomial(LEAST_REQUESTS, truth, 2000).astype(float)
+        windows = generator.multinomial(MIN_REQUESTS, truth, 2000).astype(float)
         shares.append((psi(windows, np.array(of.shares)) > ALERT_PSI).mean())
     assert np.mean(shares) <= most
 
@@ -179,7 +179,7 @@ DRIFTS: dict[str, Callable[[Values], Values]] = {
 
 
 @pytest.mark.parametrize(
-    ("samples", "name"), [(least_samples(), "one standard deviation lower"), *((1000, name) for name in DRIFTS)]
+    ("samples", "name"), [(min_samples(), "one standard deviation lower"), *((1000, name) for name in DRIFTS)]
 )
 def test_500_requests_of_drift_alarm(samples: int, name: str) -> None:
     generator = np.random.default_rng(samples)

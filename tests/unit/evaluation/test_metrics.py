@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
+from derm_ray.domain import PAPER15
 from derm_ray.evaluation.comparison import bootstrap, lesion_resamples
 from derm_ray.evaluation.metrics import auroc, class_metrics, confusion_matrix
 from derm_ray.evaluation.tasks import sensitivity_at_specificity, task_metrics
-from derm_ray.vocabulary import PAPER15
 
 
 def random_case(seed: int, classes: int = 6, pairs: int = 200) -> tuple[np.ndarray, np.ndarray]:
@@ -72,13 +72,13 @@ def test_intervals_cover_a_known_mean() -> None:
     covered = 0
     for seed in range(40):
         values = np.random.default_rng(seed).random(80)
-        figure = bootstrap(
+        metric = bootstrap(
             lambda rows, v=values: {"mean": float(v[rows].mean())}, [str(i) for i in range(80)], resamples=200
         )
-        covered += figure["mean"].low <= 0.5 <= figure["mean"].high
+        covered += metric["mean"].low <= 0.5 <= metric["mean"].high
     assert covered >= 34
 
 
 def test_an_undefined_figure_has_no_interval() -> None:
-    figure = bootstrap(lambda rows: {"x": float("nan")}, ["a", "b"], resamples=5)["x"]
-    assert np.isnan([figure.value, figure.low, figure.high]).all()
+    metric = bootstrap(lambda rows: {"x": float("nan")}, ["a", "b"], resamples=5)["x"]
+    assert np.isnan([metric.value, metric.low, metric.high]).all()

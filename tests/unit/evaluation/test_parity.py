@@ -6,15 +6,15 @@ import pytest
 
 from derm_ray.bundle import load_bundle
 from derm_ray.data.manifest import Manifest
+from derm_ray.domain import PAPER15, PredictionKind
 from derm_ray.errors import ConfigError, ManifestError, OutputExistsError, WorkError
 from derm_ray.evaluation import parity
 from derm_ray.evaluation.parity import measure_parity
 from derm_ray.evaluation.quantization import quantize_bundle
 from derm_ray.inference.engines.engine import Images, Probabilities
-from derm_ray.inference.engines.sealed import load_engine
+from derm_ray.inference.engines.engine_store import load_engine
 from derm_ray.inference.predictor import Predictor
-from derm_ray.models.zoo import NetworkConfig
-from derm_ray.vocabulary import PAPER15, PredictionKind
+from derm_ray.models.factory import NetworkConfig
 from tests.conftest import seal_untrained, take
 
 MELANOMA, NAEVUS = PAPER15.class_names.index("melanoma"), PAPER15.class_names.index("dermal_naevus")
@@ -51,10 +51,10 @@ def test_parity_counts_answers_that_move(bundle_uri: str, pairs: Manifest) -> No
     assert found.sensitivity == (1.0, 0.9)
     assert found.sensitivity_difference.value == pytest.approx(-0.1)
     assert found.sensitivity_difference.low < -0.1 < found.sensitivity_difference.high <= 0
-    assert not found.holds
+    assert not found.passed
     assert "difference -0.1000" in found.lines()[-1]
     same = measure_parity(Predictor(bundle, Sure([], 0.9)), Predictor(bundle, Sure([], 0.9)), some, pairs.uri)
-    assert same.holds
+    assert same.passed
     assert same.sensitivity_difference.value == 0
 
 
@@ -63,25 +63,25 @@ def small(pairs: Manifest) -> Manifest:
     return take(pairs, 60).absolute()
 
 
-def test_a_bundle_is_quantised_on_val_and_compared_on_the_rest(small: Manifest, tmp_path: Path) -> None:
+def test_a_bundle_is_quantized_on_val_and_compared_on_the_rest(small: Manifest, tmp_path: Path) -> None:
     uri = seal_untrained(str(tmp_path / "bundle"), NetworkConfig("triple", "tiny", "bp"))
     made = quantize_bundle(uri, small)
     in_val = small.column("split").count("val")
     assert (made.calibrated_on, made.parity.pairs) == (in_val, 60 - in_val)
     report = load_engine(load_bundle(uri), "openvino-int8").parity
     assert report == {"calibrated_on": in_val, **made.parity.to_json()}
-    assert report["holds"]
+    assert report["passed"]
     with pytest.raises(OutputExistsError, match="--overwrite"):
         quantize_bundle(uri, small)
-    assert quantize_bundle(uri, small, most_pairs=5, overwrite=True).parity.pairs == 5
+    assert quantize_bundle(uri, small, max_pairs=5, overwrite=True).parity.pairs == 5
 
 
 def test_an_engine_that_answers_otherwise_is_refused(
     small: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uri = seal_untrained(str(tmp_path / "bundle"), NetworkConfig("share", "tiny", "gap"))
-    monkeypatch.setattr(parity, "MOST_DIFFERENCE", 0.0)
-    with pytest.raises(WorkError, match=r"nothing was written\.\nclinical"):
+    monkeypatch.setattr(parity, "MAX_DIFFERENCE", 0.0)
+    with pytest.raises(WorkError, match=r"Nothing was written\.\nclinical"):
         quantize_bundle(uri, small)
     assert not (tmp_path / "bundle" / "engines").exists()
 

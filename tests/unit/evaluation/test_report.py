@@ -9,13 +9,13 @@ import pytest
 
 from derm_ray.bundle import load_bundle
 from derm_ray.data.manifest import Manifest
+from derm_ray.domain import PAPER15, PredictionKind, Split
 from derm_ray.errors import ConfigError, ManifestError, OutputExistsError
 from derm_ray.evaluation.calibration import fit_calibration
 from derm_ray.evaluation.evaluate import Evaluation, evaluate
 from derm_ray.evaluation.report import OVERALL, summary_text, write_evaluation
 from derm_ray.inference.predictor import Predictor
-from derm_ray.models.zoo import NetworkConfig
-from derm_ray.vocabulary import PAPER15, PredictionKind, Split
+from derm_ray.models.factory import NetworkConfig
 from tests.conftest import seal_untrained
 
 
@@ -28,7 +28,7 @@ def test_everything_is_there_in_json(evaluation: Evaluation, tmp_path: Path) -> 
     json_uri, _ = write_evaluation(evaluation, str(tmp_path))
     read = json.loads(Path(json_uri).read_text())
     assert set(read["predictions"]) == set(PredictionKind)
-    cross = read["predictions"]["cross"]["figures"]
+    cross = read["predictions"]["cross"]["metrics"]
     for name in (*OVERALL, "auroc/melanoma"):
         assert cross[name]["low"] <= cross[name]["value"] <= cross[name]["high"], name
     assert sum(map(sum, read["predictions"]["cross"]["confusion"])) == read["pairs"]
@@ -77,11 +77,11 @@ def test_exchanged_images_exchange_the_single_predictions_of_a_share_net(
     bundle_uri: str, pairs: Manifest, evaluation: Evaluation
 ) -> None:
     swapped = evaluate(Predictor(load_bundle(bundle_uri), "torch"), pairs, Split.VAL, resamples=2, swapped=True)
-    assert swapped.provenance["images"] == "exchanged"
+    assert swapped.provenance["images"] == "swapped"
     kinds = (PredictionKind.CLINICAL, PredictionKind.DERMOSCOPY)
     for first, second in (kinds, kinds[::-1]):
         for name in ("accuracy", "macro_auroc"):
-            here, there = swapped.kinds[first].figures[name].value, evaluation.kinds[second].figures[name].value
+            here, there = swapped.kinds[first].metrics[name].value, evaluation.kinds[second].metrics[name].value
             assert here == pytest.approx(there, abs=1e-9)
 
 
@@ -100,7 +100,7 @@ def test_one_class_and_rows_of_one_image_are_said_in_words(
     measured = evaluate(predictor, one, resamples=2)
     text = summary_text(measured)
     assert "specificity not defined (no negatives in this split)" in text
-    assert "A figure is not defined where pairs are lacking" in text
+    assert "A metric is not defined without enough pairs" in text
     json_uri, html_uri = write_evaluation(measured, str(tmp_path))
     assert json.loads(Path(json_uri).read_text())["predictions"]["cross"]["operating_points"][0]["specificity"] is None
     page = Path(html_uri).read_text()

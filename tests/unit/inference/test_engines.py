@@ -10,7 +10,7 @@ from derm_ray.errors import BundleError, ConfigError
 from derm_ray.inference.engines import selection
 from derm_ray.inference.engines.pytorch import CPU_PAIRS, CompiledEngine, TorchEngine
 from derm_ray.inference.engines.selection import make_engine, resolve_engine
-from derm_ray.inference.precision import normalise, resolve_precision
+from derm_ray.inference.precision import normalize, resolve_precision
 
 CPU = torch.device("cpu")
 
@@ -48,7 +48,7 @@ def test_auto_is_the_fastest_and_says_so(
     monkeypatch.setattr(selection, "_pairs_per_s", lambda engine, size: rates[engine.name])
     with caplog.at_level(logging.INFO):
         assert resolve_engine(load_bundle(bundle_uri), "auto", CPU) == "torch-bf16"
-    assert "engine torch-bf16, the fastest here (pairs/s: torch 3, torch-bf16 5)" in caplog.text
+    assert "engine torch-bf16 (the fastest; pairs/s: torch 3, torch-bf16 5)" in caplog.text
     rates["torch"] = 8.0
     assert make_engine(load_bundle(bundle_uri), "auto", CPU).name == "torch"
 
@@ -74,7 +74,7 @@ def test_auto_says_so_too_where_there_is_one(
     monkeypatch.setattr(selection, "hardware_has_bf16", lambda device: False)
     with caplog.at_level(logging.INFO):
         assert resolve_engine(load_bundle(bundle_uri), "auto", CPU) == "torch"
-    assert "engine torch, the only one here" in caplog.text
+    assert "engine torch (the only one available)" in caplog.text
 
 
 @pytest.mark.slow
@@ -107,7 +107,7 @@ def test_a_few_pairs_at_a_time_answer_as_all_at_once(cam_bundle_uri: str) -> Non
         images(2 * CPU_PAIRS + 1),
     )
     inputs = [
-        normalise(torch.from_numpy(i), bundle.preprocessing.mean, bundle.preprocessing.std)
+        normalize(torch.from_numpy(i), bundle.preprocessing.mean, bundle.preprocessing.std)
         for i in images(2 * CPU_PAIRS + 1)
     ]
     for given in ((0, 1), (0,), (1,)):

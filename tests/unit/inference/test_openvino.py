@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from derm_ray.bundle import Bundle, load_bundle
+from derm_ray.domain import Modality
 from derm_ray.errors import BundleError, OutputExistsError, StorageError
+from derm_ray.inference.engines.engine_store import load_engine, store_engine, stored_engines
 from derm_ray.inference.engines.openvino import NAME
 from derm_ray.inference.engines.pytorch import TorchEngine
 from derm_ray.inference.engines.quantization import quantize
-from derm_ray.inference.engines.sealed import load_engine, seal_engine, sealed_engines
 from derm_ray.inference.engines.selection import make_engine, resolve_engine
 from derm_ray.inference.predictor import Predictor
-from derm_ray.models.zoo import CamConfig, NetworkConfig
+from derm_ray.models.factory import CamConfig, NetworkConfig
 from derm_ray.storage import digest
-from derm_ray.vocabulary import Modality
 from tests.conftest import seal_untrained
 
 CPU = torch.device("cpu")
@@ -40,8 +40,8 @@ def images(count: int, seed: int = 0) -> dict[Modality, np.ndarray]:
 def quantized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     uri = seal_untrained(str(tmp_path_factory.mktemp("int8") / request.param), NETWORKS[request.param])
     bundle = load_bundle(uri)
-    files, made_with = quantize(bundle, images(12))
-    seal_engine(bundle, NAME, files, {"holds": True}, made_with)
+    files, built_with = quantize(bundle, images(12))
+    store_engine(bundle, NAME, files, {"passed": True}, built_with)
     return bundle
 
 
@@ -80,50 +80,50 @@ def test_only_convolutions_are_rounded(quantized: Bundle) -> None:
 
 def test_an_engine_does_not_change_the_model(quantized: Bundle) -> None:
     assert load_bundle(quantized.uri).model_digest == quantized.model_digest
-    assert sealed_engines(quantized) == [NAME]
+    assert stored_engines(quantized) == [NAME]
     name = resolve_engine(quantized, NAME, CPU)
     assert re.fullmatch(rf"{NAME}@[0-9a-f]{{16}}", name)
     assert resolve_engine(quantized, name, CPU) == name == Predictor(quantized, name, device=CPU).engine.name
-    with pytest.raises(BundleError, match="this run began with"):
+    with pytest.raises(BundleError, match="this run started with"):
         resolve_engine(quantized, f"{NAME}@{'0' * 16}", CPU)
 
 
 def test_an_engine_that_is_there_is_kept(quantized: Bundle) -> None:
     with pytest.raises(OutputExistsError, match="--overwrite"):
-        seal_engine(quantized, NAME, {}, {}, {})
+        store_engine(quantized, NAME, {}, {}, {})
 
 
 @pytest.mark.parametrize("what", ["weights", "index", "model"])
 def test_altered_engines_are_refused(tmp_path: Path, what: str) -> None:
     bundle = load_bundle(seal_untrained(str(tmp_path / "bundle"), NetworkConfig(trunk="tiny")))
-    seal_engine(bundle, NAME, {"both.xml": b"<net/>", "both.bin": b"1234"}, {"holds": True}, {})
+    store_engine(bundle, NAME, {"both.xml": b"<net/>", "both.bin": b"1234"}, {"passed": True}, {})
     folder = tmp_path / "bundle" / "engines" / NAME
     if what == "weights":
         next(folder.glob("*-both.bin")).write_bytes(b"1235")
     elif what == "index":
         index = json.loads((folder / "engine.json").read_text())
-        index["parity"]["holds"] = 1
+        index["parity"]["passed"] = 1
         (folder / "engine.json").write_text(json.dumps(index))
     else:
         other = load_bundle(seal_untrained(str(tmp_path / "other"), NetworkConfig(trunk="tiny"), seed=1))
         (tmp_path / "bundle" / "engines").rename(tmp_path / "other" / "engines")
         bundle = other
-    with pytest.raises(BundleError, match="another model" if what == "model" else "altered after sealing"):
+    with pytest.raises(BundleError, match="another model" if what == "model" else "modified"):
         load_engine(bundle, NAME)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({}, "cannot be read by the OpenVINO here"),
-        ({"files": None}, "altered after sealing"),
+        ({}, "cannot be read by the installed OpenVINO"),
+        ({"files": None}, "modified"),
         ({"files": {"../../both.xml": "0"}}, "outside of its folder"),
         ({"files": {"both.xml": "0" * 64}}, "cannot be read"),
     ],
 )
 def test_what_is_no_engine_is_one_message(tmp_path: Path, change: dict[str, object], message: str) -> None:
     bundle = load_bundle(seal_untrained(str(tmp_path / "bundle"), NetworkConfig(trunk="tiny")))
-    seal_engine(bundle, NAME, {"both.xml": b"<net/>", "both.bin": b"1234"}, {}, {})
+    store_engine(bundle, NAME, {"both.xml": b"<net/>", "both.bin": b"1234"}, {}, {})
     place = tmp_path / "bundle" / "engines" / NAME / "engine.json"
     index = {key: value for key, value in {**json.loads(place.read_text()), **change}.items() if value is not None}
     del index["digest"]
@@ -135,7 +135,7 @@ def test_what_is_no_engine_is_one_message(tmp_path: Path, change: dict[str, obje
 def test_an_engine_stays_until_another_one_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = load_bundle(seal_untrained(str(tmp_path / "bundle"), NetworkConfig(trunk="tiny")))
     first, second = ({"both.xml": text, "both.bin": b"1234"} for text in (b"<one/>", b"<two/>"))
-    seal_engine(bundle, NAME, first, {}, {})
+    store_engine(bundle, NAME, first, {}, {})
 
     def full(uri: str, value: object) -> None:
         raise StorageError("No space left on device")
@@ -143,9 +143,9 @@ def test_an_engine_stays_until_another_one_is_whole(tmp_path: Path, monkeypatch:
     with monkeypatch.context() as disk:
         disk.setattr("derm_ray.storage.write_json", full)
         with pytest.raises(StorageError):
-            seal_engine(bundle, NAME, second, {}, {}, overwrite=True)
+            store_engine(bundle, NAME, second, {}, {}, overwrite=True)
     assert load_engine(bundle, NAME).files == first
-    seal_engine(bundle, NAME, second, {}, {}, overwrite=True)
+    store_engine(bundle, NAME, second, {}, {}, overwrite=True)
     assert load_engine(bundle, NAME).files == second
     assert len(list((tmp_path / "bundle" / "engines" / NAME).iterdir())) == 3
 

@@ -7,10 +7,10 @@ import torch
 
 from derm_ray.bundle import load_bundle
 from derm_ray.data.preprocessing import PairPixels
+from derm_ray.domain import Calibration, OperatingPoint, PredictionKind
 from derm_ray.evaluation.calibration import fit_calibration
 from derm_ray.inference.engines.engine import Images, Probabilities
 from derm_ray.inference.predictor import Predictor
-from derm_ray.vocabulary import Calibration, OperatingPoint, PredictionKind
 
 
 def pixels(seed: int) -> np.ndarray:
@@ -65,10 +65,10 @@ def test_risks_are_sums_over_the_tasks_classes(bundle_uri: str) -> None:
     both, alone = Predictor(load_bundle(bundle_uri), FixedEngine()).predict(mixed()[:2])
     assert both.diagnosis == "melanoma"
     assert both.confidence == 0.5
-    assert both.risks["cancer"] == pytest.approx(0.9)
-    assert both.risks["melanoma"] == pytest.approx(0.5)
-    assert set(both.branches) == set(PredictionKind)
-    assert set(alone.branches) == {PredictionKind.CLINICAL}
+    assert both.task_probabilities["cancer"] == pytest.approx(0.9)
+    assert both.task_probabilities["melanoma"] == pytest.approx(0.5)
+    assert set(both.per_input_predictions) == set(PredictionKind)
+    assert set(alone.per_input_predictions) == {PredictionKind.CLINICAL}
 
 
 def test_no_pairs_no_predictions(bundle_uri: str) -> None:
@@ -86,9 +86,9 @@ def test_temperatures_and_operating_points_are_applied(bundle_uri: str) -> None:
     both, alone = Predictor(bundle, FixedEngine()).predict(mixed()[:2])
     squares = np.array([0.5, 0.3, 0.1, 0.1]) ** 2
     assert both.confidence == pytest.approx(0.25 / squares.sum(), abs=1e-6)
-    assert both.alarms == {"cancer_at_90_sensitivity": True, "melanoma_at_95_sensitivity": True}
+    assert both.above_threshold == {"cancer_at_90_sensitivity": True, "melanoma_at_95_sensitivity": True}
     assert alone.confidence == 0.5
-    assert alone.alarms == {"melanoma_at_90_sensitivity": False}
+    assert alone.above_threshold == {"melanoma_at_90_sensitivity": False}
 
 
 class ListedEngine:
@@ -118,8 +118,8 @@ def test_thresholds_reach_their_target_on_the_pairs_they_were_chosen_on(bundle_u
     for task in bundle.label_set.tasks():
         positive = np.isin(labels, [bundle.label_set.class_names.index(name) for name in task.positive])
         for target in (90, 95):
-            alarms = np.array([answer.alarms[f"{task.name}_at_{target}_sensitivity"] for answer in answers])
-            assert alarms[positive].mean() >= target / 100
+            above = np.array([answer.above_threshold[f"{task.name}_at_{target}_sensitivity"] for answer in answers])
+            assert above[positive].mean() >= target / 100
 
 
 class SmallEngine(FixedEngine):

@@ -2,19 +2,19 @@ import numpy as np
 import pytest
 import torch
 
-from derm_ray.bundle import load_bundle, seal_bundle
+from derm_ray.bundle import load_bundle, save_bundle
 from derm_ray.data.preprocessing import PairPixels, Preprocessing
+from derm_ray.domain import PAPER15, Modality
 from derm_ray.errors import ConfigError
 from derm_ray.inference.saliency import SaliencyMapper, overlay
-from derm_ray.models.zoo import CamConfig, NetworkConfig, build_network
-from derm_ray.vocabulary import PAPER15, Modality
+from derm_ray.models.factory import CamConfig, NetworkConfig, build_network
 
 
 def model(folder: str, seed: int) -> str:
     torch.manual_seed(seed)
     config = NetworkConfig("triple", "tiny", "cam_bp", 15, cam=CamConfig("tiny", 15))
     weights = build_network(config).state_dict()
-    seal_bundle(
+    save_bundle(
         folder, network=config, label_set=PAPER15, preprocessing=Preprocessing(32), weights=weights, provenance={}
     )
     return folder
@@ -55,7 +55,7 @@ def test_a_model_without_a_cam_network_is_refused(bundle_uri: str) -> None:
         SaliencyMapper(load_bundle(bundle_uri))
 
 
-def test_the_overlay_colours_where_the_weights_are() -> None:
+def test_the_overlay_colors_where_the_weights_are() -> None:
     image = np.full((64, 64, 3), 128, np.uint8)
     weights = np.zeros((8, 8), np.float32)
     weights[1, 1] = 1.0

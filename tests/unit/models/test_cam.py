@@ -4,10 +4,10 @@ from torch import nn
 
 from derm_ray.errors import ConfigError
 from derm_ray.models.cam import CAM_MODES, saliency
+from derm_ray.models.factory import CamConfig, NetworkConfig, build_network
 from derm_ray.models.heads import BilinearHead, CamHead
 from derm_ray.models.trunks import Trunk
 from derm_ray.models.weights import describe_cam, load_cam
-from derm_ray.models.zoo import CamConfig, NetworkConfig, build_network
 
 
 def maps_and_logits() -> tuple[torch.Tensor, torch.Tensor]:
@@ -116,11 +116,11 @@ def test_what_is_no_cam_network_is_refused() -> None:
         describe_cam(NetworkConfig("share", "tiny", "gap", 5), {}, "relu_sum", Trunk("tiny"), "none")
     with pytest.raises(ConfigError, match="Did you mean"):
         CamConfig("tiny", 5, mode="relu_som")
-    with pytest.raises(ConfigError, match="needs a CAM network"):
+    with pytest.raises(ConfigError, match="requires a CAM network"):
         NetworkConfig(head="cam_bp")
-    with pytest.raises(ConfigError, match="looks at one image"):
+    with pytest.raises(ConfigError, match="takes one image"):
         NetworkConfig("triple", head="cam")
-    with pytest.raises(ConfigError, match="rank 8 is for"):
+    with pytest.raises(ConfigError, match="rank 8 applies to"):
         NetworkConfig(rank=8)
 
 

@@ -6,8 +6,8 @@ from safetensors.torch import save_file
 from torchvision.models import vgg16
 
 from derm_ray.errors import ConfigError, StorageError
+from derm_ray.models.factory import NetworkConfig, build_network
 from derm_ray.models.weights import load_init_weights, read_init_weights
-from derm_ray.models.zoo import NetworkConfig, build_network
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,13 @@ import torch
 from torch import nn
 from torchvision.models import googlenet, resnet50, vgg16
 
+from derm_ray.domain import Modality, PredictionKind
 from derm_ray.errors import ConfigError
+from derm_ray.models.factory import NETWORKS, CamConfig, NetworkConfig, build_network, count_parameters
 from derm_ray.models.heads import BilinearHead
 from derm_ray.models.networks import PairLogits, PairMaps, PairNetwork
 from derm_ray.models.trunks import Trunk
 from derm_ray.models.weights import load_trunk_weights
-from derm_ray.models.zoo import NETWORKS, CamConfig, NetworkConfig, build_network, count_parameters
-from derm_ray.vocabulary import Modality, PredictionKind
 
 CAM = CamConfig("tiny", 5)
 

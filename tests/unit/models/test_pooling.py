@@ -2,13 +2,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from derm_ray.models.pooling import BilinearPool, normalise_map, resize_map, uniform_map, weighted_gram
+from derm_ray.models.pooling import BilinearPool, normalize_map, resize_map, uniform_map, weighted_gram
 
 
 def features(channels: int = 6, side: int = 4, *, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     maps = torch.rand(2, channels, side, side, generator=generator, dtype=dtype)
-    return maps, normalise_map(torch.rand(2, side, side, generator=generator)).to(dtype)
+    return maps, normalize_map(torch.rand(2, side, side, generator=generator)).to(dtype)
 
 
 def literal(maps: Tensor, weights: Tensor) -> Tensor:
@@ -88,12 +88,12 @@ def test_descriptors_of_nothing_stay_finite() -> None:
 
 @pytest.mark.parametrize("value", [0.0, -1.0])
 def test_a_map_that_vanishes_becomes_uniform(value: float) -> None:
-    weights = normalise_map(torch.full((1, 2, 3), value))
+    weights = normalize_map(torch.full((1, 2, 3), value))
     assert torch.allclose(weights, torch.full((1, 2, 3), 1 / 6))
 
 
 def test_maps_on_another_grid_still_sum_to_one() -> None:
-    weights = normalise_map(torch.rand(2, 14, 14))
+    weights = normalize_map(torch.rand(2, 14, 14))
     smaller = resize_map(weights, 7, 7)
     assert smaller.shape == (2, 7, 7)
     assert torch.allclose(smaller.sum((1, 2)), torch.ones(2))

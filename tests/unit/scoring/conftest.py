@@ -36,7 +36,7 @@ def opened(few: Manifest, bundle_uri: str, tmp_path: Path) -> Opened:
             "model_digest": load_bundle(bundle_uri).model_digest,
             "label_set": "paper15",
             "engine": "torch",
-            "branches": False,
+            "per_input_predictions": False,
             "saliency": False,
             "format": "parquet",
             "shard_size": 10,

@@ -10,6 +10,7 @@ from derm_ray import storage
 from derm_ray.data.archives.reader import ImageReader
 from derm_ray.data.manifest import Manifest
 from derm_ray.data.preprocessing import PairPixels, Preprocessing
+from derm_ray.domain import LesionPair
 from derm_ray.errors import ImageError, ImageErrorCode, ScoringError
 from derm_ray.scoring.actor import PredictingActor
 from derm_ray.scoring.chunks import Assembler, Chunk, chunk_pairs, pixels_table, read_pixels
@@ -17,7 +18,6 @@ from derm_ray.scoring.decoder import DecodingActor
 from derm_ray.scoring.ledger import Run
 from derm_ray.scoring.parts import PartWriter, StageTimes
 from derm_ray.scoring.shards import Shard
-from derm_ray.vocabulary import LesionPair
 from tests.unit.scoring.conftest import Opened, score_all
 
 SPEC = Preprocessing(48)
@@ -108,7 +108,7 @@ def test_a_chunk_that_comes_twice_or_never_is_an_error(run: Run, bundle_uri: str
     together.add(first)
     with pytest.raises(ScoringError, match="chunk 0 came twice"):
         together.add(first)
-    with pytest.raises(ScoringError, match=r"shard 0: 1 of its chunks came, not all; 3 shards were not written"):
+    with pytest.raises(ScoringError, match=r"shard 0: 1 of its chunks arrived; 3 shards were not written"):
         together.end(run.shards)
     together.add(second)
     assert together.add(third)
@@ -119,7 +119,7 @@ def test_a_chunk_that_comes_twice_or_never_is_an_error(run: Run, bundle_uri: str
     with pytest.raises(ScoringError, match="chunk 1 of 2 is not one of this shard"):
         wrong.add(Chunk(second.shard, 1, 2, second.first, second.table))
     short = assembler(run)
-    with pytest.raises(ScoringError, match="its chunks hold 4 rows instead of 10"):
+    with pytest.raises(ScoringError, match="its chunks have 4 rows instead of 10"):
         short.add(Chunk(first.shard, 0, 1, 0, first.table))
 
 

@@ -8,20 +8,20 @@ from derm_ray import storage
 from derm_ray.data.inputs import open_input
 from derm_ray.data.locations import Locations
 from derm_ray.data.manifest import Manifest
+from derm_ray.domain import LABEL_SETS, PAPER15, LabelSet
 from derm_ray.errors import ImageError, ImageErrorCode, OutputExistsError, ScoringError, StorageError
 from derm_ray.lease import hold
 from derm_ray.scoring.ledger import INVOCATIONS, Run, RunDescription, open_run, recorded_engine
 from derm_ray.scoring.reconcile import reconcile, verify
-from derm_ray.scoring.report import seal
+from derm_ray.scoring.report import complete_run
 from derm_ray.scoring.schema import score_schema
 from derm_ray.scoring.scorer import ShardScorer
-from derm_ray.vocabulary import LABEL_SETS, PAPER15, LabelSet
 from tests.unit.scoring.conftest import Opened, remove_part, score_all
 
 
 @pytest.mark.parametrize("labels", LABEL_SETS.values(), ids=LABEL_SETS)
-def test_column_names_are_unique_and_hold_the_risks(labels: LabelSet) -> None:
-    names = score_schema(labels, branches=True, saliency=True).names
+def test_column_names_are_unique_and_hold_the_task_probabilities(labels: LabelSet) -> None:
+    names = score_schema(labels, per_input_predictions=True, saliency=True).names
     assert len(names) == len(set(names))
     assert {*(f"p_{task.name}" for task in labels.tasks()), "cross_" + labels.class_names[0]} <= set(names)
 
@@ -60,7 +60,7 @@ def test_a_run_keeps_its_id_and_one_from_before_there_were_any_goes_on(
     assert "run_id" not in before.to_json()
     score_all(before, bundle_uri)
     with hold(storage.join(run.out_uri, INVOCATIONS)) as lease:
-        seal(before, reconcile(before), lease)
+        complete_run(before, reconcile(before), lease)
     assert verify(run.out_uri).pairs == 25
 
 
@@ -77,7 +77,7 @@ def test_a_run_whose_record_is_damaged_is_one_message(run: Run, content: str) ->
     [
         ({"engine": "torch-bf16"}, 'engine was "torch", now "torch-bf16"'),
         ({"model_digest": "0" * 64}, "model_digest was"),
-        ({"branches": True}, "branches was false, now true"),
+        ({"per_input_predictions": True}, "per_input_predictions was false, now true"),
         ({"format": "csv"}, 'format was "parquet", now "csv"'),
         ({"shard_size": 5}, "shard_size was 10, now 5"),
     ],
@@ -96,7 +96,7 @@ def test_a_changed_row_is_refused(run: Run, opened: Opened, few: Manifest) -> No
 def test_a_folder_of_something_else_is_refused(opened: Opened, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "holiday.jpg").write_bytes(b"x")
-    with pytest.raises(OutputExistsError, match="holds files that are no scoring run"):
+    with pytest.raises(OutputExistsError, match="contains files that are not a scoring run"):
         opened(out=str(tmp_path / "full"))
 
 
@@ -111,7 +111,7 @@ def test_an_archive_whose_files_were_replaced_is_refused(bundle_uri: str, tmp_pa
     storage.write_bytes(str(tmp_path / "tree" / "L1" / "clinical.jpg"), b"other")
     with pytest.raises(OutputExistsError, match="files were added, removed or replaced since"):
         open_run(str(tmp_path / "out"), source, description, locations)
-    with pytest.raises(OutputExistsError, match="lies inside the input"):
+    with pytest.raises(OutputExistsError, match="is inside the input"):
         open_run(str(tmp_path / "tree" / "out"), source, description, locations)
 
 
@@ -159,6 +159,6 @@ def test_a_model_that_changes_under_way_is_refused(run: Run, bundle_uri: str, tm
     from derm_ray.errors import BundleError
 
     other = replace(run.description, model_digest="0" * 64)
-    with pytest.raises(BundleError, match="changed while the run was under way"):
+    with pytest.raises(BundleError, match="changed during the run"):
         ShardScorer(bundle_uri, "torch", run.manifest_uri, run.out_uri, other)
     assert storage.list_folder(run.out_uri) == ["_RUN.json", "_run/"]

@@ -8,7 +8,7 @@ import pytest
 
 from derm_ray.data.inputs import Input, ManifestInput, MemoryInput
 from derm_ray.data.locations import Locations
-from derm_ray.data.manifest import Manifest, conform, write_manifest
+from derm_ray.data.manifest import Manifest, normalize_schema, write_manifest
 from derm_ray.errors import ManifestError
 from derm_ray.scoring.plan import Plan, make_plan
 from derm_ray.scoring.shards import PairReader
@@ -23,7 +23,7 @@ def plan(source: Input, size: int = 100, copy: str | None = None, csv: bool = Fa
 def rows(*images: dict[str, str | None], uri: str = "/data/m.parquet") -> MemoryInput:
     columns = ("pair_id", "clinical_uri", "dermoscopy_uri")
     table = pa.table({name: pa.array([row.get(name) for row in images], pa.string()) for name in columns})
-    return MemoryInput(conform(table, uri))
+    return MemoryInput(normalize_schema(table, uri))
 
 
 def test_shard_digests_follow_rows_model_and_options(pairs: Manifest) -> None:
@@ -65,10 +65,10 @@ def test_all_bad_rows_are_listed_and_nothing_is_written(tmp_path: Path) -> None:
         plan(source, copy=str(tmp_path / "copy.parquet"))
     assert caught.value.problems == (
         "row 3: neither clinical_uri nor dermoscopy_uri is given",
-        "row 4: pair_id '\\u202egpj.d' holds characters that cannot be seen",
-        "row 4: lesion_id '\\u202egpj.d' holds characters that cannot be seen",
-        "row 5: pair_id 'e\\x00' holds characters that cannot be seen",
-        "row 5: lesion_id 'e\\x00' holds characters that cannot be seen",
+        "row 4: pair_id '\\u202egpj.d' contains invisible characters",
+        "row 4: lesion_id '\\u202egpj.d' contains invisible characters",
+        "row 5: pair_id 'e\\x00' contains invisible characters",
+        "row 5: lesion_id 'e\\x00' contains invisible characters",
         "row 5: clinical_uri and dermoscopy_uri are the same file, /data/e.jpg",
         "row 6: pair_id and lesion_id must not be empty (nor NA, None, nan, null or unknown)",
         "rows 1 and 2: the same pair_id; it must be unique",
@@ -87,8 +87,8 @@ def test_ids_that_begin_a_formula_are_refused_in_csv(start: str) -> None:
 @pytest.mark.parametrize(
     ("base", "uri", "refusal"),
     [
-        ("s3://b/m.parquet", "file:///etc/passwd", "local path from an input that is not local"),
-        ("s3://b/m.parquet", "/etc/passwd", "local path from an input that is not local"),
+        ("s3://b/m.parquet", "file:///etc/passwd", "local paths are not allowed for a remote input"),
+        ("s3://b/m.parquet", "/etc/passwd", "local paths are not allowed for a remote input"),
         ("s3://b/m.parquet", "http://169.254.169.254/latest/meta-data", "link-local"),
         ("/data/m.parquet", "http://example.org/x.jpg", "scheme 'http' is not allowed"),
         ("/data/m.parquet", "https://example.org/x.jpg", "scheme 'https' is not allowed"),
@@ -130,7 +130,7 @@ def test_prefixes_allow_more_and_nothing_else() -> None:
         "https://images.example.org/derm/%2e%2e/x.jpg",
         "/etc/passwd",
     ):
-        assert "outside the allowed prefixes" in str(locations.refusal(uri))
+        assert "outside the allowed folders" in str(locations.refusal(uri))
 
 
 def test_pairs_of_one_stream_are_one_shard() -> None:
@@ -153,7 +153,7 @@ def test_a_stream_that_would_be_read_twice_is_refused() -> None:
         return {"pair_id": f"{number}", "clinical_uri": f"s3://b/{number}.jpg", "dermoscopy_uri": uri}
 
     source = rows(*(pair(i, "xy"[i % 2]) for i in range(4)))
-    with pytest.raises(ManifestError, match=r"row 3: s3://b/x\.tar\.gz is read in order, once"):
+    with pytest.raises(ManifestError, match=r"row 3: s3://b/x\.tar\.gz can be read once, in order"):
         plan(source)
     assert [len(shard) for shard in plan(rows(*(pair(i, "x") for i in range(9))), 4).shards] == [9]
 

@@ -13,7 +13,7 @@ from derm_ray.lease import hold
 from derm_ray.scoring.formats import FORMATS
 from derm_ray.scoring.ledger import INVOCATIONS, Run
 from derm_ray.scoring.reconcile import Reconciliation, reconcile, verify, with_errors
-from derm_ray.scoring.report import seal
+from derm_ray.scoring.report import complete_run
 from tests.unit.scoring.conftest import Opened, remove_part, score_all
 
 
@@ -22,7 +22,7 @@ def finish(run: Run, bundle_uri: str) -> Reconciliation:
         score_all(run, bundle_uri)
         lease.note(pairs=25, errors=2, seconds=2.5, stages={"read_s": 0.5})
         counts = reconcile(run)
-        seal(run, counts, lease)
+        complete_run(run, counts, lease)
     return counts
 
 
@@ -71,7 +71,7 @@ def test_a_lost_a_foreign_and_a_swapped_part_are_found(run: Run, bundle_uri: str
     first, second = (Path(run.part_uri(shard)) for shard in run.shards[:2])
     good = second.read_bytes()
     second.write_bytes(first.read_bytes())
-    with pytest.raises(ScoringError, match=r"does not hold the pairs 10\.\.20"):
+    with pytest.raises(ScoringError, match=r"does not contain the pairs 10\.\.20"):
         reconcile(run)
     second.write_bytes(good[:-100])
     with pytest.raises(ScoringError, match=r"is damaged.*scores its pairs again"):
@@ -92,7 +92,9 @@ def test_a_flipped_bit_is_one_message_wherever_it_is(opened: Opened, bundle_uri:
     good = part.read_bytes()
     for place in [*range(0, len(good), len(good) // 40), len(good) - 20]:
         part.write_bytes(good[:place] + bytes([good[place] ^ 0x10]) + good[place + 1 :])
-        with pytest.raises(ScoringError, match=r"is damaged|changed after the run ended|does not hold|another model"):
+        with pytest.raises(
+            ScoringError, match=r"is damaged|changed after the run ended|does not contain|another model"
+        ):
             verify(run.out_uri)
 
 
@@ -108,9 +110,9 @@ def test_a_damaged_file_of_the_run_is_one_message(run: Run, bundle_uri: str, nam
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("_SUCCESS.json", {"scored": 999}, "scored is not what the parts"),
-        ("_SUCCESS.json", {"engine": "x"}, "engine is not what the parts"),
-        ("_RUN.json", {"engine": "x"}, "shard 0 is not that of _RUN.json"),
+        ("_SUCCESS.json", {"scored": 999}, "scored does not match the parts"),
+        ("_SUCCESS.json", {"engine": "x"}, "engine does not match the parts"),
+        ("_RUN.json", {"engine": "x"}, "shard 0 does not match _RUN.json"),
     ],
 )
 def test_an_edited_record_is_found(
@@ -136,7 +138,7 @@ def test_what_changes_after_the_end_is_found(opened: Opened, bundle_uri: str) ->
     with pytest.raises(ScoringError, match="3 of 3 shards have no part"):
         verify(run.out_uri)
     score_all(run, bundle_uri)
-    with pytest.raises(ScoringError, match="the run has not ended"):
+    with pytest.raises(ScoringError, match="the run is not finished"):
         verify(run.out_uri)
     finish(run, bundle_uri)
     verify(run.out_uri)
@@ -152,7 +154,7 @@ def test_an_input_that_changed_after_the_end_is_found(
     finish(run, bundle_uri)
     other = opened(run_pairs(opened), out=str(tmp_path / "other"))
     Path(run.manifest_uri).write_bytes(Path(other.manifest_uri).read_bytes())
-    with pytest.raises(ScoringError, match="shard 0 is not that of _RUN"):
+    with pytest.raises(ScoringError, match="shard 0 does not match _RUN"):
         verify(run.out_uri)
 
 

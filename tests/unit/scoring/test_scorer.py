@@ -8,15 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-from derm_ray.bundle import load_bundle, seal_bundle
+from derm_ray.bundle import load_bundle, save_bundle
 from derm_ray.data.manifest import Manifest
 from derm_ray.data.preprocessing import Preprocessing
+from derm_ray.domain import PAPER15
 from derm_ray.errors import ConfigError
 from derm_ray.inference.saliency import require_cam
-from derm_ray.models.zoo import CamConfig, NetworkConfig, build_network
+from derm_ray.models.factory import CamConfig, NetworkConfig, build_network
 from derm_ray.scoring.ledger import Run
 from derm_ray.scoring.scorer import ShardScorer
-from derm_ray.vocabulary import PAPER15
 from tests.conftest import take
 from tests.unit.scoring.conftest import Opened
 
@@ -40,7 +40,7 @@ def png_header(width: int, height: int) -> bytes:
     )
 
 
-def test_hostile_images_are_rows_and_their_neighbours_are_scored(
+def test_hostile_images_are_rows_and_their_neighbors_are_scored(
     opened: Opened, pairs: Manifest, bundle_uri: str, tmp_path: Path
 ) -> None:
     first = take(pairs.absolute(), 10)
@@ -86,7 +86,7 @@ def test_overlays_lie_beside_the_scores(opened: Opened, pairs: Manifest, bundle_
     config = NetworkConfig("triple", "tiny", "cam_bp", 15, cam=CamConfig("tiny", 15))
     weights = build_network(config).state_dict()
     uri = str(tmp_path / "cam_bp")
-    seal_bundle(uri, network=config, label_set=PAPER15, preprocessing=Preprocessing(32), weights=weights, provenance={})
+    save_bundle(uri, network=config, label_set=PAPER15, preprocessing=Preprocessing(32), weights=weights, provenance={})
     first = take(pairs.absolute(), 13)
     first = first.with_column("clinical_uri", [*first.column("clinical_uri")[:12], None])
     digest = load_bundle(uri).model_digest

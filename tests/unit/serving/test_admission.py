@@ -45,7 +45,7 @@ def test_pairs_answered_at_once_count_as_fast() -> None:
         assert admission.expected_s() == pytest.approx(0.05, rel=0.3)
 
 
-def test_a_new_speed_is_learnt_soon() -> None:
+def test_a_new_speed_is_learned_soon() -> None:
     clock = Clock()
     admission = Admission(10, 100, clock)
     work(admission, clock, 100, 19.5)

@@ -11,14 +11,15 @@ from PIL import Image
 from derm_ray.bundle import load_bundle
 from derm_ray.data.manifest import Manifest
 from derm_ray.data.preprocessing import PairPixels
+from derm_ray.domain import Prediction
 from derm_ray.errors import BundleError
 from derm_ray.observability import WorkerLogs
 from derm_ray.serving import api
 from derm_ray.serving.guard import Limits
 from derm_ray.serving.model import WAIT_S, ServedModel
 from derm_ray.serving.problems import ApiError
+from derm_ray.serving.recorder import Recorder
 from derm_ray.storage import read_bytes
-from derm_ray.vocabulary import Prediction
 
 
 class Client:
@@ -45,7 +46,9 @@ class OftenBusy(ServedModel):
 
 
 def served(uri: str) -> OftenBusy:
-    return OftenBusy(uri, load_bundle(uri).model_digest, "torch", use_gpu=False, threads=2, logs=WorkerLogs())
+    return OftenBusy(
+        uri, load_bundle(uri).model_digest, "torch", use_gpu=False, threads=2, logs=WorkerLogs(), recorder=Recorder()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +74,7 @@ def test_a_pair_is_scored(client: Client, files: dict[str, bytes]) -> None:
     assert body["pair_id"] == "p1"
     assert body["modality"] == "both"
     assert sum(body["probabilities"].values()) == pytest.approx(1, abs=1e-5)
-    assert set(body["branches"]) == {"clinical", "dermoscopy", "cross"}
+    assert set(body["per_input_predictions"]) == {"clinical", "dermoscopy", "cross"}
     assert "not a medical device" in body["notice"]
 
 
@@ -129,7 +132,7 @@ def test_a_batch_counts_as_its_pairs_and_is_refused_whole_where_all_are(
     busy = {"dermoscopy": encoded["dermoscopy"]}
     refused = client("POST", "/v1/score-batch", json={"pairs": [busy, busy]})
     assert (refused.status_code, refused.json()["code"], refused.headers["retry-after"]) == (503, "busy", "1")
-    mixed = client("POST", "/v1/score-batch", json={"pairs": [busy, encoded, busy, busy]}).json()["answers"]
+    mixed = client("POST", "/v1/score-batch", json={"pairs": [busy, encoded, busy, busy]}).json()["results"]
     assert [answer["problem"] and answer["problem"]["code"] for answer in mixed] == ["busy", None, "busy", "busy"]
     late = client("POST", "/v1/score", files=files)
     assert (late.status_code, late.json()["code"]) == (429, "too_many_requests")
@@ -153,14 +156,14 @@ SCORED = "clinical, dermoscopy, pair_id, saliency"
         ("", ["clinical", "dermatoscopy"], f"unknown field 'dermatoscopy'. Did you mean 'dermoscopy'? Known: {SCORED}."),
         ("", ["Clinical", "dermoscopy"], f"unknown field 'Clinical'. Did you mean 'clinical'? Known: {SCORED}."),
         ("", ["CLINICAL"], f"unknown field 'CLINICAL'. Did you mean 'clinical'? Known: {SCORED}."),
-        ("", ["clinical", "clinical", "dermoscopy"], "field 'clinical' stands more than once. Send it once."),
+        ("", ["clinical", "clinical", "dermoscopy"], "field 'clinical' is repeated. Send it once."),
         ("", ["clinical", "<b>\nx"], f"unknown field (its name is not a plain word). Known: {SCORED}."),
         ("", ["clinical", "x" * 25], f"unknown field (its name is not a plain word). Known: {SCORED}."),
-        ("", ["clinical", "saliency=none", "saliency=png"], "field 'saliency' stands more than once. Send it once."),
+        ("", ["clinical", "saliency=none", "saliency=png"], "field 'saliency' is repeated. Send it once."),
         ("", ["clinical", "a=1", "b=2"], f"unknown field 'a'. Known: {SCORED}; unknown field 'b'. Known: {SCORED}."),
-        ("?pair_id=7&saliency=png", ["clinical"], "unknown query parameter 'pair_id'. This address takes none; "
-         "unknown query parameter 'saliency'. This address takes none."),
-        ("?pair_id", ["clinical"], "unknown query parameter 'pair_id'. This address takes none."),
+        ("?pair_id=7&saliency=png", ["clinical"], "unknown query parameter 'pair_id'. This URL accepts none; "
+         "unknown query parameter 'saliency'. This URL accepts none."),
+        ("?pair_id", ["clinical"], "unknown query parameter 'pair_id'. This URL accepts none."),
     ],
 )  # fmt: skip
 def test_no_field_is_ignored(client: Client, files: dict[str, bytes], path: str, parts: list[str], told: str) -> None:
@@ -177,16 +180,16 @@ def test_no_query_parameter_or_key_is_ignored(client: Client, files: dict[str, b
         assert client("GET", path).status_code == 200
         response = client("GET", f"{path}?verbose=1")
         assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
-        assert response.json()["detail"] == "unknown query parameter 'verbose'. This address takes none."
+        assert response.json()["detail"] == "unknown query parameter 'verbose'. This URL accepts none."
     encoded = b64encode(files["clinical"]).decode()
     headers = {"content-type": "application/json"}
     assert client("POST", "/v1/score-batch?x=1", json={"pairs": [{"clinical": encoded}]}).status_code == 422
     for body, told in (
-        (f'{{"pairs": [{{"clinical": "{encoded}", "clinical": "{encoded}"}}]}}', "field 'clinical' stands more than once"),
-        (f'{{"pairs": [], "pairs": [{{"clinical": "{encoded}"}}]}}', "field 'pairs' stands more than once"),
+        (f'{{"pairs": [{{"clinical": "{encoded}", "clinical": "{encoded}"}}]}}', "field 'clinical' is repeated"),
+        (f'{{"pairs": [], "pairs": [{{"clinical": "{encoded}"}}]}}', "field 'pairs' is repeated"),
         ('{"pairs": [{"dermatoscopy": ""}]}', "pairs[0]: unknown field 'dermatoscopy'. Did you mean 'dermoscopy'?"),
         ('{"Pairs": [{}], "pairs": [{}]}', "the body: unknown field 'Pairs'. Did you mean 'pairs'? Known: pairs."),
-        ('{"pairs": ', "the body is not JSON, from character 10 on"),
+        ('{"pairs": ', "the body is not valid JSON at character 10"),
     ):  # fmt: skip
         response = client("POST", "/v1/score-batch", content=body, headers=headers)
         assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
@@ -240,7 +243,7 @@ def test_base64_is_read_as_people_write_it(client: Client, files: dict[str, byte
         f"data:;base64,{encodebytes(data).decode()}",
     ]
     for way in ways:
-        (answer,) = client("POST", "/v1/score-batch", json={"pairs": [{"clinical": way}]}).json()["answers"]
+        (answer,) = client("POST", "/v1/score-batch", json={"pairs": [{"clinical": way}]}).json()["results"]
         assert answer["score"]["probabilities"] == pytest.approx(alone, abs=1e-6), way[:40]
     wrong = [
         "no base64!",
@@ -254,7 +257,7 @@ def test_base64_is_read_as_people_write_it(client: Client, files: dict[str, byte
     ]
     for way in wrong:
         response = client("POST", "/v1/score-batch", json={"pairs": [{"clinical": plain}, {"dermoscopy": way}]})
-        assert (response.status_code, response.json()["detail"]) == (422, "pairs[1].dermoscopy: this is not base64.")
+        assert (response.status_code, response.json()["detail"]) == (422, "pairs[1].dermoscopy: not valid base64.")
 
 
 def test_head_is_get_without_a_body_and_other_methods_are_named(client: Client) -> None:
@@ -278,15 +281,15 @@ def test_a_bad_image_of_a_batch_is_its_own_pair_s_problem(client: Client, files:
     pairs = [{"pair_id": "a", **good}, {"clinical": b64encode(b"text").decode()}, {"pair_id": "c"}, good]
     response = client("POST", "/v1/score-batch", json={"pairs": pairs})
     assert response.status_code == 200
-    answers = response.json()["answers"]
+    answers = response.json()["results"]
     assert [answer["pair_id"] for answer in answers] == ["a", None, "c", None]
     assert [answer["problem"] and answer["problem"]["code"] for answer in answers] == [
         None, "not_an_image", "no_image", None,
     ]  # fmt: skip
     alone = client("POST", "/v1/score", files=files).json()
     # Two pairs may share a forward pass, whose last bits differ from those of one.
-    inexact = ("probabilities", "risks")
-    unequal = {*inexact, "confidence", "branches", "pair_id"}
+    inexact = ("probabilities", "task_probabilities")
+    unequal = {*inexact, "confidence", "per_input_predictions", "pair_id"}
     for number, name in ((0, "a"), (3, None)):
         score = answers[number]["score"]
         assert score["pair_id"] == name
@@ -336,7 +339,7 @@ def test_answers_name_the_model_that_gave_them(client: Client, bundle_uri: str, 
 
 def test_a_bundle_that_was_exchanged_is_not_served_as_the_one_before(bundle_uri: str) -> None:
     with pytest.raises(BundleError, match="has changed while it was being served"):
-        ServedModel(bundle_uri, "0" * 64, "torch", use_gpu=False, threads=1, logs=WorkerLogs())
+        ServedModel(bundle_uri, "0" * 64, "torch", use_gpu=False, threads=1, logs=WorkerLogs(), recorder=Recorder())
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(model: OftenBusy, files: dict[str, bytes]) -> None:

@@ -31,7 +31,11 @@ def test_the_files_we_ship_are_good(file: Path) -> None:
         (["applications", 0, "args", "modle"], "x", "applications.0.args.modle: Extra inputs are not permitted"),
         (["applications", 0, "args", "replicas"], 9, "max_replicas 8 is below replicas 9"),
         (["applications", 0, "args"], {}, "applications.0.args.model: Field required"),
-        (["applications", 0, "import_path"], "other:app", "applications: 0 have `import_path: derm_ray.serving."),
+        (
+            ["applications", 0, "import_path"],
+            "other:app",
+            "applications: expected exactly one with `import_path: derm_ray.serving.",
+        ),
         (
             ["applications", 0, "deployments", 0, "name"],
             "Model",
@@ -52,7 +56,7 @@ def test_the_files_we_ship_are_good(file: Path) -> None:
         (
             ["applications", 0, "args", "tokens"],
             "https://h/tokens?X-Amz-Signature=hunter2",
-            "applications.0.args.tokens: holds a signed URI, which Ray's dashboard shows",
+            "applications.0.args.tokens: contains a signed URI, which Ray's dashboard would show",
         ),
         (
             ["applications", 0, "runtime_env"],
@@ -62,12 +66,12 @@ def test_the_files_we_ship_are_good(file: Path) -> None:
         (
             ["applications", 0, "runtime_env"],
             {"working_dir": "https://h/code.zip?X-Amz-Signature=hunter2"},
-            "applications.0.runtime_env.working_dir: holds a signed URI",
+            "applications.0.runtime_env.working_dir: contains a signed URI",
         ),
         (
             ["applications", 0, "runtime_env"],
             {"py_modules": ["s3://b/a.zip", "https://h/b.zip?sig=hunter2"]},
-            "applications.0.runtime_env.py_modules.1: holds a signed URI",
+            "applications.0.runtime_env.py_modules.1: contains a signed URI",
         ),
         (
             ["applications", 0, "deployments", 0, "ray_actor_options"],
@@ -77,7 +81,7 @@ def test_the_files_we_ship_are_good(file: Path) -> None:
         (
             ["applications", 0, "deployments", 0, "user_config"],
             {"endpoint": "http://u:hunter2@minio"},
-            "deployments.0.user_config.endpoint: holds a password in a URI",
+            "deployments.0.user_config.endpoint: contains a password in a URI",
         ),
     ],
 )

@@ -10,6 +10,7 @@ from derm_ray.observability import WorkerLogs
 from derm_ray.serving import api
 from derm_ray.serving.guard import Limits
 from derm_ray.serving.model import ServedModel
+from derm_ray.serving.recorder import Recorder
 from derm_ray.serving.tokens import new_token, parse_tokens
 
 SECRET, LINE = new_token("tester")
@@ -18,7 +19,13 @@ SECRET, LINE = new_token("tester")
 @pytest.fixture(scope="session")
 def contract(bundle_uri: str) -> schemathesis.BaseSchema:
     model = ServedModel(
-        bundle_uri, load_bundle(bundle_uri).model_digest, "torch", use_gpu=False, threads=2, logs=WorkerLogs()
+        bundle_uri,
+        load_bundle(bundle_uri).model_digest,
+        "torch",
+        use_gpu=False,
+        threads=2,
+        logs=WorkerLogs(),
+        recorder=Recorder(),
     )
     limits = Limits(api.MAX_BODY_BYTES)
     app = api.create_app(model, tokens=parse_tokens(LINE, "tokens"), limits=limits)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from derm_ray.data.reference import Distribution, Quantity
-from derm_ray.models.zoo import NetworkConfig
+from derm_ray.models.factory import NetworkConfig
 from derm_ray.serving.deployment import ServeArguments, build
 from tests.conftest import seal_untrained
 

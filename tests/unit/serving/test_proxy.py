@@ -130,8 +130,8 @@ def test_a_body_may_take_longer_than_a_head(address: tuple[str, int]) -> None:
 
 
 def test_callers_cannot_control_serve(address: tuple[str, int]) -> None:
-    spelt = [name.replace(b"_", mark) for name in sorted(proxy.CONTROLS) for mark in (b"_", b"-")]
-    names = (*spelt, b"X-Request-Timeout-Seconds", b"Serve-Multiplexed_Model-Id", b"kept")
+    spelled = [name.replace(b"_", mark) for name in sorted(proxy.CONTROLS) for mark in (b"_", b"-")]
+    names = (*spelled, b"X-Request-Timeout-Seconds", b"Serve-Multiplexed_Model-Id", b"kept")
     lines = b"".join(name + b": 0\r\n" for name in names)
     with socket.create_connection(address) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nhost: a\r\n" + lines + b"\r\n")

@@ -25,7 +25,7 @@ def test_callers_do_not_share() -> None:
 
 def test_callers_are_forgotten_beyond_a_number() -> None:
     limit = RateLimit(per_s=1, burst=1, clock=Clock())
-    limit.most_callers = 2
+    limit.max_callers = 2
     assert [limit.wait_s(caller) for caller in ("a", "b", "c")] == [0, 0, 0]
     assert limit.wait_s("a") == 0  # the one that was silent longest
     assert limit.wait_s("c") == 1

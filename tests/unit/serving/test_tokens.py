@@ -37,7 +37,7 @@ def test_the_environment_holds_tokens_where_no_file_is_named(tmp_path: Path, mon
         ("a:12", "line 1 is not `id:sha256`"),
         ("my-secret-token", "line 1 is not `id:sha256`"),
         (f"a b:{'0' * 64}", "line 1 is not"),
-        (f"a:{'0' * 64}\na:{'1' * 64}", "line 2: the id 'a' stands twice"),
+        (f"a:{'0' * 64}\na:{'1' * 64}", "line 2: the id 'a' occurs twice"),
     ],
 )
 def test_a_file_that_is_none_is_refused_without_quoting_it(text: str, message: str) -> None:

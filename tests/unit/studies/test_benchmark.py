@@ -15,7 +15,7 @@ from derm_ray.data.loading import load_all
 from derm_ray.errors import ConfigError
 from derm_ray.inference.engines.selection import make_engine
 from derm_ray.inference.predictor import Predictor
-from derm_ray.models.zoo import NetworkConfig
+from derm_ray.models.factory import NetworkConfig
 from derm_ray.studies.benchmark import plain_scoring, scoring
 from derm_ray.studies.benchmark.bench import run_benchmark
 from derm_ray.studies.benchmark.comparison import Effort, Row, compare
@@ -25,7 +25,9 @@ from derm_ray.studies.benchmark.scoring import RunTimes
 from tests.conftest import seal_untrained
 
 
-def measured(ours: list[float], other: list[float], bound: float = 1.0, *, at_most: bool = False) -> tuple[Row, str]:
+def measured(
+    ours: list[float], other: list[float], threshold: float = 1.0, *, at_most: bool = False
+) -> tuple[Row, str]:
     order, sides = "", {"A": iter([0.0, *ours]), "B": iter([0.0, *other])}
 
     def side(name: str) -> float:
@@ -35,7 +37,7 @@ def measured(ours: list[float], other: list[float], bound: float = 1.0, *, at_mo
 
     effort = Effort(len(ours), 0.0, 5, 0.0, 0, 0)
     row = compare(
-        "x", "A / B", lambda: side("A"), lambda: side("B"), effort, unit="s", bound=bound, at_most=at_most
+        "x", "A / B", lambda: side("A"), lambda: side("B"), effort, unit="s", threshold=threshold, at_most=at_most
     )  # fmt: skip
     return row, order
 
@@ -43,18 +45,18 @@ def measured(ours: list[float], other: list[float], bound: float = 1.0, *, at_mo
 def test_sides_take_turns_and_a_drifting_machine_moves_no_ratio() -> None:
     row, order = measured([2, 4, 8, 16, 32], [1, 2, 4, 8, 16])
     assert order == "AB" + "AB" + "BA" + "AB" + "BA" + "AB"
-    assert (row.ours, row.other) == (8, 4)
+    assert (row.ours, row.baseline) == (8, 4)
     assert (row.ratio, row.low, row.high) == (2, 2, 2)
 
 
-def test_the_whole_interval_has_to_keep_the_bound() -> None:
+def test_the_whole_interval_has_to_keep_the_threshold() -> None:
     scattered = [0.8, 1.0, 1.1, 1.2, 1.4]
     row, _ = measured(scattered, [1.0] * 5)
     assert row.low < row.ratio == 1.1 < row.high
     assert not row.passed
-    assert measured(scattered, [1.0] * 5, bound=0.79)[0].passed
-    assert not measured(scattered, [1.0] * 5, bound=1.3, at_most=True)[0].passed
-    assert measured(scattered, [1.0] * 5, bound=1.41, at_most=True)[0].passed
+    assert measured(scattered, [1.0] * 5, threshold=0.79)[0].passed
+    assert not measured(scattered, [1.0] * 5, threshold=1.3, at_most=True)[0].passed
+    assert measured(scattered, [1.0] * 5, threshold=1.41, at_most=True)[0].passed
 
 
 def test_operations_of_a_pair_are_those_of_its_convolutions(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -83,7 +85,7 @@ def test_a_table_for_people_and_one_line_for_machines(bundle_uri: str) -> None:
     assert [row["name"] for row in told["rows"]] == ["decoding", "engine"]
     for row in told["rows"]:
         assert 0 < row["low"] <= row["ratio"] <= row["high"]
-        assert row["ratio"] == pytest.approx(row["ours"] / row["other"], rel=0.5)
+        assert row["ratio"] == pytest.approx(row["derm_ray"] / row["baseline"], rel=0.5)
     assert told["rows"][0]["ratio"] < 0.6  # a photo in full takes several times as long
 
 
@@ -137,7 +139,7 @@ def test_the_cost_at_scale_counts_plan_and_end(monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setattr(scoring, "_frame", frame)
     row = scoring.cost_at_scale(Effort(1, 1, 5, 1, 1, 100_000))
-    assert (row.ours, row.other) == (pytest.approx(1.04), 1.0)
+    assert (row.ours, row.baseline) == (pytest.approx(1.04), 1.0)
 
 
 def test_beyond_64_pairs_the_same_images_come_again(tmp_path: Path) -> None:

@@ -5,46 +5,46 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from derm_ray.bundle import seal_bundle
+from derm_ray.bundle import save_bundle
 from derm_ray.data.manifest import Manifest
 from derm_ray.data.preprocessing import Preprocessing
-from derm_ray.models.zoo import CamConfig, NetworkConfig, build_network
-from derm_ray.studies.reproduction.cells import CellOutcome, Grid, Resources
+from derm_ray.domain import PAPER15, PredictionKind
+from derm_ray.models.factory import CamConfig, NetworkConfig, build_network
 from derm_ray.studies.reproduction.gallery import ROW, make_gallery, wrong_alone_right_together
-from derm_ray.studies.reproduction.grid import make_cells, make_rows
-from derm_ray.studies.reproduction.predictions import CellPredictions
+from derm_ray.studies.reproduction.grid import make_rows, make_trials
+from derm_ray.studies.reproduction.predictions import TrialPredictions
 from derm_ray.studies.reproduction.results import StudyResults, assemble
-from derm_ray.vocabulary import PAPER15, PredictionKind
+from derm_ray.studies.reproduction.trials import Grid, Resources, TrialOutcome
 from tests.conftest import take
 
 
-def seal(folder: str) -> None:
+def complete_run(folder: str) -> None:
     torch.manual_seed(0)
     config = NetworkConfig("triple", "tiny", "cam_bp", 15, cam=CamConfig("tiny", 15))
     weights = build_network(config).state_dict()
-    seal_bundle(
+    save_bundle(
         folder, network=config, label_set=PAPER15, preprocessing=Preprocessing(32), weights=weights, provenance={}
     )
 
 
-def results(manifest: Manifest) -> tuple[StudyResults, CellPredictions]:
+def results(manifest: Manifest) -> tuple[StudyResults, TrialPredictions]:
     """A study in which every pair is wrong on each image alone and right on both."""
     truth = np.array([PAPER15.class_names.index(str(name)) for name in manifest.column("diagnosis")])
     right = np.eye(15, dtype=np.float32)
     given = dict.fromkeys((PredictionKind.CLINICAL, PredictionKind.DERMOSCOPY), right[(truth + 1) % 15])
     given[PredictionKind.CROSS] = right[truth]
     ids = tuple(pair.pair_id for pair in manifest.pairs())
-    answers = CellPredictions(PAPER15, ids, ids, truth, given, {}, {})
-    (cell,) = (cell for cell in make_cells(make_rows("milk10k-cpu", "paper15"), [0]) if cell.row.name == ROW)
-    facts = {"label_set": "paper15", "seeds": [0]}
-    return assemble([CellOutcome(cell, answers)], {}, facts, plain="gap"), answers
+    answers = TrialPredictions(PAPER15, ids, ids, truth, given, {}, {})
+    (trial,) = (trial for trial in make_trials(make_rows("milk10k-cpu", "paper15"), [0]) if trial.row.name == ROW)
+    metadata = {"label_set": "paper15", "seeds": [0]}
+    return assemble([TrialOutcome(trial, answers)], {}, metadata, plain="gap"), answers
 
 
 def test_a_lesion_whose_image_is_gone_is_left_out_of_the_gallery(pairs: Manifest, tmp_path: Path) -> None:
     few = take(pairs, 4).absolute()
     study, answers = results(few)
     grid = Grid(few, str(tmp_path / "study"), {}, Resources())
-    seal(grid.bundle_uri(ROW, 0))
+    complete_run(grid.bundle_uri(ROW, 0))
     whole = make_gallery(study, few, grid)
     assert whole is not None
     assert (whole.count, whole.pairs, len(whole.cases)) == (4, 4, 4)
@@ -60,12 +60,12 @@ def test_a_lesion_whose_image_is_gone_is_left_out_of_the_gallery(pairs: Manifest
 
 def test_only_folders_of_cells_have_a_seed(pairs: Manifest, tmp_path: Path) -> None:
     for name in ("cam-seed7", "cam-seedx", "notes-seed", "logistic-regression"):
-        (tmp_path / "cells" / name).mkdir(parents=True)
-        (tmp_path / "cells" / name / "file").write_text("")
+        (tmp_path / "trials" / name).mkdir(parents=True)
+        (tmp_path / "trials" / name / "file").write_text("")
     assert Grid(take(pairs, 4), str(tmp_path), {}, Resources()).seeds() == [7]
 
 
 def test_a_study_without_the_network_has_no_gallery(pairs: Manifest, tmp_path: Path) -> None:
     study, _ = results(take(pairs, 4))
-    without = StudyResults((), study.verdicts, study.facts)
+    without = StudyResults((), study.verdicts, study.metadata)
     assert make_gallery(without, take(pairs, 4), Grid(take(pairs, 4), str(tmp_path), {}, Resources())) is None

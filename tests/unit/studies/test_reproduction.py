@@ -1,4 +1,4 @@
-"""The study's figures, verdicts and report on answers made up for the purpose."""
+"""The study's metrics, verdicts and report on answers made up for the purpose."""
 
 import csv
 import io
@@ -12,10 +12,10 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
+from derm_ray.domain import PAPER15, CancerDefinition, PredictionKind, label_set
 from derm_ray.errors import ConfigError, StorageError
-from derm_ray.evaluation.evaluate import figures
-from derm_ray.models.zoo import CamConfig, build_network
-from derm_ray.studies.reproduction.cells import UNAVAILABLE, CellOutcome
+from derm_ray.evaluation.evaluate import compute_metrics
+from derm_ray.models.factory import CamConfig, build_network
 from derm_ray.studies.reproduction.claims import (
     NOT_DEFINED,
     NOT_REPRODUCED,
@@ -27,19 +27,19 @@ from derm_ray.studies.reproduction.claims import (
     judge,
     paper_claims,
 )
-from derm_ray.studies.reproduction.figures import FIGURES, draws, lesion_weights
 from derm_ray.studies.reproduction.gallery import wrong_alone_right_together
-from derm_ray.studies.reproduction.grid import PRESETS, make_cells, make_rows
-from derm_ray.studies.reproduction.predictions import CellPredictions, read_predictions, write_predictions
+from derm_ray.studies.reproduction.grid import PRESETS, make_rows, make_trials
+from derm_ray.studies.reproduction.metrics import METRICS, draws, lesion_weights
+from derm_ray.studies.reproduction.predictions import TrialPredictions, read_predictions, write_predictions
 from derm_ray.studies.reproduction.report import main_table, render_html
 from derm_ray.studies.reproduction.results import StudyResults, assemble
 from derm_ray.studies.reproduction.study import parse_seeds, parse_weights
-from derm_ray.vocabulary import PAPER15, CancerDefinition, PredictionKind, label_set
+from derm_ray.studies.reproduction.trials import UNAVAILABLE, TrialOutcome
 
 PAIRS = 200
 
 
-def answers(skill: float, seed: int = 0, labels: str = "paper15") -> CellPredictions:
+def answers(skill: float, seed: int = 0, labels: str = "paper15") -> TrialPredictions:
     """Answers that are right in about ``skill`` of the pairs."""
     chosen = label_set(labels)
     classes = len(chosen.class_names)
@@ -57,9 +57,9 @@ def answers(skill: float, seed: int = 0, labels: str = "paper15") -> CellPredict
         PredictionKind.CROSS: scores(skill),
     }
     ids = tuple(f"pair{i}" for i in range(PAIRS))
-    facts = {"model_digest": "d" * 64, "best_epoch": 3, "last_run_seconds": 1.0, "temperatures": {}}
+    metadata = {"model_digest": "d" * 64, "best_epoch": 3, "last_run_seconds": 1.0, "temperatures": {}}
     lesions = tuple(f"lesion{i // 2}" for i in range(PAIRS))
-    return CellPredictions(chosen, ids, lesions, truth, given, {k: scores(skill * 0.5) for k in given}, facts)
+    return TrialPredictions(chosen, ids, lesions, truth, given, {k: scores(skill * 0.5) for k in given}, metadata)
 
 
 SKILLS = {"sole-gap": 0.3, "share-gap": 0.5, "triple-gap": 0.8, "triple-bp": 0.8, "triple-cam_bp": 0.8, "share-bp": 0.5}
@@ -67,39 +67,39 @@ SKILLS = {"sole-gap": 0.3, "share-gap": 0.5, "triple-gap": 0.8, "triple-bp": 0.8
 
 def study(seeds: tuple[int, ...] = (0, 1)) -> StudyResults:
     outcomes = []
-    for cell in make_cells(make_rows("milk10k-cpu", "paper15"), seeds):
-        skill, labels = SKILLS.get(cell.row.name, 0.5), cell.config.label_set
-        if "resnet" in cell.row.name or "googlenet" in cell.row.name:
-            outcomes.append(CellOutcome(cell, None, UNAVAILABLE))
-        elif cell.name == "sole-bp-seed1":
-            outcomes.append(CellOutcome(cell, None, "failed: <the loss> became nan"))
+    for trial in make_trials(make_rows("milk10k-cpu", "paper15"), seeds):
+        skill, labels = SKILLS.get(trial.row.name, 0.5), trial.config.label_set
+        if "resnet" in trial.row.name or "googlenet" in trial.row.name:
+            outcomes.append(TrialOutcome(trial, None, UNAVAILABLE))
+        elif trial.name == "sole-bp-seed1":
+            outcomes.append(TrialOutcome(trial, None, "failed: <the loss> became nan"))
         else:
-            outcomes.append(CellOutcome(cell, answers(skill, cell.seed, labels)))
-    facts = {"label_set": "paper15", "preset": "milk10k-cpu", "seeds": list(seeds), "grouping": "lesion"}
-    facts["pairs"] = {"train": 700, "val": 100, "test": PAIRS}
-    return assemble(outcomes, {"logistic-regression": ("Logistic regression", answers(0.2))}, facts, plain="gap")
+            outcomes.append(TrialOutcome(trial, answers(skill, trial.seed, labels)))
+    metadata = {"label_set": "paper15", "preset": "milk10k-cpu", "seeds": list(seeds), "grouping": "lesion"}
+    metadata["pairs"] = {"train": 700, "val": 100, "test": PAIRS}
+    return assemble(outcomes, {"logistic-regression": ("Logistic regression", answers(0.2))}, metadata, plain="gap")
 
 
 def test_the_figures_are_those_of_evaluate() -> None:
-    cell = answers(0.6)
-    scores = cell.given[PredictionKind.CROSS]
+    trial = answers(0.6)
+    scores = trial.given[PredictionKind.CROSS]
     weights = np.ones((1, PAIRS))
-    expected = figures(PAPER15, cell.truth, scores)
-    isic = figures(PAPER15, cell.truth, scores, CancerDefinition.ISIC)
+    expected = compute_metrics(PAPER15, trial.truth, scores)
+    isic = compute_metrics(PAPER15, trial.truth, scores, CancerDefinition.ISIC)
     expected |= {"cancer_isic/auroc": isic["cancer/auroc"]}
-    for name in FIGURES:
+    for name in METRICS:
         if name in expected:
-            assert draws(name, cell, scores, weights)[0] == pytest.approx(expected[name], abs=1e-6), name
+            assert draws(name, trial, scores, weights)[0] == pytest.approx(expected[name], abs=1e-6), name
 
 
 def test_a_weight_counts_like_a_copy() -> None:
-    cell = answers(0.6)
-    scores = cell.given[PredictionKind.CROSS]
+    trial = answers(0.6)
+    scores = trial.given[PredictionKind.CROSS]
     rows = np.random.default_rng(0).integers(0, PAIRS, PAIRS)
     weights = np.bincount(rows, minlength=PAIRS)[None].astype(float)
-    expected = figures(PAPER15, cell.truth[rows], scores[rows])
+    expected = compute_metrics(PAPER15, trial.truth[rows], scores[rows])
     for name in ("accuracy", "balanced_accuracy", "cancer/auroc", "melanoma/auroc"):
-        assert draws(name, cell, scores, weights)[0] == pytest.approx(expected[name], abs=1e-6), name
+        assert draws(name, trial, scores, weights)[0] == pytest.approx(expected[name], abs=1e-6), name
 
 
 def test_lesions_are_drawn_whole() -> None:
@@ -125,7 +125,7 @@ def test_verdicts(better: float, worse: float, verdict: str) -> None:
     assert found.difference is not None
     assert found.difference.low <= found.difference.value <= found.difference.high
     assert set(found.mcnemar) == {0, 1}
-    right = [(cell.given[PredictionKind.CROSS].argmax(1) == cell.truth) for cell in (rows["a"][0], rows["b"][0])]
+    right = [(trial.given[PredictionKind.CROSS].argmax(1) == trial.truth) for trial in (rows["a"][0], rows["b"][0])]
     gained, lost = int((right[0] & ~right[1]).sum()), int((~right[0] & right[1]).sum())
     assert found.mcnemar[0] == pytest.approx(binomtest(gained, gained + lost).pvalue)
 
@@ -148,18 +148,20 @@ def test_rows_are_compared_on_the_seeds_they_have_in_common() -> None:
 
 
 def test_a_figure_that_the_split_does_not_have_is_no_verdict() -> None:
-    cell = answers(0.5)
+    trial = answers(0.5)
     benign = PAPER15.class_names.index("solar_lentigo")
-    without = replace(cell, truth=np.where(cell.truth == PAPER15.class_names.index("melanoma"), benign, cell.truth))
+    without = replace(trial, truth=np.where(trial.truth == PAPER15.class_names.index("melanoma"), benign, trial.truth))
     sides = ((1, Side("a")), (-1, Side("a", PredictionKind.CLINICAL)))
-    found = judge(Claim("a", "ours", sides, "melanoma/auroc"), {"a": {0: without}}, lesion_weights(cell.lesion_ids))
+    found = judge(Claim("a", "ours", sides, "melanoma/auroc"), {"a": {0: without}}, lesion_weights(trial.lesion_ids))
     assert (found.verdict, found.difference) == (NOT_DEFINED, None)
 
 
 def test_what_was_not_run_is_not_judged() -> None:
-    cells = [cell for cell in make_cells(make_rows("milk10k-cpu", "paper15"), (0,)) if cell.row.name == "triple-cam_bp"]
-    facts = {"label_set": "paper15", "preset": "milk10k-cpu", "seeds": [0], "grouping": "lesion"}
-    results = assemble([CellOutcome(cells[0], answers(0.8))], {}, facts, plain="gap")
+    trials = [
+        trial for trial in make_trials(make_rows("milk10k-cpu", "paper15"), (0,)) if trial.row.name == "triple-cam_bp"
+    ]
+    metadata = {"label_set": "paper15", "preset": "milk10k-cpu", "seeds": [0], "grouping": "lesion"}
+    results = assemble([TrialOutcome(trials[0], answers(0.8))], {}, metadata, plain="gap")
     verdicts = {verdict.claim.text: verdict.verdict for verdict in results.verdicts}
     assert verdicts["Triple-Net: cross beats clinical alone"] == NOT_RUN
     assert verdicts["CAM-BP helps Triple-Net, cross"] == NOT_RUN
@@ -177,8 +179,8 @@ def test_what_was_not_run_is_not_judged() -> None:
 def test_a_head_of_one_task_has_the_figures_of_that_task(task: str, has: str, lacks: str) -> None:
     row = study().row(f"triple-cam_bp-{task}")
     assert row is not None
-    assert (has, PredictionKind.CROSS) in row.figures
-    assert (lacks, PredictionKind.CROSS) not in row.figures
+    assert (has, PredictionKind.CROSS) in row.metrics
+    assert (lacks, PredictionKind.CROSS) not in row.metrics
     assert row.title not in dict(main_table(study()))
 
 
@@ -195,7 +197,7 @@ def test_the_report_shows_every_row_its_problems_and_nothing_from_elsewhere() ->
     assert verdicts["Triple-Net beats Sole-Net, cross"] == REPRODUCED
     assert verdicts["Triple-Net + CAM-BP beats ResNet-50 + BP, cross"] == "not run"
     assert verdicts["Triple-Net + CAM-BP beats logistic regression, balanced accuracy"] == REPRODUCED
-    assert ("Triple-Net + CAM-BP", 4) in [(title, len(cells)) for title, cells in main_table(results)]
+    assert ("Triple-Net + CAM-BP", 4) in [(title, len(trials)) for title, trials in main_table(results)]
 
 
 def test_json_and_csv_hold_the_same_figures() -> None:
@@ -203,15 +205,15 @@ def test_json_and_csv_hold_the_same_figures() -> None:
     values = json.loads(json.dumps(results.to_json(), allow_nan=False))
     rows = {row["row"]: row for row in values["rows"]}
     assert rows["resnet50"]["problems"] == {"0": UNAVAILABLE, "1": UNAVAILABLE}
-    assert rows["sole-bp"]["figures"]["cross/accuracy"]["seeds"].keys() == {"0"}
+    assert rows["sole-bp"]["metrics"]["cross/accuracy"]["seeds"].keys() == {"0"}
     lines = list(csv.DictReader(io.StringIO(results.to_csv())))
     (line,) = [
         one
         for one in lines
-        if (one["row"], one["seed"], one["prediction"], one["figure"], one["images"])
+        if (one["row"], one["seed"], one["prediction"], one["metric"], one["images"])
         == ("triple-gap", "mean", "cross", "accuracy", "given")
     ]
-    mean = rows["triple-gap"]["figures"]["cross/accuracy"]["mean"]
+    mean = rows["triple-gap"]["metrics"]["cross/accuracy"]["mean"]
     assert float(line["value"]) == pytest.approx(mean["value"], abs=1e-6)
     assert line["paper"] == "0.682"
     assert rows["triple-cam_bp-melanoma"]["label_set"] == "paper15_melanoma"
@@ -219,55 +221,55 @@ def test_json_and_csv_hold_the_same_figures() -> None:
 
 
 def test_the_gallery_takes_what_only_both_images_get_right() -> None:
-    cell = answers(0.7)
-    both, either = wrong_alone_right_together(cell)
-    right = {kind: scores.argmax(1) == cell.truth for kind, scores in cell.given.items()}
+    trial = answers(0.7)
+    both, either = wrong_alone_right_together(trial)
+    right = {kind: scores.argmax(1) == trial.truth for kind, scores in trial.given.items()}
     assert both
     assert all(right[PredictionKind.CROSS][i] for i in both + either)
     assert not any(right[PredictionKind.CLINICAL][i] or right[PredictionKind.DERMOSCOPY][i] for i in both)
     assert all(right[PredictionKind.CLINICAL][i] != right[PredictionKind.DERMOSCOPY][i] for i in either)
-    certainty = [cell.given[PredictionKind.CROSS][i, cell.truth[i]] for i in both]
+    certainty = [trial.given[PredictionKind.CROSS][i, trial.truth[i]] for i in both]
     assert certainty == sorted(certainty, reverse=True)
 
 
 def test_predictions_come_back_as_they_went(tmp_path: Path) -> None:
     assert read_predictions(str(tmp_path)) is None
-    cell = answers(0.5, labels="paper15_cancer")
+    trial = answers(0.5, labels="paper15_cancer")
     (tmp_path / "predictions.parquet").write_bytes(b"PAR1 torn")
-    with pytest.raises(StorageError, match=r"predictions\.parquet: damaged .* Remove it"):
+    with pytest.raises(StorageError, match=r"predictions\.parquet: damaged .* Delete it"):
         read_predictions(str(tmp_path))
-    write_predictions(cell, str(tmp_path))
+    write_predictions(trial, str(tmp_path))
     read = read_predictions(str(tmp_path))
     assert read is not None
-    assert (read.labels, read.pair_ids, read.lesion_ids) == (cell.labels, cell.pair_ids, cell.lesion_ids)
-    assert (read.truth == cell.truth).all()
-    assert read.facts == cell.facts
+    assert (read.labels, read.pair_ids, read.lesion_ids) == (trial.labels, trial.pair_ids, trial.lesion_ids)
+    assert (read.truth == trial.truth).all()
+    assert read.metadata == trial.metadata
     for kind in PredictionKind:
-        assert (read.given[kind] == cell.given[kind]).all()
-        assert (read.swapped[kind] == cell.swapped[kind]).all()
+        assert (read.given[kind] == trial.given[kind]).all()
+        assert (read.swapped[kind] == trial.swapped[kind]).all()
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_cell_of_every_preset_can_be_built(preset: str) -> None:
-    cells = make_cells(make_rows(preset, "paper15"), [0, 1])
-    assert len({cell.name for cell in cells}) == len(cells)
-    for place, cell in enumerate(cells):
+    trials = make_trials(make_rows(preset, "paper15"), [0, 1])
+    assert len({trial.name for trial in trials}) == len(trials)
+    for place, trial in enumerate(trials):
         cam = None
-        if cell.cam is not None:
-            assert cell.cam in cells[:place]
-            cam = CamConfig(cell.cam.config.trunk, 15)
+        if trial.cam is not None:
+            assert trial.cam in trials[:place]
+            cam = CamConfig(trial.cam.config.trunk, 15)
         with torch.device("meta"):
-            build_network(cell.config.architecture(cam), freeze=cell.config.freeze)
+            build_network(trial.config.architecture(cam), freeze=trial.config.freeze)
 
 
 def test_the_cpu_grid_is_the_papers_table_on_cached_activations() -> None:
-    cells = {cell.row.name: cell for cell in make_cells(make_rows("milk10k-cpu", "paper15"), [0])}
+    trials = {trial.row.name: trial for trial in make_trials(make_rows("milk10k-cpu", "paper15"), [0])}
     table = {f"{network}-{head}" for network in ("sole", "share", "triple") for head in ("gap", "bp", "cam_bp")}
-    assert table <= set(cells)
-    assert all(cells[name].cached for name in table)
-    assert cells["triple-cam_bp"].trunks == {"vgg16"}
-    assert not cells["triple-cam_bp-googlenet"].cached
-    assert cells["triple-cam_bp-googlenet"].trunks == {"vgg16", "googlenet"}
+    assert table <= set(trials)
+    assert all(trials[name].cached for name in table)
+    assert trials["triple-cam_bp"].trunks == {"vgg16"}
+    assert not trials["triple-cam_bp-googlenet"].cached
+    assert trials["triple-cam_bp-googlenet"].trunks == {"vgg16", "googlenet"}
 
 
 def test_arguments() -> None:

@@ -20,7 +20,7 @@ def test_a_resumed_run_keeps_its_id_and_notes_its_jobs(tmp_path: Path, monkeypat
         resumed = claim(str(tmp_path / "run"), RECIPE, overwrite=False)
     assert resumed == {"run_id": first["run_id"], "jobs": ["nightly", "nightly.2"]}
     assert json.loads((tmp_path / "run" / "config.json").read_text()) == {**resumed, **RECIPE}
-    with pytest.raises(OutputExistsError, match=r"other settings: training\.seed was 0, now 1\. Give"):
+    with pytest.raises(OutputExistsError, match=r"other settings: training\.seed was 0, now 1\. Use"):
         claim(str(tmp_path / "run"), {**RECIPE, "training": {"seed": 1}}, overwrite=False)
     assert claim(str(tmp_path / "run"), RECIPE, overwrite=True)["run_id"] != first["run_id"]
 

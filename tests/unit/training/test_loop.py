@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from derm_ray.domain import PredictionKind
 from derm_ray.errors import ImageError, ImageErrorCode, TrainingError
-from derm_ray.models.zoo import build_network
+from derm_ray.models.factory import build_network
 from derm_ray.training.batches import Batch
 from derm_ray.training.config import TrainConfig, debug
 from derm_ray.training.loop import TrainingLoop
-from derm_ray.vocabulary import PredictionKind
 
 CONFIG = replace(debug(), size=32, precision="fp32", dropout=0.3, global_batch_size=8)
 
@@ -60,12 +60,12 @@ def test_an_epoch_resumed_in_its_middle_equals_an_unbroken_one() -> None:
             kept.append(deepcopy(broken.state_dict()))
 
     asked = iter([False, True, False])
-    losses = broken.train_epoch(0, batches(3), on_step, due=lambda: next(asked))
+    losses = broken.train_epoch(0, batches(3), on_step, should_checkpoint=lambda: next(asked))
     assert losses == run(whole, 0)
     assert told == [(1, False), (2, True), (3, False)]
     resumed.load_state_dict(kept[0])
     told.clear()
-    assert resumed.train_epoch(0, batches(3)[2:], on_step, done=2) == losses[2:]
+    assert resumed.train_epoch(0, batches(3)[2:], on_step, start_step=2) == losses[2:]
     assert told == [(3, False)]
     assert run(whole, 1) == run(resumed, 1)
 
@@ -75,7 +75,7 @@ def test_an_epoch_resumed_behind_its_last_step_equals_an_unbroken_one() -> None:
     whole, resumed = loop(), loop()
     run(whole, 0)
     resumed.load_state_dict(deepcopy(whole.state_dict()))
-    assert resumed.train_epoch(0, [], lambda *_: None, done=3) == []
+    assert resumed.train_epoch(0, [], lambda *_: None, start_step=3) == []
     assert run(whole, 1) == run(resumed, 1)
     assert run(whole, 2) == run(resumed, 2)
 

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from derm_ray.domain import LesionPair, Modality
 from derm_ray.errors import ConfigError
 from derm_ray.models.networks import PairLogits
 from derm_ray.training.batches import (
@@ -19,7 +20,6 @@ from derm_ray.training.batches import (
 )
 from derm_ray.training.config import PRESETS, config_from_json, make_config, parse_settings
 from derm_ray.training.losses import cross_entropy, pair_loss, squared
-from derm_ray.vocabulary import LesionPair, Modality
 
 
 def test_the_loss_is_the_papers_by_hand() -> None:
@@ -96,15 +96,13 @@ def test_mirroring_is_a_fair_coin_keyed_by_pair_epoch_and_modality() -> None:
 
 def test_batches_too_small_for_workers_or_split_are_refused() -> None:
     check_batch_size(100, 4, 2)
-    with pytest.raises(ConfigError, match="less than two pairs for each of 3 workers"):
+    with pytest.raises(ConfigError, match="fewer than two pairs for each of 3 workers"):
         check_batch_size(100, 4, 3)
-    with pytest.raises(ConfigError, match="holds 10 pairs, fewer than global_batch_size 16"):
+    with pytest.raises(ConfigError, match="has 10 pairs, fewer than global_batch_size 16"):
         check_batch_size(10, 16, 1)
 
 
 def test_what_only_reads_does_not_load_torch() -> None:
     """Decoding tasks run on CPU nodes; a torch in each of their processes would cost memory and seconds."""
-    program = (
-        "import sys, derm_ray.training.run.feed, derm_ray.training.run.progress_relay; sys.exit('torch' in sys.modules)"
-    )
+    program = "import sys, derm_ray.training.run.data_loading, derm_ray.training.run.progress_relay; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)

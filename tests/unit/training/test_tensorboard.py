@@ -18,10 +18,10 @@ def scalars(data: bytes) -> list[tuple[str, int, float]]:
 
 def test_steps_and_epochs_are_scalars() -> None:
     history = [
-        {"epoch": 1, "step": 1, "loss": 2.0, "at_s": 0.1},
-        {"epoch": 1, "step": 2, "loss": 1.0, "at_s": 0.2},
+        {"epoch": 1, "step": 1, "loss": 2.0, "elapsed_s": 0.1},
+        {"epoch": 1, "step": 2, "loss": 1.0, "elapsed_s": 0.2},
         {"epoch": 1, "loss": 1.5, "cross/accuracy": 0.25},
-        {"epoch": 2, "step": 1, "loss": 0.5, "at_s": 0.3},
+        {"epoch": 2, "step": 1, "loss": 0.5, "elapsed_s": 0.3},
     ]
     assert scalars(tensorboard_events(history)) == [
         ("step/loss", 1, 2.0),

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from derm_ray.training.watchdog import STOOD_STILL
+from derm_ray.training.watchdog import STALLED_EXIT_CODE
 
 SCRIPT = """
 import time
@@ -25,15 +25,15 @@ def run(body: str) -> "subprocess.CompletedProcess[str]":
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("watchdog.work(); time.sleep(0.05); watchdog.work(); time.sleep(60)", "stood still for 1 s in a step"),
-        ("watchdog.work(); time.sleep(0.5); watchdog.work(); time.sleep(60)", "stood still for 3 s in a step"),
+        ("watchdog.work(); time.sleep(0.05); watchdog.work(); time.sleep(60)", "stalled for 1 s in a step"),
+        ("watchdog.work(); time.sleep(0.5); watchdog.work(); time.sleep(60)", "stalled for 3 s in a step"),
         (
             "watchdog.work(); time.sleep(0.5); watchdog.work(); watchdog.wait(); watchdog.work(); time.sleep(60)",
-            "stood still for 1 s in a step",
+            "stalled for 1 s in a step",
         ),
-        ("watchdog.work(); watchdog.wait(); time.sleep(60)", "stood still for 2 s waiting"),
-        ("watchdog.work(); time.sleep(60)", "stood still for 2 s in a step"),
-        ("time.sleep(60)", "stood still for 2 s waiting"),
+        ("watchdog.work(); watchdog.wait(); time.sleep(60)", "stalled for 2 s waiting"),
+        ("watchdog.work(); time.sleep(60)", "stalled for 2 s in a step"),
+        ("time.sleep(60)", "stalled for 2 s waiting"),
     ],
     ids=[
         "a step",
@@ -46,14 +46,14 @@ def run(body: str) -> "subprocess.CompletedProcess[str]":
 )
 def test_what_stands_still_is_ended_with_word_and_stack(body: str, said: str) -> None:
     done = run(body)
-    assert done.returncode == STOOD_STILL
+    assert done.returncode == STALLED_EXIT_CODE
     assert done.stdout == f"{said}\n"
     assert "Thread 0x" in done.stderr
 
 
 def test_who_cannot_be_told_keeps_no_process_alive() -> None:
-    done = run("watchdog._bark = lambda _: 1 / 0; time.sleep(60)")
-    assert (done.returncode, done.stdout) == (STOOD_STILL, "")
+    done = run("watchdog._on_stall = lambda _: 1 / 0; time.sleep(60)")
+    assert (done.returncode, done.stdout) == (STALLED_EXIT_CODE, "")
 
 
 @pytest.mark.parametrize(

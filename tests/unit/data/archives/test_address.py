@@ -80,7 +80,7 @@ def test_ordinary_files_may_hold_a_hash(uri: str) -> None:
     ],
 )
 def test_malformed_addresses_are_unsupported(fragment: str) -> None:
-    with pytest.raises(ImageError, match="not an address inside an archive") as error:
+    with pytest.raises(ImageError, match="not a valid archive member") as error:
         parse(f"s3://b/a.tar#{fragment}")
     assert error.value.code is ImageErrorCode.UNSUPPORTED
     assert container(f"s3://b/a.tar#{fragment}") == "s3://b/a.tar"

@@ -25,18 +25,18 @@ def test_index_writes_a_manifest_and_says_what_it_left_out(tmp_path: Path) -> No
     done = RUNNER.invoke(app, [*command, *patterns])
     assert done.output.splitlines() == [
         f"2 pairs indexed to {out}, 1 of them with one image only",
-        "1 of 4 files left out:",
-        "      1  not an image by its suffix",
+        "1 of 4 files skipped:",
+        "      1  no image file extension",
     ]
     assert read_manifest(out).column("lesion_id") == ["1", "2"]
     done = RUNNER.invoke(app, [*command, *patterns, "--json"])
     assert json.loads(done.output) == {
         "manifest": out,
         "pairs": 2,
-        "single": 1,
+        "single_image": 1,
         "found": 4,
-        "left_out": {"not an image by its suffix": 1},
-        "columns_left_out": {},
+        "skipped": {"no image file extension": 1},
+        "skipped_columns": {},
     }
 
 
@@ -57,6 +57,6 @@ def test_the_archive_itself_is_never_overwritten(tmp_path: Path, out: str, monke
     pq.write_table(pa.table({"lesion_id": ["a"], "clinical": [b"1"]}), archive)
     before = archive.read_bytes()
     for source in ("tree", "tree/a.parquet"):
-        with pytest.raises(ConfigError, match="is what was indexed"):
+        with pytest.raises(ConfigError, match="is the indexed archive"):
             write_index(index_archive(source), out)
     assert archive.read_bytes() == before

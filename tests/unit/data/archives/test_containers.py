@@ -83,16 +83,20 @@ def test_tars_that_follow_one_another_are_one(tmp_path: Path, case: str) -> None
 
 
 TAILS: dict[str, tuple[str, bytes, str]] = {
-    "a line break": ("a.tar", A + b"\n", "behind its end mark, from byte 10,240, lies what is neither zeros nor"),
+    "a line break": (
+        "a.tar",
+        A + b"\n",
+        "after its end marker, from byte 10,240 on, there is data that is neither padding nor",
+    ),
     "a block": ("a.tar", A + b"x" * 512, "head -c 10240 OLD.tar"),
-    "a tar off the grid": ("a.tar", A + bytes(100) + B, "behind its end mark"),
-    "another, cut in its header": ("a.tar", A + B[:100], "behind its end mark"),
+    "a tar off the grid": ("a.tar", A + bytes(100) + B, "after its end marker"),
+    "another, cut in its header": ("a.tar", A + B[:100], "after its end marker"),
     "another, cut in a member": ("a.tar", A + B[:700], "unexpected end of data"),
-    "another, cut between members": ("a.tar", A + B[:1536], "before its end mark"),
-    "in a gzip": ("a.tgz", gzip.compress(A + b"junk"), "behind its end mark"),
-    "behind a gzip": ("a.tgz", gzip.compress(A) + b"junk", "behind its gzipped data of 10,240 bytes"),
+    "another, cut between members": ("a.tar", A + B[:1536], "before its end marker"),
+    "in a gzip": ("a.tgz", gzip.compress(A + b"junk"), "after its end marker"),
+    "behind a gzip": ("a.tgz", gzip.compress(A) + b"junk", "after 10,240 unpacked bytes"),
     "a gzip's checksum": ("a.tgz", gzip.compress(A)[:-8] + b"1234" + gzip.compress(A)[-4:], "CRC check failed"),
-    "behind a zip": ("a.zip", zip_bytes(FIRST) + B, "behind its end, from byte"),
+    "behind a zip": ("a.zip", zip_bytes(FIRST) + B, "after its end, from byte"),
     "a zip before a zip": ("a.zip", zip_bytes(FIRST) + zip_bytes(SECOND), "another zip"),
     "a tar before a zip": ("a.zip", A + zip_bytes(SECOND), "is a plain tar, not a .zip. Rename it to end in .tar."),
 }
@@ -106,7 +110,7 @@ def test_what_else_lies_in_the_file_is_named(tmp_path: Path, case: str) -> None:
 
 def test_padding_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tars, "MAX_PADDING", 20_000)
-    assert "more than 20,000 zeros" in refusal(write(tmp_path / "a.tar", A + bytes(20_000)))
+    assert "more than 20,000 zero bytes" in refusal(write(tmp_path / "a.tar", A + bytes(20_000)))
 
 
 MISNAMED: dict[str, tuple[str, bytes, str]] = {
@@ -121,9 +125,9 @@ MISNAMED: dict[str, tuple[str, bytes, str]] = {
     "7z": ("a.zip", b"7z\xbc\xaf\x27\x1c" + bytes(99), "it is a 7-Zip archive, not a .zip. Repack it"),
     "Parquet as tar": ("a.tar", b"PAR1" + bytes(600), "it is a Parquet file"),
     "zip as Parquet": ("a.parquet", zip_bytes(FIRST), "it is a zip, not a .parquet"),
-    "error page": ("a.tar", b"<html>404</html>", "the error page of a download"),
+    "error page": ("a.tar", b"<html>404</html>", "the error page of a failed download"),
     "nothing": ("a.zip", b"", "it is empty (0 bytes)"),
-    "a gzip of no tar": ("a.tar.gz", gzip.compress(b"image" * 200), "it does not begin as a tar does"),
+    "a gzip of no tar": ("a.tar.gz", gzip.compress(b"image" * 200), "it does not start with a tar header"),
 }
 
 
@@ -143,7 +147,7 @@ def test_an_empty_archive_is_said_to_be_empty(tmp_path: Path, name: str) -> None
 
 def test_patterns_are_not_advised_where_there_is_no_image(tmp_path: Path) -> None:
     message = refusal(write(tmp_path / "a.tar", tar_bytes({"read.me": b"x", "inner.zip": b"x"})))
-    assert "None of them is an image" in message
+    assert "None of these files is an image" in message
     assert "--clinical" not in message
 
 
@@ -222,17 +226,17 @@ MISLEADING: dict[str, tuple[bytes, str]] = {
         "its local header names it 'L_t/clinical.jpg'",
     ),
     "a backslash, escaped once": (zip_of((b"a/L1/clinical.jpg", b"a\\L2", 0, 0, b"")), r"names it 'a\\L2'"),
-    "no header": (zip_bytes(FIRST).replace(b"PK\3\4", b"XX\3\4", 1), "no local header lies where"),
+    "no header": (zip_bytes(FIRST).replace(b"PK\3\4", b"XX\3\4", 1), "there is no local header where"),
     "another method": (
         zip_bytes(FIRST).replace(b"PK\3\4\x14\0\0\0\x08\0", b"PK\3\4\x14\0\0\0\0\0", 1),
         "its local header has another method",
     ),
     "a way out by Unicode Path": (
         zip_of(member(b"x/clinical.jpg", 0, unicode_path(b"x/clinical.jpg", "../clinical.jpg"))),
-        "leaves the archive",
+        "points outside the archive",
     ),
-    "a way out by backslashes": (zip_of(member(b"a\\..\\..\\clinical.jpg")), "leaves the archive"),
-    "a folder with data": (zip_of(member(b"L1/clinical.jpg/")), "it is named as a folder is, but holds data"),
+    "a way out by backslashes": (zip_of(member(b"a\\..\\..\\clinical.jpg")), "points outside the archive"),
+    "a folder with data": (zip_of(member(b"L1/clinical.jpg/")), "it is named like a folder but contains data"),
     "a share": (zip_of(member(b"\\\\host\\L1\\clinical.jpg")), "is absolute"),
     "two spellings of one": (
         zip_of(member(b"L1\\clinical.jpg"), member(b"L1/clinical.jpg")),
@@ -314,7 +318,7 @@ def test_one_image_that_cannot_be_unpacked_does_not_become_a_pair_of_one(tmp_pat
 
 def test_the_entry_of_a_folder_is_none_of_the_files(tmp_path: Path) -> None:
     empty = zip_of(member(b"L1\\"), member(b"L1\\.keep"), content=b"")
-    assert "Left out: 1 not an image by its suffix." in refusal(write(tmp_path / "a.zip", empty))
+    assert "Skipped: 1 no image file extension." in refusal(write(tmp_path / "a.zip", empty))
 
 
 @pytest.mark.parametrize("case", ["zip64", "descriptor", "prefix", "comment", "long name"])
@@ -339,6 +343,6 @@ def test_zips_of_other_shapes_are_read(tmp_path: Path, case: str) -> None:
 
 def test_names_are_escaped_once(tmp_path: Path) -> None:
     uri = write(tmp_path / "a.tar", header("x\\y\n.jpg") + END)
-    assert r"x\\y\n.jpg: its name holds a control character" in refusal(uri)
+    assert r"x\\y\n.jpg: its name contains a control character" in refusal(uri)
     uri = write(tmp_path / "b.tar", header("x\\y.jpg") + END)
     assert r"First names: 'x\\y.jpg'." in refusal(uri)

@@ -3,8 +3,8 @@ from dataclasses import asdict
 import pytest
 
 from derm_ray.data.archives.pairing import DEFAULT_RULE, PairingRule
+from derm_ray.domain import Modality
 from derm_ray.errors import ConfigError
-from derm_ray.vocabulary import Modality
 
 CLINICAL, DERMOSCOPY = Modality
 
@@ -46,15 +46,15 @@ def test_a_rule_can_be_written_down_and_several_patterns_tried() -> None:
 @pytest.mark.parametrize(
     ("clinical", "dermoscopy", "problem"),
     [
-        ((), (), "no pattern is given"),
+        ((), (), "no pattern given"),
         ("clinical/*.jpg", (), r"has no \{lesion\} or \{pair\}; write it like"),
         ("{lesion}.jpg", "{lesion}/{site}.jpg", "have different fields"),
-        ("{lesion", (), "a field is written"),
-        ("lesion}", (), "a field is written"),
-        ("{}", (), "a field is written"),
-        ("{Lesion}", (), "a field is written"),
-        ("{lesion:x}", (), "a field is written"),
-        ("{lesion}{clinical_uri}", (), "filled from the files themselves"),
+        ("{lesion", (), "write a field as"),
+        ("lesion}", (), "write a field as"),
+        ("{}", (), "write a field as"),
+        ("{Lesion}", (), "write a field as"),
+        ("{lesion:x}", (), "write a field as"),
+        ("{lesion}{clinical_uri}", (), "set from the files themselves"),
     ],
 )
 def test_a_wrong_pattern_is_one_message(clinical: str, dermoscopy: str, problem: str) -> None:

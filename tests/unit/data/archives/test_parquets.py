@@ -117,8 +117,8 @@ def test_no_type_beside_the_images_is_a_traceback(tmp_path: Path, kind: pa.DataT
     index = index_archive(uri)
     found = rows(index)
     assert [read(row["clinical_uri"]) for row in found] == [b"1", b"2"]
-    assert ("extra" in found[0]) != ("extra" in index.columns_left_out)
-    assert index.columns_left_out == {} or index.columns_left_out["extra"][:8] in str(
+    assert ("extra" in found[0]) != ("extra" in index.skipped_columns)
+    assert index.skipped_columns == {} or index.skipped_columns["extra"][:8] in str(
         pq.read_schema(uri).field("extra").type
     )
 
@@ -135,7 +135,7 @@ def test_no_type_of_a_manifest_s_column_is_a_traceback(tmp_path: Path, kind: pa.
             index_archive(uri)
     else:
         assert len(rows(index)) == 2
-        assert name not in index.columns_left_out
+        assert name not in index.skipped_columns
 
 
 @pytest.mark.parametrize("kind", TYPES, ids=str)
@@ -175,7 +175,7 @@ def test_bytes_are_read_in_every_spelling(tmp_path: Path, kind: pa.DataType) -> 
     columns = {"lesion_id": ["a", "b"], "clinical": values(kind), "dermoscopy": values(kind)}
     index = index_archive(write(tmp_path / "a.parquet", columns, row_group_size=1))
     assert index.pairs == 1
-    assert index.left_out == {"a row without an image": 1}
+    assert index.skipped == {"a row without an image": 1}
 
 
 @pytest.mark.parametrize(
@@ -184,10 +184,10 @@ def test_bytes_are_read_in_every_spelling(tmp_path: Path, kind: pa.DataType) -> 
         (pa.array([[1]], pa.list_(pa.uint8())), "is list<element: uint8>; images are read from binary columns"),
         (
             pa.array(["img/c.jpg"]),
-            "is text (string); .*name it 'clinical_uri': a file with such a column is a manifest",
+            "is text (string); .*rename it to 'clinical_uri': the file is then a manifest",
         ),
         (pa.array(["c.jpg"]).dictionary_encode(), "is text .*'clinical_uri'"),
-        (pa.array([7]), "is int64; .*or name the column otherwise"),
+        (pa.array([7]), "is int64; .*or rename the column"),
         (pa.array([{"path": "c.jpg"}]), "is struct<path: string>"),
         (pa.array([{"bytes": "c.jpg"}]), "is struct<bytes: string>"),
     ],
@@ -220,9 +220,9 @@ def test_hugging_face_s_paths_without_bytes_are_said(tmp_path: Path) -> None:
     cells = [{"bytes": b"1", "path": "a.jpg"}, {"bytes": None, "path": "b.jpg"}, None, {"bytes": None, "path": None}]
     columns = {"lesion_id": list("abcd"), "clinical": pa.array(cells, IMAGE), "dermoscopy": [b"1"] * 4}
     told = refused(write(tmp_path / "a.parquet", columns))
-    assert told.startswith("column 'clinical', row group 0: 1 of 4 rows have a path and no bytes. Embed the images")
+    assert told.startswith("column 'clinical', row group 0: 1 of 4 rows have a path but no bytes. Embed the images")
     columns["clinical"] = pa.array([{"bytes": None, "path": "b.jpg"}] * 4, IMAGE)
-    assert "4 of 4 rows have a path and no bytes" in refused(write(tmp_path / "b.parquet", columns))
+    assert "4 of 4 rows have a path but no bytes" in refused(write(tmp_path / "b.parquet", columns))
     columns["clinical"] = pa.array([cells[0], None, None, cells[3]], IMAGE)
     assert index_archive(write(tmp_path / "c.parquet", columns)).single == 3
 
@@ -243,7 +243,7 @@ def test_ids_of_other_types_are_read(tmp_path: Path) -> None:
     uri = write(tmp_path / "b.parquet", {"lesion_id": pa.array([b"\xff\xfe"]), "clinical": [b"1"]})
     assert "column 'lesion_id' is binary and cannot be read: Invalid UTF8" in refused(uri)
     uri = write(tmp_path / "c.parquet", {"lesion_id": [["L1"]], "clinical": [b"1"]})
-    assert refused(uri) == "column 'lesion_id' is list<element: string>; string is read"
+    assert refused(uri) == "column 'lesion_id' is list<element: string>; expected string"
 
 
 def test_duckdb_s_types_are_read(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_duckdb_s_types_are_read(tmp_path: Path) -> None:
     (row,) = rows(index)
     assert uuid.UUID(row["lesion_id"]) != uuid.UUID(row["study"])
     assert (row["kind"], row["bits"]) == ("a", "0101")
-    assert list(index.columns_left_out) == ["l"]
+    assert list(index.skipped_columns) == ["l"]
     assert read(row["dermoscopy_uri"]) == b"d"
 
 
@@ -276,7 +276,7 @@ def test_columns_that_no_manifest_can_hold_are_named_by_the_command(tmp_path: Pa
     }
     uri = write(tmp_path / "a.parquet", {"lesion_id": ["a"], "clinical": [b"1"]} | extra)
     done = CliRunner().invoke(app, ["data", "index", uri, "--out", str(tmp_path / "m.csv")])
-    assert done.output.splitlines()[-1] == r"columns left out: embedding (list<element: double>), thumb\x1b (binary)"
+    assert done.output.splitlines()[-1] == r"columns skipped: embedding (list<element: double>), thumb\x1b (binary)"
     (row,) = rows(index_archive(uri))
     assert (row["taken"], row["sha"]) == ("1970-01-04", "6162")
 
@@ -298,7 +298,7 @@ def test_names_with_dots_and_repeated_names_give_no_other_image(tmp_path: Path) 
         if name == "clinical":
             table = pa.Table.from_arrays([pa.array([b"1"])] * 2 + [pa.array(["a"])], [name, name, "pair_id"])
         pq.write_table(table, tmp_path / "c.parquet")
-        assert refused(str(tmp_path / "c.parquet")) == f"column '{name}' stands more than once; keep one"
+        assert refused(str(tmp_path / "c.parquet")) == f"column '{name}' occurs more than once; keep one"
 
 
 def test_images_and_their_uris_in_one_file_are_refused(tmp_path: Path) -> None:
@@ -309,7 +309,7 @@ def test_images_and_their_uris_in_one_file_are_refused(tmp_path: Path) -> None:
     )
     uri = write(tmp_path / "b.parquet", both | {"clinical": ["melanocytic"]})
     assert isinstance(open_input(uri), ManifestInput)
-    with pytest.raises(ManifestError, match="it is a manifest and needs no index; give it as it is"):
+    with pytest.raises(ManifestError, match=r"it is a manifest and needs no index\. Use it directly"):
         index_archive(uri)
 
 
@@ -349,7 +349,7 @@ def test_a_folder_of_parts_is_read_whatever_its_name(tmp_path: Path, name: str) 
     uri = spark(tmp_path / name, IMAGES)
     index = index_archive(uri)
     assert [row["lesion_id"] for row in rows(index)] == ["a", "b"]
-    assert index.left_out["Parquet that begins with '_' or '.', or lies in such a folder"] == 2
+    assert index.skipped["a hidden Parquet file: a part of its path begins with '_' or '.'"] == 2
     scored = pieces(uri)
     assert scored.column("lesion_id") == ["a", "b"]
     assert [read(str(cell)) for cell in scored.column("clinical_uri")] == [b"a", b"b"]
@@ -363,7 +363,7 @@ def test_a_folder_of_a_manifest_s_parts_is_read_by_score(tmp_path: Path, name: s
     assert scored.uri == uri
     assert scored.column("clinical_uri") == [f"{tmp_path}/img/a.jpg", f"{tmp_path}/img/b.jpg"]
     assert open_input(uri).fingerprint() == open_input(uri).fingerprint()
-    with pytest.raises(ManifestError, match="`derm-ray score` takes the folder as it is"):
+    with pytest.raises(ManifestError, match="Use the folder as it is with `derm-ray score`"):
         index_archive(uri)
     from derm_ray.data.archives.pairing import DEFAULT_RULE
 
@@ -379,10 +379,10 @@ def test_parts_that_differ_are_not_dropped(tmp_path: Path) -> None:
     uri = spark(tmp_path / "z.parquet", [MANIFESTS[0], IMAGES[1]])
     with pytest.raises(ManifestError, match=r"(?s)part-00001.*no column 'clinical_uri' or 'dermoscopy_uri'"):
         list(open_input(uri).pieces())
-    with pytest.raises(ManifestError, match=r"part-00000.*is a manifest, but other files of the folder hold"):
+    with pytest.raises(ManifestError, match=r"part-00000.*is a manifest, but other files of the folder contain"):
         index_archive(uri)
     uri = spark(tmp_path / "twice", [IMAGES[0], IMAGES[0]])
-    assert "stands more than once" in refused(uri)
+    assert "occurs more than once" in refused(uri)
 
 
 def test_columns_that_folders_name_are_kept(tmp_path: Path) -> None:
@@ -415,7 +415,7 @@ def test_a_broken_part_is_one_message(tmp_path: Path) -> None:
 def test_a_manifest_among_other_files_is_named(tmp_path: Path) -> None:
     uri = spark(tmp_path / "x", MANIFESTS[:1])
     (tmp_path / "x" / "other.csv").write_text("lesion_id,clinical_uri\n")
-    assert "part-00000-c000.snappy.parquet is a manifest and needs no index; give that file" in refused(uri)
+    assert "part-00000-c000.snappy.parquet is a manifest and needs no index. Use that file" in refused(uri)
 
 
 def test_columns_of_a_manifest_are_known_in_any_spelling(tmp_path: Path) -> None:
@@ -424,12 +424,12 @@ def test_columns_of_a_manifest_are_known_in_any_spelling(tmp_path: Path) -> None
     uri = write(tmp_path / "b.parquet", {"Lesion ID": ["a"], "Clinical URI": ["a.jpg"]})
     assert isinstance(open_input(uri), ManifestInput)
     uri = write(tmp_path / "c.parquet", {"Lesion ID": [["a"]], "clinical": [b"1"]})
-    assert refused(uri) == "column 'Lesion ID' is list<element: string>; string is read"
+    assert refused(uri) == "column 'Lesion ID' is list<element: string>; expected string"
 
 
 def test_an_image_column_in_other_letters_is_named(tmp_path: Path) -> None:
     uri = write(tmp_path / "a.parquet", {"lesion_id": ["a"], "Clinical ": [b"1"], "dermoscopy": [b"2"]})
-    assert refused(uri) == "column 'Clinical ' looks like 'clinical', which is not there; name it so"
+    assert refused(uri) == "column 'Clinical ' looks like 'clinical', which is missing; rename it"
 
 
 def test_a_folder_on_s3_is_read(s3: str) -> None:

@@ -87,7 +87,7 @@ def test_no_more_than_the_limit_is_read(tmp_path: Path, monkeypatch: pytest.Monk
     wanted: list[int] = []
     real = storage.read_range
     monkeypatch.setattr(storage, "read_range", lambda uri, a, b: wanted.append(b - a) or real(uri, a, b))
-    refused(tmp_path / "a.jpg", "too_large", "at most 10 bytes", reader=ImageReader(max_bytes=10))
+    refused(tmp_path / "a.jpg", "too_large", "at most 10 are", reader=ImageReader(max_bytes=10))
     assert wanted == [11]
     assert len(ImageReader(max_bytes=11).read(str(tmp_path / "a.jpg"))) == 11
 
@@ -232,7 +232,7 @@ def test_cells_that_are_not_there_are_corrupt(
     (tmp_path / "y.parquet").write_bytes((tmp_path / "x.parquet").read_bytes()[:-9])
     refused(replace(cells[0], container=f"{tmp_path}/y.parquet"), "corrupt", "Parquet")
     monkeypatch.setattr(parquets, "MAX_CHUNK_BYTES", 20)
-    refused(cells[0], "too_large", "fewer rows in a row group")
+    refused(cells[0], "too_large", "fewer rows per row group")
 
 
 def test_a_chunk_that_failed_is_read_again(cells: list[ParquetCell], storage_fails: Callable[..., list[int]]) -> None:
@@ -270,7 +270,7 @@ def test_a_stream_gives_what_was_announced_as_often_as_it_was(stream: list[str])
     reader = ImageReader([stream[0], stream[0], stream[2]])
     assert reader.read(stream[2])
     assert reader.read(stream[0]) == reader.read(stream[0])
-    refused(stream[0], "unsupported", "cannot be read at random", reader=reader)
+    refused(stream[0], "unsupported", "has no random access", reader=reader)
     refused(stream[1], "unsupported", reader=reader)
 
 

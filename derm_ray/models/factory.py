@@ -1,0 +1,132 @@
+"""Networks by configuration."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from derm_ray.errors import ConfigError, unknown_name
+from derm_ray.models.cam import CAM_MODES, CamStream
+from derm_ray.models.heads import HEADS, CamHead, Head, make_head
+from derm_ray.models.networks import CrossSubnetwork, PairCam, PairNetwork, ShareNet, SoleNet, Stream
+from derm_ray.models.trunks import Trunk, trunk_spec
+
+NETWORKS = ("sole", "share", "triple")
+
+
+@dataclass(frozen=True)
+class CamConfig:
+    """The CAM network inside a CAM-BP network.
+
+    Attributes:
+        trunk: a key of :data:`derm_ray.models.trunks.TRUNKS`.
+        classes: its number of classes.
+        networks: 1 for both modalities, 2 for one each.
+        mode: see :func:`derm_ray.models.cam.saliency`.
+        stem: freeze point of the pair network's trunk up to which both are the same and computed once;
+            ``None`` where the CAM network sees the images itself.
+    """
+
+    trunk: str
+    classes: int
+    networks: int = 1
+    mode: str = "relu_sum"
+    stem: str | None = None
+
+    def __post_init__(self) -> None:
+        trunk_spec(self.trunk)
+        if self.mode not in CAM_MODES:
+            raise ConfigError(unknown_name("cam_mode", self.mode, CAM_MODES))
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """An architecture; it determines every tensor's name and shape.
+
+    Attributes:
+        network: ``sole``, ``share`` or ``triple``.
+        trunk: a key of :data:`derm_ray.models.trunks.TRUNKS`.
+        head: ``gap``, ``fc``, ``bp``, ``cam_bp``, or ``cam`` for a CAM network.
+        classes: number of diagnoses.
+        tap: layer that C_T reads; ``None`` is the trunk's default (relu5_2 of VGG-16).
+        rank: of bilinear heads: channels left before the Gram matrix; ``None`` keeps all.
+        cam: of ``cam_bp`` heads, and only of these.
+    """
+
+    network: str = "triple"
+    trunk: str = "vgg16"
+    head: str = "gap"
+    classes: int = 15
+    tap: str | None = None
+    rank: int | None = None
+    cam: CamConfig | None = None
+
+    def __post_init__(self) -> None:
+        trunk_spec(self.trunk)
+        for kind, value, known in (("network", self.network, NETWORKS), ("head", self.head, HEADS)):
+            if value not in known:
+                raise ConfigError(unknown_name(kind, value, known))
+        if (self.head == "cam_bp") != (self.cam is not None):
+            raise ConfigError("head cam_bp requires a CAM network; other heads take none.")
+        if self.rank is not None and self.head not in ("bp", "cam_bp"):
+            raise ConfigError(f"rank {self.rank} applies to heads bp and cam_bp only. Remove it for head {self.head}.")
+        if self.head == "cam" and self.network == "triple":
+            raise ConfigError("a CAM network takes one image. Use network share (one for both modalities) or sole.")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the architecture as JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "NetworkConfig":
+        """Read an architecture back.
+
+        Raises:
+            ConfigError: a name is unknown to this version.
+        """
+        cam = values.get("cam")
+        return cls(**{**values, "cam": CamConfig(**cam) if cam is not None else None})
+
+
+def build_network(config: NetworkConfig, *, freeze: str = "none", dropout: float = 0.0) -> PairNetwork:
+    """Return a network with fresh weights.
+
+    Args:
+        config: the architecture.
+        freeze: see :class:`derm_ray.models.trunks.Trunk`; a CAM network that shares the stem decides it.
+        dropout: probability in the heads.
+
+    Raises:
+        ConfigError: the tap or freeze point is unknown to the trunk.
+    """
+    channels = trunk_spec(config.trunk).channels
+    cam = _build_cam(config.cam) if config.cam is not None else None
+    if config.cam is not None and config.cam.stem is not None:
+        freeze = config.cam.stem
+
+    def head(*, from_scratch: bool) -> Head:
+        return make_head(
+            config.head, channels, config.classes, dropout=dropout, from_scratch=from_scratch, rank=config.rank
+        )
+
+    def stream() -> Stream:
+        return Stream(Trunk(config.trunk, config.tap, freeze), head(from_scratch=False))
+
+    if config.network == "sole":
+        return SoleNet(stream(), stream(), cam)
+    cross = CrossSubnetwork(channels, head(from_scratch=True)) if config.network == "triple" else None
+    return ShareNet(stream(), cross, cam)
+
+
+def _build_cam(config: CamConfig) -> PairCam:
+    def stream() -> CamStream:
+        trunk = Trunk(config.trunk, freeze=config.stem or "none", body_only=config.stem is not None)
+        return CamStream(trunk, CamHead(trunk.channels, config.classes, dropout=0.0), config.mode)
+
+    return PairCam(*(stream() for _ in range(config.networks)), from_stem=config.stem is not None)
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Return the number of trainable and frozen parameters."""
+    return sum(parameter.numel() for parameter in network.parameters())
