@@ -161,8 +161,8 @@ def test_the_command_takes_patterns_and_tells_what_it_left_out(
     assert "12/12 pairs" in done.stderr
     verified = derm_ray("verify", "scores")
     assert verified.returncode == 0, verified.stderr
-    assert "scores: sound, 1 part\n" in verified.stdout
-    assert "no image" in (tmp_path / "scores" / "_report.json").read_text()
+    assert "scores: valid, 1 part\n" in verified.stdout
+    assert "no image file extension" in (tmp_path / "scores" / "_report.json").read_text()
     changed = derm_ray("score", "--model", bundle_uri, "--input", "tree", "--out", "scores", *patterns[:2])
     assert changed.returncode == 2
     assert "patterns was" in changed.stderr

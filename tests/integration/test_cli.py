@@ -130,7 +130,7 @@ def test_every_mistake_is_one_message_and_exit_code_2(
         (("evaluate", "--model", "altered", "--manifest", "m.parquet", "--out", "e"), "weights.safetensors was modified"),
         (("evaluate", "--model", bundle_uri, "--manifest", "missing.parquet", "--out", "e"), "lost.jpg: not found"),
         (("score", "--model", "nowhere", "--input", "m.parquet", "--out", "s"), "no bundle.json"),
-        (("score", "--model", bundle_uri, "--input", "m.parquet", "--out", "full"), "no scoring run"),
+        (("score", "--model", bundle_uri, "--input", "m.parquet", "--out", "full"), "not a scoring run"),
         (("score", "--model", bundle_uri, "--input", "m.parquet", "--out", "s", "--engine", "tensorrt"), "unknown engine"),
         (("serve", "--model", "altered"), "was modified"),
         (("data", "import", "milk10k", ".", "--out", "x.parquet"), "MILK10k_Training_Metadata.csv: not found"),
@@ -139,7 +139,7 @@ def test_every_mistake_is_one_message_and_exit_code_2(
         (("serve", "--model", bundle_uri, "--tokens", "m.parquet"), "not a text file"),
         (("token", "a b"), "letters, digits"),
         (("score-one", "--clinical", "a.jpg"), "give either --url"),
-        (("score-one", "--model", bundle_uri), "give --clinical"),
+        (("score-one", "--model", bundle_uri), "Give --clinical"),
         (("score-one", "--model", bundle_uri, "--clinical", "m.parquet"), "clinical image: not an image"),
         ((*TRAIN, "--preset", "debug", "--name", ".."), "--name '..': use letters"),
         ((*TRAIN, "--preset", "debug", "--address", "http://127.0.0.1:9"), "cannot join the Ray at"),
@@ -183,7 +183,7 @@ def test_an_unreachable_bucket_is_one_message(derm_ray: RunCommand) -> None:
 
 
 def test_model_commands(derm_ray: RunCommand, bundle_uri: str) -> None:
-    assert "sound, model" in derm_ray("model", "verify", bundle_uri).stdout
+    assert "valid, model" in derm_ray("model", "verify", bundle_uri).stdout
     assert json.loads(derm_ray("model", "show", bundle_uri, "--json").stdout)["label_set"] == "paper15"
     assert "not a medical device" in derm_ray("model", "show", bundle_uri).stdout
 
