@@ -172,7 +172,7 @@ def _engine(args: ServeArguments, bundle: Bundle) -> str:
         num_cpus=args.cpus,
         num_gpus=1 if args.gpu else 0,
         timeout_s=MEASURE_S,
-        mend="name the engine instead of auto, such as torch-bf16",
+        fix="name the engine instead of auto, such as torch-bf16",
     )
 
 
