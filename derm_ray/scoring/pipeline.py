@@ -14,7 +14,7 @@ import ray.data
 import ray.exceptions
 import torch
 
-from derm_ray import __version__, runtime, storage
+from derm_ray import __version__, ray_internals, runtime, storage
 from derm_ray.bundle import Bundle, load_bundle
 from derm_ray.data.inputs import Input, SizedInput
 from derm_ray.data.locations import Locations
@@ -23,7 +23,7 @@ from derm_ray.inference.engines.engine import Engine
 from derm_ray.inference.engines.selection import resolve_engine, resolve_engine_of
 from derm_ray.inference.saliency import require_cam
 from derm_ray.lease import Lease, hold
-from derm_ray.observability import Progress, ProgressLine, WorkerLogs, working_for
+from derm_ray.observability import ProgressLine, WorkerLogs, working_for
 from derm_ray.scoring.actor import PredictingActor, ScoringActor
 from derm_ray.scoring.chunks import CHUNK_BYTES, Assembler, Chunk
 from derm_ray.scoring.decoder import DecodingActor
@@ -156,7 +156,7 @@ def _complete(
 ) -> tuple[Reconciliation, int]:
     """Score the missing shards, reconcile and finish; return the counts, and the number of existing shards."""
     out_uri = run.out_uri
-    if (job := runtime.submission_id()) is not None:
+    if (job := ray_internals.submission_id()) is not None:
         lease.note(submission_id=job)
     todo = run.missing()
     if options.retry_errors:
@@ -314,7 +314,7 @@ def _follow(
 ) -> None:
     """Show progress, update the lease's record, and stop on failures."""
     pairs = sum(map(len, todo))
-    progress, errors, stages = ProgressLine(Progress(run.pairs, run.pairs - pairs)), 0, Counter[str]()
+    progress, errors, stages = ProgressLine(run.pairs, run.pairs - pairs), 0, Counter[str]()
     resumes = f"The same command resumes {run.out_uri}."
     try:
         with RunMetrics(run.out_uri, pairs) as metrics:
@@ -322,7 +322,7 @@ def _follow(
                 if row["failure"]:
                     raise ScoringError(f"shard {row['index']}: {row['failure']} {resumes}")
                 errors += row["errors"]
-                done = progress.advance(row["scored"] + row["errors"], f"{errors:,} errors")
+                done = progress.show(row["scored"] + row["errors"], f"{errors:,} errors")
                 metrics.shard(row)
                 stages.update({name: row[name] for name in STAGES})
                 lease.note(pairs=done, errors=errors, seconds=progress.elapsed_s, stages=dict(stages))

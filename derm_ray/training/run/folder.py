@@ -4,7 +4,7 @@ import json
 import uuid
 from typing import Any
 
-from derm_ray import __version__, bundle, runtime, storage
+from derm_ray import __version__, bundle, ray_internals, storage
 from derm_ray.data.manifest import Manifest
 from derm_ray.errors import OutputExistsError
 from derm_ray.training.config import TrainConfig
@@ -55,7 +55,7 @@ def claim(run_uri: str, description: dict[str, Any], *, overwrite: bool) -> dict
         recorded: dict[str, Any] = {}
     else:
         recorded = storage.read_json(config_uri)
-    job = runtime.submission_id()
+    job = ray_internals.submission_id()
     started = {
         "run_id": recorded.pop("run_id", None) or uuid.uuid4().hex,
         "jobs": [*recorded.pop("jobs", []), *([job] if job else [])],
