@@ -98,6 +98,29 @@ HTTP_ERRORS = {
 FRAMEWORK_ERRORS = {"not_found": 404, "method_not_allowed": 405}
 
 
+ENGINES = {
+    "auto": (
+        "the fastest of the others, but `compiled`, in a measurement of seconds; decided once per run and recorded",
+        "by default",
+    ),
+    "torch": ("eager PyTorch, fp32, channels last", "the reference"),
+    "torch-bf16": ("the same under autocast", "AVX512-BF16, AMX, GPUs"),
+    "compiled": (
+        "PyTorch's compiler with frozen weights, bf16 where the hardware has it; needs a C++ compiler on CPUs, and about "
+        "a minute to start per process",
+        "archives that take an hour, where int8 is not wanted",
+    ),
+    "openvino-int8": ("convolutions in 8 bits, the rest fp32; CPUs only", "archives and endpoints on CPUs"),
+}
+
+ARCHIVES = {
+    "tar": "patterns on the member's name; members are read by range",
+    "zip": "the same",
+    "tar.gz": "the same, but read in order, as one unit of work: its pairs are one part, however many",
+    "parquet": "columns `clinical`, `dermoscopy`, and `lesion_id` or `pair_id`; images are bytes in the table",
+}
+
+
 class DocumentationError(Exception):
     """Text and code disagree."""
 
@@ -193,6 +216,92 @@ def settings() -> str:
             for name, schema in known.items()
         ),
     )
+
+
+def _first_line(of: object) -> str:
+    text = (inspect.getdoc(of) or "").partition("\n\n")[0].replace("\n", " ")
+    return _ROLE.sub(lambda role: f"`{role[1].rpartition('.')[2]}`", text)
+
+
+def _names(values: Iterable[str]) -> str:
+    return ", ".join(f"`{value}`" for value in values)
+
+
+def trunks() -> str:
+    """The trunks, from their registry."""
+    from derm_ray.models.trunks import TRUNKS
+
+    return table(
+        ["`trunk`", "taps", "freeze points", "channels", "ImageNet weights"],
+        (
+            [f"`{name}`", _names(of.taps), _names(of.freezes), of.channels, "yes" if of.pretrained else "no"]
+            for name, of in TRUNKS.items()
+        ),
+    )
+
+
+def heads() -> str:
+    """The heads, from their registry."""
+    from derm_ray.models.heads import HEADS
+
+    return table(
+        ["`head`", "meaning", "needs `--cam`", "takes `rank`"],
+        (
+            [f"`{name}`", _first_line(of), "yes" if of.needs_map else "no", "yes" if of.takes_rank else "no"]
+            for name, of in HEADS.items()
+        ),
+    )
+
+
+def importers() -> str:
+    """The importers, from their registry."""
+    from derm_ray.data.importers import IMPORTERS
+
+    rows = (
+        [f"`derm-ray data import {name}`", of.help, of.source, _names(of.label_sets) or "any"]
+        for name, of in IMPORTERS.items()
+    )
+    return table(["command", "meaning", "source", "label sets"], rows)
+
+
+def archives() -> str:
+    """What can be indexed: the containers of the registry, and folders."""
+    from derm_ray.data.archives.containers import CONTAINERS
+
+    agree("archive formats", ARCHIVES, CONTAINERS)
+    rows = [["folder tree", "patterns on the path"]]
+    rows += [[_names(CONTAINERS[name].suffixes), how] for name, how in ARCHIVES.items()]
+    rows += [
+        ["folder of `.parquet` files", "the same, as one table, as Spark, Dask and Ray write it"],
+        [
+            "DICOM files",
+            "patient and tracking id of the header (Dermoscopic Photography, VL Photographic), or patterns",
+        ],
+    ]
+    return table(["input", "how pairs are found"], rows)
+
+
+def engines() -> str:
+    """The engines of the registry, and ``auto``."""
+    from derm_ray.inference import engines as package
+    from derm_ray.inference.engines.selection import AUTO
+
+    agree("engines", ENGINES, (AUTO, *package.ENGINES))
+    return table(["`--engine`", "what it is", "when"], ([f"`{name}`", *texts] for name, texts in ENGINES.items()))
+
+
+def evaluation_metrics() -> str:
+    """The metrics of evaluations, from their registry."""
+    from derm_ray.evaluation.metrics import METRICS
+
+    rows = []
+    for name, of in METRICS.items():
+        if of.of_classes is not None:
+            rows.append([f"`{name}`", of.title, _first_line(of.of_classes)])
+        if of.of_task is not None:
+            names = [f"<task>/{name}", *([f"{name}/<class>"] if of.per_class else [])]
+            rows.append([_names(names), _sentence(of.task_title or of.title), _first_line(of.of_task)])
+    return table(["metric", "title", "meaning"], ([*row[:2], row[2].replace("Return the ", "The ")] for row in rows))
 
 
 def manifest() -> str:
@@ -392,6 +501,6 @@ def python() -> str:
 GENERATORS: dict[str, Callable[[], str]] = {
     made.__name__: made
     for made in (
-        cli, settings, manifest, labels, scores, http, exit_codes, image_errors, http_errors, metrics, ports, python
+        cli, settings, trunks, heads, importers, archives, engines, evaluation_metrics, manifest, labels, scores, http, exit_codes, image_errors, http_errors, metrics, ports, python
     )
 }  # fmt: skip
