@@ -71,9 +71,11 @@ def _sums(bins: npt.NDArray[np.int64], which: Flags, weights: Draws, count: int)
 
 def _counts(labels: Labels, probabilities: Scores, weights: Draws) -> tuple[Draws, Draws, Draws]:
     """Return how often each class is true, predicted, and both: (D, K) each."""
-    classes = np.eye(probabilities.shape[1])
-    truth, predicted = classes[labels], classes[probabilities.argmax(1)]
-    return weights @ truth, weights @ predicted, weights @ (truth * predicted)
+    predicted, classes = probabilities.argmax(1), probabilities.shape[1]
+    every, right = np.ones(len(labels), np.bool_), predicted == labels
+    counts = ((labels, every), (predicted, every), (labels[right], right))
+    truth, guessed, both = (_sums(bins, which, weights, classes).T for bins, which in counts)
+    return truth, guessed, both
 
 
 def _mean(values: Draws) -> Draws:
