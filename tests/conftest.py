@@ -34,6 +34,14 @@ INTERRUPTIBLE = [
 """The command as a terminal starts it: a shell's background jobs hand down an ignored SIGINT."""
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts Ray through a fixture, before ``-m`` selects."""
+    for item in items:
+        if "ray_local" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.ray)
+
+
 @pytest.fixture(scope="session")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     """480 synthetic pairs on local disk, split."""
