@@ -19,7 +19,7 @@ from derm_ray.data.manifest import Manifest
 from derm_ray.data.validation import row_problems
 from derm_ray.domain import LesionPair
 from derm_ray.errors import ManifestError
-from derm_ray.scoring.shards import COLUMNS, PAIR_SCHEMA, SHARD_SCHEMA, Shard, row_line
+from derm_ray.scoring.shards import COLUMNS, PAIR_SCHEMA, Shard, row_line
 
 MAX_PROBLEMS = 1000
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -89,11 +89,6 @@ def make_plan(
         if manifest_uri is not None:
             storage.upload(copy.name, manifest_uri)
     return Plan(start, total.hexdigest(), tuple(shards))
-
-
-def shards_table(shards: tuple[Shard, ...]) -> pa.Table:
-    """Return the shards as rows."""
-    return pa.Table.from_pylist([shard.to_json() for shard in shards], schema=SHARD_SCHEMA)
 
 
 def _checked(

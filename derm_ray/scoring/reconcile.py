@@ -13,10 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from derm_ray import storage
-from derm_ray.domain import Modality, label_set
+from derm_ray.domain import Modality
 from derm_ray.errors import ImageErrorCode, ScoringError
 from derm_ray.scoring.ledger import MANIFEST, RUN, SALIENCY, SUCCESS, Run, load_run, part_name, readable
-from derm_ray.scoring.schema import score_schema
 from derm_ray.scoring.shards import PairReader, Shard, row_line
 
 READERS = 8
@@ -121,11 +120,7 @@ def reconcile(run: Run) -> Reconciliation:
 
 def _parts(run: Run) -> Iterator[tuple[Shard, str, pa.Table]]:
     """Yield every part, read and compared with its shard."""
-    labels = label_set(run.description.label_set)
-    schema = score_schema(
-        labels, per_input_predictions=run.description.per_input_predictions, saliency=run.description.saliency
-    )
-
+    schema = run.description.schema
     overlays = [f"{modality}_saliency" for modality in Modality] if run.description.saliency else []
     names = [*_READ, *overlays]
 

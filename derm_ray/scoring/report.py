@@ -1,7 +1,6 @@
 """The end of a run: its report as JSON and HTML, and ``_SUCCESS.json``."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,12 @@ from derm_ray import RESEARCH_NOTICE, storage
 from derm_ray.evaluation.plots import svg
 from derm_ray.lease import Lease, records
 from derm_ray.scoring.ledger import INVOCATIONS, SUCCESS, Run
+from derm_ray.scoring.parts import StageTimes
 from derm_ray.scoring.reconcile import BINS, Reconciliation
 
 JSON_NAME = "_report.json"
 HTML_NAME = "_report.html"
-STAGES = ("read_s", "decode_s", "infer_s", "write_s")
+STAGES = StageTimes._fields
 TIME_BINS = 60
 
 
@@ -51,7 +51,7 @@ def describe(run: Run, counts: Reconciliation, invocations: Sequence[Mapping[str
         invocations: the records of all leases; those without work have no pairs.
     """
     return {
-        "run": {**run.ids(), **asdict(run.description)},
+        "run": run.identity(),
         "input": run.source,
         **counts.counts(),
         "confidence": {"bins": BINS, "pairs": counts.confidence},
@@ -60,6 +60,7 @@ def describe(run: Run, counts: Reconciliation, invocations: Sequence[Mapping[str
             {
                 "started_at": one["began_at"],
                 "host": one["host"],
+                "derm_ray_version": one.get("derm_ray_version"),
                 "submission_id": one.get("submission_id"),
                 "pairs": one.get("pairs", 0),
                 "errors": one.get("errors", 0),
