@@ -7,11 +7,11 @@ import numpy as np
 import torch
 
 from derm_ray import storage
-from derm_ray.data.preprocessing import PairPixels, Preprocessing, load_pairs
+from derm_ray.data.preprocessing import Preprocessing
 from derm_ray.domain import LesionPair
-from derm_ray.errors import ImageError
 from derm_ray.inference.precision import autocast, normalize
 from derm_ray.models.trunks import Trunk
+from derm_ray.training.batches import load_images
 from derm_ray.training.feature_cache import Activations, FeatureCache
 
 PAIRS_AT_ONCE = 16
@@ -49,13 +49,7 @@ class FeatureWriter:
         cache.write(index, np.concatenate([self._compute(cache, group, executor) for group in groups]))
 
     def _compute(self, cache: FeatureCache, pairs: Sequence[LesionPair], executor: Executor) -> Activations:
-        pixels: list[PairPixels] = []
-        for pair, loaded in zip(pairs, load_pairs(list(pairs), self._spec, executor), strict=True):
-            if isinstance(loaded, ImageError):
-                raise ImageError(loaded.code, f"pair {pair.pair_id}: {loaded.message}")
-            pixels.append(loaded)
-        images = [np.stack([p.clinical for p in pixels if p.clinical is not None])]
-        images.append(np.stack([p.dermoscopy for p in pixels if p.dermoscopy is not None]))
+        images = list(load_images(pairs, self._spec, executor))
         if cache.mirrored:
             images += [image[:, :, ::-1] for image in images]
         batch = torch.from_numpy(np.concatenate(images)).to(self._device)

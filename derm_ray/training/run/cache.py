@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import ray
 import ray.data
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from derm_ray import storage
 from derm_ray.data.preprocessing import Preprocessing
+from derm_ray.datasets import Row, dataset_of, objects, packed, unpacked
 from derm_ray.domain import LesionPair, Split
 from derm_ray.errors import ConfigError, ImageError, ImageErrorCode, StorageError
 from derm_ray.inference.precision import resolve_precision
@@ -38,15 +38,13 @@ class _FeatureActor:
         self._writer = FeatureWriter(built, spec, precision, device)
         self._executor = ThreadPoolExecutor(IMAGES_AT_ONCE)
 
-    def __call__(self, row: dict[str, Any], cache: FeatureCache) -> dict[str, Any]:
-        pairs = [LesionPair(*ids) for ids in zip(row["pair_ids"], row["lesion_ids"], row["c"], row["d"], strict=True)]
+    def __call__(self, row: Row, cache: FeatureCache) -> Row:
+        index, pairs = unpacked(row)
         try:
-            self._writer.write(cache, row["index"], pairs, self._executor)
-        except ImageError as error:
-            return {"index": row["index"], "code": str(error.code), "error": str(error)}
-        except StorageError as error:
-            return {"index": row["index"], "code": str(ImageErrorCode.STORAGE), "error": str(error)}
-        return {"index": row["index"], "code": "", "error": ""}
+            self._writer.write(cache, index, pairs, self._executor)
+        except (ImageError, StorageError) as error:
+            return packed(error)
+        return packed(None)
 
 
 def plan_features(
@@ -150,30 +148,18 @@ def fill(
         ImageError: an image cannot be used.
         StorageError: storage failed.
     """
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     there = set(storage.list_files(cache.uri))
-    rows = [
-        {
-            "index": index,
-            "pair_ids": [pair.pair_id for pair in chunk],
-            "lesion_ids": [pair.lesion_id for pair in chunk],
-            "c": [pair.clinical_uri for pair in chunk],
-            "d": [pair.dermoscopy_uri for pair in chunk],
-        }
-        for index, chunk in enumerate(
-            pairs[start : start + PAIRS_PER_FILE] for start in range(0, len(pairs), PAIRS_PER_FILE)
-        )
+    missing = [
+        (index, pairs[start : start + PAIRS_PER_FILE])
+        for index, start in enumerate(range(0, len(pairs), PAIRS_PER_FILE))
         if cache.file(index) not in there
     ]
-    if not rows:
+    if not missing:
         return
     logger.info("computing the frozen layers' activations of %d pairs", len(pairs))
     kind = "GPU" if use_gpu else "CPU"
-    actors = max(1, min(len(rows), int(ray.cluster_resources().get(kind, 1)) - (0 if use_gpu else 1)))
-    written = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+    actors = max(1, min(len(missing), int(ray.cluster_resources().get(kind, 1)) - (0 if use_gpu else 1)))
+    written = dataset_of(missing).map(
         _FeatureActor,
         fn_kwargs={"cache": cache},
         fn_constructor_args=(trunk, spec, precision, use_gpu),
@@ -181,8 +167,8 @@ def fill(
         num_cpus=1,
         num_gpus=1 if use_gpu else None,
     )
-    for row in written.iter_rows():
-        if row["code"] == ImageErrorCode.STORAGE:
-            raise StorageError(str(row["error"]))
-        if row["code"]:
-            raise ImageError(ImageErrorCode(row["code"]), str(row["error"]))
+    for error in objects(written):
+        if isinstance(error, ImageError) and error.code is ImageErrorCode.STORAGE:
+            raise StorageError(error.message) from error
+        if error is not None:
+            raise error
