@@ -56,7 +56,7 @@ class Lease:
 
     @property
     def worked(self) -> bool:
-        """Whether the record tells of pairs; one that does not is taken away where the input was refused."""
+        """Whether the record counts pairs; one that does not is removed where the input was refused."""
         return "pairs" in self.record
 
     def check(self) -> None:
@@ -155,7 +155,7 @@ def hold(folder_uri: str, *, renew_s: float = RENEW_S, expires_s: float = EXPIRE
 
 
 def is_taken(uri: str) -> bool:
-    """Tell whether someone holds the folder after the holder with this record."""
+    """Return whether another holder took the folder after this record."""
     return max(map(_number, _records(storage.parent(uri))), default=0) > _number(uri)
 
 
@@ -208,12 +208,12 @@ def _read(uri: str) -> dict[str, Any]:
             return dict(record)
     except (ValueError, AttributeError):
         pass
-    raise StorageError(f"{uri} does not tell who works here. Remove it if nobody does, and try again.")
+    raise StorageError(f"{uri} is not a lease record. Remove it if no run uses the folder, and try again.")
 
 
 @cache
 def _machine() -> str:
-    """Return what tells one boot and one process namespace from any other, or a random id where Linux does not say."""
+    """Return an id of this boot and process namespace; a random one where Linux gives none."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"

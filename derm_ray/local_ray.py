@@ -10,8 +10,9 @@ from typing import Any
 import psutil
 import ray
 
+from derm_ray import ray_internals
+from derm_ray.cluster_auth import local_token
 from derm_ray.errors import WorkError
-from derm_ray.exposure import local_token
 from derm_ray.session_folder import VARIABLE, session_folder
 
 logger = logging.getLogger(__name__)
@@ -71,12 +72,11 @@ def own_handlers() -> Iterator[None]:
 
 def _end() -> None:
     """Disconnect, and end every process of the Ray that this process started."""
-    node = ray._private.worker._global_node
     processes: list[psutil.Process] = []
-    for info in [info for infos in (node.all_processes if node else {}).values() for info in infos]:
-        info.process.terminate = info.process.kill  # Ray would wait a second for each to hear a SIGTERM
+    for started in ray_internals.own_processes():
+        started.terminate = started.kill  # type: ignore[method-assign]  # SIGTERM is blocked: Ray would wait a second each
         with suppress(psutil.NoSuchProcess):
-            process = psutil.Process(info.process.pid)
+            process = psutil.Process(started.pid)
             processes += [process, *process.children(recursive=True)]
     ray.shutdown()
     for process in processes:  # workers and agents would find out by themselves, within half a minute

@@ -1,4 +1,4 @@
-"""Logging set-up, the run that lines belong to, progress, counts of work. Importing it configures nothing."""
+"""Logging, the run id of log lines, progress, counters. Importing it configures nothing."""
 
 import logging
 import os
@@ -29,7 +29,7 @@ def configure_logging(level: str = "INFO", log_format: str | None = None) -> Non
     """Send derm_ray's log lines, without credentials, to standard error; called by entry points only.
 
     Args:
-        level: the least that is told.
+        level: the least that is logged.
         log_format: ``text``, bare messages for people, or ``json``, one object a line with ``timestamp`` (UTC),
             ``level``, ``logger``, ``message``, ``run_id`` within a run and, below a traceback, ``exc_info``; ``None``
             takes ``DERM_RAY_LOG_FORMAT``, or text. Processes that this one starts inherit it.
@@ -107,7 +107,7 @@ class WorkerLogs:
 
     Attributes:
         run_id: the run's, if it has one.
-        log_format: ``json``; with anything else Python's own handler is left to tell warnings.
+        log_format: ``json``; with anything otherwise Python's own handler prints warnings..
     """
 
     run_id: str | None = None
@@ -139,7 +139,7 @@ def format_duration(seconds: float) -> str:
 
 
 class Progress:
-    """Counts finished items and tells rate and remaining time.
+    """Counts finished items; computes rate and remaining time.
 
     Args:
         total: items in all.
@@ -178,47 +178,41 @@ class Progress:
         return f"{self.before + self.done:,}/{self.total:,} {noun}, {self.rate:.1f} {noun}/s, ETA {eta}"
 
 
-class ProgressLine:
+class ProgressLine(Progress):
     """Shows progress: one line that is rewritten on a terminal, a log line now and then elsewhere.
 
     Args:
-        progress: what to show.
+        total, before: see :class:`Progress`.
         every_s: seconds between log lines.
     """
 
-    def __init__(self, progress: Progress, every_s: float = 10.0) -> None:
-        self._progress = progress
+    def __init__(self, total: int, before: int = 0, every_s: float = 10.0) -> None:
+        super().__init__(total, before)
         self._terminal = sys.stderr.isatty() and os.environ.get(LOG_FORMAT_VARIABLE) != "json"
         self._every_s = 0.2 if self._terminal else every_s
         self._shown_s = 0.0
 
-    def advance(self, count: int, more: str = "") -> int:
+    def show(self, count: int, more: str = "") -> int:
         """Count finished items, show a line if it is time, and return how many are done in this invocation."""
-        progress = self._progress
-        progress.advance(count)
-        if progress.finished or progress.elapsed_s - self._shown_s > self._every_s:
-            self._shown_s = progress.elapsed_s
-            line = ", ".join(filter(None, (progress.line(), more)))
+        self.advance(count)
+        if self.finished or self.elapsed_s - self._shown_s > self._every_s:
+            self._shown_s = self.elapsed_s
+            line = ", ".join(filter(None, (self.line(), more)))
             if self._terminal:
-                sys.stderr.write(f"\r\x1b[K{line}" + "\n" * progress.finished)
+                sys.stderr.write(f"\r\x1b[K{line}" + "\n" * self.finished)
                 sys.stderr.flush()
             else:
                 logging.getLogger("derm_ray").info("%s", line)
-        return progress.done
+        return self.done
 
     def end(self) -> None:
         """Leave the line, so that what follows has its own."""
-        if self._terminal and self._shown_s and not self._progress.finished:
+        if self._terminal and self._shown_s and not self.finished:
             sys.stderr.write("\n")
-
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds since the start."""
-        return self._progress.elapsed_s
 
 
 class Tally:
-    """Counts what a process does, from any of its threads, until somebody takes the counts away to export them."""
+    """Counts what a process does, from any of its threads, until the counts are taken to be exported."""
 
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, str]] = Counter()

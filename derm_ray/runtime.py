@@ -1,6 +1,5 @@
 """Joining a Ray cluster, or starting a local Ray for one command."""
 
-import json
 import logging
 import math
 import os
@@ -10,16 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import ray
-from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
-from ray._private.utils import get_num_cpus
-from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 from ray.exceptions import AuthenticationError, GetTimeoutError, RayError, RayTaskError
 
+from derm_ray import ray_internals
+from derm_ray.cluster_auth import refuse_credentials, refuse_open_ray
 from derm_ray.errors import ConfigError, DermRayError, WorkError
-from derm_ray.exposure import refuse_open_ray, refuse_told_secrets
 from derm_ray.local_ray import QUIET, local_ray, own_handlers
 
 logger = logging.getLogger(__name__)
@@ -30,7 +27,7 @@ _ENVIRONMENT = {
     # How long a training worker may leave polls unanswered, as a stopped process does; Ray's default is 10 minutes.
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "45",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    # Of calls whose answers nobody fetches, which are Ray's own, such as Ray Data's figures after a node was lost.
+    # Of calls whose answers nobody fetches, which are Ray's own, such as Ray Data's metrics after a node was lost.
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
     # Read by Serve's HTTP proxy, before it listens.
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "derm_ray.serving.proxy.harden",
@@ -45,17 +42,10 @@ _CONNECT_S = 10.0
 T = TypeVar("T")
 
 
-def submission_id() -> str | None:
-    """Return the id of the Ray Job whose driver this process is, if it is one."""
-    described = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}"))
-    found: str | None = described.get("metadata", {}).get("job_submission_id")
-    return found
-
-
 def machine_cpus() -> int:
     """Return the CPUs this process may use: those it may run on, and no more than its container's quota."""
     mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(mine, int(get_num_cpus(override_docker_cpu_warning=True))))
+    return max(1, min(mine, int(ray_internals.container_cpus())))
 
 
 @dataclass(frozen=True)
@@ -91,7 +81,7 @@ class RaySession:
         if not short and not _fits_a_node(worker):
             short = [f"one worker takes {worker['CPU']:g} CPUs and {worker['GPU']:g} GPUs, more than any node has"]
         if not short:
-            self._tell_what_is_held(wanted)
+            self._warn_of_others(wanted)
             return
         if self.started_here:
             raise ConfigError(
@@ -107,13 +97,13 @@ class RaySession:
             )
         logger.warning("the cluster is too small for this run (%s); waiting for it to grow.", "; ".join(short))
 
-    def _tell_what_is_held(self, wanted: dict[str, float]) -> None:
-        """Say what is waited for where others hold it."""
+    def _warn_of_others(self, wanted: dict[str, float]) -> None:
+        """Log what others use now, so that a wait is no surprise."""
         free = {} if self.started_here else ray.available_resources()
         held = [f"{n:g} {kind}s, {free.get(kind, 0):g} are free" for kind, n in wanted.items() if free.get(kind, 0) < n]
         if free and held:
             logger.warning(
-                "others use the cluster (this takes %s); waiting for them where that is needed.", "; ".join(held)
+                "others use the cluster (this run needs %s); waiting for them where necessary.", "; ".join(held)
             )
 
 
@@ -128,7 +118,7 @@ def run_remote(
     num_cpus: float = 1,
     num_gpus: float = 0,
     timeout_s: float | None = None,
-    mend: str = "try again when it has",
+    fix: str = "try again when it has",
 ) -> T:
     """Call a function in one task of the Ray that is joined.
 
@@ -137,7 +127,7 @@ def run_remote(
         args: its arguments.
         num_cpus, num_gpus: of the task.
         timeout_s: how long its answer is waited for.
-        mend: what to do where that is too short.
+        fix: what to do where that is too short.
 
     Returns:
         What it returns.
@@ -152,7 +142,7 @@ def run_remote(
     except GetTimeoutError:
         ray.cancel(task, force=True)
         raise WorkError(
-            f"the cluster had no room in {timeout_s:g} s for a task of {num_cpus:g} CPUs and {num_gpus:g} GPUs: {mend}."
+            f"no node had {num_cpus:g} CPUs and {num_gpus:g} GPUs free for a task within {timeout_s:g} s: {fix}."
         ) from None
     except RayTaskError as error:
         if isinstance(error.cause, DermRayError):
@@ -169,31 +159,26 @@ def _fits_a_node(worker: dict[str, float]) -> bool:
 
 
 def _can_grow(workers: list[dict[str, float]]) -> bool:
-    """Ask the cluster's autoscaler whether it can add room for these workers."""
-    client = ray._private.worker.global_worker.gcs_client
-    namespace = ray._raylet.GCS_AUTOSCALER_STATE_NAMESPACE.encode()
-    if client.internal_kv_get(ray._raylet.GCS_AUTOSCALER_V2_ENABLED_KEY.encode(), namespace=namespace) == b"1":
-        return _autoscaler_takes(client, workers)
+    """Ask the cluster's autoscaler whether it can add nodes for these workers."""
+    if ray_internals.autoscaler_is_v2():
+        return _autoscaler_accepts(workers)
     deadline = time.monotonic() + _AUTOSCALER_S
     while time.monotonic() < deadline:
-        report = json.loads(client.internal_kv_get(b"__autoscaling_status", None) or b"{}")
-        if types := (report.get("autoscaler_report") or {}).get("node_type_mapping"):
+        if types := ray_internals.autoscaler_node_types():
             # Ray's monitor of a cluster without an autoscaler names every node's type after the node itself.
             return any(kind != f"node_{node}" for node, kind in types.items())
         time.sleep(0.5)
     return False
 
 
-def _autoscaler_takes(client: Any, workers: list[dict[str, float]]) -> bool:
-    """Ask the autoscaler, version 2, for these workers; it tells at once what no node it may add can hold."""
+def _autoscaler_accepts(workers: list[dict[str, float]]) -> bool:
+    """Ask version 2 of the autoscaler for these workers; it reports at once what no node it may add can hold."""
     bundles = [{kind: n for kind, n in worker.items() if n} for worker in workers[:_MOST_ASKED]]
     group = ray.util.placement_group(bundles)
     try:
         deadline = time.monotonic() + _AUTOSCALER_S
         while time.monotonic() < deadline and not group.wait(1):
-            status = GetClusterStatusReply.FromString(client.get_cluster_status(timeout_s=10))
-            refused = status.autoscaling_state.infeasible_gang_resource_requests
-            if any(request.details.startswith(group.id.hex()) for request in refused):
+            if any(request.startswith(group.id.hex()) for request in ray_internals.infeasible_requests()):
                 return False
     finally:
         ray.util.remove_placement_group(group)
@@ -239,7 +224,7 @@ def ray_session(
 
     Raises:
         ConfigError: the cluster cannot be joined, anybody can use it from another machine (see
-            :mod:`derm_ray.exposure`), or it would show a credential of this command line.
+            :mod:`derm_ray.cluster_auth`), or it would show a credential of this command line.
         WorkError: no local Ray could be started.
     """
     if ray.is_initialized():
@@ -255,14 +240,14 @@ def ray_session(
 
 @contextmanager
 def _joined(cluster: str) -> Iterator[None]:
-    refuse_told_secrets(sys.argv[1:])
+    refuse_credentials(sys.argv[1:])
     _check_address(cluster)
     try:
         with own_handlers():
             ray.init(address=cluster, **QUIET)
     except AuthenticationError as error:
         raise ConfigError(
-            f"cannot join the Ray at {cluster!r}: it asks for a token. Set RAY_AUTH_MODE=token and "
+            f"cannot join the Ray at {cluster!r}: it requires a token. Set RAY_AUTH_MODE=token and "
             "RAY_AUTH_TOKEN_PATH to a file that holds the cluster's."
         ) from error
     except (ConnectionError, ValueError, RuntimeError) as error:

@@ -375,9 +375,11 @@ def metrics() -> str:
 
 def ports() -> str:
     """What may listen."""
-    from derm_ray.operations.listeners import table as allowed
+    from derm_ray.operations.ports import ALLOWED, Reach
 
-    return allowed()
+    reach = {Reach.LOOPBACK: "127.0.0.1", Reach.NODE: "the node's address, 127.0.0.1", Reach.ALL: "all"}
+    rows = ([one.what, one.role, one.port, reach[one.reach], one.why, one.guard] for one in ALLOWED)
+    return table(["what", "process", "port", "bound to", "for", "guarded by"], rows)
 
 
 def python() -> str:

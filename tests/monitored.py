@@ -1,6 +1,6 @@
 """A local Ray at work at all that derm_ray does on it, and what its metrics port shows meanwhile.
 
-``python -m tests.monitored`` writes the names and labels of what it shows into ``derm_ray/operations/cluster/metrics.yaml``.
+``python -m tests.monitored`` writes the names and labels of what it shows into ``tests/cluster/metrics.yaml``.
 """
 
 import os
@@ -22,18 +22,17 @@ from derm_ray.data.manifest import Manifest
 from derm_ray.data.splits import split_manifest
 from derm_ray.data.synthetic import synthesize
 from derm_ray.domain import PAPER15
-from derm_ray.operations.cluster import queries
 from derm_ray.runtime import ray_session
 from derm_ray.scoring.pipeline import ScoringOptions, score
 from derm_ray.serving.endpoint import endpoint
 from derm_ray.storage import read_bytes
 from derm_ray.training.config import make_config
 from derm_ray.training.run.driver import train
+from tests.cluster.queries import LIST, asked
 from tests.conftest import take, unused_port
 
 EXPORTS_S = 15.0
 """Until all processes have exported what they counted, which they do every 10 s."""
-LIST = Path(queries.__file__).parent / "metrics.yaml"
 
 
 def metrics_url() -> str:
@@ -129,7 +128,7 @@ def main() -> None:
         name: sorted(label for label in labels if not label.startswith("otel_"))
         for name, labels in shown.labels.items()
     }
-    ours = {name: own[name] for name in sorted(own) if name.startswith("ray_")}
+    ours = {name: own[name] for name in sorted(own) if name in asked() or name.startswith("ray_derm_ray_")}
     unseen = {name: entry for name, entry in sorted(listed["unseen"].items()) if name not in ours}
     write(ours, unseen)
 
@@ -137,7 +136,7 @@ def main() -> None:
 def write(seen: dict[str, list[str]], unseen: dict[str, dict[str, object]]) -> None:
     """Write the list, one line a metric."""
     lines = [
-        "# Metric -> labels. Written by python -m tests.monitored: those of a scrape of Ray 2.60 at work on one machine,",
+        "# Metric -> labels. Written by python -m tests.monitored: ours and those we ask for, of a scrape of Ray 2.60 at work,",
         "# and, by hand, those that take a GPU or a failure, each with where its source is.",
         "seen:",
         *(f"  {name}: [{', '.join(labels)}]" for name, labels in seen.items()),

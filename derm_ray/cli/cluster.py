@@ -23,17 +23,27 @@ def validate(
     context: typer.Context,
     files: Annotated[
         list[str],
-        typer.Argument(help="Files for KubeRay, Kubernetes, Ray Serve, `ray up`, Prometheus' rules or Grafana (JSON)."),
+        typer.Argument(help="Files for KubeRay, Kubernetes, Ray Serve, `ray up` or Prometheus' rules."),
     ],
+    crds: Annotated[
+        str | None,
+        typer.Option(
+            "--crds",
+            metavar="FOLDER",
+            envvar="DERM_RAY_KUBERAY_CRDS",
+            help="Definitions of custom resources, such as KubeRay's ray.io_*.yaml.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check cluster files strictly: fields, the operator's rules, versions, commands, queries, security; all at once.
+    """Check cluster files: fields, versions, commands, Serve configs, rules and security; reports all problems at once.
 
-    DERM_RAY_KUBERAY_CRDS names a folder with KubeRay's own definitions (ray.io_*.yaml); else a small subset is used.
+    Fields of Kubernetes' own objects are checked by its published schemas, those of KubeRay's by --crds, and Prometheus
+    rules by promtool where it is installed. What could not be checked is reported.
     """
     from derm_ray.operations.cluster.validation import validate_files
 
-    reports = validate_files(files, partial(check_words, context.find_root().command))
+    reports = validate_files(files, partial(check_words, context.find_root().command), crds)
     lines = [line for report in reports for line in report.lines]
     count = sum(len(report.problems) for report in reports)
     emit(

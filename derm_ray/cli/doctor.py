@@ -32,21 +32,20 @@ def doctor(
     from derm_ray.operations.doctor.cluster import cluster
     from derm_ray.operations.doctor.finding import Finding
     from derm_ray.operations.doctor.machine import machine
-    from derm_ray.operations.doctor.places import place
+    from derm_ray.operations.doctor.storage_checks import check_storage
 
     findings = [*machine(), *access()]
     for uri in storage or ():
-        findings += place(uri)
+        findings += check_storage(uri)
     if there := runtime.cluster_address(address):
         try:
             findings += cluster(there, tuple(storage or ()))
         except DermRayError as error:
-            findings.append(Finding("cluster", "cannot be looked at", str(error)))
+            findings.append(Finding("cluster", "cannot be examined", str(error)))
     width = max(len(finding.subject) for finding in findings)
     lines = [
-        f"{'!' if f.mend else ' '} {f.subject:<{width}}  {f.found}{f'  -> {f.mend}' if f.mend else ''}"
-        for f in findings
+        f"{'!' if f.fix else ' '} {f.subject:<{width}}  {f.found}{f'  -> {f.fix}' if f.fix else ''}" for f in findings
     ]
     emit({"findings": [asdict(finding) for finding in findings]}, "\n".join(lines), as_json=as_json)
-    if any(finding.mend for finding in findings):
+    if any(finding.fix for finding in findings):
         raise typer.Exit(1)

@@ -98,7 +98,7 @@ def check_arguments(root: Any, command: str, arguments: Sequence[str]) -> dict[s
         ConfigError: the command would refuse them, or a path is relative.
     """
     from derm_ray.errors import ConfigError
-    from derm_ray.submission.request import check_place
+    from derm_ray.submission.request import check_uri
 
     target = root.commands[command]
     try:
@@ -116,7 +116,7 @@ def check_arguments(root: Any, command: str, arguments: Sequence[str]) -> dict[s
         for value in values if isinstance(values, (list, tuple)) else [values]:
             head, separator, tail = str(value).partition("=")
             uri = tail if separator and "/" not in head else str(value)
-            if check_place(option, uri):
+            if check_uri(option, uri):
                 local.append(uri)
     if local:
         logger.warning("%s: read on each node of the cluster, not on this machine.", ", ".join(dict.fromkeys(local)))

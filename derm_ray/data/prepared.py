@@ -21,7 +21,7 @@ from derm_ray.data.preprocessing import PairPixels, Pixels, Preprocessing
 from derm_ray.data.validation import validate
 from derm_ray.domain import LesionPair, Modality
 from derm_ray.errors import ConfigError, ManifestError, OutputExistsError
-from derm_ray.observability import Progress, ProgressLine
+from derm_ray.observability import ProgressLine
 
 MANIFEST = "manifest.parquet"
 COLUMN = "prepared_size"
@@ -99,14 +99,14 @@ def prepare(manifest: Manifest, out_uri: str, spec: Preprocessing, *, tar_bytes:
     reused = len(done)
     todo = [block for block in blocks if block.name not in done]
     pairs = [pair for block in todo for pair in block.pairs]
-    progress = ProgressLine(Progress(len(manifest), len(manifest) - len(pairs)))
+    progress = ProgressLine(len(manifest), len(manifest) - len(pairs))
     with ThreadPoolExecutor(THREADS) as executor:
         # Only the last block is shorter, so that a chunk is a block.
         for block, loaded in zip(todo, load_all(pairs, spec, manifest.uri, chunk=most), strict=True):
             # Where an image cannot be used, load_all raises at its end.
             if len(loaded) == len(block.pairs):
                 done[block.name] = _write(block, loaded, out_uri, executor)
-            progress.advance(len(block.pairs))
+            progress.show(len(block.pairs))
     result = _moved(manifest, blocks, done, spec.size, storage.join(out_uri, MANIFEST))
     write_manifest(result, result.uri)
     return Prepared(result, len(done), reused)

@@ -11,7 +11,7 @@ import ray.data
 import ray.exceptions
 import torch
 
-from derm_ray import __version__, runtime, storage
+from derm_ray import __version__, ray_internals, runtime, storage
 from derm_ray.bundle import Bundle, load_bundle
 from derm_ray.data.inputs import Input, SizedInput
 from derm_ray.data.locations import Locations
@@ -21,7 +21,7 @@ from derm_ray.inference.engines.engine import Engine
 from derm_ray.inference.engines.selection import resolve_engine, resolve_engine_of
 from derm_ray.inference.saliency import require_cam
 from derm_ray.lease import Lease, hold
-from derm_ray.observability import Progress, ProgressLine, WorkerLogs, working_for
+from derm_ray.observability import ProgressLine, WorkerLogs, working_for
 from derm_ray.scoring.actor import ScoringActor
 from derm_ray.scoring.chunks import CHUNK_BYTES, Assembler, Chunk
 from derm_ray.scoring.decoder import DecodingActor
@@ -153,7 +153,7 @@ def _complete(
 ) -> tuple[Reconciliation, int]:
     """Score the missing shards, reconcile and finish; return the counts, and the number of existing shards."""
     out_uri = run.out_uri
-    lease.note(derm_ray_version=__version__, submission_id=runtime.submission_id())
+    lease.note(derm_ray_version=__version__, submission_id=ray_internals.submission_id())
     todo = run.missing()
     if options.retry_errors:
         todo = sorted([*todo, *with_errors(run)], key=lambda shard: shard.index)
@@ -272,7 +272,7 @@ def _follow(
 ) -> None:
     """Show progress, update the lease's record, and stop on failures."""
     pairs = sum(map(len, todo))
-    progress, errors, stages = ProgressLine(Progress(run.pairs, run.pairs - pairs)), 0, StageTimes()
+    progress, errors, stages = ProgressLine(run.pairs, run.pairs - pairs), 0, StageTimes()
     resumes = f"The same command resumes {run.out_uri}."
     try:
         with RunMetrics(run.out_uri, pairs) as metrics:
@@ -280,7 +280,7 @@ def _follow(
                 if outcome.failure:
                     raise ScoringError(f"shard {outcome.shard.index}: {outcome.failure} {resumes}")
                 errors += outcome.errors
-                done = progress.advance(outcome.scored + outcome.errors, f"{errors:,} errors")
+                done = progress.show(outcome.scored + outcome.errors, f"{errors:,} errors")
                 metrics.shard(outcome)
                 stages = StageTimes.total((stages, outcome.times))
                 lease.note(pairs=done, errors=errors, seconds=progress.elapsed_s, stages=stages._asdict())

@@ -10,7 +10,7 @@ from fastapi.security import HTTPBearer
 from derm_ray import RESEARCH_NOTICE, __version__
 from derm_ray.serving.admission import Admission
 from derm_ray.serving.contract import MODEL_DIGEST
-from derm_ray.serving.guard import CHARGE, AccessLine, Guard, Limits, Traffic, access
+from derm_ray.serving.middleware import CHARGE, AccessLine, AdmissionMiddleware, Limits, Traffic, access
 from derm_ray.serving.page import add_page
 from derm_ray.serving.problems import PROBLEM_JSON, ApiError, add_problem_handlers, to_problem
 from derm_ray.serving.schemas import (
@@ -168,7 +168,7 @@ def create_app(
     add_page(app)
     add_problem_handlers(app)
     app.add_middleware(
-        Guard,
+        AdmissionMiddleware,
         tokens=tokens,
         limits=limits or Limits(MAX_BODY_BYTES),
         traffic=traffic or Traffic(),

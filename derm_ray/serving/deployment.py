@@ -15,8 +15,8 @@ from derm_ray.errors import ConfigError
 from derm_ray.inference.engines.selection import resolve_engine, resolve_engine_of
 from derm_ray.observability import WorkerLogs, configure_logging
 from derm_ray.serving.api import MAX_BODY_BYTES, create_app
-from derm_ray.serving.guard import Limits, Traffic, access
 from derm_ray.serving.metrics import RequestMetrics
+from derm_ray.serving.middleware import Limits, Traffic, access
 from derm_ray.serving.model import MAX_BATCH, MAX_PAIRS, ServedModel
 from derm_ray.serving.recorder import Recorder
 from derm_ray.serving.tokens import Tokens, find_tokens
@@ -55,7 +55,7 @@ class ServeArguments(BaseModel):
         replicas: of the model.
         max_replicas: how many there may be under load; ``None`` keeps ``replicas``.
         tokens: URI of a token file; ``None`` takes the variable ``DERM_RAY_TOKENS``.
-        insecure: let everybody in.
+        insecure: accept requests without tokens.
         rate: requests a second that one token may keep up at each replica, and five times as many at once; ``None``
             sets no limit.
         revision: another value rolls out what lies at the same URIs; ``derm-ray serve`` fills in :func:`revision`.
@@ -172,7 +172,7 @@ def _engine(args: ServeArguments, bundle: Bundle) -> str:
         num_cpus=args.cpus,
         num_gpus=1 if args.gpu else 0,
         timeout_s=MEASURE_S,
-        mend="name the engine instead of auto, such as torch-bf16",
+        fix="name the engine instead of auto, such as torch-bf16",
     )
 
 

@@ -15,7 +15,7 @@ from ray.serve.config import HTTPOptions
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, LoggingConfig, ServeApplicationSchema, ServeDeploySchema
 
-from derm_ray import runtime, storage
+from derm_ray import ray_internals, runtime, storage
 from derm_ray.bundle import load_bundle
 from derm_ray.errors import ConfigError, ServingError
 from derm_ray.proxies import is_loopback
@@ -112,7 +112,7 @@ def endpoint(
             )
         try:
             _start({"host": host, "port": port, "request_timeout_s": REQUEST_TIMEOUT_S}, "HeadOnly")
-            where = serve.context._get_global_client().http_config
+            where = ray_internals.serve_http_options()
             _check_open(where.host, tokens, insecure=insecure)
             deploy()
             yield Endpoint(_url(where), deploy)
@@ -157,14 +157,14 @@ def configured_endpoint(config_uri: str, address: str | None = None) -> Iterator
             application(args)  # its failures are clearer here than in Serve's build task
         _ours(asked).args["revision"] = revision(args)
         with _one_message():
-            serve.context._get_global_client().deploy_apps(asked)
+            ray_internals.deploy_serve_config(asked)
             for app in asked.applications:
                 _wait_for(app.name)
 
     with _session(address, _arguments(config), on_cluster=on_cluster):
         try:
             _start(http, config.proxy_location)
-            where = serve.context._get_global_client().http_config
+            where = ray_internals.serve_http_options()
             deploy()
             ours = _ours(config)
             yield Endpoint(_url(where) + (ours.route_prefix or "").rstrip("/"), deploy)
@@ -211,7 +211,7 @@ def _one_message() -> Iterator[None]:
 
 
 def _drain(name: str) -> None:
-    """Let an application answer what it has begun: its deployments would be stopped in any order."""
+    """Wait until an application has answered its requests in progress."""
     with suppress(TimeoutError, RayError, RayServeException):
         serve.get_app_handle(name).broadcast("drain").results(timeout_s=REQUEST_TIMEOUT_S)
 

@@ -3,7 +3,7 @@
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from derm_ray.serving.contract import SCORING
-from derm_ray.serving.guard import SECURITY_HEADERS
+from derm_ray.serving.middleware import SECURITY_HEADERS
 from derm_ray.serving.problems import ApiError, respond
 
 REPLICA_LOST = ApiError(

@@ -10,7 +10,7 @@ from time import perf_counter
 from ray.serve.metrics import Counter, Histogram
 
 from derm_ray.domain import Prediction
-from derm_ray.serving.guard import HUNG_UP
+from derm_ray.serving.middleware import HUNG_UP
 from derm_ray.serving.recorder import Recorder
 
 LATENCIES_S = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]
@@ -96,7 +96,7 @@ class RequestMetrics:
 
         Args:
             route: the application's pattern; ``None`` where the request fits none.
-            status: of HTTP, or :data:`~derm_ray.serving.guard.HUNG_UP`.
+            status: of HTTP, or :data:`~derm_ray.serving.middleware.HUNG_UP`.
             seconds: it took.
         """
         self._recorder.later(self._latency.observe, seconds, {"route": route or "none"})

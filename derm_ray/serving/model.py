@@ -84,7 +84,7 @@ class ServedModel:
         self._warm_up(MAX_BATCH if use_gpu else 1)
 
     def _warm_up(self, batch: int) -> None:
-        """Run the first pass of each kind, which is slow, before anybody is told that the model is ready."""
+        """Run the first pass of each kind, which is slow, before the model reports that it is ready."""
         blank = np.zeros((self._bundle.preprocessing.size, self._bundle.preprocessing.size, 3), np.uint8)
         pair = PairPixels(blank, blank)
         self._predictor.predict([pair] * batch + [PairPixels(blank, None), PairPixels(None, blank)])

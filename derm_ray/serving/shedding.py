@@ -68,7 +68,7 @@ class Shedding:
 
 
 def _is_busy(answer: list[Message]) -> bool:
-    """Tell whether an answer is the ``busy`` refusal of a replica."""
+    """Return whether an answer is the ``busy`` refusal of a replica."""
     if not answer or Headers(raw=answer[0]["headers"]).get("content-type") != "application/problem+json":
         return False
     try:

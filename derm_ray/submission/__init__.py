@@ -1,1 +1,1 @@
-"""Sending a command to a cluster as a Ray Job, and looking after the jobs there. Importing this loads no Ray."""
+"""Submits commands to a cluster as Ray Jobs, and follows them. Importing this package does not load Ray."""

@@ -1,23 +1,21 @@
-"""The jobs of a cluster, through its jobs server."""
+"""The jobs of a cluster, through Ray's ``JobSubmissionClient``."""
 
-import asyncio
 import logging
 import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
 import requests
 from ray.exceptions import AuthenticationError
-from ray.job_submission import JobSubmissionClient
 
+from derm_ray import ray_internals
+from derm_ray.cluster_auth import refuse_open_jobs
 from derm_ray.credentials import find_credential
 from derm_ray.errors import ConfigError, SubmissionError
-from derm_ray.exposure import refuse_open_jobs
 from derm_ray.proxies import for_requests, proxy_for
 from derm_ray.submission.request import JobRequest
 
@@ -25,32 +23,25 @@ DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 STOP_TIMEOUT_S = 60.0
 ANSWER_S = 120.0
-"""How long one answer is waited for."""
-SILENCE_S = 60.0
-"""After so long without a word of a job's log, its connection is made anew."""
+"""Time limit of one answer."""
 CONTACT_S = 60.0
-"""How long a cluster that stopped answering is asked for a job that is watched."""
+"""How long a cluster that stopped answering is asked again about a job that is followed."""
 _POLL_S = 0.5
-# They tell of every upload and of every connection that ends.
-_TALKATIVE = (
-    "ray.dashboard.modules.dashboard_sdk",
-    "ray.dashboard.modules.job.sdk",
-    "ray._private.runtime_env.packaging",
-)
+_FOLLOW_S = 2.0
 _OVER = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job as its cluster tells it.
+    """A job as its cluster reports it.
 
     Attributes:
-        id: what it was submitted as.
+        id: of the submission.
         status: ``PENDING``, ``RUNNING``, ``SUCCEEDED``, ``FAILED`` or ``STOPPED``.
         command: what it runs.
         started, ended: seconds since 1970, where known.
         exit_code: of the command, once it ended by itself.
-        message: what the cluster says about its end.
+        message: the cluster's reason for its end.
         metadata: what was submitted with it.
     """
 
@@ -79,14 +70,6 @@ class Job:
         return {name: getattr(self, name) for name in names} | {"seconds": self.seconds}
 
 
-class _Client(JobSubmissionClient):  # type: ignore[misc]
-    """Ray's, which would wait for an answer for ever, and ask a proxy for what is on this machine."""
-
-    def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
-        proxies = for_requests(self._address)
-        return super()._do_request(method, endpoint, timeout=ANSWER_S, proxies=proxies, **options)
-
-
 class Cluster:
     """A cluster's jobs server.
 
@@ -94,8 +77,8 @@ class Cluster:
         address: its URL; ``None`` takes ``RAY_API_SERVER_ADDRESS``, or this machine's.
 
     Raises:
-        ConfigError: no cluster answers there, it refuses the token, or anybody can use it from another machine (see
-            :mod:`derm_ray.exposure`).
+        ConfigError: no cluster answers there, it refuses the token, or anyone can use it from another machine (see
+            :mod:`derm_ray.cluster_auth`).
         SubmissionError: it answers, but not as a jobs server does.
     """
 
@@ -108,14 +91,14 @@ class Cluster:
                 "--address: holds a credential, which `ps` and messages would show. Give the URL without it, and the "
                 "cluster's token by RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH."
             )
-        for module in _TALKATIVE:
-            logging.getLogger(module).setLevel(logging.ERROR)
+        for name in ray_internals.CHATTY_LOGGERS:
+            logging.getLogger(name).setLevel(logging.ERROR)
         with _explained(self.address), _only_address(self.address):
-            self._client = _Client(self.address)
+            self._client = ray_internals.jobs_client(self.address, ANSWER_S, for_requests(self.address))
         refuse_open_jobs(self.address.rstrip("/"))
 
     def jobs(self) -> list[Job]:
-        """Return all jobs that were submitted, the latest first."""
+        """Return all submitted jobs, the latest first."""
         with _explained(self.address):
             found = [_job(details) for details in self._client.list_jobs() if details.submission_id]
         return sorted(found, key=lambda job: job.started or 0, reverse=True)
@@ -130,23 +113,23 @@ class Cluster:
             return _job(self._client.get_job_info(job_id))
 
     def wait_for(self, job_id: str) -> Job:
-        """Return a job that was there before; a cluster that does not answer is asked again for a while.
+        """Return a job that existed before; a cluster that does not answer is asked again for a while.
 
         Raises:
-            SubmissionError: it does not answer any more.
+            SubmissionError: it still does not answer.
         """
         deadline = time.monotonic() + CONTACT_S
         while True:
             try:
                 return _job(self._client.get_job_info(job_id))
             except AuthenticationError:
-                return self.job(job_id)  # which says what to do about it
+                return self.job(job_id)  # raises with the fix
             except (OSError, RuntimeError) as error:
                 if time.monotonic() > deadline:
                     raise SubmissionError(
-                        f"{self.address}: the cluster tells nothing of job {job_id} any more ({_last_line(error)}). It "
-                        "may go on, or be lost with the cluster's head: the same command follows it, or resumes its "
-                        "work."
+                        f"{self.address}: lost contact with the cluster ({_last_line(error)}); the status of job "
+                        f"{job_id} is unknown. It may still run, or be lost with the cluster's head. The same command "
+                        "follows it, or resumes its work."
                     ) from error
                 time.sleep(4 * _POLL_S)
 
@@ -168,34 +151,20 @@ class Cluster:
         """
         shown = 0
         self.job(job_id)
-        while not self.wait_for(job_id).over:
-            seen = 0
-            for chunk in self._tail(job_id):
-                seen += len(chunk)
-                if seen > shown:
-                    yield chunk[shown - seen :]
-                    shown = seen
-            time.sleep(_POLL_S)
-        if rest := self.log(job_id)[shown:]:
-            yield rest
-
-    def _tail(self, job_id: str) -> Iterator[str]:
-        """Yield a job's log from its begin until the connection ends, with the job or before."""
-        with asyncio.Runner() as runner:
-            chunks = self._client.tail_job_logs(job_id)
-
-            async def following() -> str | None:
-                # A connection that went without a word looks like a job that prints nothing.
-                chunk: str | None = await asyncio.wait_for(anext(chunks, None), SILENCE_S)
-                return chunk
-
+        while True:
+            over, begun = self.wait_for(job_id).over, time.monotonic()
             try:
-                while (chunk := runner.run(following())) is not None:
-                    yield chunk
-            except (aiohttp.ClientError, RuntimeError, OSError):  # a timeout is an OSError
-                return  # whether the cluster still answers shows when the job's status is asked for
-            finally:
-                runner.run(_close(chunks))
+                text = self.log(job_id)
+            except (ConfigError, SubmissionError):
+                if over:
+                    raise
+                text = ""  # the next request for the status finds out whether the cluster answers
+            if len(text) > shown:
+                yield text[shown:]
+                shown = len(text)
+            if over:
+                return
+            time.sleep(max(_FOLLOW_S, 10 * (time.monotonic() - begun)))  # the longer a log, the less often
 
     def stop(self, job_id: str) -> Job:
         """Stop a job and wait for its end.
@@ -209,29 +178,31 @@ class Cluster:
         deadline = time.monotonic() + STOP_TIMEOUT_S
         while not (job := self.job(job_id)).over:
             if time.monotonic() > deadline:
-                raise SubmissionError(f"job {job_id}: has not stopped within {STOP_TIMEOUT_S:g} s. Ask for its status.")
+                raise SubmissionError(
+                    f"job {job_id}: did not stop within {STOP_TIMEOUT_S:g} s. See `derm-ray jobs status {job_id}`."
+                )
             time.sleep(_POLL_S)
         return job
 
     def submit(self, request: JobRequest) -> tuple[Job, bool]:
-        """Submit a request unless it waits, runs or has succeeded already.
+        """Submit a request unless it is pending, running or has succeeded already.
 
-        Where its last attempt failed or was stopped this is a new one; the command resumes its own work.
+        A new attempt is started where the last one failed or was stopped; the command resumes its own work.
 
         Returns:
-            The job, and whether this call made it.
+            The job, and whether this call created it.
 
         Raises:
             ConfigError: the id belongs to another request.
-            SubmissionError: the cluster did not take it.
+            SubmissionError: the cluster did not accept it.
         """
         while True:
-            there = {job.id: job for job in self.jobs()}
+            existing = {job.id: job for job in self.jobs()}
             number = 1
-            while (job := there.get(request.attempt(number))) is not None:
+            while (job := existing.get(request.attempt(number))) is not None:
                 if job.metadata.get("derm_ray_digest") != request.digest:
                     raise ConfigError(
-                        f"job {job.id}: is there already and is another one ({job.command}). Choose another --id."
+                        f"job {job.id}: exists and runs another command ({job.command}). Give another --id."
                     )
                 if job.status not in ("FAILED", "STOPPED"):
                     return job, False
@@ -260,11 +231,6 @@ class Cluster:
                 )
 
 
-async def _close(chunks: Any) -> None:
-    async with aclosing(chunks):
-        pass
-
-
 def _job(details: Any) -> Job:
     return Job(
         id=str(details.submission_id),
@@ -280,7 +246,7 @@ def _job(details: Any) -> Job:
 
 @contextmanager
 def _only_address(address: str) -> Iterator[None]:
-    """Keep Ray from taking ``RAY_ADDRESS`` instead of the address it is given."""
+    """Keep Ray from preferring ``RAY_ADDRESS`` to the address it is given."""
     before = os.environ.get(ADDRESS_VARIABLE)
     os.environ[ADDRESS_VARIABLE] = address
     try:
@@ -298,30 +264,29 @@ def _explained(address: str, job_id: str | None = None) -> Iterator[None]:
     try:
         yield
     except AuthenticationError as error:
-        wrong = "Invalid" in error.message
+        problem = "the cluster refuses this token" if "Invalid" in error.message else "the cluster requires a token"
         raise ConfigError(
-            f"{address}: {'the cluster refuses this token' if wrong else 'the cluster asks for a token'}. "
-            "Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a file that holds the cluster's."
+            f"{address}: {problem}. Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a file that holds the cluster's."
         ) from error
     except (requests.exceptions.InvalidHeader, UnicodeError) as error:
         raise ConfigError(
-            f"{address}: the cluster's token cannot be sent, since it holds characters that no token has. Look at "
-            "RAY_AUTH_TOKEN, or at the file that RAY_AUTH_TOKEN_PATH names."
+            f"{address}: the cluster's token contains characters that cannot be sent. Check RAY_AUTH_TOKEN, or the "
+            "file that RAY_AUTH_TOKEN_PATH names."
         ) from error
     except OSError as error:  # also all that requests raises
         proxy = proxy_for(address, "socks")
         through = f" through {proxy}" if proxy else ""
-        mend = f"; check {proxy.variable} and NO_PROXY" if proxy else ""
+        fix = f"; check {proxy.variable} and NO_PROXY" if proxy else ""
         raise ConfigError(
             f"{address}: no Ray cluster answers there{through} ({_last_line(error)}). "
-            f"Give the jobs URL, usually http://HEAD:8265{mend}."
+            f"Give the jobs URL, usually http://HEAD:8265{fix}."
         ) from error
     except RuntimeError as error:
         if job_id is not None and "status code 404" in str(error):
             raise ConfigError(
                 f"job {job_id}: not on the cluster at {address}. `derm-ray jobs list` shows those that are."
             ) from error
-        raise SubmissionError(f"{address}: the cluster did not take the request: {_last_line(error)}") from error
+        raise SubmissionError(f"{address}: the cluster did not accept the request: {_last_line(error)}") from error
 
 
 def _last_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""The code a job runs: a wheel of derm_ray, unpacked for the runtime environment."""
+"""The code of a job: a wheel of derm_ray, unpacked for the runtime environment."""
 
 import io
 import re
@@ -28,8 +28,8 @@ class Package:
     def unpack(self, folder: str) -> None:
         """Write the wheel's files below ``folder``.
 
-        Ray would install a wheel by pip with all its dependencies, torch among them, and knows it by its name, so that
-        a changed wheel of the same version is taken for the old one. A folder is known by its content.
+        Ray would install a wheel with all its dependencies, torch among them, and would take a changed wheel of the
+        same version for the old one. A folder is identified by its content.
         """
         with zipfile.ZipFile(io.BytesIO(self.data)) as archive:
             archive.extractall(folder)
@@ -40,7 +40,7 @@ def read_package(uri: str) -> Package:
 
     Raises:
         StorageError: it cannot be read.
-        ConfigError: it is no wheel of derm_ray.
+        ConfigError: it is not a wheel of derm_ray.
     """
     data = storage.read_bytes(uri)
     try:
@@ -48,8 +48,8 @@ def read_package(uri: str) -> Package:
             source = archive.read("derm_ray/__init__.py").decode()
             archive.getinfo("derm_ray/__main__.py")
     except (zipfile.BadZipFile, KeyError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{uri}: no wheel of derm_ray. Build one with `pip wheel --no-deps .`.") from error
+        raise ConfigError(f"{uri}: not a wheel of derm_ray. Build one with `pip wheel --no-deps .`.") from error
     found = _VERSION.search(source)
     if found is None:
-        raise ConfigError(f"{uri}: the derm_ray in it tells no version. Build it with `pip wheel --no-deps .`.")
+        raise ConfigError(f"{uri}: the derm_ray in it has no version. Build it with `pip wheel --no-deps .`.")
     return Package(data, found[1], storage.sha256(data))

@@ -1,4 +1,4 @@
-"""What is asked of a cluster: a command with its arguments, code and settings, under an id of its own."""
+"""A job request: a command with its arguments, code and settings, and an id."""
 
 import os
 import re
@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from derm_ray import __version__
+from derm_ray.cluster_auth import INSECURE_VARIABLE, insecure_allowed
 from derm_ray.errors import ConfigError, unknown_name
-from derm_ray.exposure import INSECURE_VARIABLE, insecure_allowed
 from derm_ray.observability import LOG_FORMAT_VARIABLE
 from derm_ray.storage import digest, is_local
 from derm_ray.submission.package import Package
@@ -23,17 +23,17 @@ _SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 @dataclass(frozen=True)
 class JobRequest:
-    """A command for a cluster, checked as far as that is possible without one.
+    """A command for a cluster, checked as far as possible without one.
 
     Args:
         command: one of :data:`COMMANDS`.
         arguments: as on the command line.
-        package: the code it runs; ``None`` is what the cluster's image holds.
+        package: the code it runs; ``None`` runs what the cluster's image contains.
         settings: environment variables of the job; nothing secret.
         name: the job's id; ``None`` derives one from all the above, so that the same request has the same id.
 
     Raises:
-        ConfigError: the command, a setting or the name is not to be used, or something looks like a secret.
+        ConfigError: the command, a setting or the name is invalid, or something looks like a secret.
     """
 
     command: str
@@ -81,10 +81,10 @@ class JobRequest:
     @property
     def variables(self) -> dict[str, str]:
         """The job's environment variables."""
-        said = {INSECURE_VARIABLE: "1"} if insecure_allowed() else {}
+        inherited = {INSECURE_VARIABLE: "1"} if insecure_allowed() else {}
         if log_format := os.environ.get(LOG_FORMAT_VARIABLE):
-            said[LOG_FORMAT_VARIABLE] = log_format
-        return {**said, **self.settings, VERSION_VARIABLE: self.version}
+            inherited[LOG_FORMAT_VARIABLE] = log_format
+        return {**inherited, **self.settings, VERSION_VARIABLE: self.version}
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -110,11 +110,11 @@ def parse_settings(settings: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def check_place(option: str, uri: str) -> bool:
-    """Check that a place named in a command can mean the same on a cluster.
+def check_uri(option: str, uri: str) -> bool:
+    """Check that a URI in a command can mean the same on a cluster.
 
     Returns:
-        Whether it is a path that every node has to see for itself.
+        Whether it is a path that every node has to have.
 
     Raises:
         ConfigError: it is relative to a folder that only this machine has.

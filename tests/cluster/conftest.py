@@ -13,7 +13,7 @@ import yaml
 
 from derm_ray.cli import app
 from derm_ray.cli.cluster import check_words
-from derm_ray.operations.cluster.schema import CRDS_VARIABLE
+from derm_ray.operations.cluster.schemas import CRDS_VARIABLE
 from derm_ray.operations.cluster.validation import validate_files
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
@@ -28,26 +28,27 @@ Validate = Callable[[str | Path], list[str]]
 Changed = Callable[..., list[str]]
 
 
-@pytest.fixture(params=["ours", "KubeRay's"])
-def definitions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The schemas in use: the subset that we ship, and KubeRay's own where they are at hand."""
-    if request.param == "ours":
-        monkeypatch.delenv(CRDS_VARIABLE, raising=False)
-    elif CRDS_VARIABLE not in os.environ:
+@pytest.fixture(params=["without", "with"])
+def crds(request: pytest.FixtureRequest) -> str | None:
+    """The folder of KubeRay's definitions, or none."""
+    if request.param == "without":
+        return None
+    if CRDS_VARIABLE not in os.environ:
         pytest.skip(f"{CRDS_VARIABLE} names no folder with KubeRay's definitions")
-    return str(request.param)
+    return os.environ[CRDS_VARIABLE]
 
 
 @pytest.fixture
-def validate(tmp_path: Path) -> Validate:
+def validate(tmp_path: Path, request: pytest.FixtureRequest) -> Validate:
     """Check a file, or a text; returns the problems without the file's name."""
+    folder = request.getfixturevalue("crds") if "crds" in request.fixturenames else None
 
     def check(given: str | Path) -> list[str]:
         path = given
         if isinstance(given, str):
             path = tmp_path / "file.yaml"
             path.write_text(given)
-        (report,) = validate_files([str(path)], lambda words: check_words(ROOT, words))
+        (report,) = validate_files([str(path)], lambda words: check_words(ROOT, words), folder)
         return [str(problem).removeprefix(f"{path}:") for problem in report.problems]
 
     return check

@@ -12,19 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import promql_parser
 import pytest
 import yaml
 
 from derm_ray.data.manifest import Manifest
 from derm_ray.domain import Split
-from derm_ray.operations.cluster import queries
-from derm_ray.operations.cluster.queries import exported_metrics
 from derm_ray.training.config import make_config
 from derm_ray.training.run.metrics import STAGES
-from tests.cluster.conftest import CLUSTER
+from tests.cluster.queries import CLUSTER, LIST, asked, dashboards, exported_metrics
 from tests.conftest import unused_port
-from tests.monitored import LIST, Shown, make_pairs, metrics_url, watched, work
+from tests.monitored import Shown, make_pairs, metrics_url, watched, work
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 EMPTY = {
@@ -37,27 +34,7 @@ Panels = list[tuple[str, dict[str, Any]]]
 
 
 def panels() -> Panels:
-    boards = sorted(CLUSTER.glob("grafana/*.json"))
-    return [(path.stem, panel) for path in boards for panel in json.loads(path.read_text())["panels"]]
-
-
-def expressions() -> Iterator[str]:
-    for _, panel in panels():
-        yield from (target["expr"] for target in panel["targets"])
-    for path in sorted(CLUSTER.glob("prometheus/*.yaml")):
-        for group in yaml.safe_load(path.read_text())["groups"]:
-            yield from (rule["expr"] for rule in group["rules"])
-
-
-def asked() -> set[str]:
-    """Return the metrics that our queries name, but for those that rules record."""
-    selectors = [
-        node
-        for text in expressions()
-        for node in queries._nodes(promql_parser.parse(queries._filled_in(text)))
-        if isinstance(node, promql_parser.VectorSelector)
-    ]
-    return {str(node.name) for node in selectors if ":" not in str(node.name)}
+    return [(name, panel) for name, board in dashboards().items() for panel in board["panels"]]
 
 
 @dataclass

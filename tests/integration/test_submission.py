@@ -143,7 +143,7 @@ def test_a_submitted_command_runs_once(cluster: Cluster, bundle_uri: str, manife
     cluster("submit", "score", "--id", "nightly", "--wait", then=(*then, "--per-input-predictions", "--engine", "x"))
     taken = cluster("submit", "score", "--id", "nightly", then=then)
     assert taken.returncode == 2
-    assert "job nightly: is there already and is another one" in taken.stderr
+    assert "job nightly: exists and runs another command" in taken.stderr
 
 
 def test_a_failed_job_tells_its_exit_code_and_is_tried_again(cluster: Cluster, bundle_uri: str, manifest: str) -> None:
@@ -212,8 +212,8 @@ def test_ctrl_c_leaves_the_job_and_a_stopped_one_resumes(
 def test_the_token_and_the_job_have_to_be_known(head: Head, cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "wrong").write_text("0" * 40)
     for environment, message in (
-        ({"RAY_AUTH_MODE": "disabled"}, "asks for a token"),
-        ({"RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")}, "asks for a token"),
+        ({"RAY_AUTH_MODE": "disabled"}, "requires a token"),
+        ({"RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")}, "requires a token"),
         ({"RAY_AUTH_TOKEN_PATH": str(tmp_path / "wrong")}, "refuses this token"),
     ):
         done = cluster("jobs", "list", **environment)

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from derm_ray.operations.listeners import Listener
+from tests.security.listeners import Listener
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]
@@ -29,7 +29,7 @@ _WIRES = itertools.count()
 
 SCAN = """
 import dataclasses, json, sys
-from derm_ray.operations.listeners import scan
+from tests.security.listeners import scan
 print(json.dumps([dataclasses.astuple(one) for one in scan(map(int, sys.argv[1:]))]))
 """
 

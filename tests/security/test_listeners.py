@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from derm_ray.data.manifest import Manifest, write_manifest
-from derm_ray.operations.listeners import ANY_PORT, LISTENERS, Allowed, Listener, Reach, unexpected
+from derm_ray.operations.ports import ALLOWED, ANY_PORT, Allowed, Reach
 from derm_ray.serving.tokens import new_token
 from tests.conftest import take
+from tests.security.listeners import Listener, unexpected
 from tests.security.network import DASHBOARD, EVERYWHERE, GCS, ROOT, Head
 
 
@@ -86,7 +87,7 @@ def test_a_working_cluster_listens_as_listed_and_nowhere_else(
             training.kill()
     listed = "\n".join(map(str, found))
     roles = {listener.role for listener in found}
-    assert roles >= {entry.role for entry in LISTENERS}, listed  # what is on the list is there as well
+    assert roles >= {entry.role for entry in ALLOWED}, listed  # what is on the list is there as well
     # The dashboard of this head listens for other machines, as in Kubernetes; on bare machines it must not.
     (only,) = unexpected(found)
     assert f"port {DASHBOARD}: Ray's dashboard and jobs may be reached from loopback only" in only, listed

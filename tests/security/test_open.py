@@ -14,7 +14,7 @@ from tests.security.test_strangers import ASK, METHODS
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-MEND = "Set RAY_AUTH_MODE=token"
+FIX = "Set RAY_AUTH_MODE=token"
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_no_command_joins_it(opened: Head, commands: dict[str, tuple[str, ...]],
     done = opened.derm_ray(*commands[name], "--address", f"127.0.0.1:{GCS}")  # loopback is not all it listens on
     assert done.returncode == 2, done
     (line,) = done.stderr.splitlines()
-    assert f"runs what anybody sends it who reaches {opened.machine.address}: no token. {MEND}" in line
+    assert f"has no token: anyone who reaches {opened.machine.address} can run code on it. {FIX}" in line
     assert "DERM_RAY_INSECURE_CLUSTER=1" in line
     assert not list(tmp_path.glob("out/part-*"))
 
@@ -50,14 +50,14 @@ def test_a_token_here_does_not_guard_it(opened: Head, commands: dict[str, tuple[
     (tmp_path / "token").write_text("5e" * 20)
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
     done = opened.derm_ray(*commands["score"], "--address", opened.gcs, **token)
-    assert (done.returncode, "no token. " in done.stderr) == (2, True), done
+    assert (done.returncode, "has no token: " in done.stderr) == (2, True), done
 
 
 def test_doctor_finds_it(opened: Head) -> None:
     done = opened.derm_ray("doctor", "--address", opened.gcs)
     assert done.returncode == 1
     assert "! cluster" in done.stdout
-    assert f"reaches {opened.machine.address}: no token. {MEND}" in done.stdout
+    assert f"reaches {opened.machine.address} can run code on it. {FIX}" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_no_job_is_sent_to_it(opened: Head, command: tuple[str, ...]) -> None:
     options = command[: command.index("--")] if "--" in command else command
     done = opened.derm_ray(*options, "--address", f"http://127.0.0.1:{DASHBOARD}", *command[len(options) :])
     assert done.returncode == 2, done
-    assert f"reaches {opened.machine.address}: no token. {MEND}" in done.stderr
+    assert f"reaches {opened.machine.address} can run code on it. {FIX}" in done.stderr
     jobs = json.loads(opened.machine.curl(f"http://127.0.0.1:{DASHBOARD}/api/jobs/")[1])
     assert jobs == []  # nor have the commands above begun to join
 
@@ -130,7 +130,7 @@ def test_a_command_s_own_ray_is_guarded_or_refused(tmp_path: Path) -> None:
         machine.run("ip", "route", "add", "default", "via", stranger.address)  # else Ray sees loopback alone
         environment = {"HOME": str(tmp_path), "DERM_RAY_INSECURE_CLUSTER": "0"}
         disabled = machine.run(sys.executable, "-c", OWN, RAY_AUTH_MODE="disabled", **environment)
-        assert f"reaches {machine.address}: no token. {MEND}" in disabled.stderr
+        assert f"reaches {machine.address}: no token. {FIX}" in disabled.stderr
 
         unset = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
         with subprocess.Popen(

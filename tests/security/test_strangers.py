@@ -48,7 +48,7 @@ def test_the_command_says_so(guarded: Head, tmp_path: Path) -> None:
     submit_score = ("submit", "score", "--address", guarded.jobs, "--", *score)
     without = guarded.stranger.derm_ray(*submit_score, RAY_AUTH_MODE="disabled")
     assert without.returncode == 2, without
-    assert without.stderr.startswith(f"error: {guarded.jobs}: the cluster asks for a token"), without.stderr
+    assert without.stderr.startswith(f"error: {guarded.jobs}: the cluster requires a token"), without.stderr
     wrong = guarded.stranger.derm_ray(*submit_score, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(tmp_path / "wrong"))
     assert wrong.returncode == 2, wrong
     assert wrong.stderr.startswith(f"error: {guarded.jobs}: the cluster refuses this token"), wrong.stderr

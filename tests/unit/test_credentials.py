@@ -76,7 +76,7 @@ def test_errors_tell_none(error: Exception) -> None:
 
 def test_findings_of_the_doctor_tell_none() -> None:
     finding = Finding(*(text for text, _ in TEXTS[:3]))
-    assert (finding.subject, finding.found, finding.mend) == tuple(shown for _, shown in TEXTS[:3])
+    assert (finding.subject, finding.found, finding.fix) == tuple(shown for _, shown in TEXTS[:3])
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])

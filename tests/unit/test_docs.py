@@ -57,7 +57,7 @@ def test_a_column_or_code_without_a_meaning_fails(generate: ModuleType, monkeypa
 def test_metrics_are_those_that_a_scrape_saw(generate: ModuleType) -> None:
     import yaml
 
-    seen = yaml.safe_load((ROOT / "derm_ray/operations/cluster/metrics.yaml").read_text())
+    seen = yaml.safe_load((ROOT / "tests/cluster/metrics.yaml").read_text())
     names = {name for group in seen.values() for name in group if name.startswith("ray_derm_ray_")}
     names = {re.sub(r"_(bucket|count|sum)$", "", name) for name in names}
     documented = set(re.findall(r"^\| `(\w+)`", generate.metrics(), re.MULTILINE))

@@ -109,7 +109,7 @@ def test_a_holder_that_was_killed_here_is_replaced_at_once(tmp_path: Path) -> No
 def test_a_broken_record_is_one_message(tmp_path: Path, content: str) -> None:
     (tmp_path / "000001.json").write_text(content)
     with (
-        pytest.raises(StorageError, match=r"000001\.json does not tell who works here\. Remove it"),
+        pytest.raises(StorageError, match=r"000001\.json is not a lease record\. Remove it"),
         hold(str(tmp_path)),
     ):
         pass

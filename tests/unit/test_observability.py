@@ -54,8 +54,8 @@ class Terminal(io.StringIO):
 def test_a_terminal_sees_one_line_that_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    line = ProgressLine(Progress(20), every_s=0)
-    assert [line.advance(10, "1 errors"), line.advance(10, "2 errors")] == [10, 20]
+    line = ProgressLine(20, every_s=0)
+    assert [line.show(10, "1 errors"), line.show(10, "2 errors")] == [10, 20]
     last = terminal.getvalue().split("\r\x1b[K")[-1]
     assert last.startswith("20/20 pairs")
     assert last.endswith(", 2 errors\n")
@@ -64,22 +64,22 @@ def test_a_terminal_sees_one_line_that_changes(monkeypatch: pytest.MonkeyPatch) 
 def test_a_log_gets_plain_lines_now_and_then(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging.getLogger("derm_ray"), "propagate", False)
     monkeypatch.setattr(logging.getLogger("derm_ray"), "handlers", [caplog.handler])
-    line = ProgressLine(Progress(20))
+    line = ProgressLine(20)
     with caplog.at_level("INFO", "derm_ray"):
         for _ in range(20):
-            line.advance(1)
+            line.show(1)
     assert [record.message.split(",")[0] for record in caplog.records] == ["20/20 pairs"]
 
 
 def test_json_lines_can_be_read_by_machines() -> None:
     code = """
 import logging
-from derm_ray.observability import Progress, ProgressLine, configure_logging
+from derm_ray.observability import ProgressLine, configure_logging
 configure_logging()
 logging.getLogger("derm_ray.x").warning("%d pairs", 3)
 try: 1 / 0
 except ZeroDivisionError: logging.getLogger("derm_ray.y").exception("broken")
-ProgressLine(Progress(2), every_s=0).advance(2)
+ProgressLine(2, every_s=0).show(2)
 """
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | {LOG_FORMAT_VARIABLE: "json"}, capture_output=True, text=True, check=True

@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 import ray
 
-from derm_ray import runtime
+from derm_ray import ray_internals, runtime
 from derm_ray.errors import ConfigError, WorkError
 from derm_ray.observability import format_duration
 
@@ -51,19 +51,19 @@ def test_a_ray_that_cannot_be_joined_says_why(
 
 
 def test_a_container_has_the_cpus_of_its_quota(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "get_num_cpus", lambda **_: 1)
+    monkeypatch.setattr(ray_internals, "container_cpus", lambda: 1.0)
     assert runtime.machine_cpus() == 1
-    monkeypatch.setattr(runtime, "get_num_cpus", lambda **_: 0)
+    monkeypatch.setattr(ray_internals, "container_cpus", lambda: 0.5)
     assert runtime.machine_cpus() == 1
-    monkeypatch.setattr(runtime, "get_num_cpus", lambda **_: 10_000)
+    monkeypatch.setattr(ray_internals, "container_cpus", lambda: 10_000.0)
     assert 1 <= runtime.machine_cpus() < 10_000
 
 
 @pytest.mark.ray
-def test_a_task_for_which_there_is_no_room_ends_with_its_mend(ray_local: None) -> None:
+def test_a_task_that_no_node_can_hold_ends_with_a_fix(ray_local: None) -> None:
     assert not runtime.has_several_nodes()
     assert runtime.run_remote(format_duration, 3, timeout_s=60) == "3s"
     began = time.monotonic()
-    with pytest.raises(WorkError, match="no room in 1 s for a task of 1 CPUs and 1 GPUs: name the engine"):
-        runtime.run_remote(format_duration, 3, num_gpus=1, timeout_s=1, mend="name the engine")
+    with pytest.raises(WorkError, match="no node had 1 CPUs and 1 GPUs free for a task within 1 s: name the engine"):
+        runtime.run_remote(format_duration, 3, num_gpus=1, timeout_s=1, fix="name the engine")
     assert time.monotonic() - began < 30

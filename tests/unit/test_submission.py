@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from derm_ray import __version__
+from derm_ray.cluster_auth import INSECURE_VARIABLE
 from derm_ray.errors import ConfigError
-from derm_ray.exposure import INSECURE_VARIABLE
 from derm_ray.submission.package import Package, read_package
-from derm_ray.submission.request import JobRequest, check_place, parse_settings
+from derm_ray.submission.request import JobRequest, check_uri, parse_settings
 from derm_ray.submission.secrets import refuse_secrets
 from derm_ray.submission.version import VERSION_VARIABLE, check_version
 
@@ -119,12 +119,12 @@ def test_settings() -> None:
             parse_settings([wrong])
 
 
-def test_places() -> None:
-    assert check_place("--out", "/mnt/shared/x")
-    assert check_place("--out", "file:///mnt/shared/x")
-    assert not check_place("--out", "s3://b/x")
+def test_uris() -> None:
+    assert check_uri("--out", "/mnt/shared/x")
+    assert check_uri("--out", "file:///mnt/shared/x")
+    assert not check_uri("--out", "s3://b/x")
     with pytest.raises(ConfigError, match=r"--out runs/x: relative"):
-        check_place("--out", "runs/x")
+        check_uri("--out", "runs/x")
 
 
 def test_another_version_is_refused_by_both_names() -> None:
@@ -147,5 +147,5 @@ def test_a_package_tells_its_version(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "other.whl", "w") as archive:
         archive.writestr("numpy/__init__.py", "")
     for name in ("no.whl", "other.whl"):
-        with pytest.raises(ConfigError, match="no wheel of derm_ray"):
+        with pytest.raises(ConfigError, match="not a wheel of derm_ray"):
             read_package(str(tmp_path / name))

@@ -1,4 +1,4 @@
-"""Command lines in cluster files, read as their shell and their command will."""
+"""Command lines in cluster files, checked as their shell and derm-ray will read them."""
 
 import re
 import shlex
@@ -12,7 +12,7 @@ from derm_ray.submission.secrets import refuse_secrets
 
 CommandCheck = Callable[[Sequence[str]], tuple[str, Mapping[str, Any]]]
 """Checks the words after ``derm-ray``; returns the command and its options' values, or raises
-:class:`derm_ray.errors.ConfigError`. The command line is a room above this one."""
+:class:`derm_ray.errors.ConfigError`. The command line is a higher layer, so the check is passed in."""
 JOBS = {
     "benchmark": "bench",
     "evaluate": "evaluate",
@@ -22,8 +22,8 @@ JOBS = {
 }  # fmt: skip
 """Modules of ``jobs`` -> their commands."""
 _NOT_JOBS = {
-    "serve": "a RayService serves, or a Serve config file",
-    "submit": "name the command itself: the job is on the cluster already",
+    "serve": "use a RayService or a Serve config file",
+    "submit": "give the command itself: the job is on the cluster already",
 }
 _DATE = re.compile(r"\$\(date( -u| -d [a-z]+)* \+[-%A-Za-z0-9_.]+\)")
 _VARIABLE = re.compile(r"\$(\{[A-Za-z_]\w*\}|[A-Za-z_]\w*)")
@@ -32,33 +32,33 @@ _SHELL = re.compile(r"[;&|<>`\n]|\$[({]")
 
 
 def check_entrypoint(entrypoint: Part, check: CommandCheck, cluster: Part) -> None:
-    """Note what the command line would refuse, and what it asks for that the cluster can never have.
+    """Report what the command line would refuse, and GPUs that the cluster can never have.
 
-    A variable and ``$(date +FORMAT)`` may stand in a word; more of a shell cannot be checked and is refused.
+    A word may contain a variable or ``$(date +FORMAT)``; any other shell syntax cannot be checked and is refused.
 
     Args:
         entrypoint: of a job.
         check: see :data:`CommandCheck`.
-        cluster: the RayClusterSpec the job runs on; an empty one where it is another file's.
+        cluster: the RayClusterSpec the job runs on; an empty one where another file describes it.
     """
     if not entrypoint.text.strip():
-        entrypoint.refuse("there is no command", "say derm-ray COMMAND ARGUMENTS")
+        entrypoint.refuse("there is no command", "give derm-ray COMMAND ARGUMENTS")
         return
     text = _VARIABLE.sub("VALUE", _DATE.sub("DATE", entrypoint.text.strip()))
     if _SHELL.search(text):
-        entrypoint.refuse("is more than one command to a shell", "give one command; lines are joined under `>-`")
+        entrypoint.refuse("is more than one command to a shell", "give one command; `>-` joins lines")
         return
     try:
         words = _after_program(shlex.split(text))
         if words and words[0] in _NOT_JOBS:
-            raise ConfigError(f"{words[0]} is no job; {_NOT_JOBS[words[0]]}")
+            raise ConfigError(f"{words[0]} is not a job; {_NOT_JOBS[words[0]]}")
         refuse_secrets(words, {})
         command, options = check(words)
     except ValueError as error:
         entrypoint.refuse(f"cannot be split into words ({error})", "close its quotes")
     except ConfigError as error:
-        what, *mend = _SENTENCE.split(str(error), maxsplit=1)
-        entrypoint.refuse(what.rstrip("."), mend[0].rstrip(".") if mend else "mend the command")
+        what, *fix = _SENTENCE.split(str(error), maxsplit=1)
+        entrypoint.refuse(what.rstrip("."), fix[0].rstrip(".") if fix else "correct the command")
     else:
         _check_gpus(entrypoint, command, options, cluster)
 
@@ -68,14 +68,14 @@ def _after_program(words: Sequence[str]) -> list[str]:
     if words[0] == "derm-ray":
         return list(words[1:])
     if words[0] in ("python", "python3") and words[1:2] == ["-m"] and len(words) > 2:
-        room, _, name = words[2].partition(".")
+        package, _, name = words[2].partition(".")
         if words[2] == "derm_ray":
             return list(words[3:])
-        if room == "jobs" and name:
+        if package == "jobs" and name:
             if name not in JOBS:
                 raise ConfigError(unknown_name("job", name, tuple(JOBS)))
             return [JOBS[name], *words[3:], "--json"]
-    raise ConfigError(f"{words[0]!r} does not start derm_ray; say derm-ray COMMAND, or python -m jobs.COMMAND")
+    raise ConfigError(f"{words[0]!r} does not start derm_ray; give derm-ray COMMAND, or python -m jobs.COMMAND")
 
 
 def _check_gpus(entrypoint: Part, command: str, options: Mapping[str, Any], cluster: Part) -> None:

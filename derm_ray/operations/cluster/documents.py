@@ -1,7 +1,7 @@
-"""YAML files as documents: every value knows its line, and what is wrong with it can be said there."""
+"""YAML files as documents in which every value knows its line, so that problems can be reported there."""
 
 import re
-from collections.abc import Callable
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,23 +10,23 @@ import yaml
 Path = tuple[str | int, ...]
 
 MAX_VALUES = 100_000
-"""In one document, counted where aliases have been put in: a few lines of them can stand for billions."""
-_PLAIN = (str, int, float, bool, type(None))
+"""In one document, counted with aliases expanded: a few lines of them can stand for billions."""
+_TEXT = "tag:yaml.org,2002:str"
 _SIMPLE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """What is wrong, where, and the mend."""
+    """What is wrong, where, and how to fix it."""
 
     file: str
     line: int
     path: str
     what: str
-    mend: str
+    fix: str
 
     def __str__(self) -> str:
-        return " ".join(f"{self.file}:{self.line}: {self.path}: {self.what}; {self.mend}".splitlines())
+        return " ".join(f"{self.file}:{self.line}: {self.path}: {self.what}; {self.fix}".splitlines())
 
 
 @dataclass
@@ -34,13 +34,12 @@ class Document:
     """One YAML document.
 
     Attributes:
-        file: where it stands.
+        file: that contains it.
         first_line: of the text it was read from, within the file.
         prefix: what comes before its own paths; a document inside another one's text has the path of that text.
-        problems: what was found, also of documents inside this one.
+        problems: found so far, also in documents inside this one.
         value: mappings, lists, texts, numbers, booleans and ``None``; keys are text.
-        lines: path -> line of the value, or of its key.
-        texts: path -> line on which the text of a literal block (``|``) begins.
+        node: YAML's own tree, which knows the lines.
     """
 
     file: str
@@ -48,26 +47,37 @@ class Document:
     prefix: str = ""
     problems: list[Problem] = field(default_factory=list)
     value: Any = None
-    lines: dict[Path, int] = field(default_factory=dict)
-    texts: dict[Path, int] = field(default_factory=dict)
+    node: yaml.Node | None = None
 
     @property
     def root(self) -> "Part":
-        """The whole of it."""
+        """The whole document."""
         return Part(self, (), self.value)
 
-    def refuse(self, path: Path, what: str, mend: str) -> None:
-        """Note a problem with what stands at a path, or would stand there."""
-        place = path
-        while place and place not in self.lines:
-            place = place[:-1]
-        line = self.lines.get(place, self.first_line)
-        self.problems.append(Problem(self.file, line, self.prefix + write_path(path), what, mend))
+    def refuse(self, path: Path, what: str, fix: str) -> None:
+        """Report a problem with the value at a path, or with its absence."""
+        line, _ = self.locate(path)
+        self.problems.append(Problem(self.file, line, self.prefix + write_path(path), what, fix))
+
+    def locate(self, path: Path) -> tuple[int, yaml.Node | None]:
+        """Return line and node of the value at a path, or of the last one on the way that exists."""
+        node = self.node
+        line = node.start_mark.line if node else 0
+        for step in path:
+            children: dict[str | int, tuple[int, yaml.Node]] = {}
+            if isinstance(node, yaml.MappingNode):
+                children = {key.value: (key.start_mark.line, value) for key, value in node.value}
+            elif isinstance(node, yaml.SequenceNode):
+                children = {row: (value.start_mark.line, value) for row, value in enumerate(node.value)}
+            if step not in children:
+                break
+            line, node = children[step]
+        return self.first_line + line, node
 
 
 @dataclass(frozen=True)
 class Part:
-    """A value within a document; ``None`` where there is none, so that a rule need not ask at every step."""
+    """A value within a document; ``None`` where there is none, so that rules can go on without a check."""
 
     document: Document
     path: Path
@@ -107,20 +117,21 @@ class Part:
         """The integer, or ``None``."""
         return self.value if isinstance(self.value, int) and not isinstance(self.value, bool) else None
 
-    def refuse(self, what: str, mend: str) -> None:
-        """Note a problem with it."""
-        self.document.refuse(self.path, what, mend)
+    def refuse(self, what: str, fix: str) -> None:
+        """Report a problem with it."""
+        self.document.refuse(self.path, what, fix)
 
     def documents(self) -> list[Document]:
-        """Read the YAML that its text is; what is wrong with that is noted."""
-        line = self.document.lines.get(self.path, self.document.first_line)
-        first = self.document.texts.get(self.path, line)
+        """Read its text as YAML, and report what is wrong with that."""
+        line, node = self.document.locate(self.path)
+        if node is not None and getattr(node, "style", None) == "|":  # the text begins below
+            line = self.document.first_line + node.start_mark.line + 1
         prefix = f"{self.document.prefix}{write_path(self.path)} > "
-        return read_documents(self.text, self.document.file, self.document.problems, first_line=first, prefix=prefix)
+        return read_documents(self.text, self.document.file, self.document.problems, first_line=line, prefix=prefix)
 
 
 def write_path(path: Path) -> str:
-    """Return a path as people write it, such as ``spec.workerGroupSpecs[0].replicas``."""
+    """Return a path in its usual spelling, such as ``spec.workerGroupSpecs[0].replicas``."""
     text = ""
     for step in path:
         if isinstance(step, str) and _SIMPLE_KEY.fullmatch(step):
@@ -133,38 +144,39 @@ def write_path(path: Path) -> str:
 def read_documents(
     text: str, file: str, problems: list[Problem], *, first_line: int = 1, prefix: str = ""
 ) -> list[Document]:
-    """Read YAML as Kubernetes does: keys are text and stand once, dates are text.
+    """Read YAML as Kubernetes does: keys are text and unique, dates are text.
 
     Args:
         text: one document or several.
         file: named in problems.
-        problems: gets what is wrong with it as YAML.
+        problems: list to which YAML errors are added.
         first_line: of the text within the file.
         prefix: see :class:`Document`.
 
     Returns:
-        Every document up to the first that is no YAML; empty ones are left out.
+        Every document up to the first that is not YAML, without empty ones.
     """
     found: list[Document] = []
     document = Document(file, first_line, prefix, problems)
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
         while loader.check_node():
             document = Document(file, first_line, prefix, problems)
-            node = loader.get_node()
-            assert node is not None
-            document.first_line = first_line + node.start_mark.line
-            document.value = _Builder(loader.construct_object, document, first_line).build(node, ())
+            document.node = loader.get_node()
+            assert document.node is not None
+            _check_keys(document, document.node, (), Counter())
+            document.value = loader.construct_document(document.node)
             if document.value is not None:
                 found.append(document)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
-        document.first_line = first_line + (mark.line if mark else 0)
-        document.refuse((), f"this is not YAML ({getattr(error, 'problem', None) or error})", "mend the syntax")
+        line = first_line + (mark.line if mark else 0)
+        reason = f"this is not YAML ({getattr(error, 'problem', None) or error})"
+        problems.append(Problem(file, line, prefix + write_path(()), reason, "correct the syntax"))
     except RecursionError:
-        document.refuse((), "is nested too deeply to be read", "no cluster file is")
+        document.refuse((), "is nested too deeply", "write it flatter")
     except _TooManyValuesError:
-        document.refuse((), f"has more than {MAX_VALUES} values with its aliases put in", "write it without aliases")
+        document.refuse((), f"has more than {MAX_VALUES} values once aliases are expanded", "write it without aliases")
     return found
 
 
@@ -172,50 +184,34 @@ class _TooManyValuesError(Exception):
     pass
 
 
-class _Builder:
-    """Makes values of YAML nodes."""
+class _Loader(yaml.SafeLoader):
+    """Reads dates as text, as Kubernetes does."""
 
-    def __init__(self, scalar: Callable[[Any], Any], document: Document, first_line: int) -> None:
-        self._scalar = scalar
-        self._document = document
-        self._first_line = first_line
-        self._count = 0
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as in the base class
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
-    def build(self, node: yaml.Node, path: Path) -> Any:
-        self._count += 1
-        if self._count > MAX_VALUES:
-            raise _TooManyValuesError
-        line = self._first_line + node.start_mark.line
-        self._document.lines.setdefault(path, line)
-        if isinstance(node, yaml.SequenceNode):
-            return [self.build(child, (*path, row)) for row, child in enumerate(node.value)]
-        if isinstance(node, yaml.MappingNode):
-            return self._mapping(node, path)
-        if getattr(node, "style", None) == "|":
-            self._document.texts[path] = line + 1
-        try:
-            value = self._scalar(node)
-        except ValueError:  # such as the 31st of June, which is text to Kubernetes
-            return node.value
-        return value if isinstance(value, _PLAIN) else node.value
 
-    def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
-        own: dict[str, Any] = {}
-        merged: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                several = isinstance(value_node, yaml.SequenceNode)
-                for one in reversed(value_node.value) if several else [value_node]:
-                    value = self.build(one, path)
-                    if isinstance(value, dict):
-                        merged |= value
+def _check_keys(document: Document, node: yaml.Node, path: Path, count: Counter[str]) -> None:
+    """Report keys that are not text or not unique, and make them text."""
+    count["values"] += 1
+    if count["values"] > MAX_VALUES:
+        raise _TooManyValuesError
+    if isinstance(node, yaml.SequenceNode):
+        for row, child in enumerate(node.value):
+            _check_keys(document, child, (*path, row), count)
+    elif isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, child in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                _check_keys(document, child, path, count)
                 continue
-            key = str(key_node.value)
-            place = (*path, key)
-            self._document.lines[place] = self._first_line + key_node.start_mark.line
-            if key_node.tag != "tag:yaml.org,2002:str":
-                self._document.refuse(place, "this key is no text", "write it in quotes")
-            if key in own:
-                self._document.refuse(place, "stands twice, and the first is ignored", "leave one of them out")
-            own[key] = self.build(value_node, place)
-        return merged | own
+            where = (*path, str(key.value))
+            if key.tag != _TEXT:
+                document.refuse(where, "this key is not text", "write it in quotes")
+                key.tag = _TEXT
+            if where[-1] in seen:
+                document.refuse(where, "appears twice, and the first is ignored", "remove one of them")
+            seen.add(str(where[-1]))
+            _check_keys(document, child, where, count)

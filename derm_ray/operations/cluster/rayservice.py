@@ -1,37 +1,26 @@
-"""What KubeRay's operator asks of a service, and what we ask of it and of the Serve config file inside."""
+"""What derm_ray requires of a RayService, and of the Serve config file inside."""
 
 import re
 
 from derm_ray.operations.cluster.commands import most_gpus
 from derm_ray.operations.cluster.documents import Document, Part
 from derm_ray.operations.cluster.pods import variables
-from derm_ray.operations.cluster.raycluster import autoscales, check_cluster
+from derm_ray.operations.cluster.raycluster import check_cluster
 
 PROXY_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 PROXY = "derm_ray.serving.proxy.harden"
 TOKENS_VARIABLE = "DERM_RAY_TOKENS"
-TIMEOUT = "ray.io/initializing-timeout"
-_UPGRADES = ("NewCluster", "NewClusterWithIncrementalUpgrade", "None")
-_DURATION = re.compile(r"(?=.*[1-9])([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+|[1-9][0-9]*")
 _STEP = re.compile(r"[^.]+")
 
 
-def check_service(document: Document) -> None:
-    """Note what the operator, or we, refuse in a RayService."""
-    spec = document.root.at("spec")
+def check_service(spec: Part) -> None:
+    """Report what is unsafe or wrong in a RayService.
+
+    Args:
+        spec: of the RayService.
+    """
     cluster = spec.at("rayClusterConfig")
     check_cluster(cluster)
-    if cluster.at("authOptions", "enableK8sTokenAuth").value is True:
-        cluster.at("authOptions", "enableK8sTokenAuth").refuse("no RayService can use this", "leave it out")
-    if cluster.at("upgradeStrategy").exists:
-        cluster.at("upgradeStrategy").refuse("belongs to a RayCluster of its own", "leave it out")
-    name = cluster.at("headGroupSpec", "headService", "metadata", "name")
-    if name.exists:
-        name.refuse("the operator names this service itself", "leave it out")
-    timeout = document.root.at("metadata", "annotations", TIMEOUT)
-    if timeout.text and not _DURATION.fullmatch(timeout.text):
-        timeout.refuse("is no duration", 'such as "30m", or seconds')
-    _check_upgrade(spec)
     _check_proxies(cluster)
     config = spec.at("serveConfigV2")
     if not config.text.strip():
@@ -41,7 +30,7 @@ def check_service(document: Document) -> None:
 
 
 def check_serve_config(document: Document, cluster: Part | None = None) -> None:
-    """Note what Serve, or we, refuse in a Serve config file.
+    """Report what Serve or derm_ray refuses in a Serve config file.
 
     Args:
         document: the file, or the text in a RayService.
@@ -49,10 +38,9 @@ def check_serve_config(document: Document, cluster: Part | None = None) -> None:
     """
     from derm_ray.serving.config import IMPORT_PATH, check_config
 
-    problems = check_config(document.value)
-    for problem in problems:
-        place, _, what = problem.partition(": ")
-        document.refuse(_path(place), what, "see Serve's config file reference and ServeArguments")
+    for problem in check_config(document.value):
+        where, _, what = problem.partition(": ")
+        document.refuse(_path(where), what, "see Serve's config file reference and ServeArguments")
     root = document.root
     for app in root.items("applications"):
         if app.at("import_path").value == IMPORT_PATH:
@@ -61,17 +49,16 @@ def check_serve_config(document: Document, cluster: Part | None = None) -> None:
         return
     host = root.at("http_options", "host")
     if host.exists and host.value != "0.0.0.0":  # noqa: S104
-        host.refuse("Kubernetes' services cannot reach it", "say host: 0.0.0.0")
-    workers = cluster.items("workerGroupSpecs")
-    if workers and root.at("proxy_location").value != "EveryNode":
+        host.refuse("Kubernetes' services cannot reach it", "set host: 0.0.0.0")
+    if cluster.items("workerGroupSpecs") and root.at("proxy_location").value != "EveryNode":
         root.at("proxy_location").refuse(
-            "the operator asks every worker's proxy whether it is ready", "say proxy_location: EveryNode"
+            "the operator probes a Serve proxy on every worker", "set proxy_location: EveryNode"
         )
 
 
 def _check_arguments(args: Part, cluster: Part | None) -> None:
     if args.at("insecure").value is True:
-        args.at("insecure").refuse("everybody is let in", "leave it out, and give tokens")
+        args.at("insecure").refuse("the endpoint accepts every caller", "remove it, and give tokens")
     elif not args.at("tokens").exists and not _has_tokens(cluster):
         args.at("tokens").refuse(
             f"there are no tokens, and no {TOKENS_VARIABLE} from a Secret", "give the URI of a token file"
@@ -90,43 +77,18 @@ def _has_tokens(cluster: Part | None) -> bool:
 
 
 def _check_proxies(cluster: Part) -> None:
-    """Check that Serve's proxies are ours: they start with the first application, not with our command."""
+    """Check that Serve's proxies are derm_ray's: they start with the first application."""
     for group in (cluster.at("headGroupSpec"), *cluster.items("workerGroupSpecs")):
         for container in group.at("template", "spec").items("containers")[:1]:
             entry = variables(container).get(PROXY_VARIABLE)
             if entry is None or entry.at("value").value != PROXY:
                 (entry or container.at("env")).refuse(
-                    "Serve's proxy would neither bound a request's head nor keep its controls from callers",
+                    "Serve's own proxy neither limits request heads nor hides its control routes from callers",
                     f"set {PROXY_VARIABLE} to {PROXY}",
                 )
 
 
-def _check_upgrade(spec: Part) -> None:
-    strategy = spec.at("upgradeStrategy")
-    kind, options = strategy.at("type"), strategy.at("clusterUpgradeOptions")
-    if kind.exists and kind.value not in _UPGRADES:
-        kind.refuse(f"{kind.value!r} is no way to upgrade", f"choose one of: {', '.join(_UPGRADES)}")
-    if kind.value != "NewClusterWithIncrementalUpgrade":
-        return
-    if not autoscales(spec.at("rayClusterConfig")):
-        kind.refuse("needs the autoscaler", "say enableInTreeAutoscaling: true")
-    if not options.exists:
-        options.refuse("is missing", "say how fast, and which gateway")
-        return
-    surge = options.at("maxSurgePercent").number
-    step, pause = options.at("stepSizePercent"), options.at("intervalSeconds")
-    most = 100 if surge is None else surge
-    if not 0 <= most <= 100:
-        options.at("maxSurgePercent").refuse("is not within 0 and 100", "give a percentage")
-    elif step.number is None or not 0 <= step.number <= most:
-        step.refuse(f"is not within 0 and maxSurgePercent {most}", "give a percentage")
-    if pause.number is None or pause.number <= 0:
-        pause.refuse("is not above 0", "give seconds")
-    if not options.at("gatewayClassName").text:
-        options.at("gatewayClassName").refuse("is missing", "name the gateway's class")
-
-
-def _path(place: str) -> tuple[str | int, ...]:
-    if place == "the file":
+def _path(where: str) -> tuple[str | int, ...]:
+    if where == "the file":
         return ()
-    return tuple(int(step) if step.isdecimal() else step for step in _STEP.findall(place))
+    return tuple(int(step) if step.isdecimal() else step for step in _STEP.findall(where))

@@ -1,141 +1,141 @@
-"""Cluster files, recognised and checked, all problems of all files at once."""
+"""Cluster files, recognized and checked; reports all problems of all files at once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from derm_ray.errors import unknown_name
 from derm_ray.operations.cluster.commands import CommandCheck
 from derm_ray.operations.cluster.documents import Document, Problem, read_documents
 from derm_ray.operations.cluster.launcher import check_launcher, is_launcher
-from derm_ray.operations.cluster.monitoring import check_dashboard, check_rule_file, is_dashboard, is_rule_file
 from derm_ray.operations.cluster.objects import check_object
+from derm_ray.operations.cluster.prometheus import check_rules, is_rule_file
 from derm_ray.operations.cluster.raycluster import check_cluster
-from derm_ray.operations.cluster.rayjob import check_job, check_schedule
+from derm_ray.operations.cluster.rayjob import check_job
 from derm_ray.operations.cluster.rayservice import check_serve_config, check_service
-from derm_ray.operations.cluster.schema import check_schema, own_kinds
+from derm_ray.operations.cluster.schemas import RAY_GROUP, check_schema
 
-# Names become those of services and pods, which Kubernetes bounds at 63 (KubeRay's utils/constant.go). A RayCronJob's
-# jobs are named by it and a time, so that it gets eleven characters less than a RayJob; that bound is ours.
-MAX_NAME = {"RayCluster": 53, "RayJob": 47, "RayService": 47, "RayCronJob": 36}
+RAY_KINDS = ("RayCluster", "RayJob", "RayService", "RayCronJob")
+RAY_API = f"{RAY_GROUP}/v1"
 
 
 @dataclass(frozen=True)
 class FileReport:
-    """What one file holds.
+    """The result for one file.
 
     Attributes:
-        file: as it was named.
-        contents: one description a document, such as ``RayJob derm-ray-train``.
-        problems: by line.
+        file: as given.
+        contents: one description per document, such as ``RayJob derm-ray-train``.
+        problems: in the order of lines.
+        unchecked: what could not be checked here, and how to have it checked.
     """
 
     file: str
     contents: tuple[str, ...]
     problems: tuple[Problem, ...]
+    unchecked: tuple[str, ...]
 
     @property
     def lines(self) -> list[str]:
-        """What is to be said of it: each problem, or that there is none."""
-        return [str(problem) for problem in self.problems] or [f"{self.file}: {', '.join(self.contents)}: sound"]
+        """The report as text: each problem, or that there is none, and what was not checked."""
+        lines = [str(problem) for problem in self.problems] or [f"{self.file}: {', '.join(self.contents)}: no problems"]
+        return [*lines, *(f"{self.file}: not checked: {one}" for one in self.unchecked)]
 
 
-def validate_files(paths: Sequence[str], check: CommandCheck) -> list[FileReport]:
-    """Check cluster files: KubeRay's, Kubernetes', Ray Serve's, Ray's launcher's, Prometheus' and Grafana's.
+def validate_files(paths: Sequence[str], check: CommandCheck, crds: str | None = None) -> list[FileReport]:
+    """Check cluster files: for KubeRay, Kubernetes, Ray Serve, Ray's cluster launcher and Prometheus.
 
     Args:
         paths: local files.
         check: of the command lines in them.
+        crds: folder of definitions of custom resources, see :func:`derm_ray.operations.cluster.schemas.check_schema`.
 
     Returns:
-        One report a file, in that order.
+        One report per file, in that order.
 
     Raises:
-        ConfigError: see :func:`derm_ray.operations.cluster.schema.check_schema`.
+        ConfigError: the folder cannot be used.
     """
-    return [_validate(path, check) for path in paths]
+    return [_validate(path, check, crds) for path in paths]
 
 
-def _validate(path: str, check: CommandCheck) -> FileReport:
+def _validate(path: str, check: CommandCheck, crds: str | None) -> FileReport:
     problems: list[Problem] = []
-    contents: list[str] = []
+    results: list[tuple[str, str]] = []
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         problems.append(Problem(path, 1, "the file", f"cannot be read ({error.strerror})", "name a file"))
     except UnicodeDecodeError:
-        problems.append(Problem(path, 1, "the file", "is no text", "name a YAML file in UTF-8"))
+        problems.append(Problem(path, 1, "the file", "is not text", "name a YAML file in UTF-8"))
     else:
         documents = read_documents(text, path, problems)
         if not documents and not problems:
-            problems.append(Problem(path, 1, "the file", "is empty", "name a file that holds something"))
-        contents = [check_document(document, check) for document in documents]
-    return FileReport(path, tuple(contents), tuple(sorted(set(problems))))
+            problems.append(Problem(path, 1, "the file", "is empty", "name a file with content"))
+        results = [check_document(document, check, crds) for document in documents]
+    contents, unchecked = [content for content, _ in results], [reason for _, reason in results if reason]
+    return FileReport(path, tuple(contents), tuple(sorted(set(problems))), tuple(dict.fromkeys(unchecked)))
 
 
-def check_document(document: Document, check: CommandCheck) -> str:
-    """Check one document by what it is; return what that is."""
+def check_document(document: Document, check: CommandCheck, crds: str | None = None) -> tuple[str, str]:
+    """Check one document by what it is.
+
+    Returns:
+        What it is, and what was not checked (empty where everything was).
+    """
     value = document.value
     if is_launcher(value):
         check_launcher(document)
-        return f"launcher {value['cluster_name']}"
+        return f"launcher {value['cluster_name']}", ""
     if isinstance(value, dict) and "applications" in value and "kind" not in value:
         check_serve_config(document)
-        return "Serve config"
+        return "Serve config", ""
     if is_rule_file(value):
-        check_rule_file(document)
-        return "Prometheus rules"
-    if is_dashboard(value):
-        check_dashboard(document)
-        return f"dashboard {document.root.at('uid').text}"
+        reason = check_rules(document.root)
+        return "Prometheus rules", f"Prometheus rules: {reason}" if reason else ""
     kind = value.get("kind") if isinstance(value, dict) else None
-    if kind is None:
+    if not isinstance(kind, str):
         document.refuse(
             (),
-            "is neither a Kubernetes object, nor a file of Serve, `ray up`, Prometheus' rules or Grafana's dashboards",
-            "see cluster/",
+            "is neither a Kubernetes object, nor a file of Ray Serve, of `ray up` or of Prometheus rules",
+            "see cluster/ for examples",
         )
-        return "unknown"
+        return "unknown", ""
     if kind == "Secret":
         document.refuse(
-            ("kind",), "a secret does not belong in a file", "make it by kubectl create secret, and refer to it"
+            ("kind",), "a secret does not belong in a file", "create it with kubectl create secret, and refer to it"
         )
-        return "Secret"
-    kinds = own_kinds()
-    if not isinstance(kind, str) or kind not in kinds:
-        what = unknown_name("kind", str(kind), tuple(kinds)).split(" Known: ")[0].rstrip(".")
-        document.refuse(("kind",), what, f"known: {', '.join(kinds)}")
-        return str(kind)
-    if value.get("apiVersion") != kinds[kind]:
-        document.refuse(("apiVersion",), f"{value.get('apiVersion')!r} has no {kind}", f"say {kinds[kind]}")
-    check_schema(document, kind)
-    _check_name(document, kind)
-    _check_kind(document, kind, check)
-    return f"{kind} {document.root.at('metadata', 'name').text}"
+        return "Secret", ""
+    return _check_kubernetes(document, kind, check, crds)
 
 
-def _check_kind(document: Document, kind: str, check: CommandCheck) -> None:
-    spec = document.root.at("spec")
+def _check_kubernetes(document: Document, kind: str, check: CommandCheck, crds: str | None) -> tuple[str, str]:
+    root = document.root
+    name = f"{kind} {root.at('metadata', 'name').text}"
+    api = root.at("apiVersion")
+    if api.text.startswith(f"{RAY_GROUP}/") and kind not in RAY_KINDS:
+        problem = unknown_name("kind", kind, RAY_KINDS).split(" Known: ")[0].rstrip(".")
+        root.at("kind").refuse(problem, f"known: {', '.join(RAY_KINDS)}")
+        return name, ""
+    if kind in RAY_KINDS and api.value != RAY_API:
+        api.refuse(f"{api.value!r} has no {kind}", f"set apiVersion: {RAY_API}")
+        return name, ""
+    reason = check_schema(document, crds)
+    unchecked = f"the fields of {name}: {reason}" if reason else ""
+    if not any(root.at("metadata", field).text for field in ("name", "generateName")):
+        root.at("metadata", "name").refuse("is missing", "fill it in")
+    spec = root.at("spec")
     if kind == "RayCluster":
         check_cluster(spec)
     elif kind == "RayJob":
         check_job(spec, check)
     elif kind == "RayCronJob":
-        check_schedule(spec)
         check_job(spec.at("jobTemplate"), check)
     elif kind == "RayService":
-        check_service(document)
+        check_service(spec)
+    elif kind == "PrometheusRule":
+        reason = check_rules(spec)
+        unchecked = f"the rules of {name}: {reason}" if reason else ""
     else:
         check_object(document, kind)
-
-
-def _check_name(document: Document, kind: str) -> None:
-    name: Any = document.root.at("metadata", "name")
-    most = MAX_NAME.get(kind)
-    if most is None or not name.text:
-        return
-    if len(name.text) > most:
-        name.refuse(f"has {len(name.text)} characters, a {kind} may have {most}", "shorten it")
-    if not name.text[0].isalpha() or "." in name.text:
-        name.refuse("must begin with a letter and hold letters, digits and '-'", "rename it")
+    return name, unchecked

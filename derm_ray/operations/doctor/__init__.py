@@ -1,1 +1,1 @@
-"""What would make a run fail, crawl or stand open, each with its mend."""
+"""Finds what would make a run fail, slow or unsafe, and how to fix it."""

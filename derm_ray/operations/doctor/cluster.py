@@ -1,4 +1,4 @@
-"""A cluster: its nodes, their versions, clocks and room."""
+"""A cluster: its nodes, their versions, clocks and free memory and disk."""
 
 import os
 import platform
@@ -6,7 +6,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -23,61 +22,14 @@ from derm_ray.operations.doctor.machine import (
     MIN_MEMORY,
     MIN_SHARED_MEMORY,
     SHARED_MEMORY,
+    check_free,
     free_memory,
-    room,
 )
-from derm_ray.operations.doctor.places import place, skew
+from derm_ray.operations.doctor.storage_checks import check_storage, compare_clocks
 from derm_ray.session_folder import VARIABLE as SESSION_VARIABLE
 
-ANSWER_S = 60.0
+TIMEOUT_S = 60.0
 MAX_SKEW_S = 5.0
-
-
-@dataclass(frozen=True)
-class NodeReport:
-    """What a node says of itself.
-
-    Attributes:
-        clock: seconds since 1970.
-        versions: of what must be the same everywhere.
-        cuda: its torch is built for GPUs.
-        memory, shared_memory, disk: bytes that are free, the last two for Ray's object store and for its logs and
-            spilled objects.
-        storage: what was found at the folders that runs use.
-    """
-
-    clock: float
-    versions: tuple[tuple[str, str], ...]
-    cuda: bool
-    memory: int
-    shared_memory: int
-    disk: int
-    storage: tuple[Finding, ...]
-
-
-def report_node(storage: Sequence[str]) -> NodeReport:
-    """Report on the node this runs on.
-
-    Args:
-        storage: folders to try.
-    """
-    tried = tuple(finding for uri in storage for finding in place(uri))
-    return NodeReport(
-        clock=time.time(),
-        versions=_versions(),
-        cuda=torch.backends.cuda.is_built(),  # type: ignore[no-untyped-call]
-        memory=free_memory(),
-        shared_memory=shutil.disk_usage(SHARED_MEMORY).free,
-        disk=shutil.disk_usage(os.environ.get(SESSION_VARIABLE) or tempfile.gettempdir()).free,
-        storage=tried,
-    )
-
-
-def _versions() -> tuple[tuple[str, str], ...]:
-    """Return those that have to be the same everywhere; torch for CPUs and for GPUs is one version."""
-    versions = {"derm_ray": __version__, "python": platform.python_version()}
-    versions |= {package: Version(version(package)).public for package in ("ray", "torch", "pyarrow")}
-    return tuple(sorted(versions.items()))
 
 
 def cluster(address: str, storage: Sequence[str] = ()) -> Iterator[Finding]:
@@ -97,50 +49,71 @@ def cluster(address: str, storage: Sequence[str] = ()) -> Iterator[Finding]:
         held = ", ".join(f"{resources.get(kind, 0):g} {kind}s" for kind in ("CPU", "GPU"))
         dead = len(nodes) - len(alive)
         yield Finding("cluster", f"{len(alive)} nodes, {held}" + (f"; {dead} nodes were lost" if dead else ""))
-        ours = dict(_versions())
         for node in alive:
-            yield from _node(node, f"node {node['NodeManagerAddress']}", ours, storage)
+            yield from _ask_node(node, f"node {node['NodeManagerAddress']}", storage)
 
 
-def _node(node: dict[str, Any], subject: str, ours: dict[str, str], storage: Sequence[str]) -> Iterator[Finding]:
-    there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-    task = ray.remote(report_node).options(num_cpus=0, scheduling_strategy=there, max_retries=0)
+def _ask_node(node: dict[str, Any], subject: str, storage: Sequence[str]) -> Iterator[Finding]:
+    options = {
+        "num_cpus": 0,
+        "scheduling_strategy": NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+        "max_retries": 0,
+    }
+    gpus = node["Resources"].get("GPU", 0)
     try:
-        first: NodeReport = ray.get(task.remote(storage), timeout=ANSWER_S)  # a worker starts and imports
+        task = ray.remote(examine_node).options(**options).remote(subject, versions(), gpus, storage)
+        findings = ray.get(task, timeout=TIMEOUT_S)  # a worker starts and imports
         began = time.time()
-        report: NodeReport = ray.get(task.remote(()), timeout=ANSWER_S)
+        clock = ray.get(ray.remote(read_clock).options(**options).remote(), timeout=TIMEOUT_S)
         ended = time.time()
     except GetTimeoutError:
-        mend = "look at `ray status` and the node's raylet log" + (
+        fix = "look at `ray status` and the node's raylet log" + (
             ", and whether it reaches the storage" if storage else ""
         )
-        yield Finding(subject, f"gave no answer in {ANSWER_S:.0f} s", mend)
+        yield Finding(subject, f"no answer within {TIMEOUT_S:.0f} s", fix)
         return
     except RayError as error:
-        mend = "derm_ray has to be in the image of every node" if "No module" in str(error) else "see the node's logs"
-        yield Finding(subject, str(error).strip().splitlines()[-1], mend)
+        fix = "derm_ray has to be in the image of every node" if "No module" in str(error) else "see the node's logs"
+        yield Finding(subject, str(error).strip().splitlines()[-1], fix)
         return
-    yield from judge(subject, report, ours, gpus=node["Resources"].get("GPU", 0))
-    yield skew(f"{subject} clock", max(began - report.clock, report.clock - ended, 0.0), MAX_SKEW_S)
-    yield from (Finding(f"{subject} {one.subject}", one.found, one.mend) for one in first.storage)
+    yield from findings
+    yield compare_clocks(f"{subject} clock", max(began - clock, clock - ended, 0.0), MAX_SKEW_S)
 
 
-def judge(subject: str, report: NodeReport, ours: Mapping[str, str], *, gpus: float) -> Iterator[Finding]:
-    """Judge what a node says of itself, but for its clock and storage.
+def read_clock() -> float:
+    """Return the time of the machine this runs on, in seconds since 1970."""
+    return time.time()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that have to be the same everywhere; torch for CPUs and for GPUs is one version."""
+    found = {"derm_ray": __version__, "python": platform.python_version()}
+    return found | {package: Version(version(package)).public for package in ("ray", "torch", "pyarrow")}
+
+
+def examine_node(subject: str, expected: Mapping[str, str], gpus: float, storage: Sequence[str]) -> list[Finding]:
+    """Return what was found on the node this runs on.
 
     Args:
-        subject: what to call the node.
-        report: of it.
-        ours: the versions here.
+        subject: name of the node.
+        expected: package -> version, on the machine that asks.
         gpus: that Ray counts on the node.
+        storage: folders to check.
     """
-    others = {name: value for name, value in report.versions if ours[name] != value}
-    told = ", ".join(f"{name} {value} (here {ours[name]})" for name, value in others.items())
-    mend = "use one image, or one environment, for all nodes and for the machine that submits"
-    yield Finding(subject, told or "the same versions as here", mend if others else "")
-    if gpus and not report.cuda:
-        yield Finding(f"{subject} torch", "built for CPUs, on a node with GPUs", "give the node the image for GPUs")
-    shm = "Ray's object store lives there; give the node more, in Kubernetes by an emptyDir with medium: Memory"
-    yield room(f"{subject} memory", report.memory, MIN_MEMORY, "give the node more, or use fewer workers on it")
-    yield room(f"{subject} shared memory", report.shared_memory, MIN_SHARED_MEMORY, shm)
-    yield room(f"{subject} disk", report.disk, MIN_DISK, "Ray spills objects and writes logs there; free some")
+    others = {name: value for name, value in versions().items() if expected[name] != value}
+    differences = ", ".join(f"{name} {value} (here {expected[name]})" for name, value in others.items())
+    fix = "use one image, or one environment, for all nodes and for the machine that submits"
+    findings = [Finding(subject, differences or "the same versions as here", fix if others else "")]
+    if gpus and not torch.backends.cuda.is_built():  # type: ignore[no-untyped-call]
+        fix = "give the node the image for GPUs"
+        findings.append(Finding(f"{subject} torch", "built for CPUs, on a node with GPUs", fix))
+    shm = "Ray's object store uses it; give the node more, in Kubernetes by an emptyDir with medium: Memory"
+    shared = shutil.disk_usage(SHARED_MEMORY).free
+    disk = shutil.disk_usage(os.environ.get(SESSION_VARIABLE) or tempfile.gettempdir()).free
+    return [
+        *findings,
+        check_free(f"{subject} memory", free_memory(), MIN_MEMORY, "give the node more, or use fewer workers on it"),
+        check_free(f"{subject} shared memory", shared, MIN_SHARED_MEMORY, shm),
+        check_free(f"{subject} disk", disk, MIN_DISK, "Ray spills objects and writes logs there; free some"),
+        *(Finding(f"{subject} {one.subject}", one.found, one.fix) for uri in storage for one in check_storage(uri)),
+    ]

@@ -1,4 +1,4 @@
-"""One line of an examination."""
+"""One result of an examination."""
 
 from dataclasses import dataclass
 
@@ -10,15 +10,15 @@ class Finding:
     """What was found; credentials in it are replaced by ``***``.
 
     Attributes:
-        subject: what was looked at.
-        found: how it is.
-        mend: what to do about it; empty where all is well.
+        subject: what was examined.
+        found: its state.
+        fix: what to do about it; empty where nothing is wrong.
     """
 
     subject: str
     found: str
-    mend: str = ""
+    fix: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("subject", "found", "mend"):  # another library's text may be in it
+        for name in ("subject", "found", "fix"):  # they may quote another library's text
             object.__setattr__(self, name, redact(getattr(self, name)))

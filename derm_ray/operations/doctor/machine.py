@@ -1,4 +1,4 @@
-"""This machine: versions, devices, memory and room."""
+"""This machine: versions, devices, memory and disk space."""
 
 import os
 import platform
@@ -10,9 +10,8 @@ from importlib.metadata import PackageNotFoundError, requires, version
 import psutil
 import torch
 from packaging.requirements import Requirement
-from ray._private.utils import estimate_available_memory
 
-from derm_ray import runtime
+from derm_ray import ray_internals, runtime
 from derm_ray.errors import ConfigError
 from derm_ray.inference.precision import default_device, hardware_has_bf16
 from derm_ray.operations.doctor.finding import Finding
@@ -39,20 +38,22 @@ def machine() -> Iterator[Finding]:
         "bf16",
         f"{'in hardware' if bf16 else 'not in hardware: fp32 is used, two to three times slower'} ({device.type})",
     )
-    yield room("memory", free_memory(), MIN_MEMORY, "close other programs, or use fewer workers")
+    yield check_free("memory", free_memory(), MIN_MEMORY, "close other programs, or use fewer workers")
     if os.path.isdir(SHARED_MEMORY):
-        mend = "Ray's object store lives there; give the container --shm-size=2g"
-        yield room("shared memory", shutil.disk_usage(SHARED_MEMORY).free, MIN_SHARED_MEMORY, mend)
-    yield room("disk here", shutil.disk_usage(os.getcwd()).free, MIN_DISK, "free some: checkpoints need 0.2 GiB each")
+        fix = "Ray's object store uses it; give the container --shm-size=2g"
+        yield check_free("shared memory", shutil.disk_usage(SHARED_MEMORY).free, MIN_SHARED_MEMORY, fix)
+    yield check_free(
+        "disk here", shutil.disk_usage(os.getcwd()).free, MIN_DISK, "free some: a checkpoint takes 0.2 GiB"
+    )
     yield from session()
     files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     few = files != resource.RLIM_INFINITY and files < MIN_FILES
-    mend = f"ulimit -n {MIN_FILES} before Ray starts" if few and _allows(most) else ""
-    yield Finding("open files", "unlimited" if files == resource.RLIM_INFINITY else f"{files:,}", mend)
+    fix = f"ulimit -n {MIN_FILES} before Ray starts" if few and _allows(most) else ""
+    yield Finding("open files", "unlimited" if files == resource.RLIM_INFINITY else f"{files:,}", fix)
 
 
 def packages(name: str = "derm-ray") -> Iterator[Finding]:
-    """Yield the packages that an installation asks for and that do not fit, then a line on the others.
+    """Yield the required packages that are missing or of a wrong version, then a line on the others.
 
     Args:
         name: of the distribution.
@@ -74,11 +75,11 @@ def packages(name: str = "derm-ray") -> Iterator[Finding]:
     named = [
         f"{package} {fitting[package]}" for package in ("ray", "torch", "torchvision", "pyarrow") if package in fitting
     ]
-    yield Finding("packages", ", ".join([*named, f"{len(fitting) - len(named)} more, as asked for"]))
+    yield Finding("packages", ", ".join([*named, f"{len(fitting) - len(named)} more, as required"]))
 
 
 def session() -> Iterator[Finding]:
-    """Yield what was found at the folder of Ray's session."""
+    """Yield the state of the folder of Ray's session."""
     try:
         folder = session_folder()
     except ConfigError as error:
@@ -86,18 +87,18 @@ def session() -> Iterator[Finding]:
         return
     if folder.note:
         yield Finding("Ray's session", f"in {folder.path}, since {folder.note}", FIX)
-    mend = "Ray spills objects and writes logs there; free some, or set RAY_TMPDIR to a larger disk"
-    yield room(f"disk {folder.path}", shutil.disk_usage(folder.path).free, MIN_DISK, mend)
+    fix = "Ray spills objects and writes logs there; free some, or set RAY_TMPDIR to a larger disk"
+    yield check_free(f"disk {folder.path}", shutil.disk_usage(folder.path).free, MIN_DISK, fix)
 
 
 def free_memory() -> int:
     """Return the bytes of memory that are free on this machine, or by its container's limit where that is less."""
-    return int(min(psutil.virtual_memory().available, estimate_available_memory()))
+    return int(min(psutil.virtual_memory().available, ray_internals.available_memory()))
 
 
-def room(subject: str, free: int, least: int, mend: str) -> Finding:
-    """Judge how many bytes are free."""
-    return Finding(subject, f"{free / (1 << 30):.1f} GiB free", "" if free >= least else mend)
+def check_free(subject: str, free: int, least: int, fix: str) -> Finding:
+    """Report how many bytes are free, and the fix where that is too little."""
+    return Finding(subject, f"{free / (1 << 30):.1f} GiB free", "" if free >= least else fix)
 
 
 def _allows(most: int) -> bool:

@@ -12,9 +12,8 @@ import ray.exceptions
 import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
 from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError
 
-from derm_ray import bundle, errors, runtime, storage
+from derm_ray import bundle, errors, ray_internals, runtime, storage
 from derm_ray.data.manifest import Manifest, collapse, collapsed, require_split
 from derm_ray.data.prepared import is_prepared, require_size
 from derm_ray.data.validation import validate
@@ -265,7 +264,7 @@ def _cause(error: BaseException) -> str:
     if not isinstance(error, WorkerGroupError):
         return _last_line(error)
     for rank, cause in error.worker_failures.items():
-        if isinstance(cause, WorkerHealthCheckTimeoutError):
+        if isinstance(cause, ray_internals.worker_silent_error()):
             return f"worker {rank} was frozen and did not respond"
     rank, cause = next(iter(error.worker_failures.items()))
     return f"worker {rank}: {_last_line(cause)}"

@@ -4,7 +4,7 @@ import json
 import uuid
 from typing import Any
 
-from derm_ray import __version__, bundle, runtime, storage
+from derm_ray import __version__, bundle, ray_internals, storage
 from derm_ray.data.manifest import Manifest
 from derm_ray.errors import OutputExistsError
 from derm_ray.training.config import TrainConfig
@@ -63,7 +63,7 @@ def claim(run_uri: str, description: dict[str, Any], *, overwrite: bool) -> dict
             )
     elif any(storage.parent(uri).rpartition("/")[2] != INVOCATIONS for uri in storage.list_files(run_uri)):
         raise OutputExistsError(f"{run_uri} contains files that are not a training run. Choose another --name.")
-    if (job := runtime.submission_id()) is not None:
+    if (job := ray_internals.submission_id()) is not None:
         started["jobs"].append(job)
     if __version__ not in started["derm_ray_versions"]:
         started["derm_ray_versions"].append(__version__)

@@ -10,8 +10,8 @@ import ray.util
 from ray.exceptions import RayError
 from ray.train.constants import TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S
 from ray.train.torch import TorchConfig
-from ray.train.torch.config import _TorchBackend
-from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
+
+from derm_ray import ray_internals
 
 INTERFACE_VARIABLE = "GLOO_SOCKET_IFNAME"
 LEAVE_S = 5
@@ -26,12 +26,12 @@ class AddressedTorchConfig(TorchConfig):  # type: ignore[misc]
     """
 
     @property
-    def backend_cls(self) -> type[_TorchBackend]:
+    def backend_cls(self) -> type[Any]:
         """The backend that sets up the group."""
         return _AddressedBackend
 
 
-class _AddressedBackend(_TorchBackend):  # type: ignore[misc]
+class _AddressedBackend(ray_internals.torch_backend()):  # type: ignore[misc]
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         with ended_where_it_fails(worker_group):
             worker_group.execute(name_interface)
@@ -54,7 +54,8 @@ def ended_where_it_fails(worker_group: Any) -> Iterator[None]:
         yield
     except RayError as error:
         worker_group.shutdown()
-        raise WorkerGroupStartupFailedError("A worker was lost while the process group was set up.") from error
+        lost = ray_internals.worker_start_error()
+        raise lost("A worker was lost while the process group was set up.") from error
 
 
 def name_interface() -> None:

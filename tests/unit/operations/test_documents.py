@@ -14,7 +14,7 @@ def read(text: str) -> tuple[list[Document], list[Problem]]:
 
 
 def refused(document: Document, *path: str | int) -> str:
-    document.refuse(path, "what", "mend")
+    document.refuse(path, "what", "fix")
     return str(document.problems[-1])
 
 
@@ -22,10 +22,10 @@ def test_every_value_of_every_document_knows_its_line() -> None:
     (first, second), problems = read("# head\na: 1\nb:\n  - c: x\n  - d: y\n---\ne:\n  f: z\n")
     assert problems == []
     assert first.value == {"a": 1, "b": [{"c": "x"}, {"d": "y"}]}
-    assert refused(first, "b", 1, "d") == "f.yaml:5: b[1].d: what; mend"
-    assert refused(first, "b", 1, "gone", "deeper") == "f.yaml:5: b[1].gone.deeper: what; mend"
-    assert refused(first) == "f.yaml:2: the document: what; mend"
-    assert refused(second, "e", "f") == "f.yaml:8: e.f: what; mend"
+    assert refused(first, "b", 1, "d") == "f.yaml:5: b[1].d: what; fix"
+    assert refused(first, "b", 1, "gone", "deeper") == "f.yaml:5: b[1].gone.deeper: what; fix"
+    assert refused(first) == "f.yaml:2: the document: what; fix"
+    assert refused(second, "e", "f") == "f.yaml:8: e.f: what; fix"
 
 
 def test_a_text_inside_tells_the_files_own_lines() -> None:
@@ -36,7 +36,7 @@ def test_a_text_inside_tells_the_files_own_lines() -> None:
     ]
     (outer,), problems = read("spec:\n  config: |\n    # comment\n    a:\n      b: 1\n")
     (inner,) = outer.root.at("spec", "config").documents()
-    assert refused(inner, "a", "b") == "f.yaml:5: spec.config > a.b: what; mend"
+    assert refused(inner, "a", "b") == "f.yaml:5: spec.config > a.b: what; fix"
     assert problems == outer.problems == inner.problems
 
 
@@ -61,8 +61,8 @@ def test_values_are_those_of_json(text: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: 2\na: 3", "f.yaml:3: a: stands twice"),
-        ("a:\n  1: x", "f.yaml:2: a.1: this key is no text"),
+        ("a: 1\nb: 2\na: 3", "f.yaml:3: a: appears twice"),
+        ("a:\n  1: x", "f.yaml:2: a.1: this key is not text"),
         ("a: b\n c: d", "f.yaml:2: the document: this is not YAML"),
         ("a: !!python/object:os.system x", "f.yaml:1: the document: this is not YAML"),
         ("a: 1\n---\nb: !secret x", "f.yaml:3: the document: this is not YAML"),

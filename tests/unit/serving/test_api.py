@@ -15,7 +15,7 @@ from derm_ray.domain import Prediction
 from derm_ray.errors import BundleError
 from derm_ray.observability import WorkerLogs
 from derm_ray.serving import api
-from derm_ray.serving.guard import Limits
+from derm_ray.serving.middleware import Limits
 from derm_ray.serving.model import WAIT_S, ServedModel
 from derm_ray.serving.problems import ApiError
 from derm_ray.serving.recorder import Recorder

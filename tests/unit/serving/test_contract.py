@@ -8,7 +8,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from derm_ray.bundle import load_bundle
 from derm_ray.observability import WorkerLogs
 from derm_ray.serving import api
-from derm_ray.serving.guard import Limits
+from derm_ray.serving.middleware import Limits
 from derm_ray.serving.model import ServedModel
 from derm_ray.serving.recorder import Recorder
 from derm_ray.serving.tokens import new_token, parse_tokens

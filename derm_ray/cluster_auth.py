@@ -1,4 +1,4 @@
-"""Who can use a Ray: its token, and whether it lets in without one who reaches it from another machine."""
+"""Who can use a Ray: its token, and whether it accepts callers without one from other machines."""
 
 import os
 import secrets
@@ -10,62 +10,59 @@ from urllib.parse import urlsplit
 
 import requests
 
+from derm_ray import ray_internals
 from derm_ray.credentials import find_credential
 from derm_ray.errors import ConfigError
 from derm_ray.proxies import for_requests, is_loopback
 
 INSECURE_VARIABLE = "DERM_RAY_INSECURE_CLUSTER"
-"""``1`` lets commands use a Ray that anybody can use who reaches it."""
+"""``1`` lets commands use a Ray that anyone who reaches it can use."""
 TOKEN = "RAY_AUTH_TOKEN"  # noqa: S105
 TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"  # noqa: S105
-ANSWER_S = 30.0
-_MEND = (
+TIMEOUT_S = 30.0
+_FIX = (
     "Set RAY_AUTH_MODE=token, and for a cluster RAY_AUTH_TOKEN_PATH, where Ray is started and here; or, on a network "
     f"that nobody else reaches, {INSECURE_VARIABLE}=1."
 )
 
 
 def insecure_allowed() -> bool:
-    """Return whether the user has said that an open Ray will do.
+    """Return whether the user accepts an open Ray.
 
     Raises:
-        ConfigError: what was said is neither yes nor no.
+        ConfigError: the variable is neither 0 nor 1.
     """
-    said = os.environ.get(INSECURE_VARIABLE, "")
-    if said not in ("", "0", "1"):
-        raise ConfigError(f"{INSECURE_VARIABLE}={said}: say 1, or leave it out.")
-    return said == "1"
+    value = os.environ.get(INSECURE_VARIABLE, "")
+    if value not in ("", "0", "1"):
+        raise ConfigError(f"{INSECURE_VARIABLE}={value}: set it to 1, or unset it.")
+    return value == "1"
 
 
 @contextmanager
 def local_token() -> Iterator[None]:
     """Run a block in which a local Ray finds a token: the one in the home folder, else one for the block alone.
 
-    Where the home folder holds none, it is made; Ray would make it with the permissions of the umask, this one only its
-    user can read. Where the home folder cannot hold one, as that of many containers, the environment of Ray's own
-    processes does.
+    A missing token in the home folder is created, readable by its user only; Ray itself would apply the umask. Where
+    the home folder cannot hold one, as in many containers, the environment of Ray's own processes does.
     """
     named = any(name in os.environ for name in (TOKEN, TOKEN_PATH))
     if os.environ.get("RAY_AUTH_MODE", "token") != "token" or named or _token_at_home():
         yield
         return
-    import ray
-
-    loader = ray._raylet.AuthenticationTokenLoader.instance()
     os.environ[TOKEN] = secrets.token_hex(32)
-    loader.reset_cache()
+    ray_internals.forget_token()
     try:
         yield
     finally:
         del os.environ[TOKEN]
-        loader.reset_cache()
+        ray_internals.forget_token()
 
 
 def home_token_path() -> Path:
-    """Return where Ray keeps its token unless told otherwise.
+    """Return where Ray keeps its token by default.
 
     Raises:
-        ConfigError: there is no such place.
+        ConfigError: there is no home folder.
     """
     home = os.environ.get("HOME", "")  # Ray does not look into the password database
     if not os.path.isabs(home):
@@ -74,7 +71,7 @@ def home_token_path() -> Path:
 
 
 def find_home_problem() -> str:
-    """Return why the home folder cannot hold Ray's token, or an empty string."""
+    """Return why the home folder cannot hold Ray's token, or an empty text."""
     try:
         folder = home_token_path().parent
         with tempfile.TemporaryFile(dir=folder if folder.is_dir() else folder.parent):
@@ -86,7 +83,7 @@ def find_home_problem() -> str:
 
 
 def _token_at_home() -> bool:
-    """Return whether Ray finds a token in the home folder, where one is made if need be."""
+    """Return whether Ray finds a token in the home folder; one is created if necessary."""
     try:
         path = home_token_path()
     except ConfigError:
@@ -115,12 +112,12 @@ def refuse_open_ray(gcs: str) -> None:
         gcs: ``HOST:PORT`` of the head.
 
     Raises:
-        ConfigError: other machines can use it, or it does not tell.
+        ConfigError: other machines can use it, or that cannot be found out.
     """
     if insecure_allowed():
         return
-    if beyond := _beyond(nodes_told_to_strangers(gcs)):
-        raise ConfigError(f"the Ray at {gcs} runs what anybody sends it who reaches {beyond}: no token. {_MEND}")
+    if hosts := _other_hosts(nodes_without_token(gcs)):
+        raise ConfigError(f"the Ray at {gcs} has no token: anyone who reaches {hosts} can run code on it. {_FIX}")
 
 
 def refuse_open_jobs(url: str) -> None:
@@ -130,26 +127,24 @@ def refuse_open_jobs(url: str) -> None:
         url: of the jobs server, which answers.
 
     Raises:
-        ConfigError: other machines can use it, or it does not tell.
+        ConfigError: other machines can use it, or that cannot be found out.
     """
-    if insecure_allowed():
+    if insecure_allowed() or _get_without_token(f"{url}/api/jobs/") is None:
         return
-    if _asked_by_a_stranger(f"{url}/api/jobs/") is None:
-        return
-    told = _asked_by_a_stranger(nodes_url := f"{url}/nodes?view=summary")
+    answer = _get_without_token(nodes_url := f"{url}/nodes?view=summary")
     try:
-        summary = told.json()["data"]["summary"] if told is not None else {}
+        summary = answer.json()["data"]["summary"] if answer is not None else {}
         nodes = [node["raylet"]["nodeManagerAddress"] for node in summary]
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"{nodes_url}: does not tell the cluster's nodes. Give the address of Ray's dashboard."
+            f"{nodes_url}: does not list the cluster's nodes. Give the address of Ray's dashboard."
         ) from error
-    if beyond := _beyond([urlsplit(url).hostname or "", *nodes]):
-        raise ConfigError(f"the cluster at {url} runs what anybody sends it who reaches {beyond}: no token. {_MEND}")
+    if hosts := _other_hosts([urlsplit(url).hostname or "", *nodes]):
+        raise ConfigError(f"the cluster at {url} has no token: anyone who reaches {hosts} can run code on it. {_FIX}")
 
 
-def refuse_told_secrets(words: Iterable[str]) -> None:
-    """Refuse a command line with a credential: a cluster shows those of all that work on it.
+def refuse_credentials(words: Iterable[str]) -> None:
+    """Refuse a command line with a credential: a cluster shows the command lines of its drivers.
 
     Raises:
         ConfigError: there is one; the message does not repeat it.
@@ -158,31 +153,26 @@ def refuse_told_secrets(words: Iterable[str]) -> None:
         if kind := find_credential(word):
             raise ConfigError(
                 f"argument {number} holds {kind}, and everyone who reaches the cluster can read the command lines of "
-                "what runs there. Let the nodes have the credentials: a role, AWS_PROFILE, or a mounted secret file."
+                "what runs there. Give the nodes the credentials: a role, AWS_PROFILE, or a mounted secret file."
             )
 
 
-def _beyond(hosts: Iterable[str]) -> str:
+def _other_hosts(hosts: Iterable[str]) -> str:
     return ", ".join(sorted({host for host in hosts if host and not is_loopback(host)}))
 
 
-def nodes_told_to_strangers(gcs: str) -> list[str]:
-    """Return the addresses of the nodes that are alive, as the head tells them to a caller without a token.
+def nodes_without_token(gcs: str) -> list[str]:
+    """Return the addresses of the live nodes that the head lists to a caller without a token; none where it refuses.
 
     Raises:
-        ConfigError: it does not tell whether it asks for a token.
+        ConfigError: it cannot be found out.
     """
     import grpc
-    from ray.core.generated.gcs_pb2 import GcsNodeInfo
-    from ray.core.generated.gcs_service_pb2 import GetAllNodeAddressAndLivenessRequest
-    from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 
     options = [("grpc.enable_http_proxy", 0)]
     if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
-        from ray._common.tls_utils import load_certs_from_env
-
         try:
-            chain, key, authority = load_certs_from_env()
+            chain, key, authority = ray_internals.load_tls_files()
         except (RuntimeError, OSError) as error:
             raise ConfigError(
                 f"RAY_USE_TLS is set, but: {error}. RAY_TLS_SERVER_CERT, RAY_TLS_SERVER_KEY and RAY_TLS_CA_CERT name "
@@ -193,32 +183,29 @@ def nodes_told_to_strangers(gcs: str) -> list[str]:
         channel = grpc.insecure_channel(gcs, options)
     with channel:
         try:
-            reply = NodeInfoGcsServiceStub(channel).GetAllNodeAddressAndLiveness(
-                GetAllNodeAddressAndLivenessRequest(), timeout=ANSWER_S, wait_for_ready=True
-            )
+            return ray_internals.alive_nodes(channel, TIMEOUT_S)
         except grpc.RpcError as error:
             if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
                 return []
             raise ConfigError(
-                f"the Ray at {gcs} does not tell whether it asks for a token ({error.code().name}). Try again."
+                f"the Ray at {gcs}: cannot find out whether it requires a token ({error.code().name}). Try again."
             ) from error
-    return [node.node_manager_address for node in reply.node_info_list if node.state == GcsNodeInfo.ALIVE]
 
 
-def _asked_by_a_stranger(url: str) -> requests.Response | None:
-    """Ask as somebody without a token does; ``None`` where that is refused."""
-    with requests.Session() as session:  # the library Ray asks with, so that certificates and proxies are the same
+def _get_without_token(url: str) -> requests.Response | None:
+    """Return the answer to a caller without a token; ``None`` where that is refused."""
+    with requests.Session() as session:  # Ray's own library, so that certificates and proxies are the same
         session.auth = lambda request: request  # no .netrc
         try:
-            answer = session.get(url, timeout=ANSWER_S, allow_redirects=False, proxies=for_requests(url))
+            answer = session.get(url, timeout=TIMEOUT_S, allow_redirects=False, proxies=for_requests(url))
         except requests.RequestException as error:
             raise ConfigError(
-                f"{url}: does not tell whether it asks for a token ({type(error).__name__}). Try again."
+                f"{url}: cannot find out whether it requires a token ({type(error).__name__}). Try again."
             ) from error
     if answer.status_code in (401, 403):
         return None
-    if answer.is_redirect:  # Ray's client would follow it, with the job, past this question
-        raise ConfigError(f"{url}: leads to {answer.headers['location']}. Give that address itself.")
+    if answer.is_redirect:  # Ray's client would follow it with the job, without this check
+        raise ConfigError(f"{url}: redirects to {answer.headers['location']}. Give that address instead.")
     if answer.status_code != 200:
-        raise ConfigError(f"{url}: does not tell whether it asks for a token (HTTP {answer.status_code}). Try again.")
+        raise ConfigError(f"{url}: cannot find out whether it requires a token (HTTP {answer.status_code}). Try again.")
     return answer

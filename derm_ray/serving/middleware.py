@@ -1,4 +1,4 @@
-"""What every request passes before the application sees it: identity, rate, size and pace."""
+"""Checks of every request before the application sees it: identity, rate, size and pace."""
 
 import asyncio
 import json
@@ -79,20 +79,20 @@ class AccessLine(dict[str, Any]):
 
 
 class Traffic:
-    """The requests under way, and whether more are let in."""
+    """Requests in progress, and whether new ones are accepted."""
 
     def __init__(self) -> None:
         self.open = True
         self.ongoing = 0
 
     async def drain(self) -> None:
-        """Let nobody in any more, and wait for those that are."""
+        """Refuse new requests, and wait for those in progress."""
         self.open = False
         while self.ongoing:
             await asyncio.sleep(0.05)
 
 
-class Guard:
+class AdmissionMiddleware:
     """ASGI middleware that refuses, with a problem document, what must not reach the application.
 
     Every answer carries ``request-id`` and the security headers; every request makes one line of the access log, as
@@ -104,7 +104,7 @@ class Guard:
         limits: what one caller may do.
         traffic: counts requests; what comes after it was closed is refused.
         admission: asked at a request's head whether it would be answered in time; ``None`` admits all.
-        observe: is told of every request's route, status and seconds.
+        observe: called with the route, status and seconds of every request.
         log: called with every request's line of the access log.
     """
 
@@ -130,7 +130,7 @@ class Guard:
         self._held = Held()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Guard one request."""
+        """Check one request, and pass it on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -14,16 +14,16 @@ from pathlib import Path
 import pytest
 import ray
 
-from derm_ray.errors import ConfigError
-from derm_ray.exposure import (
+from derm_ray.cluster_auth import (
     INSECURE_VARIABLE,
     find_home_problem,
     insecure_allowed,
     local_token,
+    refuse_credentials,
     refuse_open_jobs,
     refuse_open_ray,
-    refuse_told_secrets,
 )
+from derm_ray.errors import ConfigError
 from derm_ray.proxies import is_loopback
 from derm_ray.submission.request import JobRequest
 from tests.conftest import unused_port
@@ -72,14 +72,17 @@ def dashboard(*nodes: str, code: int = 200) -> Iterator[int]:
 def test_open_jobs_are_refused_by_url_and_by_the_nodes_behind_it() -> None:
     with dashboard("127.0.0.1") as port:
         refuse_open_jobs(f"http://127.0.0.1:{port}")
-        with pytest.raises(ConfigError, match=r"who reaches 0\.0\.0\.0: no token\. Set RAY_AUTH_MODE=token"):
+        with pytest.raises(
+            ConfigError,
+            match=r"has no token: anyone who reaches 0\.0\.0\.0 can run code on it\. Set RAY_AUTH_MODE=token",
+        ):
             refuse_open_jobs(f"http://{EVERYWHERE}:{port}")
     with (
         dashboard("127.0.0.1", "10.0.0.7") as port,
-        pytest.raises(ConfigError, match=r"who reaches 10\.0\.0\.7: no token"),
+        pytest.raises(ConfigError, match=r"anyone who reaches 10\.0\.0\.7 can run"),
     ):
         refuse_open_jobs(f"http://127.0.0.1:{port}")
-    with pytest.raises(ConfigError, match="does not tell whether it asks for a token"):
+    with pytest.raises(ConfigError, match="cannot find out whether it requires a token"):
         refuse_open_jobs(f"http://127.0.0.1:{unused_port()}")
 
 
@@ -92,8 +95,8 @@ def test_jobs_that_ask_for_a_token_are_let_through(code: int) -> None:
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        (302, "leads to https://elsewhere/api/jobs/"),
-        (308, "Give that address itself"),
+        (302, "redirects to https://elsewhere/api/jobs/"),
+        (308, "Give that address instead"),
         (404, "HTTP 404"),
         (503, "HTTP 503"),
     ],
@@ -124,7 +127,7 @@ def test_an_open_ray_is_refused_and_one_who_insists_is_let_through(
     if is_loopback(host):
         refuse_open_ray(gcs)
     else:
-        with pytest.raises(ConfigError, match=rf"the Ray at {gcs} runs what anybody sends it who reaches {host}"):
+        with pytest.raises(ConfigError, match=rf"the Ray at {gcs} has no token: anyone who reaches {host}"):
             refuse_open_ray(gcs)
     monkeypatch.setenv(INSECURE_VARIABLE, "1")
     refuse_open_ray(gcs)
@@ -139,14 +142,14 @@ def test_who_insists_says_so_clearly_and_tells_the_job(monkeypatch: pytest.Monke
     assert quiet.variables[INSECURE_VARIABLE] == "1"
     assert quiet.id == JobRequest("score", ()).id
     monkeypatch.setenv(INSECURE_VARIABLE, "true")
-    with pytest.raises(ConfigError, match="say 1"):
+    with pytest.raises(ConfigError, match="set it to 1"):
         insecure_allowed()
 
 
 def test_a_command_line_with_a_credential_goes_to_no_cluster() -> None:
-    refuse_told_secrets(["score", "--input", "s3://b/x", "--address", "auto"])
+    refuse_credentials(["score", "--input", "s3://b/x", "--address", "auto"])
     with pytest.raises(ConfigError, match="argument 3 holds a signed URI") as refused:
-        refuse_told_secrets(["score", "--input", "https://h/x?X-Amz-Signature=hunter2"])
+        refuse_credentials(["score", "--input", "https://h/x?X-Amz-Signature=hunter2"])
     assert "hunter2" not in str(refused.value)
 
 
