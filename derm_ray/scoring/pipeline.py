@@ -11,7 +11,7 @@ import ray.data
 import ray.exceptions
 import torch
 
-from derm_ray import __version__, ray_internals, runtime, storage
+from derm_ray import __version__, local_files, ray_internals, runtime, storage
 from derm_ray.bundle import Bundle, load_bundle
 from derm_ray.data.inputs import Input, SizedInput
 from derm_ray.data.locations import Locations
@@ -162,7 +162,8 @@ def _complete(
         storage.remove(storage.join(out_uri, SUCCESS))
         _score_shards(run, todo, model, engine, options, lease)
     lease.check()
-    storage.remove_temporary(out_uri)
+    if storage.is_local(out_uri):  # object stores keep no incomplete writes
+        local_files.remove_temporary(out_uri)
     storage.remove_tree(storage.join(out_uri, ATTEMPTS))
     counts = reconcile(run)
     _judge(run, counts.errors, counts.pairs, options.max_error_rate)
