@@ -5,7 +5,6 @@ gauge disappears 20 s after it was set, which shows here that no run is active.
 """
 
 from threading import Event, Thread
-from types import TracebackType
 from typing import Self
 
 from ray.util.metrics import Counter, Gauge
@@ -63,9 +62,7 @@ class RunMetrics:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
 

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 import ray
 import ray.data
 import torch
-from torch import Tensor
 
 from derm_ray import storage
 from derm_ray.data.preprocessing import Preprocessing
@@ -28,14 +27,8 @@ IMAGES_AT_ONCE = 4
 
 
 class _FeatureActor:
-    def __init__(self, trunk: tuple[str, str, "ray.ObjectRef[dict[str, Tensor]]"], spec: Preprocessing, precision: str,
-                 use_gpu: bool) -> None:  # fmt: skip
-        name, freeze, weights = trunk
-        built = Trunk(name, freeze=freeze)
-        built.load_state_dict(ray.get(weights))
-        device = torch.device("cuda" if use_gpu else "cpu")
-        precision = resolve_precision(precision, device)
-        self._writer = FeatureWriter(built, spec, precision, device)
+    def __init__(self, trunk: "ray.ObjectRef[Trunk]", spec: Preprocessing, precision: str, *, use_gpu: bool) -> None:
+        self._writer = FeatureWriter(ray.get(trunk), spec, precision, torch.device("cuda" if use_gpu else "cpu"))
         self._executor = ThreadPoolExecutor(IMAGES_AT_ONCE)
 
     def __call__(self, row: Row, cache: FeatureCache) -> Row:
@@ -87,10 +80,9 @@ def prepare_features(
     """
     caches = plan_features(config, trunk, splits, folder, use_gpu=use_gpu)
     evict_caches(folder, [(cache, len(splits[split].listed)) for split, cache in caches.items()], limit_gib)
-    weights = (config.trunk, config.freeze, ray.put(trunk.state_dict()))
-    precision = _precision(config, use_gpu=use_gpu)
+    shared, precision = ray.put(trunk), _precision(config, use_gpu=use_gpu)
     for split, cache in caches.items():
-        fill(cache, splits[split].listed, weights, config.preprocessing, precision, use_gpu=use_gpu)
+        fill(cache, splits[split].listed, shared, config.preprocessing, precision, use_gpu=use_gpu)
     return caches
 
 
@@ -128,7 +120,7 @@ def common_stem(config: TrainConfig, network: PairNetwork) -> Trunk:
 def fill(
     cache: FeatureCache,
     pairs: Sequence[LesionPair],
-    trunk: tuple[str, str, "ray.ObjectRef[dict[str, Tensor]]"],
+    trunk: "ray.ObjectRef[Trunk]",
     spec: Preprocessing,
     precision: str,
     *,
@@ -139,7 +131,7 @@ def fill(
     Args:
         cache: see :func:`derm_ray.training.feature_cache.plan_cache`.
         pairs: with both images.
-        trunk: name, freeze point and weights.
+        trunk: with its weights.
         spec: preprocessing.
         precision: ``fp32`` or ``bf16``.
         use_gpu: one GPU per actor.
@@ -162,7 +154,8 @@ def fill(
     written = dataset_of(missing).map(
         _FeatureActor,
         fn_kwargs={"cache": cache},
-        fn_constructor_args=(trunk, spec, precision, use_gpu),
+        fn_constructor_args=(trunk, spec, precision),
+        fn_constructor_kwargs={"use_gpu": use_gpu},
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors),
         num_cpus=1,
         num_gpus=1 if use_gpu else None,

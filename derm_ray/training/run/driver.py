@@ -13,7 +13,7 @@ import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
 from ray.train.torch import TorchTrainer
 
-from derm_ray import bundle, errors, ray_internals, runtime, storage
+from derm_ray import bundle, ray_internals, runtime, storage
 from derm_ray.data.manifest import Manifest, collapse, collapsed, require_split
 from derm_ray.data.prepared import is_prepared, require_size
 from derm_ray.data.validation import validate
@@ -211,9 +211,10 @@ def _fit(task: WorkerTask, out_uri: str, name: str, scaling: ScalingConfig, max_
         raise TrainingError(
             f"the run stopped: {_cause(error)}. Its checkpoints are kept in {task.run_uri}; the same command resumes."
         ) from error
+    if isinstance(result.return_value, TrainingError):
+        raise TrainingError(f"{result.return_value} Checkpoints of earlier epochs are kept in {task.run_uri}.")
     if result.return_value is not None:
-        kind = getattr(errors, result.return_value["type"])
-        raise _rebuilt(kind, result.return_value["message"], task.run_uri)
+        raise result.return_value
     return result
 
 
@@ -251,12 +252,6 @@ def _save_bundle(
         reference=make_reference(labels, scores, calibration, images, prepared=prepared),
     )
     return TrainResult(task.run_uri, uri, provenance["run_id"], digest, epoch, metrics)
-
-
-def _rebuilt(kind: type[errors.DermRayError], message: str, run_uri: str) -> errors.DermRayError:
-    if issubclass(kind, TrainingError):
-        return TrainingError(f"{message} Checkpoints of earlier epochs are kept in {run_uri}.")
-    return errors.InputError(message)
 
 
 def _cause(error: BaseException) -> str:

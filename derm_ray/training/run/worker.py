@@ -92,12 +92,11 @@ def read_state(checkpoint: ray.train.Checkpoint, device: torch.device) -> dict[s
     return state
 
 
-def train_worker(settings: dict[str, Any]) -> dict[str, str] | None:
+def train_worker(settings: dict[str, Any]) -> DermRayError | None:
     """Train, validate and report until the last epoch.
 
     Returns:
-        ``None``, or type and message of an error that a restart cannot fix; every rank returns it, so that
-        Ray does not retry.
+        ``None``, or an error that a restart cannot fix; every rank returns it, so that Ray does not retry.
     """
     task: WorkerTask = settings["task"]
     task.logs.begin()
@@ -107,7 +106,7 @@ def train_worker(settings: dict[str, Any]) -> dict[str, str] | None:
         with worker.watchdog.watch():
             worker.run()
     except DermRayError as error:
-        return {"type": type(error).__name__, "message": str(error)}
+        return error
     return None
 
 
@@ -141,7 +140,7 @@ class _Worker:
         state = read_state(checkpoint, self.loop.device)
         self.loop.load_state_dict(state["loop"])
         self.first_epoch = state["epoch"]
-        self.history, self.steps = json.loads(state["history"]), json.loads(state["steps"])
+        self.history, self.steps = state["history"], state["steps"]
         self._log(
             f"resuming at epoch {self.first_epoch + 1}, step {len(self.steps) + 1}"
             if self.steps
@@ -285,9 +284,9 @@ class _Worker:
         except StorageError as error:
             # Only this rank failed: it has to exit, since the others wait for it.
             raise OSError(str(error)) from error
-        past = {"history": json.dumps(self.history), "steps": json.dumps(self.steps)}
         with tempfile.TemporaryDirectory() as folder:
-            torch.save({"loop": self.loop.state_dict(), **past, **state}, Path(folder) / STATE)
+            whole = {"loop": self.loop.state_dict(), "history": self.history, "steps": self.steps, **state}
+            torch.save(whole, Path(folder) / STATE)
             checkpoint = ray.train.Checkpoint.from_directory(folder)
             ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=folder_name)
 
