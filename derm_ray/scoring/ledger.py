@@ -64,7 +64,6 @@ class Run:
         out_uri: its folder.
         description: everything that determines the scores.
         source: URI, fingerprint, digest and skipped files of the input.
-        pairs: rows of the input.
         shards: all of them, in order.
         run_id: created at the start; affects no result.
         derm_ray_version: that started the run; another one may resume it.
@@ -74,11 +73,15 @@ class Run:
     out_uri: str
     description: RunDescription
     source: dict[str, Any]
-    pairs: int
     shards: tuple[Shard, ...]
     run_id: str
     derm_ray_version: str
     model_run_id: str | None
+
+    @property
+    def pairs(self) -> int:
+        """Rows of the input."""
+        return self.shards[-1].stop
 
     @property
     def manifest_uri(self) -> str:
@@ -139,13 +142,13 @@ def load_run(out_uri: str) -> Run:
     out_uri = storage.absolute(out_uri)
     with readable(storage.join(out_uri, RUN)) as uri:
         recorded = storage.read_json(uri)
-        known = {name: recorded.pop(name) for name in ("pairs", "run_id", "derm_ray_version", "model_run_id")}
-        source = recorded.pop("input")
+        known = {name: recorded.pop(name) for name in ("run_id", "derm_ray_version", "model_run_id")}
+        source, pairs = recorded.pop("input"), recorded.pop("pairs")
         description = RunDescription(**recorded)
     with readable(storage.join(out_uri, SHARDS)) as uri:
         table = pq.ParquetFile(BytesIO(storage.read_bytes(uri))).read(use_threads=False)
         shards = tuple(Shard(**row) for row in table.to_pylist())
-    if sum(map(len, shards)) != known["pairs"]:
+    if sum(map(len, shards)) != pairs:
         raise ScoringError(f"{out_uri}: {SHARDS} does not belong to the run in {RUN}. Score into another folder.")
     return Run(out_uri=out_uri, description=description, source=source, shards=shards, **known)
 
@@ -188,21 +191,21 @@ def open_run(
                     f"{source.uri}: files were added, removed or replaced since the run in {out_uri} started. "
                     "Choose another --out, or restore the files."
                 )
-            plan = _plan(source, description, locations, None)
-            _refuse_changes(out_uri, {"input digest": run.source["digest"]}, {"input digest": plan.digest})
+            digest = _plan(source, description, locations, None).digest
+            _refuse_changes(out_uri, {"input digest": run.source["digest"]}, {"input digest": digest})
         return run
-    plan = _plan(source, description, locations, storage.join(out_uri, MANIFEST))
+    digest, shards = _plan(source, description, locations, storage.join(out_uri, MANIFEST))
     sink = BytesIO()
-    pq.write_table(pa.Table.from_pylist([asdict(shard) for shard in plan.shards]), sink)
+    pq.write_table(pa.Table.from_pylist([asdict(shard) for shard in shards]), sink)
     storage.write_bytes(storage.join(out_uri, SHARDS), sink.getvalue())
     about = {
         "uri": source.uri,
         "patterns": source.patterns,
         "fingerprint": fingerprint,
-        "digest": plan.digest,
+        "digest": digest,
         "skipped": dict(source.skipped),
     }
-    run = Run(out_uri, description, about, plan.pairs, plan.shards, uuid.uuid4().hex, __version__, model_run_id)
+    run = Run(out_uri, description, about, shards, uuid.uuid4().hex, __version__, model_run_id)
     storage.write_json(storage.join(out_uri, RUN), run.to_json())
     return run
 

@@ -3,9 +3,8 @@
 import hashlib
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,17 +24,14 @@ MAX_PROBLEMS = 1000
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """An input cut into shards.
 
     Attributes:
-        pairs: rows.
         digest: SHA-256 of all rows' ids and image URIs, in order.
         shards: in order.
     """
 
-    pairs: int
     digest: str
     shards: tuple[Shard, ...]
 
@@ -88,7 +84,7 @@ def make_plan(
             raise ManifestError(source.uri, problems[:MAX_PROBLEMS])
         if manifest_uri is not None:
             storage.upload(copy.name, manifest_uri)
-    return Plan(start, total.hexdigest(), tuple(shards))
+    return Plan(total.hexdigest(), tuple(shards))
 
 
 def _checked(

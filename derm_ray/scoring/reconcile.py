@@ -151,8 +151,8 @@ def _parts(run: Run) -> Iterator[tuple[Shard, str, pa.Table]]:
 
 def with_errors(run: Run) -> list[Shard]:
     """Return the shards with errors that may disappear on a retry; see :data:`RETRYABLE`."""
-    there = {shard.index for shard in run.shards} - {shard.index for shard in run.missing()}
-    found = replace(run, shards=tuple(shard for shard in run.shards if shard.index in there))
+    missing = set(run.missing())
+    found = replace(run, shards=tuple(shard for shard in run.shards if shard not in missing))
     return [shard for shard, _, table in _parts(found) if RETRYABLE & set(table["error_code"].to_pylist())]
 
 

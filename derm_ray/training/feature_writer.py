@@ -1,7 +1,7 @@
 """Computing the features of a :class:`derm_ray.training.feature_cache.FeatureCache`."""
 
 from collections.abc import Sequence
-from concurrent.futures import Executor
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from derm_ray.training.batches import load_images
 from derm_ray.training.feature_cache import Activations, FeatureCache
 
 PAIRS_AT_ONCE = 16
+IMAGES_AT_ONCE = 4
 
 
 class FeatureWriter:
@@ -32,24 +33,24 @@ class FeatureWriter:
         self._spec = spec
         self._precision = precision
         self._device = device
+        self._executor = ThreadPoolExecutor(IMAGES_AT_ONCE)
 
-    def write(self, cache: FeatureCache, index: int, pairs: Sequence[LesionPair], executor: Executor) -> None:
+    def write(self, cache: FeatureCache, index: int, pairs: Sequence[LesionPair]) -> None:
         """Compute one file.
 
         Args:
             cache: where to.
             index: of the file.
             pairs: its pairs, in order.
-            executor: loads images.
 
         Raises:
             ImageError: an image cannot be used; the message names pair and file.
         """
         groups = [pairs[start : start + PAIRS_AT_ONCE] for start in range(0, len(pairs), PAIRS_AT_ONCE)]
-        cache.write(index, np.concatenate([self._compute(cache, group, executor) for group in groups]))
+        cache.write(index, np.concatenate([self._compute(cache, group) for group in groups]))
 
-    def _compute(self, cache: FeatureCache, pairs: Sequence[LesionPair], executor: Executor) -> Activations:
-        images = list(load_images(pairs, self._spec, executor))
+    def _compute(self, cache: FeatureCache, pairs: Sequence[LesionPair]) -> Activations:
+        images = list(load_images(pairs, self._spec, self._executor))
         if cache.mirrored:
             images += [image[:, :, ::-1] for image in images]
         batch = torch.from_numpy(np.concatenate(images)).to(self._device)

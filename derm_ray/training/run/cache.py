@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import ray
 import ray.data
@@ -23,18 +22,15 @@ from derm_ray.training.run.data_loading import LabeledPairs
 
 logger = logging.getLogger(__name__)
 
-IMAGES_AT_ONCE = 4
-
 
 class _FeatureActor:
     def __init__(self, trunk: "ray.ObjectRef[Trunk]", spec: Preprocessing, precision: str, *, use_gpu: bool) -> None:
         self._writer = FeatureWriter(ray.get(trunk), spec, precision, torch.device("cuda" if use_gpu else "cpu"))
-        self._executor = ThreadPoolExecutor(IMAGES_AT_ONCE)
 
     def __call__(self, row: Row, cache: FeatureCache) -> Row:
         index, pairs = unpacked(row)
         try:
-            self._writer.write(cache, index, pairs, self._executor)
+            self._writer.write(cache, index, pairs)
         except (ImageError, StorageError) as error:
             return packed(error)
         return packed(None)

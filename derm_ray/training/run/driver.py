@@ -21,6 +21,7 @@ from derm_ray.domain import LabelSet, PredictionKind, Split, label_set
 from derm_ray.errors import ConfigError, TrainingError
 from derm_ray.evaluation.calibration import fit_calibration
 from derm_ray.lease import Lease, hold
+from derm_ray.models.factory import NetworkConfig
 from derm_ray.observability import WorkerLogs, working_for
 from derm_ray.training.batches import check_batch_size
 from derm_ray.training.config import TrainConfig
@@ -139,12 +140,11 @@ def train(
                     features = prepare_features(config, stem, splits, cache, limit_gib=cache_limit_gib, use_gpu=use_gpu)
                 task = WorkerTask(
                     config=config,
-                    architecture=start.architecture,
                     class_weights=class_weights(
                         np.array(splits[Split.TRAIN].labels), config.classes, config.class_weight
                     ),
                     run_uri=run_uri,
-                    initial=ray.put(start.network.state_dict()),
+                    network=ray.put(start.network),
                     train=ray.put(splits[Split.TRAIN]),
                     val=ray.put(splits[Split.VAL]),
                     features=features,
@@ -165,7 +165,9 @@ def train(
                 "manifest_uri": manifest.uri,
                 "workers": workers if most == workers else f"{workers} to {most}",
             }
-            return _save_bundle(task, result, labels, splits, provenance, lease, prepared=is_prepared(manifest))
+            return _save_bundle(
+                task, start.architecture, result, labels, splits, provenance, lease, prepared=is_prepared(manifest)
+            )
 
 
 def labeled(manifest: Manifest, split: Split, labels: LabelSet) -> LabeledPairs:
@@ -220,6 +222,7 @@ def _fit(task: WorkerTask, out_uri: str, name: str, scaling: ScalingConfig, max_
 
 def _save_bundle(
     task: WorkerTask,
+    architecture: NetworkConfig,
     result: "ray.train.Result",
     labels: LabelSet,
     splits: dict[Split, LabeledPairs],
@@ -243,7 +246,7 @@ def _save_bundle(
     lease.check()
     digest = bundle.save_bundle(
         uri,
-        network=task.architecture,
+        network=architecture,
         label_set=labels,
         preprocessing=config.preprocessing,
         weights=state["loop"]["network"],

@@ -17,13 +17,12 @@ import ray.train
 import torch
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import get_device
-from torch import Tensor
 
 from derm_ray import storage
 from derm_ray.domain import PredictionKind, Split, label_set
 from derm_ray.errors import DermRayError, StorageError
 from derm_ray.evaluation.evaluate import compute_metrics
-from derm_ray.models.factory import NetworkConfig, build_network
+from derm_ray.models.networks import PairNetwork
 from derm_ray.observability import Progress, WorkerLogs
 from derm_ray.training.batches import evaluation_order, training_order
 from derm_ray.training.config import TrainConfig
@@ -55,10 +54,9 @@ class WorkerTask:
 
     Attributes:
         config: the recipe.
-        architecture: the network.
         class_weights: of the loss (K,).
         run_uri: the run's folder.
-        initial: reference to the initial state dict.
+        network: reference to the network with its initial weights.
         train, val: references to the splits.
         features: the splits' activations; ``None`` reads images.
         relay: the actor that carries progress lines to the driver.
@@ -68,10 +66,9 @@ class WorkerTask:
     """
 
     config: TrainConfig
-    architecture: NetworkConfig
     class_weights: npt.NDArray[np.float32]
     run_uri: str
-    initial: "ray.ObjectRef[dict[str, Tensor]]"
+    network: "ray.ObjectRef[PairNetwork]"
     train: "ray.ObjectRef[LabeledPairs]"
     val: "ray.ObjectRef[LabeledPairs]"
     features: Mapping[Split, FeatureCache] | None
@@ -126,8 +123,7 @@ class _Worker:
         self.validation_s = 0.0
         self.preemption_checked_s = time.monotonic()
         self.watchdog = Watchdog(self._report_stall)
-        network = build_network(task.architecture, freeze=self.config.freeze, dropout=self.config.dropout)
-        network.load_state_dict(ray.get(task.initial))
+        network = ray.get(task.network)
         device = get_device() if task.use_gpu else torch.device("cpu")
         self.loop = TrainingLoop(self.config, network, device, task.class_weights, self.watchdog)
         self._resume()
