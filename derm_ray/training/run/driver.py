@@ -18,7 +18,7 @@ from derm_ray.data.manifest import Manifest, collapse, collapsed, require_split
 from derm_ray.data.prepared import is_prepared, require_size
 from derm_ray.data.validation import validate
 from derm_ray.domain import LabelSet, PredictionKind, Split, label_set
-from derm_ray.errors import ConfigError, TrainingError
+from derm_ray.errors import ConfigError, InputError, TrainingError
 from derm_ray.evaluation.calibration import fit_calibration
 from derm_ray.lease import Lease, hold
 from derm_ray.models.factory import NetworkConfig
@@ -216,7 +216,7 @@ def _fit(task: WorkerTask, out_uri: str, name: str, scaling: ScalingConfig, max_
     if isinstance(result.return_value, TrainingError):
         raise TrainingError(f"{result.return_value} Checkpoints of earlier epochs are kept in {task.run_uri}.")
     if result.return_value is not None:
-        raise result.return_value
+        raise InputError(str(result.return_value))
     return result
 
 
