@@ -1,6 +1,6 @@
 """MkDocs hook: reference pages hold ``<!-- generated: NAME -->`` where a table made from the code stands.
 
-A meaning that is written here must have its column or code, and the other way round: else the build fails.
+A meaning in ``docs/_meanings.yaml`` must have its column or code, and the other way round: else the build fails.
 """
 
 import ast
@@ -13,112 +13,20 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import yaml
+
 ROOT = Path(__file__).parent.parent
 _MARKER = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
 _ROLE = re.compile(r":\w+:`~?([\w.]+)`")
 
-MANIFEST_COLUMNS = {
-    "pair_id": "Id of the row, unique. Default: `lesion_id`; one of the two is required.",
-    "lesion_id": "Id of the lesion. A lesion may have several pairs. Default: `pair_id`.",
-    "patient_id": "Id of the patient. All lesions of a patient go to the same split.",
-    "clinical_uri": "Clinical photo. A relative URI starts at the manifest's folder.",
-    "dermoscopy_uri": "Dermoscopy image, likewise.",
-    "diagnosis": "A class of the label set. Training and evaluation need it.",
-    "split": "`train`, `val` or `test`; written by `derm-ray data split`.",
-    "age_years": "Age of the patient.",
-    "sex": "Sex of the patient.",
-    "site": "Part of the body.",
-    "skin_tone": "Number on the scale of `skin_tone_scale`.",
-    "skin_tone_scale": "`milk` (0 very dark to 5 very light), `fitzpatrick` (1 light to 6 dark) or `monk` (1 light to 10 dark).",
-}
-
-SCORE_COLUMNS = (
-    (r"pair_id|lesion_id", None, "Ids of the input's row."),
-    (r"status", None, "`ok` or `error`."),
-    (r"error_code", None, "Why there is no score; see [errors](errors.md#image-errors)."),
-    (r"error_message", None, "The same in words."),
-    (r"modality", None, "Images that the score rests on: `both`, `clinical` or `dermoscopy`."),
-    (
-        r"flags",
-        None,
-        "What is unusual about an image: `clinical:animated` (only the first frame is scored), `dermoscopy:burned_in_annotation` (DICOM).",
-    ),
-    (r"diagnosis", None, "The most probable class."),
-    (r"confidence", None, "Its probability, 0 to 1."),
-    (r"p_(cancer|melanoma)", None, "Probability of a task: the sum over its positive classes."),
-    (r"p_\w+", "p_<class>", "Probability of a class."),
-    (
-        r"\w+_at_\d+_sensitivity",
-        "<task>_at_<n>_sensitivity",
-        "Whether the task's probability reaches the operating point; null where the model has none.",
-    ),
-    (r"(clinical|dermoscopy)_saliency", "<modality>_saliency", "With `--saliency`: path of the overlay in the output."),
-    (
-        r"(clinical|dermoscopy|cross)_\w+",
-        "<kind>_<class>",
-        "With the option for per-input predictions: probability of a class by one image alone, or by both (`cross`).",
-    ),
-    (r"model_digest", None, "The model."),
-    (r"engine", None, "The engine that computed the score."),
-    (r"derm_ray_version", None, "The version that wrote the row."),
-    (r"scored_at", None, "When."),
-)
-
-IMAGE_ERRORS = {
-    "missing": "Storage has no such file.",
-    "forbidden": "Storage does not allow reading it.",
-    "storage": "Storage failed, also when asked again with growing pauses.",
-    "timeout": "Storage did not answer in time, also when asked again.",
-    "too_large": "More than 100 MB encoded.",
-    "bomb": "A packed member that expands far beyond its size.",
-    "empty": "The file has no bytes.",
-    "not_an_image": "The bytes are no image.",
-    "too_many_pixels": "More than 50 megapixels, by its header.",
-    "corrupt": "The image is damaged.",
-    "unsupported": "A format (HEIC, AVIF, JPEG XL, PDF, SVG ...), layout, transfer syntax or address that is not read. The message names it.",
-    "crash": "The process died each time it worked on this pair.",
-}
-
-HTTP_ERRORS = {
-    "bad_request": "The request cannot be read.",
-    "busy": "The answer would probably take longer than 5 s to begin, or could not come within 10 s; or 512 pairs, or 500 MB of bodies, are in progress at the replica. See `Retry-After`.",
-    "internal_error": "The server failed.",
-    "invalid_request": "A field is unknown, repeated or has a wrong value. The message names it.",
-    "no_image": "Neither `clinical` nor `dermoscopy` was sent.",
-    "no_saliency": "The model's head is not `cam_bp`, so there are no overlays.",
-    "replica_lost": "The replica that worked on the request died. See `Retry-After`.",
-    "request_timeout": "The body took longer than 20 s.",
-    "stopping": "The endpoint is being stopped. See `Retry-After`.",
-    "too_large": "An image above 25 MB, or a request above 50.1 MB.",
-    "too_many_requests": "A token asked more often than `--rate` allows. See `Retry-After`.",
-    "unauthorized": "No token, or an unknown one.",
-    "not_found": "Unknown path.",
-    "method_not_allowed": "The path does not take this method.",
-}
+_MEANINGS = yaml.safe_load((ROOT / "docs" / "_meanings.yaml").read_text(encoding="utf-8"))
+MANIFEST_COLUMNS: dict[str, str] = _MEANINGS["manifest_columns"]
+SCORE_COLUMNS: list[dict[str, str]] = _MEANINGS["score_columns"]
+IMAGE_ERRORS: dict[str, str] = _MEANINGS["image_errors"]
+HTTP_ERRORS: dict[str, str] = _MEANINGS["http_errors"]
+ENGINES: dict[str, list[str]] = _MEANINGS["engines"]
+ARCHIVES: dict[str, str] = _MEANINGS["archives"]
 FRAMEWORK_ERRORS = {"not_found": 404, "method_not_allowed": 405}
-
-
-ENGINES = {
-    "auto": (
-        "the fastest of the others, but `compiled`, in a measurement of seconds; decided once per run and recorded",
-        "by default",
-    ),
-    "torch": ("eager PyTorch, fp32, channels last", "the reference"),
-    "torch-bf16": ("the same under autocast", "AVX512-BF16, AMX, GPUs"),
-    "compiled": (
-        "PyTorch's compiler with frozen weights, bf16 where the hardware has it; needs a C++ compiler on CPUs, and about "
-        "a minute to start per process",
-        "archives that take an hour, where int8 is not wanted",
-    ),
-    "openvino-int8": ("convolutions in 8 bits, the rest fp32; CPUs only", "archives and endpoints on CPUs"),
-}
-
-ARCHIVES = {
-    "tar": "patterns on the member's name; members are read by range",
-    "zip": "the same",
-    "tar.gz": "the same, but read in order, as one unit of work: its pairs are one part, however many",
-    "parquet": "columns `clinical`, `dermoscopy`, and `lesion_id` or `pair_id`; images are bytes in the table",
-}
 
 
 class DocumentationError(Exception):
@@ -140,7 +48,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def agree(what: str, documented: Iterable[str], found: Iterable[str]) -> None:
     """Fail where the documented names are not those of the code."""
     if different := set(documented) ^ set(found):
-        raise DocumentationError(f"docs/_generate.py and the code differ in {what}: {', '.join(sorted(different))}")
+        raise DocumentationError(f"docs/_meanings.yaml and the code differ in {what}: {', '.join(sorted(different))}")
 
 
 def attributes(of: object) -> dict[str, str]:
@@ -344,14 +252,15 @@ def scores() -> str:
     rows: dict[str, list[str]] = {}
     used = set()
     for column in score_schema(PAPER15, **dict.fromkeys(options, True)):
-        for pattern, shown, meaning in SCORE_COLUMNS:
-            if re.fullmatch(pattern, column.name):
-                rows[shown or column.name] = [f"`{shown or column.name}`", str(column.type), meaning]
-                used.add(pattern)
+        for of in SCORE_COLUMNS:
+            if re.fullmatch(of["pattern"], column.name):
+                shown = of.get("shown", column.name)
+                rows[shown] = [f"`{shown}`", str(column.type), of["meaning"]]
+                used.add(of["pattern"])
                 break
         else:
-            raise DocumentationError(f"docs/_generate.py: the score column {column.name!r} has no meaning")
-    agree("columns of scores", (pattern for pattern, _, _ in SCORE_COLUMNS), used)
+            raise DocumentationError(f"docs/_meanings.yaml: the score column {column.name!r} has no meaning")
+    agree("columns of scores", (of["pattern"] for of in SCORE_COLUMNS), used)
     return table(["column", "type", "meaning"], rows.values())
 
 
