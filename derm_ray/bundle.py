@@ -18,7 +18,7 @@ from derm_ray.errors import BundleError, InputError, OutputExistsError, StorageE
 from derm_ray.models.factory import NetworkConfig, build_network
 from derm_ray.models.networks import PairNetwork
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 INDEX = "bundle.json"
 WEIGHTS = "weights.safetensors"
 CARD = "README.md"

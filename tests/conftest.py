@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,6 +20,7 @@ from derm_ray.domain import PAPER15, Calibration, LabelSet
 
 if TYPE_CHECKING:
     from derm_ray.models.factory import NetworkConfig
+    from derm_ray.registry import Registry
 
 # Rays of tests listen on this machine's own address, and most of them without a token.
 os.environ.setdefault("DERM_RAY_INSECURE_CLUSTER", "1")
@@ -217,3 +218,14 @@ def real_data() -> RealData:
     if missing := [name for name in names if not os.environ.get(name)]:
         pytest.skip(f"{' and '.join(missing)} not set")
     return RealData(*(os.environ[name] for name in names))
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> "Callable[[Registry[Any], str, object], None]":
+    """Return what adds a thing to a registry for one test."""
+
+    def add(registry: "Registry[Any]", name: str, thing: object) -> None:
+        monkeypatch.setattr(registry, "_found", dict(registry._things()))
+        registry.add(name, thing)
+
+    return add

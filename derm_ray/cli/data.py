@@ -1,127 +1,24 @@
 """``derm-ray data``: manifests."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from derm_ray.cli.options import ClinicalOption, DermoscopyOption, JsonOption, LabelSetOption, emit, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from derm_ray.data.importers import Importer
+from derm_ray.cli import importers
+from derm_ray.cli.options import (
+    ClinicalOption,
+    DermoscopyOption,
+    JsonOption,
+    LabelSetOption,
+    ManifestOutOption,
+    emit,
+    warn,
+)
 
 app = typer.Typer(help="Create, check, split and prepare manifests of lesion pairs.", no_args_is_help=True)
-importers = typer.Typer(help="Import a data set as a manifest.", no_args_is_help=True)
-app.add_typer(importers, name="import")
+app.add_typer(importers.app, name="import")
 
 ManifestArgument = Annotated[str, typer.Argument(help="Manifest file (Parquet, CSV or JSONL): a path or URI.")]
-OutOption = Annotated[str, typer.Option("--out", help="Manifest to write (.parquet, .csv or .jsonl).")]
-
-
-@importers.command("milk10k")
-def import_milk10k(
-    source: Annotated[str, typer.Argument(help="Folder with the MILK10k_Training_* files.")],
-    out: OutOption,
-    label_set: Annotated[str, typer.Option("--label-set", help="Label set: paper15 or milk10k.")] = "paper15",
-    as_json: JsonOption = False,
-) -> None:
-    """Import MILK10k (doi:10.34970/648456) in its official layout."""
-    from derm_ray.data.importers.milk10k import import_milk10k as read
-
-    _import(read, source, out, label_set, as_json=as_json)
-
-
-@importers.command("derm7pt")
-def import_derm7pt(
-    source: Annotated[str, typer.Argument(help="Folder with meta/ and images/.")],
-    out: OutOption,
-    label_set: Annotated[str, typer.Option("--label-set", help="Label set: derm7pt or paper15.")] = "derm7pt",
-    as_json: JsonOption = False,
-) -> None:
-    """Import the 7-point checklist data set (doi:10.1109/JBHI.2018.2824327) with its own splits."""
-    from derm_ray.data.importers.derm7pt import import_derm7pt as read
-
-    _import(read, source, out, label_set, as_json=as_json)
-
-
-@importers.command("folder")
-def import_folder(
-    source: Annotated[str, typer.Argument(help="CSV with lesion_id, clinical, dermoscopy and any manifest column.")],
-    out: OutOption,
-    label_set: LabelSetOption = "paper15",
-    column: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--column",
-            metavar="NAME=HEADER",
-            help="Map a manifest column to a CSV header, such as clinical=img_path or patient_id=pat. Repeatable.",
-        ),
-    ] = None,
-    delimiter: Annotated[
-        str | None, typer.Option("--delimiter", help="Delimiter of the cells, such as ';' or tab. Default: detected.")
-    ] = None,
-    encoding: Annotated[
-        str | None,
-        typer.Option(
-            "--encoding", help="Text encoding, such as cp1252. Default: UTF-8, or that of the byte order mark."
-        ),
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Import images listed in a CSV; paths are relative to the CSV."""
-    from functools import partial
-
-    from derm_ray.data.csv_reader import CsvFormat
-    from derm_ray.data.importers.folder import import_folder as read
-    from derm_ray.errors import ConfigError
-
-    columns: dict[str, str] = {}
-    for entry in column or ():
-        name, equals, header = (part.strip() for part in entry.partition("="))
-        if not (name and equals and header) or name in columns:
-            raise ConfigError(f"--column {entry!r}: write NAME=HEADER, each NAME once, such as clinical=img_path.")
-        columns[name] = header
-    tab = delimiter is not None and delimiter.lower() in ("tab", r"\t")
-    csv_format = CsvFormat("\t" if tab else delimiter, encoding)
-    _import(
-        partial(read, csv_format=csv_format, columns=columns), source, out, label_set, as_json=as_json, rows_of=source
-    )
-
-
-def _import(
-    read: "Importer", source: str, out: str, label_set: str, *, as_json: bool, rows_of: str | None = None
-) -> None:
-    """Import, check and write; ``rows_of`` is the file to name in messages about rows."""
-    from dataclasses import replace
-
-    from derm_ray.data.manifest import write_manifest
-    from derm_ray.data.summary import summarize
-    from derm_ray.data.validation import find_warnings, validate
-    from derm_ray.domain import label_set as find
-
-    result = read(source, find(label_set), out)
-    validate(replace(result.manifest, uri=rows_of or out), find(label_set))
-    write_manifest(result.manifest, out)
-    warnings = list(find_warnings(result.manifest))
-    _warn(warnings)
-    skipped = sum(result.skipped.values())
-    lines = [f"{len(result.manifest)} of {result.found} lesions imported as {label_set} to {out}"]
-    if skipped:
-        lines.append(f"{skipped} lesions skipped: their diagnosis is not in {label_set}:")
-        lines += [f"  {count:>5}  {reason}" for reason, count in result.skipped.items()]
-    summary = summarize(result.manifest)
-    lines += summary.missing_lines()
-    lines += result.notes
-    values = {"manifest": out, "imported": len(result.manifest), "found": result.found, "skipped": result.skipped}
-    values |= {"missing": summary.missing, "missing_words": summary.missing_words}
-    values |= {"notes": result.notes, "warnings": warnings}
-    emit(values, "\n".join(lines), as_json=as_json)
-
-
-def _warn(warnings: "Iterable[str]") -> None:
-    for warning in warnings:
-        typer.echo(f"warning: {printable(warning)}", err=True)
 
 
 @app.command()
@@ -130,7 +27,7 @@ def index(
         str,
         typer.Argument(help="A .tar, .zip, .tar.gz, .parquet, or a folder of images, DICOM files or such archives."),
     ],
-    out: OutOption,
+    out: ManifestOutOption,
     clinical: ClinicalOption = None,
     dermoscopy: DermoscopyOption = None,
     as_json: JsonOption = False,
@@ -190,7 +87,7 @@ def validate(
         emit({"manifest": manifest, "pairs": len(read), "valid": False, "problems": error.problems}, "", as_json=True)
         raise typer.Exit(error.exit_code) from error
     warnings = list(find_warnings(read))
-    _warn(warnings)
+    warn(warnings)
     emit(
         {"manifest": manifest, "pairs": len(read), "valid": True, "warnings": warnings},
         "\n".join([f"{manifest}: {len(read)} pairs, valid", *summarize(read).missing_lines()]),
@@ -225,7 +122,7 @@ def split(
     written = replace(result.manifest.absolute(), uri=storage.absolute(target)) if moved else result.manifest
     write_manifest(written, target)
     warnings = [*result.warnings, *find_warnings(written)]
-    _warn(warnings)
+    warn(warnings)
     summary = summarize(written)
     values = {"manifest": target, "seed": seed, "warnings": warnings, "diagnoses": summary.diagnoses}
     values |= {"missing": summary.missing, "missing_words": summary.missing_words}

@@ -1,9 +1,12 @@
 """Options that several commands share, and how results are printed."""
 
 import json
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
+
+from derm_ray.inference.engines import ENGINES
 
 ManifestOption = Annotated[
     str, typer.Option("--manifest", help="Manifest file (Parquet, CSV or JSONL): a path or URI.")
@@ -16,9 +19,10 @@ EngineOption = Annotated[
     str,
     typer.Option(
         "--engine",
-        help="auto, torch, torch-bf16, compiled or openvino-int8 (see model quantize); auto measures which is fastest.",
+        help=f"auto, {ENGINES} (see model quantize); auto measures which is fastest.",
     ),
 ]
+ManifestOutOption = Annotated[str, typer.Option("--out", help="Manifest to write (.parquet, .csv or .jsonl).")]
 LabelSetOption = Annotated[str, typer.Option("--label-set", help="Label set: paper15, milk10k or derm7pt.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of text.")]
 ClinicalOption = Annotated[
@@ -42,6 +46,12 @@ DermoscopyOption = Annotated[
 def emit(values: dict[str, Any], text: str, *, as_json: bool) -> None:
     """Print a result: one JSON line, or text."""
     typer.echo(json.dumps(values, ensure_ascii=False) if as_json else text)
+
+
+def warn(warnings: Iterable[str]) -> None:
+    """Print warnings to standard error, one a line."""
+    for warning in warnings:
+        typer.echo(f"warning: {printable(warning)}", err=True)
 
 
 def printable(message: str) -> str:

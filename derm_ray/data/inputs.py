@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from derm_ray import storage
-from derm_ray.data.archives.address import ParquetCell, kind
+from derm_ray.data.archives.containers import kind
 from derm_ray.data.archives.index import index_archive
 from derm_ray.data.archives.names import Damaged
 from derm_ray.data.archives.pairing import DEFAULT_RULE, PairingRule
@@ -176,7 +176,8 @@ def _manifest_parts(uri: str) -> list[str] | None:
     """Return the parts of a manifest, empty if it is one file, or ``None`` if it is not a manifest."""
     if uri.lower().endswith(MANIFEST_SUFFIXES):
         return []
-    if kind(uri) not in (None, ParquetCell):
+    container = kind(uri)
+    if container is not None and container.members is not None:
         return None
     if is_folder(uri):
         parts = parquet_parts(uri)

@@ -141,11 +141,6 @@ def require_size(manifest: Manifest, spec: Preprocessing, whose: str) -> None:
             f"is {spec.size}; they would be resized twice. Use the original manifest, or prepare it again "
             f"with `derm-ray data prepare --size {spec.size}`."
         )
-    if sizes and not spec.scaled:
-        raise ConfigError(
-            f"{manifest.uri}: its images are prepared, but the model is of an earlier version, which decodes JPEG "
-            "photos at their full size. Use the original manifest."
-        )
 
 
 def _cut(pairs: list[LesionPair], spec: Preprocessing, most: int) -> list[_Block]:

@@ -26,16 +26,11 @@ class Preprocessing:
 
     Attributes:
         size: side of the square in pixels; the whole image is stretched onto it (bilinear, antialiased),
-            so that a lesion near the border is never cut off.
-        mean, std: per-channel normalization of RGB in 0..1, applied inside the engine.
-        scaled: JPEG photos are decoded at the smallest scale not below the square; models of earlier versions were
-            trained on full ones.
+            so that a lesion near the border is never cut off. JPEG photos are decoded at the smallest scale that is
+            not below it.
     """
 
     size: int = 224
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    scaled: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Return the specification as JSON types."""
@@ -52,7 +47,7 @@ class Preprocessing:
             raise BundleError(
                 f"unknown resize method {spec.get('resize')!r} in the preprocessing. Train the model again."
             )
-        return cls(int(spec["size"]), tuple(spec["mean"]), tuple(spec["std"]), bool(spec.get("scaled", False)))
+        return cls(int(spec["size"]))
 
     def resize(self, image: Image.Image) -> Pixels:
         """Return the image's pixels on the square."""
@@ -118,7 +113,7 @@ def to_pair(images: Mapping[Modality, LoadedImage]) -> PairPixels:
 
 def _prepare(data: bytes, spec: Preprocessing, max_pixels: int, read_s: float = 0.0) -> LoadedImage:
     started = perf_counter()
-    decoded = decode(data, max_pixels=max_pixels, side=spec.size if spec.scaled else None)
+    decoded = decode(data, max_pixels=max_pixels, side=spec.size)
     pixels = spec.resize(decoded.image)
     return LoadedImage(pixels, decoded.shorter_side, decoded.flags, read_s, perf_counter() - started)
 

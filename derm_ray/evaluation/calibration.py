@@ -11,8 +11,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 
 from derm_ray.domain import SENSITIVITIES, Calibration, LabelSet, OperatingPoint, PredictionKind, Task
-from derm_ray.evaluation.metrics import Labels, Scores
-from derm_ray.evaluation.tasks import task_scores
+from derm_ray.evaluation.metrics import Labels, Scores, task_scores
 from derm_ray.inference.predictor import temper
 
 BINS = 10

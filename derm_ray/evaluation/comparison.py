@@ -1,14 +1,18 @@
 """Intervals by bootstrap over lesions."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from derm_ray.evaluation.metrics import Draws
+
 RESAMPLES = 1000
 LEVEL = 0.95
+BLOCK = 4_000_000
+"""Weights held at once."""
 
 
 @dataclass(frozen=True)
@@ -34,25 +38,24 @@ def finite_or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def lesion_resamples(lesion_ids: Sequence[str], *, resamples: int, seed: int) -> list[npt.NDArray[np.int64]]:
-    """Draw lesions with replacement; all pairs of a drawn lesion come along.
+def lesion_weights(lesion_ids: Sequence[str], *, seed: int = 0, resamples: int = RESAMPLES) -> Draws:
+    """Return how often each pair counts (1 + resamples, N): once each, then as lesions are drawn with replacement."""
+    return np.concatenate(list(_blocks(lesion_ids, seed=seed, resamples=resamples)))
 
-    Args:
-        lesion_ids: one per pair.
-        resamples: how many draws.
-        seed: of the draws.
 
-    Returns:
-        Row indices of each resample.
-    """
+def _blocks(lesion_ids: Sequence[str], *, seed: int, resamples: int) -> Iterator[Draws]:
+    """Yield the rows of :func:`lesion_weights`, in blocks that fit in memory; (D, N) in Fortran order."""
     _, lesion = np.unique(np.asarray(lesion_ids), return_inverse=True)
-    rows = [np.flatnonzero(lesion == i) for i in range(lesion.max() + 1)]
-    generator = np.random.default_rng(seed)
-    return [np.concatenate([rows[i] for i in generator.integers(len(rows), size=len(rows))]) for _ in range(resamples)]
+    count, generator = int(lesion.max()) + 1, np.random.default_rng(seed)
+    yield np.ones((1, len(lesion)))
+    most = max(1, BLOCK // len(lesion))
+    for start in range(0, resamples, most):
+        drawn = generator.multinomial(count, np.full(count, 1 / count), min(most, resamples - start))
+        yield np.asfortranarray(drawn[:, lesion], np.float64)
 
 
 def bootstrap(
-    compute: Callable[[npt.NDArray[np.int64]], Mapping[str, float]],
+    compute: Callable[[Draws], Mapping[str, Draws]],
     lesion_ids: Sequence[str],
     *,
     resamples: int = RESAMPLES,
@@ -61,17 +64,14 @@ def bootstrap(
     """Compute metrics on all pairs with 95% percentile intervals clustered by lesion.
 
     Args:
-        compute: row indices -> metric name -> value.
+        compute: weights of the pairs (D, N) -> metric name -> values (D,).
         lesion_ids: one per pair.
         resamples: number of draws; a draw in which a metric is undefined does not count for it.
         seed: of the draws.
     """
-    whole = compute(np.arange(len(lesion_ids)))
-    draws = [compute(rows) for rows in lesion_resamples(lesion_ids, resamples=resamples, seed=seed)]
-    intervals: dict[str, Interval] = {}
-    for name, value in whole.items():
-        intervals[name] = percentile_interval(value, np.array([draw[name] for draw in draws]))
-    return intervals
+    parts = [compute(weights) for weights in _blocks(lesion_ids, seed=seed, resamples=resamples)]
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return {name: percentile_interval(values[0], values[1:]) for name, values in whole.items()}
 
 
 def percentile_interval(value: float, draws: npt.NDArray[np.floating]) -> Interval:

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,7 @@ from derm_ray.domain import (
 )
 from derm_ray.evaluation.calibration import Reliability, reliability
 from derm_ray.evaluation.comparison import RESAMPLES, Interval, bootstrap, finite_or_none
-from derm_ray.evaluation.metrics import Labels, class_metrics, confusion_matrix
-from derm_ray.evaluation.tasks import task_metrics, task_scores
+from derm_ray.evaluation.metrics import Labels, compute_all, confusion_matrix, task_scores
 from derm_ray.inference.predictor import Predictor
 
 
@@ -35,8 +35,8 @@ class KindEvaluation:
     """The metrics of one prediction kind.
 
     Attributes:
-        metrics: metric name -> interval; per-class AUROC under ``auroc/<class>``, task metrics under
-            ``<task>/auroc`` and ``<task>/sensitivity_at_95_specificity``.
+        metrics: metric name -> interval; those of a task under ``<task>/<metric>``, those of each class against the
+            rest, such as AUROC, under ``<metric>/<class>``.
         confusion: counts (K, K), rows true, columns predicted.
         reliability: reliability of the probabilities.
         operating: the model's operating points, with sensitivity and specificity on this split.
@@ -143,10 +143,11 @@ def evaluate(
     shown = [replace(p, clinical_uri=p.dermoscopy_uri, dermoscopy_uri=p.clinical_uri) if swapped else p for p in pairs]
     scores = _predict(predictor, shown, manifest.uri)
     lesion_ids = [pair.lesion_id for pair in pairs]
+    tasks = {task.name: task for task in label_set.tasks(definition)}
     kinds = {
         kind: KindEvaluation(
             bootstrap(
-                lambda rows, p=probabilities: compute_metrics(label_set, labels[rows], p[rows], definition),  # type: ignore[misc]
+                partial(compute_all, tasks, label_set.class_names, labels, probabilities),
                 lesion_ids,
                 resamples=resamples,
             ),
@@ -156,9 +157,8 @@ def evaluate(
         )
         for kind, probabilities in scores.items()
     }
-    tasks = label_set.tasks(definition)
     any_scores = next(iter(scores.values()))
-    sizes = {task.name: task_metrics(task, label_set.class_names, labels, any_scores) for task in tasks}
+    sides = {name: task_scores(task, label_set.class_names, labels, any_scores) for name, task in tasks.items()}
     return Evaluation(
         label_set=label_set,
         definition=definition,
@@ -167,7 +167,7 @@ def evaluate(
         lesions=len(set(lesion_ids)),
         grouping="patient" if any(chosen.column("patient_id")) else "lesion",
         support={name: int((labels == i).sum()) for i, name in enumerate(label_set.class_names)},
-        task_sizes={name: (m.positives, m.negatives) for name, m in sizes.items()},
+        task_sizes={name: (len(positive), len(negative)) for name, (positive, negative) in sides.items()},
         kinds=kinds,
         majority=_majority(manifest, label_set, labels, definition),
         provenance={
@@ -206,20 +206,11 @@ def compute_metrics(
     probabilities: npt.NDArray[np.floating],
     definition: CancerDefinition = CancerDefinition.PAPER,
 ) -> dict[str, float]:
-    """Return every scalar metric of one set of predictions by name; see :class:`KindEvaluation`."""
-    overall = class_metrics(labels, probabilities)
-    named = {
-        "accuracy": overall.accuracy,
-        "balanced_accuracy": overall.balanced_accuracy,
-        "macro_f1": overall.macro_f1,
-        "macro_auroc": overall.macro_auroc,
-    }
-    for task in label_set.tasks(definition):
-        result = task_metrics(task, label_set.class_names, labels, probabilities)
-        named[f"{task.name}/auroc"] = result.auroc
-        named[f"{task.name}/sensitivity_at_95_specificity"] = result.sensitivity_at_95_specificity
-    named |= {f"auroc/{name}": area for name, area in zip(label_set.class_names, overall.auroc, strict=True)}
-    return named
+    """Return every metric of one set of predictions by name; see :class:`KindEvaluation`."""
+    tasks = {task.name: task for task in label_set.tasks(definition)}
+    once = np.ones((1, len(labels)))
+    values = compute_all(tasks, label_set.class_names, labels, probabilities, once)
+    return {name: float(value[0]) for name, value in values.items()}
 
 
 def _predict(

@@ -151,4 +151,4 @@ def _difference(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_], les
     if not lesion_ids:
         return Interval(float("nan"), float("nan"), float("nan"))
     change = after.astype(float) - before
-    return bootstrap(lambda rows: {"difference": float(change[rows].mean())}, lesion_ids)["difference"]
+    return bootstrap(lambda weights: {"difference": weights @ change / weights.sum(1)}, lesion_ids)["difference"]

@@ -11,6 +11,7 @@ from derm_ray.domain import PredictionKind
 from derm_ray.errors import OutputExistsError
 from derm_ray.evaluation.comparison import Interval
 from derm_ray.evaluation.evaluate import Evaluation
+from derm_ray.evaluation.metrics import metric_names, metric_title
 from derm_ray.evaluation.plots import confusion_plot, interval_plot, reliability_plot
 
 JSON_NAME = "evaluation.json"
@@ -21,16 +22,6 @@ WHY_NOT_DEFINED = (
     "A metric is not defined without enough pairs: AUROC needs pairs inside and outside the class, sensitivity needs "
     "positives, specificity needs negatives."
 )
-OVERALL = {
-    "accuracy": "Accuracy",
-    "balanced_accuracy": "Balanced accuracy",
-    "macro_f1": "Macro F1",
-    "macro_auroc": "Macro AUROC",
-    "cancer/auroc": "Cancer: AUROC",
-    "cancer/sensitivity_at_95_specificity": "Cancer: sensitivity at 95% specificity",
-    "melanoma/auroc": "Melanoma: AUROC",
-    "melanoma/sensitivity_at_95_specificity": "Melanoma: sensitivity at 95% specificity",
-}
 
 
 def write_evaluation(evaluation: Evaluation, out_uri: str) -> tuple[str, str]:
@@ -63,11 +54,16 @@ def render_html(evaluation: Evaluation) -> str:
     return environment.get_template("report.html.j2").render(
         notice=RESEARCH_NOTICE,
         evaluation=evaluation,
-        overall=OVERALL,
+        overall=_overall(evaluation),
         plots=_plots(evaluation),
         cross=PredictionKind.CROSS,
         why_not_defined=WHY_NOT_DEFINED,
     )
+
+
+def _overall(evaluation: Evaluation) -> dict[str, str]:
+    """Return the titles of all metrics that are not of one class, by name."""
+    return {name: metric_title(name) for name in metric_names(evaluation.task_sizes)}
 
 
 def figure_text(interval: Interval) -> str:
@@ -89,11 +85,10 @@ def _reached(name: str, value: float, lacking: str) -> str:
 def summary_text(evaluation: Evaluation) -> str:
     """Return the main metrics as a table for a terminal."""
     kinds = list(evaluation.kinds)
-    width = max(map(len, OVERALL.values()))
+    overall = _overall(evaluation)
+    width = max(map(len, overall.values()))
     lines = [f"{'':<{width}}" + "".join(f"  {kind!s:<21}" for kind in kinds) + "  majority class"]
-    for name, title in OVERALL.items():
-        if name not in evaluation.majority:
-            continue
+    for name, title in overall.items():
         cells = "".join(f"  {figure_text(evaluation.kinds[kind].metrics[name]):<21}" for kind in kinds)
         lines.append(f"{title:<{width}}{cells}  {number_text(evaluation.majority[name])}")
     lines += [
@@ -111,12 +106,12 @@ def _plots(evaluation: Evaluation) -> dict[str, Any]:
     def rows(names: list[str]) -> dict[PredictionKind, list[Interval]]:
         return {kind: [result.metrics[name] for name in names] for kind, result in evaluation.kinds.items()}
 
-    named = [name for name in OVERALL if name in evaluation.majority]
+    overall = _overall(evaluation)
     present = [d for d in evaluation.label_set.diagnoses if evaluation.support[d.name]]
     areas = [f"auroc/{diagnosis.name}" for diagnosis in present]
     names = [f"{d.title} ({evaluation.support[d.name]})" for d in present]
     return {
-        "overall": Markup(interval_plot([OVERALL[name] for name in named], rows(named), "metric, 95% interval")),
+        "overall": Markup(interval_plot(list(overall.values()), rows(list(overall)), "metric, 95% interval")),
         "classes": Markup(interval_plot(names, rows(areas), "one-vs-rest AUROC, 95% interval", chance=0.5)),
         "reliability": Markup(reliability_plot(evaluation.kinds[PredictionKind.CROSS].reliability)),
         "confusion": Markup(confusion_plot(evaluation, PredictionKind.CROSS)),

@@ -35,12 +35,3 @@ def default_device() -> torch.device:
 def to_device(network: AnyNetwork, device: torch.device) -> AnyNetwork:
     """Move a network to a device, its weights in channels-last order, in place."""
     return network.to(device).to(memory_format=torch.channels_last)
-
-
-def normalize(
-    images_BHWC: torch.Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]
-) -> torch.Tensor:
-    """Turn uint8 images (B, H, W, 3) into normalized float32 (B, 3, H, W) in channels-last memory order."""
-    scale = torch.tensor([255 * s for s in std], device=images_BHWC.device)
-    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=images_BHWC.device)
-    return (images_BHWC.float() / scale - shift).permute(0, 3, 1, 2)

@@ -49,11 +49,9 @@ class Predictor:
         for indices in self._batches(pairs):
             raw = self._run([pairs[i] for i in indices])
             temperatures = self.bundle.calibration.temperatures
-            kinds = {kind: temper(p, temperatures.get(kind, 1.0)) for kind, p in raw.items()}
+            kinds = {kind: temper(p, temperatures.get(kind, 1.0)).tolist() for kind, p in raw.items()}
             for row, index in enumerate(indices):
-                per_input_predictions = {
-                    kind: tuple(float(p) for p in probabilities[row]) for kind, probabilities in kinds.items()
-                }
+                per_input_predictions = {kind: tuple(rows[row]) for kind, rows in kinds.items()}
                 predictions[index] = self._to_prediction(pairs[index].modality, per_input_predictions)
         return [predictions[i] for i in range(len(pairs))]
 

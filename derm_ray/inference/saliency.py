@@ -13,7 +13,7 @@ from derm_ray.bundle import Bundle
 from derm_ray.data.preprocessing import PairPixels, Pixels
 from derm_ray.domain import Modality
 from derm_ray.errors import ConfigError
-from derm_ray.inference.precision import default_device, normalize, to_device
+from derm_ray.inference.precision import default_device, to_device
 
 Map = npt.NDArray[np.float32]
 """Weights of an image's positions, (H, W), >= 0 and summing to 1."""
@@ -34,7 +34,6 @@ class SaliencyMapper:
 
     def __init__(self, bundle: Bundle, device: torch.device | None = None) -> None:
         require_cam(bundle)
-        self._spec = bundle.preprocessing
         self._device = device or default_device()
         self._network = to_device(bundle.build(), self._device)
 
@@ -48,7 +47,7 @@ class SaliencyMapper:
     def _tensor(self, image: Pixels | None) -> torch.Tensor | None:
         if image is None:
             return None
-        return normalize(torch.from_numpy(image[None].copy()).to(self._device), self._spec.mean, self._spec.std)
+        return torch.from_numpy(image[None].copy()).to(self._device).permute(0, 3, 1, 2)
 
 
 def overlay_files(mapper: SaliencyMapper, pair: PairPixels) -> dict[Modality, bytes]:

@@ -8,9 +8,9 @@ from torch import nn
 
 from derm_ray.errors import ConfigError, unknown_name
 from derm_ray.models.cam import CAM_MODES, CamStream
-from derm_ray.models.heads import HEADS, CamHead, Head, make_head
+from derm_ray.models.heads import HEADS, CamHead, Head
 from derm_ray.models.networks import CrossSubnetwork, PairCam, PairNetwork, ShareNet, SoleNet, Stream
-from derm_ray.models.trunks import Trunk, trunk_spec
+from derm_ray.models.trunks import TRUNKS, Trunk
 
 NETWORKS = ("sole", "share", "triple")
 
@@ -35,7 +35,7 @@ class CamConfig:
     stem: str | None = None
 
     def __post_init__(self) -> None:
-        trunk_spec(self.trunk)
+        TRUNKS[self.trunk]
         if self.mode not in CAM_MODES:
             raise ConfigError(unknown_name("cam_mode", self.mode, CAM_MODES))
 
@@ -46,12 +46,12 @@ class NetworkConfig:
 
     Attributes:
         network: ``sole``, ``share`` or ``triple``.
-        trunk: a key of :data:`derm_ray.models.trunks.TRUNKS`.
-        head: ``gap``, ``fc``, ``bp``, ``cam_bp``, or ``cam`` for a CAM network.
+        trunk: name of the trunk.
+        head: name of the head; ``cam`` makes a CAM network.
         classes: number of diagnoses.
         tap: layer that C_T reads; ``None`` is the trunk's default (relu5_2 of VGG-16).
         rank: of bilinear heads: channels left before the Gram matrix; ``None`` keeps all.
-        cam: of ``cam_bp`` heads, and only of these.
+        cam: of heads that need a map, and only of these.
     """
 
     network: str = "triple"
@@ -63,14 +63,14 @@ class NetworkConfig:
     cam: CamConfig | None = None
 
     def __post_init__(self) -> None:
-        trunk_spec(self.trunk)
-        for kind, value, known in (("network", self.network, NETWORKS), ("head", self.head, HEADS)):
-            if value not in known:
-                raise ConfigError(unknown_name(kind, value, known))
-        if (self.head == "cam_bp") != (self.cam is not None):
-            raise ConfigError("head cam_bp requires a CAM network; other heads take none.")
-        if self.rank is not None and self.head not in ("bp", "cam_bp"):
-            raise ConfigError(f"rank {self.rank} applies to heads bp and cam_bp only. Remove it for head {self.head}.")
+        TRUNKS[self.trunk]
+        if self.network not in NETWORKS:
+            raise ConfigError(unknown_name("network", self.network, NETWORKS))
+        head = HEADS[self.head]
+        if head.needs_map != (self.cam is not None):
+            raise ConfigError(f"head {self.head} {'requires a' if head.needs_map else 'takes no'} CAM network.")
+        if self.rank is not None and not head.takes_rank:
+            raise ConfigError(f"rank {self.rank} applies to bilinear heads only. Remove it for head {self.head}.")
         if self.head == "cam" and self.network == "triple":
             raise ConfigError("a CAM network takes one image. Use network share (one for both modalities) or sole.")
 
@@ -100,15 +100,14 @@ def build_network(config: NetworkConfig, *, freeze: str = "none", dropout: float
     Raises:
         ConfigError: the tap or freeze point is unknown to the trunk.
     """
-    channels = trunk_spec(config.trunk).channels
+    channels = TRUNKS[config.trunk].channels
     cam = _build_cam(config.cam) if config.cam is not None else None
     if config.cam is not None and config.cam.stem is not None:
         freeze = config.cam.stem
 
     def head(*, from_scratch: bool) -> Head:
-        return make_head(
-            config.head, channels, config.classes, dropout=dropout, from_scratch=from_scratch, rank=config.rank
-        )
+        make = HEADS[config.head]
+        return make(channels, config.classes, dropout=dropout, from_scratch=from_scratch, rank=config.rank)
 
     def stream() -> Stream:
         return Stream(Trunk(config.trunk, config.tap, freeze), head(from_scratch=False))
@@ -122,7 +121,7 @@ def build_network(config: NetworkConfig, *, freeze: str = "none", dropout: float
 def _build_cam(config: CamConfig) -> PairCam:
     def stream() -> CamStream:
         trunk = Trunk(config.trunk, freeze=config.stem or "none", body_only=config.stem is not None)
-        return CamStream(trunk, CamHead(trunk.channels, config.classes, dropout=0.0), config.mode)
+        return CamStream(trunk, CamHead(trunk.channels, config.classes), config.mode)
 
     return PairCam(*(stream() for _ in range(config.networks)), from_stem=config.stem is not None)
 

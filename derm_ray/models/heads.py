@@ -1,12 +1,16 @@
 """Heads: from a feature map, and its saliency where a head uses one, to class logits."""
 
+import logging
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from derm_ray.models.pooling import BilinearPool, resize_map
+from derm_ray.registry import Registry
 
-HEADS = ("gap", "fc", "cam", "bp", "cam_bp")
+logger = logging.getLogger(__name__)
 
 
 def _in_fp32(layers: nn.Module, inputs: Tensor) -> Tensor:
@@ -16,7 +20,39 @@ def _in_fp32(layers: nn.Module, inputs: Tensor) -> Tensor:
 
 
 class Head(nn.Module):
-    """Base of all heads: ``forward(features (B, C, H, W), map (B, H', W') or None) -> logits (B, classes)``."""
+    """Base of all heads: ``forward(features (B, C, H, W), map (B, H', W') or None) -> logits (B, classes)``.
+
+    It is created with the number of channels and classes, and uses those of these settings that apply: ``dropout``
+    (before the classifier, and in fc layers), ``from_scratch`` (no part is loaded from ImageNet weights) and ``rank``
+    (of bilinear pooling).
+
+    Attributes:
+        needs_map: it weights positions by the map of a CAM network.
+        takes_rank: it uses ``rank``.
+    """
+
+    needs_map = False
+    takes_rank = False
+
+    def load_pretrained(self, state: Mapping[str, Tensor], source: str) -> None:
+        """Load the part of ImageNet weights that fits this head; by default none.
+
+        Args:
+            state: see :func:`derm_ray.models.weights.read_init_weights`.
+            source: where they come from, for messages.
+        """
+
+
+HEADS: Registry[type[Head]] = Registry(
+    "head",
+    {
+        "gap": "derm_ray.models.heads:GapHead",
+        "fc": "derm_ray.models.heads:FcHead",
+        "cam": "derm_ray.models.heads:CamHead",
+        "bp": "derm_ray.models.heads:BilinearHead",
+        "cam_bp": "derm_ray.models.heads:CamBilinearHead",
+    },
+)
 
 
 class GapHead(Head):
@@ -25,7 +61,7 @@ class GapHead(Head):
     The batch norm tames the large activations of the ImageNet trunk, on which a fresh linear layer diverges.
     """
 
-    def __init__(self, channels: int, classes: int, *, dropout: float) -> None:
+    def __init__(self, channels: int, classes: int, *, dropout: float = 0.0, **_: object) -> None:
         super().__init__()
         self.norm = nn.BatchNorm1d(channels)
         self.dropout = nn.Dropout(dropout)
@@ -40,17 +76,18 @@ class GapHead(Head):
 class FcHead(Head):
     """VGG-16's fc6, fc7 and a classifier, 4096 wide, on the pooled map (Simonyan and Zisserman 2014).
 
-    Args:
-        batch_norm: add batch norm after fc6 and fc7, as for the paper's sub-network trained from scratch.
+    From scratch, as the paper's third sub-network, fc6 and fc7 have batch norm after them.
     """
 
     width = 4096
 
-    def __init__(self, channels: int, classes: int, *, dropout: float, batch_norm: bool) -> None:
+    def __init__(
+        self, channels: int, classes: int, *, dropout: float = 0.0, from_scratch: bool = False, **_: object
+    ) -> None:
         super().__init__()
 
         def block(before: int) -> list[nn.Module]:
-            norm = [nn.BatchNorm1d(self.width)] if batch_norm else []
+            norm = [nn.BatchNorm1d(self.width)] if from_scratch else []
             return [nn.Linear(before, self.width), *norm, nn.ReLU(), nn.Dropout(dropout)]
 
         self.pool = nn.Sequential(nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(7), nn.Flatten())
@@ -62,13 +99,22 @@ class FcHead(Head):
         """See :class:`Head`."""
         return _in_fp32(self.classifier, self.fc7(self.fc6(self.pool(features_BCHW))))
 
+    def load_pretrained(self, state: Mapping[str, Tensor], source: str) -> None:
+        """Load fc6 and fc7 of torchvision's VGG-16, where they are there."""
+        layers = {"classifier.0": self.fc6[0], "classifier.3": self.fc7[0]}
+        if not all(f"{name}.weight" in state for name in layers):
+            logger.warning("%s has no fc6/fc7: these layers start from random weights.", source)
+            return
+        for name, layer in layers.items():
+            layer.load_state_dict({part: state[f"{name}.{part}"].float() for part in ("weight", "bias")})
+
 
 class CamHead(Head):
     """The CAM network's end: conv3x3 to 1024 maps, global average pooling, linear (Zhou et al. 2016, section 3)."""
 
     width = 1024
 
-    def __init__(self, channels: int, classes: int, *, dropout: float) -> None:
+    def __init__(self, channels: int, classes: int, *, dropout: float = 0.0, **_: object) -> None:
         super().__init__()
         self.conv = nn.Sequential(
             nn.Conv2d(channels, self.width, 3, padding=1, bias=False), nn.BatchNorm2d(self.width), nn.ReLU()
@@ -92,52 +138,37 @@ class CamHead(Head):
 
 
 class BilinearHead(Head):
-    """Bilinear pooling and a linear layer; with a map it is CAM-BP.
+    """Bilinear pooling (BP) of all positions alike, and a linear layer.
 
     Args:
         rank: see :class:`derm_ray.models.pooling.BilinearPool`.
-        saliency: weigh positions by the map (CAM-BP), or all alike (BP).
     """
+
+    takes_rank = True
 
     gain = 16.0
     """Length of the descriptor before the classifier: length 1 would need a separate learning rate."""
 
-    def __init__(self, channels: int, classes: int, *, dropout: float, rank: int | None, saliency: bool) -> None:
+    def __init__(
+        self, channels: int, classes: int, *, dropout: float = 0.0, rank: int | None = None, **_: object
+    ) -> None:
         super().__init__()
         self.pool = BilinearPool(channels, rank)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(self.pool.size, classes)
         nn.init.zeros_(self.classifier.weight)
         nn.init.zeros_(self.classifier.bias)
-        self._saliency = saliency
 
     def forward(self, features_BCHW: Tensor, map_BHW: Tensor | None = None) -> Tensor:
         """See :class:`Head`."""
         weights = None
-        if self._saliency:
+        if self.needs_map:
             assert map_BHW is not None, "CAM-BP needs a map"
             weights = resize_map(map_BHW, features_BCHW.shape[2], features_BCHW.shape[3])
         return _in_fp32(self.classifier, self.dropout(self.gain * self.pool(features_BCHW, weights)))
 
 
-def make_head(
-    name: str, channels: int, classes: int, *, dropout: float, from_scratch: bool, rank: int | None = None
-) -> Head:
-    """Return a fresh head by its name in :data:`HEADS`.
+class CamBilinearHead(BilinearHead):
+    """Bilinear pooling of positions weighted by the map (CAM-BP, Eq. 6), and a linear layer."""
 
-    Args:
-        name: ``gap``, ``fc``, ``cam`` (of a CAM network), ``bp`` or ``cam_bp``.
-        channels, classes: of its input and output.
-        dropout: before the classifier, and in fc layers.
-        from_scratch: nothing of it will be loaded from ImageNet, so that an fc head takes batch norm.
-        rank: of the bilinear heads.
-    """
-    match name:
-        case "gap":
-            return GapHead(channels, classes, dropout=dropout)
-        case "fc":
-            return FcHead(channels, classes, dropout=dropout, batch_norm=from_scratch)
-        case "cam":
-            return CamHead(channels, classes, dropout=dropout)
-        case _:
-            return BilinearHead(channels, classes, dropout=dropout, rank=rank, saliency=name == "cam_bp")
+    needs_map = True

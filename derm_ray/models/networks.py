@@ -117,7 +117,7 @@ class CrossSubnetwork(nn.Module):
 class PairNetwork(nn.Module, ABC):
     """Base of all pair networks: ``forward(clinical, dermoscopy) -> PairLogits``.
 
-    Images are normalized, (B, 3, H, W); either may be ``None``, not both.
+    Images are (B, 3, H, W), RGB 0..255, uint8 or float; either may be ``None``, not both.
 
     Attributes:
         cam: the CAM network of CAM-BP heads.

@@ -1,6 +1,5 @@
 """Initial weights: ImageNet weights of the trunks, and the trained CAM network of CAM-BP."""
 
-import logging
 from collections.abc import Mapping
 from http.client import HTTPException
 
@@ -11,11 +10,8 @@ from torch import Tensor
 from derm_ray import storage
 from derm_ray.errors import ConfigError, StorageError
 from derm_ray.models.factory import CamConfig, NetworkConfig
-from derm_ray.models.heads import FcHead
 from derm_ray.models.networks import PairNetwork, Stream
-from derm_ray.models.trunks import Trunk, trunk_spec
-
-logger = logging.getLogger(__name__)
+from derm_ray.models.trunks import TRUNKS, Trunk
 
 State = Mapping[str, Tensor]
 
@@ -25,23 +21,22 @@ def read_init_weights(trunk: str, uri: str | None) -> State:
 
     Args:
         trunk: a pretrained key of :data:`derm_ray.models.trunks.TRUNKS`.
-        uri: a safetensors file, or ``None`` for torchvision's download.
+        uri: a safetensors file, or ``None`` for the download that the trunk names.
 
     Raises:
         StorageError: the file or the download is not available.
         ConfigError: it is not such a file, or the trunk is trained from scratch.
     """
-    pretrained = trunk_spec(trunk).pretrained
+    pretrained = TRUNKS[trunk].pretrained
     if pretrained is None:
         raise ConfigError(f"trunk {trunk} is trained from scratch. Remove --init-weights, or use trunk vgg16.")
     if uri is None:
         try:
-            state: State = pretrained.get_state_dict(progress=False, check_hash=True)
+            return pretrained()
         except (OSError, HTTPException, RuntimeError) as error:  # the last is a wrong hash
             raise StorageError(
-                f"torchvision's {trunk} weights cannot be downloaded ({error}). Give a local file with --init-weights."
+                f"the {trunk} trunk's weights cannot be downloaded ({error}). Give a local file with --init-weights."
             ) from error
-        return state
     try:
         return load_safetensors(storage.read_bytes(uri))
     except StorageError:
@@ -51,7 +46,7 @@ def read_init_weights(trunk: str, uri: str | None) -> State:
 
 
 def load_init_weights(network: PairNetwork, state: State, source: str) -> None:
-    """Load ImageNet weights into every stream's trunk, and into fc6/fc7 where the weights have them.
+    """Load ImageNet weights into every stream's trunk, and the part that fits its head.
 
     Args:
         network: changed in place.
@@ -63,8 +58,7 @@ def load_init_weights(network: PairNetwork, state: State, source: str) -> None:
     """
     for stream in (module for module in network.modules() if isinstance(module, Stream)):
         load_trunk_weights(stream.trunk, state, source)
-        if isinstance(stream.head, FcHead):
-            _load_fc(stream.head, state, source)
+        stream.head.load_pretrained(state, source)
 
 
 def load_trunk_weights(trunk: Trunk, state: State, source: str) -> None:
@@ -81,15 +75,6 @@ def _trunk_state(trunk: Trunk, state: State) -> dict[str, Tensor]:
     layers = dict(trunk.features.named_children())
     kept = {key: value for key, value in plain.items() if key.split(".")[0] in layers}
     return {key: value.float() if value.is_floating_point() else value for key, value in kept.items()}
-
-
-def _load_fc(head: FcHead, state: State, source: str) -> None:
-    layers = {"classifier.0": head.fc6[0], "classifier.3": head.fc7[0]}
-    if not all(f"{name}.weight" in state for name in layers):
-        logger.warning("%s has no fc6/fc7: these layers start from random weights.", source)
-        return
-    for name, layer in layers.items():
-        layer.load_state_dict({part: state[f"{name}.{part}"].float() for part in ("weight", "bias")})
 
 
 def describe_cam(trained: NetworkConfig, weights: State, mode: str, trunk: Trunk, freeze: str) -> CamConfig:
@@ -114,12 +99,11 @@ def describe_cam(trained: NetworkConfig, weights: State, mode: str, trunk: Trunk
 
 
 def _same_stem(weights: State, trunk: Trunk) -> bool:
-    """Return whether every stream of a CAM network has a trunk's frozen layers."""
-    stem = trunk.features[: trunk.frozen].state_dict()
+    """Return whether every stream of a CAM network has a trunk's normalization and frozen layers."""
     streams = {key.split(".")[0] for key in weights}
     return all(
-        torch.equal(value, weights[f"{stream}.trunk.features.{key}"])
-        for key, value in stem.items()
+        torch.equal(value, weights[f"{stream}.trunk.{key}"])
+        for key, value in trunk.stem_state().items()
         for stream in streams
     )
 

@@ -4,9 +4,9 @@ import logging
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Semaphore
+from typing import Any
 
 from derm_ray import storage
-from derm_ray.data.archives.parquets import ChunkCache
 from derm_ray.data.archives.reader import ImageReader
 from derm_ray.data.preprocessing import PairPixels, Preprocessing, load_pairs
 from derm_ray.domain import LesionPair, Modality
@@ -54,7 +54,7 @@ class ShardLoader:
         self._attempts_uri = storage.join(out_uri, ATTEMPTS)
         self._spec = spec
         self._batch_size = batch_size
-        self._chunks = ChunkCache()
+        self._kept: dict[str, Any] = {}
         self._decoding = Semaphore(decoding_threads)
 
     def batches(self, shard: Shard) -> Generator[Batch]:
@@ -102,7 +102,7 @@ class ShardLoader:
         """Yield micro-batches; the next one is read and decoded while the caller works on this one."""
         size = self._batch_size
         with (
-            ImageReader(_uris(pairs), chunks=self._chunks) as reader,
+            ImageReader(_uris(pairs), kept=self._kept) as reader,
             ThreadPoolExecutor(LOADING_THREADS) as images,
             ThreadPoolExecutor(1) as ahead,
         ):
@@ -120,7 +120,7 @@ class ShardLoader:
     def _one_by_one(self, pairs: list[LesionPair], shard: Shard, attempts: Attempts) -> Iterator[Loaded]:
         """Yield single pairs, each recorded before it starts; those that crashed their process become errors."""
         logger.warning("shard %d: its process died; retrying its pairs one by one", shard.index)
-        with ImageReader(_uris(pairs), chunks=self._chunks) as reader, ThreadPoolExecutor(1) as images:
+        with ImageReader(_uris(pairs), kept=self._kept) as reader, ThreadPoolExecutor(1) as images:
             for row, pair in enumerate(pairs, shard.start):
                 if attempts.begin(row):
                     yield load_pairs([pair], self._spec, images, reader=reader)

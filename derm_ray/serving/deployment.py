@@ -12,7 +12,7 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from derm_ray import runtime, storage
 from derm_ray.bundle import Bundle, load_bundle
 from derm_ray.errors import ConfigError
-from derm_ray.inference.engines.selection import resolve_engine, resolve_engine_of
+from derm_ray.inference.engines.selection import differs, resolve_engine, resolve_engine_of
 from derm_ray.observability import WorkerLogs, configure_logging
 from derm_ray.serving.api import MAX_BODY_BYTES, create_app
 from derm_ray.serving.metrics import RequestMetrics
@@ -162,7 +162,7 @@ def _engine(args: ServeArguments, bundle: Bundle) -> str:
         WorkError: no node had room to measure on in time.
     """
     device = torch.device("cuda" if args.gpu else "cpu")
-    if args.engine not in ("auto", "compiled") or not runtime.has_several_nodes():
+    if not differs(args.engine) or not runtime.has_several_nodes():
         return resolve_engine(bundle, args.engine, device)
     return runtime.run_remote(
         resolve_engine_of,

@@ -69,7 +69,7 @@ class ForwardedBodies:
             self._held -= 2 * size
 
     def _learn(self, path: str, headers: Headers) -> None:
-        """Learn from an answer whether derm_ray serves the path; refusals by head carry no digest, and prove nothing."""
+        """Learn from an answer whether derm_ray serves the path; refusals by head carry no digest and prove nothing."""
         if REQUEST_ID not in headers:
             self._ours.discard(path)
         elif MODEL_DIGEST in headers and path not in self._ours:

@@ -17,7 +17,7 @@ from derm_ray.data.validation import validate
 from derm_ray.domain import LabelSet, LesionPair, PredictionKind, Split
 from derm_ray.errors import ManifestError
 from derm_ray.evaluation.evaluate import compute_metrics
-from derm_ray.inference.precision import autocast, default_device, normalize, resolve_precision, to_device
+from derm_ray.inference.precision import autocast, default_device, resolve_precision, to_device
 from derm_ray.models.trunks import Trunk
 from derm_ray.models.weights import load_trunk_weights, read_init_weights
 
@@ -110,7 +110,7 @@ def _extract(trunk: Trunk, pairs: list[LesionPair], uri: str, spec: Preprocessin
 
     def embed(images: list[Pixels]) -> Features:
         with torch.inference_mode(), autocast(precision, device):
-            batch = normalize(torch.from_numpy(np.stack(images)).to(device), spec.mean, spec.std)
+            batch = torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2)
             embedded: Features = trunk(batch).last_BCHW.float().mean((2, 3)).cpu().numpy()
         return embedded
 

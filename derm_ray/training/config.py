@@ -1,16 +1,54 @@
 """The recipe of a training run, and its presets."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, fields, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from derm_ray.data.preprocessing import Preprocessing
 from derm_ray.domain import label_set
 from derm_ray.errors import ConfigError, unknown_name
-from derm_ray.models.factory import CamConfig, NetworkConfig
+from derm_ray.evaluation.metrics import class_metrics
+from derm_ray.inference.precision import PRECISIONS
+from derm_ray.models.cam import CAM_MODES
+from derm_ray.models.factory import NETWORKS, CamConfig, NetworkConfig
+from derm_ray.models.heads import HEADS
+from derm_ray.models.trunks import TRUNKS
+from derm_ray.training.losses import LOSSES
+
+
+class OneOf(NamedTuple):
+    """Marks a setting whose values are the names of a registry, or of another closed list.
+
+    Attributes:
+        kind: what the names are of, for messages.
+        known: the names, or what returns them.
+    """
+
+    kind: str
+    known: Collection[str] | Callable[[], Collection[str]]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Return the check, for pydantic."""
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Return the type and all names, for pydantic."""
+        return {**handler(schema), "enum": list(self._names())}
+
+    def _names(self) -> Collection[str]:
+        return self.known() if callable(self.known) else self.known
+
+    def _check(self, name: str) -> str:
+        names = self._names()
+        if name not in names:
+            message = unknown_name(self.kind, name, tuple(names))
+            raise PydanticCustomError("unknown_name", "{message}", {"message": message})
+        return name
+
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -26,8 +64,7 @@ class TrainConfig:
         network, trunk, head, tap, rank: see :class:`derm_ray.models.factory.NetworkConfig`.
         cam_mode: how a CAM-BP head's map comes from the CAM network; see :func:`derm_ray.models.cam.saliency`.
         size: side of the input in pixels.
-        freeze: trunk layers that are not trained: ``none`` or ``pool4`` (``maxpool3`` of GoogLeNet, ``layer3`` of
-            ResNet-50, ``pool2`` of the tiny trunk).
+        freeze: trunk layers that are not trained: ``none``, or a freeze point of the trunk (``pool4`` of VGG-16).
         loss: ``squared`` (Eq. 1-4) or ``cross_entropy`` (footnote 1).
         alpha: weight of the cross sub-network's loss (Eq. 5).
         class_weight: of a pair's loss by its class, mean 1 over train: ``none``, ``inverse`` frequency, or
@@ -48,15 +85,15 @@ class TrainConfig:
     """
 
     label_set: str = "paper15"
-    network: Literal["sole", "share", "triple"] = "triple"
-    trunk: Literal["vgg16", "googlenet", "resnet50", "tiny"] = "vgg16"
-    head: Literal["gap", "fc", "cam", "bp", "cam_bp"] = "fc"
+    network: Annotated[str, OneOf("network", NETWORKS)] = "triple"
+    trunk: Annotated[str, OneOf("trunk", TRUNKS)] = "vgg16"
+    head: Annotated[str, OneOf("head", HEADS)] = "fc"
     tap: str | None = None
     rank: Annotated[int, Field(ge=1)] | None = None
-    cam_mode: Literal["relu_sum", "probability", "top1", "literal"] = "relu_sum"
+    cam_mode: Annotated[str, OneOf("cam_mode", CAM_MODES)] = "relu_sum"
     size: Annotated[int, Field(ge=32)] = 224
     freeze: str = "none"
-    loss: Literal["squared", "cross_entropy"] = "squared"
+    loss: Annotated[str, OneOf("loss", LOSSES)] = "squared"
     alpha: NonNegative = 1.5
     class_weight: Literal["none", "inverse", "effective"] = "none"
     epochs: Count = 30
@@ -70,8 +107,8 @@ class TrainConfig:
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     mirror: bool = True
     freeze_batch_norm: bool = False
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    monitor: Literal["accuracy", "balanced_accuracy", "macro_f1", "macro_auroc"] = "macro_auroc"
+    precision: Annotated[str, OneOf("precision", PRECISIONS)] = "auto"
+    monitor: Annotated[str, OneOf("monitor", class_metrics)] = "macro_auroc"
     seed: Annotated[int, Field(ge=0)] = 0
 
     @property

@@ -9,7 +9,7 @@ import torch
 from derm_ray import storage
 from derm_ray.data.preprocessing import Preprocessing
 from derm_ray.domain import LesionPair
-from derm_ray.inference.precision import autocast, normalize
+from derm_ray.inference.precision import autocast
 from derm_ray.models.trunks import Trunk
 from derm_ray.training.batches import load_images
 from derm_ray.training.feature_cache import Activations, FeatureCache
@@ -55,7 +55,7 @@ class FeatureWriter:
             images += [image[:, :, ::-1] for image in images]
         batch = torch.from_numpy(np.concatenate(images)).to(self._device)
         with torch.inference_mode(), autocast(self._precision, self._device):
-            features = self._trunk.stem(normalize(batch, self._spec.mean, self._spec.std)).permute(0, 2, 3, 1)
+            features = self._trunk.stem(batch.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         bits = features.bfloat16().view(torch.uint16) if cache.dtype == "uint16" else features.float()
         array: Activations = bits.contiguous().cpu().numpy()
         return array.reshape(len(images), len(pairs), *cache.shape).swapaxes(0, 1)
@@ -74,12 +74,11 @@ def plan_cache(
         pairs: with both images.
         mirrored: keep the mirrored images' activations too.
     """
-    stem = trunk.features[: trunk.frozen]
     with torch.inference_mode():
         _, channels, height, width = trunk.eval().cpu().stem(torch.zeros(1, 3, spec.size, spec.size)).shape
     dtype = "uint16" if precision == "bf16" else "float32"
     key = {
-        "weights": [storage.sha256(value.cpu().contiguous().numpy().tobytes()) for value in stem.state_dict().values()],
+        "weights": [storage.sha256(v.cpu().contiguous().numpy().tobytes()) for v in trunk.stem_state().values()],
         "trunk": trunk.name,
         "preprocessing": spec.to_json(),
         "dtype": dtype,

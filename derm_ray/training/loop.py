@@ -11,10 +11,9 @@ from torch import distributed as dist
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from derm_ray.data.preprocessing import Preprocessing
 from derm_ray.domain import PredictionKind
 from derm_ray.errors import DermRayError, TrainingError
-from derm_ray.inference.precision import autocast, normalize, resolve_precision, to_device
+from derm_ray.inference.precision import autocast, resolve_precision, to_device
 from derm_ray.models.networks import PairLogits, PairNetwork
 from derm_ray.models.trunks import Trunk
 from derm_ray.training.batches import Batch
@@ -156,7 +155,7 @@ class TrainingLoop:
         return loss, votes > 0
 
     def _forward(self, batch: Batch, module: nn.Module | None = None) -> PairLogits:
-        inputs = [network_input(a, self.config.preprocessing, self.device) for a in (batch.clinical, batch.dermoscopy)]
+        inputs = [network_input(a, self.device) for a in (batch.clinical, batch.dermoscopy)]
         if self.precision == "fp32":
             inputs = [tensor.float() for tensor in inputs]
         logits: PairLogits = (module or self._module)(*inputs, from_stem=batch.clinical.dtype != np.uint8)
@@ -222,11 +221,9 @@ class TrainingLoop:
         self._scheduler.load_state_dict(state["scheduler"])
 
 
-def network_input(array: npt.NDArray[Any], spec: Preprocessing, device: torch.device) -> Tensor:
-    """Return a batch as the network takes it: normalized images from uint8, or a stem's activations as they are."""
+def network_input(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """Return a batch (B, C, H, W) as the network takes it, from uint8 images or a stem's activations (B, H, W, C)."""
     tensor = torch.from_numpy(array).to(device)
-    if array.dtype == np.uint8:
-        return normalize(tensor, spec.mean, spec.std)
     return (tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor).permute(0, 3, 1, 2)
 
 

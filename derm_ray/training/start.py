@@ -7,8 +7,9 @@ import torch
 from derm_ray import bundle
 from derm_ray.errors import ConfigError
 from derm_ray.models.factory import NetworkConfig, build_network
+from derm_ray.models.heads import HEADS
 from derm_ray.models.networks import PairNetwork
-from derm_ray.models.trunks import Trunk, trunk_spec
+from derm_ray.models.trunks import TRUNKS, Trunk
 from derm_ray.models.weights import (
     State,
     describe_cam,
@@ -40,16 +41,17 @@ def make_start(config: TrainConfig, init_weights: str | None, cam: str | None) -
     Raises:
         ConfigError, BundleError, StorageError: a part is missing, cannot be read, or does not fit.
     """
-    if (config.head == "cam_bp") != (cam is not None):
+    if HEADS[config.head].needs_map != (cam is not None):
         raise ConfigError(
-            "head=cam_bp needs --cam, the bundle of a network trained with head=cam."
+            f"head={config.head} needs --cam, the bundle of a network trained with head=cam."
             if cam is None
-            else f"--cam is for head=cam_bp; this recipe's head is {config.head}. Remove --cam."
+            else "--cam is for heads that need a map, such as cam_bp; "
+            f"this recipe's head is {config.head}. Remove --cam."
         )
     state: State | None = None
-    if trunk_spec(config.trunk).pretrained is not None or init_weights is not None:
+    if TRUNKS[config.trunk].pretrained is not None or init_weights is not None:
         state = read_init_weights(config.trunk, init_weights)
-    source = init_weights or f"torchvision's {config.trunk}"
+    source = init_weights or f"the download for {config.trunk}"
 
     part, trained = None, None
     if cam is not None:

@@ -17,7 +17,7 @@ from derm_ray.data.manifest import Manifest
 from derm_ray.domain import PAPER15, LesionPair, Modality
 from derm_ray.inference.precision import to_device
 from derm_ray.models.factory import CamConfig, NetworkConfig, build_network
-from derm_ray.models.heads import BilinearHead
+from derm_ray.models.heads import CamBilinearHead
 from derm_ray.models.pooling import uniform_map
 from derm_ray.models.trunks import Trunk
 from derm_ray.runtime import machine_cpus, ray_session
@@ -108,7 +108,7 @@ def test_cam_bp_costs_little_beside_the_trunk() -> None:
     torch.manual_seed(0)
     images = [torch.randn(4, 3, 224, 224).contiguous(memory_format=torch.channels_last) for _ in Modality]
     trunk = Trunk("vgg16").eval().to(memory_format=torch.channels_last)
-    head = BilinearHead(512, 15, dropout=0.0, rank=None, saliency=True).eval()
+    head = CamBilinearHead(512, 15).eval()
     own = NetworkConfig("triple", "vgg16", "cam_bp", cam=CamConfig("vgg16", 15))
     with_cam = to_device(build_network(own).eval(), torch.device("cpu"))
     without = to_device(build_network(NetworkConfig("triple", "vgg16", "bp")).eval(), torch.device("cpu"))

@@ -10,8 +10,10 @@ Names are percent-encoded, so that they cannot affect the rest of the URI.
 
 import re
 from dataclasses import dataclass, fields
+from typing import Any
 from urllib.parse import quote, unquote
 
+from derm_ray.data.archives.containers import Container, kind
 from derm_ray.errors import ImageError, ImageErrorCode
 
 METHODS = (0, 8)
@@ -20,8 +22,14 @@ _LARGEST = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class _Member:
+class Address:
+    """Position of a file in a container. The other fields are its name, then numbers."""
+
     container: str
+
+    def problem(self) -> str | None:
+        """Return why the address is invalid, or ``None``."""
+        return None
 
     def __str__(self) -> str:
         values = ((field.name, getattr(self, field.name)) for field in fields(self)[1:])
@@ -29,7 +37,7 @@ class _Member:
 
 
 @dataclass(frozen=True, slots=True)
-class TarMember(_Member):
+class TarMember(Address):
     """A file in a ``.tar``; ``offset`` is that of its data."""
 
     member: str
@@ -38,7 +46,7 @@ class TarMember(_Member):
 
 
 @dataclass(frozen=True, slots=True)
-class ZipMember(_Member):
+class ZipMember(Address):
     """A file in a ``.zip``; ``offset`` is that of its local header, ``size`` is packed, ``length`` unpacked."""
 
     member: str
@@ -47,9 +55,13 @@ class ZipMember(_Member):
     method: int
     length: int
 
+    def problem(self) -> str | None:
+        """See :class:`Address`."""
+        return None if self.method in METHODS else f"method {self.method} is neither 0 (stored) nor 8 (deflate)"
+
 
 @dataclass(frozen=True, slots=True)
-class StreamMember(_Member):
+class StreamMember(Address):
     """A file in a ``.tar.gz``: the member number ``position``, counted from 0; can only be read in order."""
 
     member: str
@@ -58,30 +70,12 @@ class StreamMember(_Member):
 
 
 @dataclass(frozen=True, slots=True)
-class ParquetCell(_Member):
+class ParquetCell(Address):
     """An image in a Parquet column: row ``row`` of row group ``group``, both counted from 0."""
 
     column: str
     group: int
     row: int
-
-
-Address = TarMember | ZipMember | StreamMember | ParquetCell
-
-_KINDS: tuple[tuple[tuple[str, ...], type[Address]], ...] = (
-    ((".tar.gz", ".tgz"), StreamMember),
-    ((".tar",), TarMember),
-    ((".zip",), ZipMember),
-    ((".parquet",), ParquetCell),
-)
-SUFFIXES = tuple(suffix for suffixes, _ in _KINDS for suffix in suffixes)
-"""How the names of archives end, in any case."""
-
-
-def kind(uri: str) -> type[Address] | None:
-    """Return the type of the addresses inside a container, or ``None`` if its name has no archive extension."""
-    lowered = uri.lower()
-    return next((kind for suffixes, kind in _KINDS if lowered.endswith(suffixes)), None)
 
 
 def parse(uri: str) -> Address | None:
@@ -96,18 +90,19 @@ def parse(uri: str) -> Address | None:
     parts = _split(uri)
     if parts is None:
         return None
-    archive_uri, cls, fragment = parts
+    archive_uri, found, fragment = parts
+    cls: Any = found.address
     names = [field.name for field in fields(cls)[1:]]
     pairs = [part.partition("=") for part in fragment.split("&")]
     if [name for name, _, _ in pairs] != names:
         raise _malformed(uri, f"expected the fields {', '.join(names)}, in this order")
     try:
         text, *numbers = (value for _, _, value in pairs)
-        address = cls(archive_uri, _decode(text), *map(_number, numbers))
+        address: Address = cls(archive_uri, _decode(text), *map(_number, numbers))
     except ValueError as error:
         raise _malformed(uri, str(error)) from error
-    if isinstance(address, ZipMember) and address.method not in METHODS:
-        raise _malformed(uri, f"method {address.method} is neither 0 (stored) nor 8 (deflate)")
+    if problem := address.problem():
+        raise _malformed(uri, problem)
     return address
 
 
@@ -120,15 +115,15 @@ def container(uri: str) -> str:
 def is_sequential(uri: str) -> bool:
     """Return whether a URI is inside a container that can only be read sequentially."""
     parts = _split(uri)
-    return parts is not None and parts[1] is StreamMember
+    return parts is not None and parts[1].sequential
 
 
-def _split(uri: str) -> tuple[str, type[Address], str] | None:
+def _split(uri: str) -> tuple[str, Container, str] | None:
     archive_uri, mark, fragment = uri.rpartition("#")
-    cls = kind(archive_uri) if mark else None
-    if cls is None or not fragment.startswith("column=" if cls is ParquetCell else "member="):
+    found = kind(archive_uri) if mark else None
+    if found is None or not fragment.startswith(f"{fields(found.address)[1].name}="):
         return None
-    return archive_uri, cls, fragment
+    return archive_uri, found, fragment
 
 
 def _encode(value: str | int) -> str:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from derm_ray import storage
-from derm_ray.data.archives.address import StreamMember
+from derm_ray.data.archives.address import is_sequential
 from derm_ray.data.archives.names import (
     DICOM_SUFFIXES,
     IMAGE_SUFFIXES,
@@ -249,7 +249,7 @@ def _root(file: SourceFile) -> str:
 
 def _is_dicom(file: SourceFile) -> bool:
     """Return whether a file has the DICOM prefix; members of a ``.tar.gz`` are not read for this."""
-    if isinstance(file.location, StreamMember):
+    if is_sequential(str(file.location)):
         return False
     try:
         with ImageReader() as reader:

@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from derm_ray.data.archives.address import SUFFIXES
+from derm_ray.data.archives.containers import suffixes
 from derm_ray.errors import ImageErrorCode, ManifestError
 
 MAX_NAME = 4096
@@ -84,7 +84,7 @@ def suffix(path: str) -> str:
 
 def is_archive(path: str) -> bool:
     """Return whether a name has an archive extension, including unsupported formats."""
-    return path.lower().endswith((*SUFFIXES, *_OTHER_ARCHIVES)) or is_volume(path)
+    return path.lower().endswith((*suffixes(), *_OTHER_ARCHIVES)) or is_volume(path)
 
 
 def is_volume(path: str) -> bool:

@@ -5,11 +5,13 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from derm_ray.data.archives.address import ParquetCell
+from derm_ray.data.archives.containers import Container, Read
 from derm_ray.data.archives.names import Damaged
 from derm_ray.data.archives.parquet_columns import image_leaves
 from derm_ray.data.archives.ranges import open_ranges
@@ -136,3 +138,13 @@ def _too_large_chunk(cell: ParquetCell) -> ImageError:
 def too_large_group(group: int) -> str:
     """Return the message for a row group that holds too many bytes of images."""
     return f"row group {group} contains more than {MAX_CHUNK_BYTES:,} bytes of images"
+
+
+def _open(_wanted: object, max_bytes: int, kept: dict[str, Any]) -> Read:
+    chunks: ChunkCache = kept.setdefault("parquet", ChunkCache())
+    return lambda cell: chunks.read(cell, max_bytes)
+
+
+PARQUET = Container(
+    "a Parquet file", (".parquet",), ParquetCell, lambda head: head.startswith(b"PAR1"), _open, members=None
+)

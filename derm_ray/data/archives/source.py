@@ -2,14 +2,14 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from derm_ray import storage
-from derm_ray.data.archives import zips
-from derm_ray.data.archives.address import SUFFIXES, Address, ParquetCell, StreamMember, TarMember, ZipMember, kind
+from derm_ray.data.archives.address import Address
+from derm_ray.data.archives.containers import Member, kind, suffixes
 from derm_ray.data.archives.names import (
     ArchiveError,
     Damaged,
@@ -25,7 +25,6 @@ from derm_ray.data.archives.parquet_columns import Content
 from derm_ray.data.archives.parquet_tables import ParquetTables, parquet_content
 from derm_ray.data.archives.ranges import read_range
 from derm_ray.data.archives.signatures import HEAD, misnamed
-from derm_ray.data.archives.tars import TarFile
 from derm_ray.data.parts import is_folder, is_hidden, relative, values
 from derm_ray.errors import ManifestError, StorageError
 
@@ -91,7 +90,7 @@ class Source:
             problem = (
                 JOIN
                 if is_volume(root)
-                else f"is not a folder, and has no archive file extension ({', '.join(SUFFIXES)})"
+                else f"is not a folder, and has no archive file extension ({', '.join(suffixes())})"
             )
             raise ArchiveError(self.uri, [f"it {problem}"], "" if is_volume(root) else "Repack it as .tar or .zip.")
         for name in names:
@@ -108,10 +107,10 @@ class Source:
         if why or is_volume(path):
             self.found += 1
             self._refuse("", path, why or f"it {JOIN}")
-        elif kind(uri) is ParquetCell and is_hidden(path):
+        elif (container := kind(uri)) is not None and container.members is None and is_hidden(path):
             self.found += 1
             self.skipped[_HIDDEN] += 1
-        elif kind(uri) is not None:
+        elif container is not None:
             yield from self._archive(uri, path)
         else:
             self.found += 1
@@ -126,51 +125,40 @@ class Source:
 
     def _archive(self, uri: str, path: str | None) -> Iterator[SourceFile]:
         """Yield an archive's files; ``path`` is its own below the folder that is read."""
-        cls = kind(uri)
+        container = kind(uri)
+        assert container is not None
         self.containers.append(uri)
         try:
-            if cls is ZipMember:
-                yield from self._zip(uri)
-            elif cls is ParquetCell:
+            if container.members is None:
                 self._parquet(uri, path)
             else:
-                yield from self._tar(uri, packed=cls is StreamMember)
+                yield from self._members(uri, container.members(uri))
         except Damaged as error:
-            error = (cls and misnamed(read_range(uri, 0, HEAD), cls)) or error
+            error = misnamed(read_range(uri, 0, HEAD), container) or error
             self.problems.append(f"{shown(uri)} cannot be read: {shown(str(error), 500)}. {error.fix}")
 
-    def _tar(self, uri: str, *, packed: bool) -> Iterator[SourceFile]:
-        for entry in TarFile(uri, packed=packed).entries():
-            self.found += 1
-            location: Address = (
-                StreamMember(uri, entry.name, entry.position, entry.size)
-                if packed
-                else TarMember(uri, entry.name, entry.offset, entry.size)
-            )
-            yield from self._member(uri, entry.name, location, entry.refusal)
-
-    def _zip(self, uri: str) -> Iterator[SourceFile]:
+    def _members(self, uri: str, members: Iterable[Member]) -> Iterator[SourceFile]:
         unreadable: dict[str, list[str]] = {}
-        for entry in zips.entries(uri):
+        for member in members:
             self.found += 1
-            if entry.unreadable and not entry.refusal and may_be_image(entry.name):
-                unreadable.setdefault(entry.unreadable, []).append(entry.name)
+            if member.unreadable and not member.refusal and may_be_image(member.name):
+                unreadable.setdefault(member.unreadable, []).append(member.name)
             else:
-                yield from self._member(uri, entry.name, entry.address, entry.refusal)
-        for how, members in unreadable.items():
+                yield from self._member(uri, member)
+        for how, names in unreadable.items():
             fix = "without a password" if how == "encrypted" else "with deflate or stored"
             self.problems.append(
-                f"{shown(uri)}: {len(members)} of its files that may be images {'is' if len(members) == 1 else 'are'} "
-                f"{how}, the first of them {quoted(members[0])}. Write the zip again {fix}."
+                f"{shown(uri)}: {len(names)} of its files that may be images {'is' if len(names) == 1 else 'are'} "
+                f"{how}, the first of them {quoted(names[0])}. Write the zip again {fix}."
             )
 
-    def _member(self, uri: str, name: str, location: Address, refused: str | None) -> Iterator[SourceFile]:
-        if why := refusal(name) or refused:
-            self._refuse(uri, name, why)
-        elif is_archive(name):
+    def _member(self, uri: str, member: Member) -> Iterator[SourceFile]:
+        if why := refusal(member.name) or member.refusal:
+            self._refuse(uri, member.name, why)
+        elif is_archive(member.name):
             self.skipped[_INNER_ARCHIVE] += 1
         else:
-            yield SourceFile(normal(name), location)
+            yield SourceFile(normal(member.name), member.address)
 
     def _parquet(self, uri: str, path: str | None) -> None:
         try:

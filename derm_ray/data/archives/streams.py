@@ -1,10 +1,11 @@
 """Members of a ``.tar.gz``, delivered in any order while the stream is read once."""
 
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
 from derm_ray.data.archives.address import StreamMember
+from derm_ray.data.archives.containers import Container, Member, Read
 from derm_ray.data.archives.names import Damaged
 from derm_ray.data.archives.refusals import changed, too_large
 from derm_ray.data.archives.retry import image_error
@@ -97,3 +98,33 @@ class MemberStream:
             )
         self._held[entry.position] = self._tar.data(entry)
         self._held_bytes += entry.size
+
+
+def _members(uri: str) -> Iterator[Member]:
+    for entry in TarFile(uri, packed=True).entries():
+        yield Member(entry.name, StreamMember(uri, entry.name, entry.position, entry.size), entry.refusal)
+
+
+def _open(wanted: Iterable[StreamMember], max_bytes: int, _kept: object) -> Read:
+    announced: dict[str, list[StreamMember]] = defaultdict(list)
+    for address in wanted:
+        announced[address.container].append(address)
+    streams = {uri: MemberStream(uri, members, max_bytes) for uri, members in announced.items()}
+
+    def read(address: StreamMember) -> bytes:
+        if address.size > max_bytes:
+            raise too_large(address, address.size, max_bytes)
+        return (streams.get(address.container) or MemberStream(address.container, (), max_bytes)).read(address)
+
+    return read
+
+
+TAR_GZ = Container(
+    "a gzip file",
+    (".tar.gz", ".tgz"),
+    StreamMember,
+    lambda head: head.startswith(b"\x1f\x8b"),
+    _open,
+    _members,
+    sequential=True,
+)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
 from derm_ray.data.archives.address import TarMember
+from derm_ray.data.archives.containers import Container, Member, Read
 from derm_ray.data.archives.names import Damaged
 from derm_ray.data.archives.ranges import STREAM_BLOCK, open_ranges, read_range
-from derm_ray.data.archives.refusals import changed
+from derm_ray.data.archives.refusals import changed, too_large
 from derm_ray.errors import DermRayError, ImageErrorCode
 
 MAX_HEADER = 64 * 1024
@@ -221,13 +222,15 @@ class _Gunzip:
             raise Damaged(f"it expands {ratio:.0f} times, at most {BOMB_RATIO} are accepted", ImageErrorCode.BOMB)
 
 
-def read_member(address: TarMember) -> bytes:
+def read_member(address: TarMember, max_bytes: int) -> bytes:
     """Return a member of an uncompressed tar by its address, its header checked against it.
 
     Raises:
         StorageError: storage failed.
-        ImageError: the archive has changed: there is another member.
+        ImageError: it is too large, or the archive has changed: there is another member.
     """
+    if address.size > max_bytes:
+        raise too_large(address, address.size, max_bytes)
     data = read_range(address.container, address.offset - _BLOCK, address.offset + address.size)
     try:
         header = tarfile.TarInfo.frombuf(data[:_BLOCK], "utf-8", "surrogateescape")
@@ -238,3 +241,24 @@ def read_member(address: TarMember) -> bytes:
     if not named or header.size not in (0, address.size) or len(data) < _BLOCK + address.size:
         raise changed(address)
     return data[_BLOCK:]
+
+
+def _members(uri: str) -> Iterator[Member]:
+    for entry in TarFile(uri, packed=False).entries():
+        yield Member(entry.name, TarMember(uri, entry.name, entry.offset, entry.size), entry.refusal)
+
+
+def _open(_wanted: object, max_bytes: int, _kept: object) -> Read:
+    return lambda address: read_member(address, max_bytes)
+
+
+def is_header(block: bytes) -> bool:
+    """Return whether these bytes are the start of a tar."""
+    try:
+        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except Exception:  # tarfile raises anything from HeaderError to ValueError on invalid headers
+        return False
+    return True
+
+
+TAR = Container("a plain tar", (".tar",), TarMember, is_header, _open, _members)

@@ -6,10 +6,10 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 from derm_ray import storage
 from derm_ray.data.archives.address import METHODS, ZipMember
+from derm_ray.data.archives.containers import Container, Member, Read
 from derm_ray.data.archives.names import Damaged, quoted
 from derm_ray.data.archives.ranges import open_ranges, read_range
 from derm_ray.data.archives.refusals import changed, too_large
@@ -30,17 +30,7 @@ _REMOTE_CHECKS, _THREADS = 1000, 16
 _PACKINGS = {1: "Shrink", 6: "Implode", 9: "Deflate64", 12: "BZip2", 14: "LZMA", 93: "Zstandard", 95: "XZ", 98: "PPMd"}
 
 
-@dataclass(frozen=True, slots=True)
-class ZipEntry:
-    """One file; ``refusal`` says why it is not accepted, ``unreadable`` how it is packed if it cannot be unpacked."""
-
-    name: str
-    address: ZipMember
-    refusal: str | None
-    unreadable: str | None
-
-
-def entries(uri: str) -> Iterator[ZipEntry]:
+def entries(uri: str) -> Iterator[Member]:
     """Yield a zip's files: the central directory is read, and local headers are compared with it.
 
     All of them on local disk; elsewhere, where each is a request, at most 1,000 that are spread evenly. The others
@@ -70,7 +60,7 @@ def entries(uri: str) -> Iterator[ZipEntry]:
         refusal = refusal or differences.get(info.header_offset)
         if name.endswith("/"):
             refusal = "it is named like a folder but contains data"
-        yield ZipEntry(name, address, refusal, _unreadable(info))
+        yield Member(name, address, refusal, _unreadable(info))
 
 
 def _require_alone(uri: str, archive: zipfile.ZipFile) -> None:
@@ -93,7 +83,7 @@ def _require_alone(uri: str, archive: zipfile.ZipFile) -> None:
         )
     if min((info.header_offset for info in archive.filelist), default=0) > 0:
         head = read_range(uri, 0, HEAD)
-        if other := misnamed(head, ZipMember):  # such as a tar whose last member is a zip
+        if other := misnamed(head, ZIP):  # such as a tar whose last member is a zip
             raise other
         if head.startswith(b"PK\3\4"):
             raise Damaged(
@@ -207,3 +197,10 @@ def _inflate(packed: bytes, address: ZipMember) -> bytes:
             ImageErrorCode.BOMB, f"{address}: it expands to more than the {address.length:,} bytes it declares"
         )
     return content
+
+
+def _open(_wanted: object, max_bytes: int, _kept: object) -> Read:
+    return lambda address: read_member(address, max_bytes)
+
+
+ZIP = Container("a zip", (".zip",), ZipMember, lambda head: head.startswith((b"PK\3\4", b"PK\5\6")), _open, entries)

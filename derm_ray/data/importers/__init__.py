@@ -1,68 +1,17 @@
-"""Importers: each reads one data set in its original layout and returns a manifest."""
+"""Importers, by name: each reads one data set in its original layout and returns a manifest."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import pandas as pd
-import pyarrow as pa
+from derm_ray.registry import Registry
 
-from derm_ray import storage
-from derm_ray.data.csv_reader import CsvTables
-from derm_ray.data.manifest import BATCH_ROWS, Manifest, listed
-from derm_ray.data.normalization import convert, has_unseen
-from derm_ray.domain import LabelSet
-from derm_ray.errors import ManifestError
+if TYPE_CHECKING:
+    from derm_ray.data.importers.importer import Importer
 
-
-@dataclass(frozen=True)
-class ImportResult:
-    """An imported manifest, and what was skipped.
-
-    Attributes:
-        manifest: the pairs that were imported.
-        found: lesions in the source.
-        skipped: reason -> number of skipped lesions.
-        notes: remarks about the import, one sentence each.
-    """
-
-    manifest: Manifest
-    found: int
-    skipped: Mapping[str, int]
-    notes: tuple[str, ...] = ()
-
-
-Importer = Callable[[str, LabelSet, str], ImportResult]
-"""(source URI, label set, URI of the manifest) -> result."""
-
-
-def read_columns(uri: str, columns: tuple[str, ...], ids: tuple[str, ...] = ()) -> pd.DataFrame:
-    """Read a CSV that must have some columns, as text; empty cells are ``None``.
-
-    Args:
-        uri: of the CSV.
-        columns: that must be there.
-        ids: those among them that hold ids; they are normalized.
-
-    Raises:
-        StorageError: it cannot be read.
-        ManifestError: it is not a CSV, columns are missing, or ids are empty or hide characters; all are named.
-    """
-    with storage.open_read(uri) as file, storage.translate_errors(uri):
-        table = pa.concat_tables(CsvTables(file, uri, BATCH_ROWS))
-    if absent := [column for column in columns if column not in table.column_names]:
-        found = f"Columns found: {listed(table.column_names)}"
-        raise ManifestError(uri, [f"column {column!r} is missing. {found}" for column in absent])
-    frame: pd.DataFrame = table.to_pandas()
-    problems: list[str] = []
-    for column in ids:
-        converted, _ = convert(table[column], pa.string(), is_id=True)
-        frame[column] = converted.to_pandas()
-        for row, value in enumerate(converted.to_pylist(), 1):
-            if value is None or has_unseen(value):
-                problems.append(
-                    f"row {row}: {column} "
-                    + ("is empty" if value is None else f"{value!a} contains invisible characters")
-                )
-    if problems:
-        raise ManifestError(uri, problems)
-    return frame
+IMPORTERS: "Registry[Importer]" = Registry(
+    "importer",
+    {
+        "milk10k": "derm_ray.data.importers.milk10k:MILK10K_FOLDER",
+        "derm7pt": "derm_ray.data.importers.derm7pt:DERM7PT_FOLDER",
+        "folder": "derm_ray.data.importers.folder:FOLDER",
+    },
+)

@@ -6,7 +6,7 @@ import pandas as pd
 import pyarrow as pa
 
 from derm_ray import storage
-from derm_ray.data.importers import ImportResult, read_columns
+from derm_ray.data.importers.importer import Importer, ImportResult, read_columns
 from derm_ray.data.manifest import normalize_schema
 from derm_ray.domain import DERM7PT, PAPER15, LabelSet, Split
 from derm_ray.errors import ConfigError, ManifestError
@@ -109,3 +109,11 @@ def _splits(source: str, rows: int) -> list[str | None]:
         for index in indexes:
             splits[index] = str(split)
     return splits
+
+
+DERM7PT_FOLDER = Importer(
+    import_derm7pt,
+    "Import the 7-point checklist data set (doi:10.1109/JBHI.2018.2824327) with its own splits.",
+    "Folder with meta/ and images/.",
+    ("derm7pt", "paper15"),
+)

@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from derm_ray import storage
 from derm_ray.data.csv_reader import CsvFormat, CsvTables
-from derm_ray.data.importers import ImportResult
+from derm_ray.data.importers.importer import Importer, ImportResult, Option
 from derm_ray.data.manifest import BATCH_ROWS, SCHEMA, URI_COLUMNS, listed, normalize_schema
 from derm_ray.data.normalization import column_key
 from derm_ray.domain import LabelSet
@@ -74,7 +74,7 @@ def import_folder(
     if images.other_forms:
         notes.append(f"Image paths that differ from the names on disk in Unicode form only: {len(images.other_forms)}.")
     manifest = replace(manifest, uri=storage.absolute(out_uri))
-    return ImportResult(manifest, found=len(manifest), skipped={}, notes=tuple(notes))
+    return ImportResult(manifest, found=len(manifest), skipped={}, notes=tuple(notes), rows_of=source)
 
 
 def _renamed(table: pa.Table, source: str, columns: Mapping[str, str]) -> tuple[pa.Table, list[str]]:
@@ -173,3 +173,39 @@ def _names(folder: str) -> list[str]:
         return [path.name for path in Path(folder).iterdir()] if storage.is_local(folder) else []
     except OSError:
         return []
+
+
+def _read(
+    source: str,
+    label_set: LabelSet,
+    out_uri: str,
+    *,
+    column: Sequence[str] | None,
+    delimiter: str | None,
+    encoding: str | None,
+) -> ImportResult:
+    columns: dict[str, str] = {}
+    for entry in column or ():
+        name, equals, header = (part.strip() for part in entry.partition("="))
+        if not (name and equals and header) or name in columns:
+            raise ConfigError(f"--column {entry!r}: write NAME=HEADER, each NAME once, such as clinical=img_path.")
+        columns[name] = header
+    tab = delimiter is not None and delimiter.lower() in ("tab", r"\t")
+    csv_format = CsvFormat("\t" if tab else delimiter, encoding)
+    return import_folder(source, label_set, out_uri, csv_format=csv_format, columns=columns)
+
+
+FOLDER = Importer(
+    _read,
+    "Import images listed in a CSV; paths are relative to the CSV.",
+    "CSV with lesion_id, clinical, dermoscopy and any manifest column.",
+    options={
+        "column": Option(
+            "Map a manifest column to a CSV header, such as clinical=img_path or patient_id=pat. Repeatable.",
+            "NAME=HEADER",
+            repeatable=True,
+        ),
+        "delimiter": Option("Delimiter of the cells, such as ';' or tab. Default: detected."),
+        "encoding": Option("Text encoding, such as cp1252. Default: UTF-8, or that of the byte order mark."),
+    },
+)

@@ -6,7 +6,7 @@ import pandas as pd
 import pyarrow as pa
 
 from derm_ray import storage
-from derm_ray.data.importers import ImportResult, read_columns
+from derm_ray.data.importers.importer import Importer, ImportResult, read_columns
 from derm_ray.data.manifest import normalize_schema
 from derm_ray.domain import MILK10K, PAPER15, LabelSet
 from derm_ray.errors import ConfigError, ManifestError
@@ -116,3 +116,11 @@ def _ground_truth(source: str) -> pd.Series:
         raise ManifestError(storage.join(source, f"{PREFIX}_GroundTruth.csv"), problems)
     names: pd.Series = numbers.set_index(frame["lesion_id"]).idxmax(axis=1).str.lower()
     return names
+
+
+MILK10K_FOLDER = Importer(
+    import_milk10k,
+    "Import MILK10k (doi:10.34970/648456) in its official layout.",
+    "Folder with the MILK10k_Training_* files.",
+    ("paper15", "milk10k"),
+)

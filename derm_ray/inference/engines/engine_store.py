@@ -32,7 +32,7 @@ class StoredEngine:
     @property
     def identity(self) -> str:
         """Name and digest, as recorded in scores; equal on all replicas of a run."""
-        return _identity(self.name, self.digest)
+        return f"{self.name}@{_short(self.digest)}"
 
 
 def store_engine(
@@ -95,13 +95,13 @@ def stored_engines(bundle: Bundle) -> list[str]:
     return [name for name in names if storage.exists(storage.join(_folder(bundle, name), INDEX))]
 
 
-def engine_identity(bundle: Bundle, name: str) -> str:
-    """Return what :attr:`StoredEngine.identity` would be, without reading the engine's files.
+def engine_digest(bundle: Bundle, name: str) -> str:
+    """Return the digest in :attr:`StoredEngine.identity`, without reading the engine's files.
 
     Raises:
         BundleError: as :func:`load_engine`, but for the files.
     """
-    return _identity(name, _read_index(bundle, name)["digest"])
+    return _short(_read_index(bundle, name)["digest"])
 
 
 def load_engine(bundle: Bundle, name: str) -> StoredEngine:
@@ -141,8 +141,8 @@ def _read_index(bundle: Bundle, name: str) -> dict[str, Any]:
     return index
 
 
-def _identity(name: str, digest: str) -> str:
-    return f"{name}@{digest[:16]}"
+def _short(digest: str) -> str:
+    return digest[:16]
 
 
 def _file_uri(folder: str, file: str, sha256: str) -> str:

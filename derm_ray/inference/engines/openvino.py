@@ -1,6 +1,8 @@
 """int8 on CPUs, by OpenVINO: convolutions in 8 bits, everything else in fp32."""
 
 import importlib
+import importlib.util
+import logging
 import sys
 from collections.abc import Mapping
 from types import ModuleType
@@ -10,11 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from derm_ray.bundle import Bundle
 from derm_ray.domain import Modality, PredictionKind
 from derm_ray.errors import BundleError, ConfigError
-from derm_ray.inference.engines.engine import Images, Probabilities
-from derm_ray.inference.engines.engine_store import StoredEngine
+from derm_ray.inference.engines.engine import EngineKind, Images, Probabilities
+from derm_ray.inference.engines.engine_store import StoredEngine, engine_digest, load_engine, stored_engines
 from derm_ray.models.networks import PairLogits
+
+logger = logging.getLogger(__name__)
 
 Arrays = npt.NDArray[Any]
 
@@ -104,3 +109,29 @@ class OpenVinoEngine:
         outputs = outputs_of(self._encoders[BOTH], np.concatenate(list(given.values())))
         shares = zip(*(np.split(output, len(given)) for output in outputs), strict=True)
         return {modality: list(share) for modality, share in zip(given, shares, strict=True)}
+
+
+def _resolve(bundle: Bundle, device: torch.device, pinned: str) -> str:
+    if device.type != "cpu":
+        raise ConfigError(f"engine {NAME} runs on CPUs only; leave the GPUs out, or use torch-bf16 or compiled.")
+    require("openvino")
+    digest = engine_digest(bundle, NAME)
+    if pinned not in ("", digest):
+        raise BundleError(
+            f"{bundle.uri} now contains {NAME}@{digest}, but this run started with {NAME}@{pinned}. Restore it."
+        )
+    return digest
+
+
+def _candidate(bundle: Bundle, device: torch.device) -> OpenVinoEngine | None:
+    if device.type != "cpu" or not importlib.util.find_spec("openvino") or NAME not in stored_engines(bundle):
+        return None
+    stored = load_engine(bundle, NAME)
+    try:
+        return OpenVinoEngine(stored)
+    except BundleError as error:  # valid, but created with another OpenVINO version
+        logger.warning("engine skipped: %s", error)
+        return None
+
+
+INT8 = EngineKind(lambda bundle, *_: OpenVinoEngine(load_engine(bundle, NAME)), resolve=_resolve, candidate=_candidate)

@@ -9,8 +9,14 @@ import torch
 from derm_ray.bundle import Bundle
 from derm_ray.domain import PredictionKind
 from derm_ray.errors import ConfigError
-from derm_ray.inference.engines.engine import Images, Probabilities
-from derm_ray.inference.precision import autocast, default_device, normalize, to_device
+from derm_ray.inference.engines.engine import EngineKind, Images, Probabilities
+from derm_ray.inference.precision import (
+    autocast,
+    default_device,
+    hardware_has_bf16,
+    resolve_precision,
+    to_device,
+)
 from derm_ray.models.networks import PairLogits
 
 logger = logging.getLogger(__name__)
@@ -44,7 +50,6 @@ class TorchEngine:
         self.name = {"fp32": "torch", "bf16": "torch-bf16"}[precision]
         self._device = device or default_device()
         self._precision = precision
-        self._spec = bundle.preprocessing
         self._network = to_device(bundle.build(), self._device)
         self._pairs: int | None = CPU_PAIRS if self._device.type == "cpu" else None
 
@@ -68,7 +73,7 @@ class TorchEngine:
     def _tensor(self, images: Images | None) -> torch.Tensor | None:
         if images is None:
             return None
-        return normalize(torch.from_numpy(images).to(self._device), self._spec.mean, self._spec.std)
+        return torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2)
 
 
 class CompiledEngine(TorchEngine):
@@ -111,3 +116,24 @@ class CompiledEngine(TorchEngine):
         images = tensor[part]
         lacking = part.stop - part.start - len(images)
         return torch.cat((images, images[-1:].expand(lacking, *images.shape[1:]))) if lacking else images
+
+
+def _bf16(bundle: Bundle, device: torch.device) -> TorchEngine | None:
+    return TorchEngine(bundle, "bf16", device) if hardware_has_bf16(device) else None
+
+
+def _precision(_bundle: Bundle, device: torch.device, pinned: str) -> str:
+    require_compiler(device)
+    if pinned not in ("", "fp32", "bf16"):
+        raise ConfigError(f"engine compiled@{pinned}: write compiled, compiled@fp32 or compiled@bf16.")
+    return pinned or resolve_precision("auto", device)
+
+
+TORCH = EngineKind(
+    lambda bundle, device, _: TorchEngine(bundle, "fp32", device),
+    candidate=lambda bundle, device: TorchEngine(bundle, "fp32", device),
+)
+TORCH_BF16 = EngineKind(lambda bundle, device, _: TorchEngine(bundle, "bf16", device), candidate=_bf16)
+COMPILED = EngineKind(
+    lambda bundle, device, precision: CompiledEngine(bundle, precision, device), resolve=_precision, differs=True
+)

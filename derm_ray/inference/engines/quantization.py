@@ -17,7 +17,6 @@ from derm_ray.bundle import Bundle
 from derm_ray.domain import Modality
 from derm_ray.inference.engines.engine import Images
 from derm_ray.inference.engines.openvino import BOTH, CROSS, Arrays, compile_part, cross_inputs, outputs_of, require
-from derm_ray.inference.precision import normalize
 from derm_ray.models.networks import PairMaps, PairNetwork, ShareNet
 
 Sample = tuple[Arrays, ...]
@@ -32,16 +31,15 @@ square root, the norms, the classifiers."""
 class Encoder(nn.Module):
     """From uint8 images of one modality to logits, tap and, where there is one, map."""
 
-    def __init__(self, bundle: Bundle, network: PairNetwork, modality: Modality) -> None:
+    def __init__(self, network: PairNetwork, modality: Modality) -> None:
         super().__init__()
         self.network = network
         self._modality = modality
-        self._spec = bundle.preprocessing
 
     def forward(self, images_BHWC: Tensor) -> tuple[Tensor, ...]:
         """Return (B, classes), (B, C, H, W) and (B, H', W')."""
-        images = normalize(images_BHWC, self._spec.mean, self._spec.std)
-        return tuple(part for part in self.network.encode(images, self._modality) if part is not None)
+        encoding = self.network.encode(images_BHWC.permute(0, 3, 1, 2), self._modality)
+        return tuple(part for part in encoding if part is not None)
 
 
 class Cross(nn.Module):
@@ -75,7 +73,7 @@ def quantize(bundle: Bundle, images: Mapping[Modality, Images]) -> tuple[dict[st
     with _quietly(), torch.inference_mode():
         for name, modalities in served.items():
             samples: list[Sample] = [(image[None],) for modality in modalities for image in images[modality]]
-            encoder = _quantized(Encoder(bundle, network, modalities[0]), samples, classes)
+            encoder = _quantized(Encoder(network, modalities[0]), samples, classes)
             files |= _serialized(encoder, name)
             compiled = compile_part(encoder, torch.get_num_threads())
             for modality in modalities:

@@ -13,7 +13,7 @@ from derm_ray.domain import PredictionKind
 from derm_ray.inference.engines import openvino
 from derm_ray.inference.engines.engine import Images, Probabilities
 from derm_ray.inference.engines.selection import make_engine
-from derm_ray.inference.precision import hardware_has_bf16, normalize
+from derm_ray.inference.precision import hardware_has_bf16
 from derm_ray.studies.benchmark.comparison import Effort, Row, compare
 
 BATCH = 8
@@ -83,10 +83,10 @@ def pairs_per_s(run: Run, bundle: Bundle, seconds: float, batch: int = BATCH) ->
 
 
 def _eager(bundle: Bundle) -> Run:
-    network, spec = bundle.build().to(CPU), bundle.preprocessing
+    network = bundle.build().to(CPU)
 
     def run(clinical: Images, dermoscopy: Images) -> Mapping[PredictionKind, Probabilities]:
-        inputs = (normalize(torch.from_numpy(i), spec.mean, spec.std).contiguous() for i in (clinical, dermoscopy))
+        inputs = (torch.from_numpy(i).permute(0, 3, 1, 2).contiguous() for i in (clinical, dermoscopy))
         with torch.inference_mode():
             return {kind: p.numpy() for kind, p in network(*inputs).probabilities().items()}
 

@@ -8,7 +8,8 @@ from scipy.stats import binomtest
 
 from derm_ray.domain import PredictionKind
 from derm_ray.evaluation.comparison import Interval, percentile_interval
-from derm_ray.studies.reproduction.metrics import Draws, seed_metrics
+from derm_ray.evaluation.metrics import Draws
+from derm_ray.studies.reproduction.metrics import seed_metrics
 from derm_ray.studies.reproduction.predictions import TrialPredictions
 
 REPRODUCED, NOT_REPRODUCED, UNDECIDED = "reproduced", "not reproduced", "undecided"
@@ -136,7 +137,7 @@ def judge(claim: Claim, rows: Mapping[str, Mapping[int, TrialPredictions]], weig
     Args:
         claim: to be tested.
         rows: row name -> seed -> predictions, all of the same pairs; baselines have an entry for every seed.
-        weights: see :func:`derm_ray.studies.reproduction.metrics.lesion_weights`.
+        weights: see :func:`derm_ray.evaluation.comparison.lesion_weights`.
     """
     seeds = sorted(set.intersection(*(set(rows.get(side.row, ())) for _, side in claim.terms)))
     total: Draws = np.zeros(len(weights))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from derm_ray.errors import ConfigError, unknown_name
+from derm_ray.models.trunks import TRUNKS
 from derm_ray.training.config import TrainConfig, config_from_json, make_config
 
 CAM = "cam"
@@ -113,8 +114,8 @@ def table_rows(base: TrainConfig, *, cam_trunk: str) -> tuple[Row, ...]:
 
 def cam_config(base: TrainConfig, trunk: str) -> TrainConfig:
     """Return the recipe of a CAM network: one for both modalities, trained on its own (Ge et al. 2017, section 3)."""
-    freezes = {"vgg16": base.freeze, "googlenet": "none" if base.freeze == "none" else "maxpool3", "tiny": base.freeze}
-    return _changed(base, network="share", head="cam", trunk=trunk, freeze=freezes[trunk], tap=None)
+    freeze = "none" if base.freeze == "none" else next(iter(TRUNKS[trunk].freezes))
+    return _changed(base, network="share", head="cam", trunk=trunk, freeze=freeze, tap=None)
 
 
 def paper(label_set: str) -> tuple[Row, ...]:

@@ -8,13 +8,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from derm_ray import RESEARCH_NOTICE
-from derm_ray.domain import PredictionKind
+from derm_ray.domain import PredictionKind, label_set
 from derm_ray.evaluation.comparison import Interval
+from derm_ray.evaluation.metrics import metric_names, metric_title
 from derm_ray.evaluation.plots import interval_plot, reliability_plot
 from derm_ray.evaluation.report import figure_text
 from derm_ray.studies.reproduction.claims import NOT_REPRODUCED, REPRODUCED, UNDECIDED
 from derm_ray.studies.reproduction.gallery import ROW, Gallery
-from derm_ray.studies.reproduction.metrics import METRICS, SeedMetrics
+from derm_ray.studies.reproduction.metrics import SeedMetrics, tasks_of
 from derm_ray.studies.reproduction.results import RowResult, StudyResults
 
 TASKS = {
@@ -42,11 +43,16 @@ def render_html(results: StudyResults, gallery: Gallery | None) -> str:
         results=results,
         gallery=gallery,
         kinds=list(PredictionKind),
-        metrics=METRICS,
+        metrics=_titles(results),
         counts={name: verdicts[name] for name in (REPRODUCED, NOT_REPRODUCED, UNDECIDED)},
         plots=_plots(results),
         tasks=_tasks(results),
     )
+
+
+def _titles(results: StudyResults) -> dict[str, str]:
+    tasks = tasks_of(label_set(results.metadata["label_set"]))
+    return {name: metric_title(name) for name in metric_names(tasks)}
 
 
 def _signed(interval: Interval | None) -> str:

@@ -10,9 +10,10 @@ from typing import Any
 from derm_ray import RESEARCH_NOTICE
 from derm_ray.domain import PredictionKind
 from derm_ray.evaluation.calibration import Reliability, reliability
-from derm_ray.evaluation.comparison import finite_or_none
+from derm_ray.evaluation.comparison import finite_or_none, lesion_weights
+from derm_ray.evaluation.metrics import Draws, metric_names
 from derm_ray.studies.reproduction.claims import Verdict, judge, paper_claims
-from derm_ray.studies.reproduction.metrics import Draws, SeedMetrics, lesion_weights, metrics_of, seed_metrics
+from derm_ray.studies.reproduction.metrics import RESAMPLES, SeedMetrics, seed_metrics, tasks_of
 from derm_ray.studies.reproduction.predictions import TrialPredictions
 from derm_ray.studies.reproduction.trials import TrialOutcome
 
@@ -28,7 +29,8 @@ class RowResult:
         settings: the recipe; empty for baselines.
         problems: seed -> reason for a missing result.
         seeds: seed -> predictions.
-        metrics, swapped: (metric, prediction kind) -> values, with original and swapped images.
+        metrics: (metric, prediction kind) -> values.
+        swapped: the same with swapped images, accuracy only.
     """
 
     name: str
@@ -154,7 +156,7 @@ def assemble(
 
     def of(trial: TrialPredictions) -> Draws:
         if trial.lesion_ids not in weights:
-            weights[trial.lesion_ids] = lesion_weights(trial.lesion_ids)
+            weights[trial.lesion_ids] = lesion_weights(trial.lesion_ids, resamples=RESAMPLES)
         return weights[trial.lesion_ids]
 
     rows: list[RowResult] = []
@@ -189,10 +191,11 @@ def _row(
     weights_of: Any,
 ) -> RowResult:
     tables: list[dict[tuple[str, PredictionKind], SeedMetrics]] = []
-    for swapped in (False, True):
+    first = next(iter(seeds.values()), None)
+    names = metric_names(tasks_of(first.labels)) if first is not None else []
+    for swapped, shown in ((False, names), (True, [name for name in names if name == "accuracy"])):
         table: dict[tuple[str, PredictionKind], SeedMetrics] = {}
-        first = next(iter(seeds.values()), None)
-        for metric in metrics_of(first.labels) if first is not None else ():
+        for metric in shown:
             weights = weights_of(first)
             for kind in PredictionKind:
                 values = seed_metrics(metric, seeds, kind, weights, swapped=swapped)

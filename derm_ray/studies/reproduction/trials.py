@@ -14,7 +14,7 @@ from derm_ray.bundle import INDEX, load_bundle
 from derm_ray.data.manifest import Manifest
 from derm_ray.domain import Split, label_set
 from derm_ray.errors import DermRayError, ImageError, StorageError, WorkError
-from derm_ray.models.trunks import Trunk, trunk_spec
+from derm_ray.models.trunks import TRUNKS, Trunk
 from derm_ray.models.weights import load_trunk_weights, read_init_weights
 from derm_ray.studies.reproduction.grid import Trial
 from derm_ray.studies.reproduction.predictions import TrialPredictions, read_predictions, write_predictions
@@ -137,7 +137,7 @@ class Grid:
         """Return the trunks whose weights are available neither from a file nor from torchvision."""
         missing = set()
         for trunk in sorted(trunks):
-            if trunk_spec(trunk).pretrained is None:
+            if TRUNKS[trunk].pretrained is None:
                 continue
             try:
                 read_init_weights(trunk, self._init_weights.get(trunk))
@@ -174,7 +174,7 @@ class Grid:
 
     def _trunk(self, config: TrainConfig) -> Trunk:
         trunk = Trunk(config.trunk, config.tap, config.freeze)
-        if trunk_spec(config.trunk).pretrained is not None:
+        if TRUNKS[config.trunk].pretrained is not None:
             uri = self._init_weights.get(config.trunk)
             load_trunk_weights(trunk, read_init_weights(config.trunk, uri), uri or "torchvision")
         return trunk

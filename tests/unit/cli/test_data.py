@@ -1,12 +1,17 @@
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
 from derm_ray.cli import app
-from derm_ray.data.manifest import read_manifest
+from derm_ray.data.importers import IMPORTERS
+from derm_ray.data.importers.importer import Importer, ImportResult, Option
+from derm_ray.data.manifest import normalize_schema, read_manifest
+from derm_ray.domain import LabelSet
 
 RUNNER = CliRunner()
 
@@ -86,3 +91,29 @@ def test_options_of_the_folder_importer(tmp_path: Path) -> None:
     for wrong in (["--column", "clinical"], [*columns, "--column", "clinical=id"]):
         result = RUNNER.invoke(app, ["data", "import", "folder", str(csv), "--out", out, *wrong])
         assert "write NAME=HEADER" in str(result.exception)
+
+
+def test_a_registered_importer_is_a_command_with_its_options(tmp_path: Path, registered: Callable[..., None]) -> None:
+    def read(source: str, label_set: LabelSet, out_uri: str, *, prefix: str | None) -> ImportResult:
+        names = Path(source).read_text().split()
+        table = pa.table(
+            {
+                "lesion_id": [f"{prefix}{name}" for name in names],
+                "clinical_uri": [f"{tmp_path}/{name}.jpg" for name in names],
+                "diagnosis": [label_set.class_names[0]] * len(names),
+            }
+        )
+        return ImportResult(normalize_schema(table, out_uri), len(names) + 1, {"no photo": 1})
+
+    option = {"prefix": Option("Before each name.", "TEXT")}
+    toy = Importer(read, "Import a list of names.", "A text.", ("milk10k",), option)
+    registered(IMPORTERS, "names", toy)
+    (tmp_path / "names.txt").write_text("a b")
+    assert "Import a list of names." in run("import", "--help")[0]
+    help_text = run("import", "names", "--help")[0]
+    assert "--prefix" in help_text
+    assert "milk10k" in help_text
+    out, _ = run("import", "names", str(tmp_path / "names.txt"), "--out", f"{tmp_path}/m.csv", "--prefix", "L")
+    assert "2 of 3 lesions imported as milk10k" in out
+    assert "1  no photo" in out
+    assert read_manifest(f"{tmp_path}/m.csv").column("lesion_id") == ["La", "Lb"]

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from derm_ray.data.importers import ImportResult
 from derm_ray.data.importers.derm7pt import DIAGNOSES, PAPER15_FROM_DERM7PT, import_derm7pt
 from derm_ray.data.importers.folder import import_folder
+from derm_ray.data.importers.importer import ImportResult
 from derm_ray.data.importers.milk10k import PAPER15_FROM_FULL, import_milk10k
 from derm_ray.data.validation import validate
 from derm_ray.domain import DERM7PT, MILK10K, PAPER15

@@ -209,8 +209,6 @@ def test_the_size_is_read_from_any_format(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="prepared at 64 px"):
             prepared.require_size(copy, Preprocessing(32), "the size")
         assert len(list(SizedInput(open_input(copy.uri), SPEC).pieces())) == 1
-    with pytest.raises(ConfigError, match="an earlier version, which decodes JPEG photos at their full size"):
-        prepared.require_size(found, Preprocessing(64, scaled=False), "the size")
     wrong = Manifest(found.table.drop_columns("prepared_size").append_column("prepared_size", [["big"] * 4]), found.uri)
     with pytest.raises(ManifestError, match="'prepared_size' is not int64"):
         prepared.require_size(wrong, SPEC, "the size")

@@ -74,15 +74,3 @@ def test_the_spec_survives_json_and_refuses_what_it_does_not_know() -> None:
     assert Preprocessing.from_json(spec.to_json()) == spec
     with pytest.raises(BundleError, match="resize method 'crop'"):
         Preprocessing.from_json(spec.to_json() | {"resize": "crop"})
-
-
-def test_models_sealed_before_photos_were_scaled_get_them_in_full(tmp_path: Path) -> None:
-    noise = Image.effect_noise((512, 512), 80).convert("RGB")
-    noise.save(tmp_path / "noise.jpg")
-    data = (tmp_path / "noise.jpg").read_bytes()
-    spec = Preprocessing(64)
-    earlier = Preprocessing.from_json({key: value for key, value in spec.to_json().items() if key != "scaled"})
-    full = pixels_from_bytes(data, None, earlier).clinical
-    with Image.open(tmp_path / "noise.jpg") as image:
-        assert np.array_equal(full, earlier.resize(image.convert("RGB")))
-    assert not np.array_equal(full, pixels_from_bytes(data, None, spec).clinical)

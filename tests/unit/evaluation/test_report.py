@@ -1,5 +1,6 @@
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,7 +14,8 @@ from derm_ray.domain import PAPER15, PredictionKind, Split
 from derm_ray.errors import ConfigError, ManifestError, OutputExistsError
 from derm_ray.evaluation.calibration import fit_calibration
 from derm_ray.evaluation.evaluate import Evaluation, evaluate
-from derm_ray.evaluation.report import OVERALL, summary_text, write_evaluation
+from derm_ray.evaluation.metrics import METRICS, Metric, metric_names
+from derm_ray.evaluation.report import summary_text, write_evaluation
 from derm_ray.inference.predictor import Predictor
 from derm_ray.models.factory import NetworkConfig
 from tests.conftest import seal_untrained
@@ -29,7 +31,7 @@ def test_everything_is_there_in_json(evaluation: Evaluation, tmp_path: Path) -> 
     read = json.loads(Path(json_uri).read_text())
     assert set(read["predictions"]) == set(PredictionKind)
     cross = read["predictions"]["cross"]["metrics"]
-    for name in (*OVERALL, "auroc/melanoma"):
+    for name in (*metric_names(("cancer", "melanoma")), "auroc/melanoma"):
         assert cross[name]["low"] <= cross[name]["value"] <= cross[name]["high"], name
     assert sum(map(sum, read["predictions"]["cross"]["confusion"])) == read["pairs"]
     assert read["majority_class"]["cancer/auroc"] == 0.5
@@ -110,3 +112,19 @@ def test_one_class_and_rows_of_one_image_are_said_in_words(
     half = one.with_column("dermoscopy_uri", [None, *one.column("dermoscopy_uri")[1:]])
     with pytest.raises(ManifestError, match="row 1: dermoscopy_uri is empty; evaluation needs both images"):
         evaluate(predictor, half)
+
+
+def test_a_registered_metric_is_in_the_evaluation_and_its_reports(
+    bundle_uri: str, pairs: Manifest, tmp_path: Path, registered: Callable[..., None]
+) -> None:
+    def sure(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return weights @ probabilities[np.arange(len(labels)), labels] / weights.sum(1)
+
+    registered(METRICS, "sureness", Metric("Sureness", sure))
+    model = load_bundle(bundle_uri)
+    found = evaluate(Predictor(model, "torch"), pairs, Split.VAL, resamples=5)
+    json_uri, html_uri = write_evaluation(found, str(tmp_path))
+    value = json.loads(Path(json_uri).read_text())["predictions"]["cross"]["metrics"]["sureness"]
+    assert value["low"] <= value["value"] <= value["high"]
+    assert "<td>Sureness</td>" in Path(html_uri).read_text()
+    assert "Sureness" in summary_text(found)

@@ -1,16 +1,23 @@
+import json
 import logging
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from derm_ray.bundle import load_bundle
+from derm_ray.bundle import Bundle, load_bundle
+from derm_ray.cli import app
+from derm_ray.data.manifest import Manifest
+from derm_ray.domain import PredictionKind
 from derm_ray.errors import BundleError, ConfigError
-from derm_ray.inference.engines import selection
+from derm_ray.inference.engines import ENGINES, pytorch, selection
+from derm_ray.inference.engines.engine import EngineKind, Images, Probabilities
 from derm_ray.inference.engines.pytorch import CPU_PAIRS, CompiledEngine, TorchEngine
 from derm_ray.inference.engines.selection import make_engine, resolve_engine
-from derm_ray.inference.precision import normalize, resolve_precision
+from derm_ray.inference.precision import resolve_precision
 
 CPU = torch.device("cpu")
 
@@ -43,7 +50,7 @@ def test_auto_is_the_fastest_and_says_so(
     bundle_uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(logging.getLogger("derm_ray"), "propagate", True)
-    monkeypatch.setattr(selection, "hardware_has_bf16", lambda device: True)
+    monkeypatch.setattr(pytorch, "hardware_has_bf16", lambda device: True)
     rates = {"torch": 3.0, "torch-bf16": 5.0}
     monkeypatch.setattr(selection, "_pairs_per_s", lambda engine, size: rates[engine.name])
     with caplog.at_level(logging.INFO):
@@ -54,7 +61,7 @@ def test_auto_is_the_fastest_and_says_so(
 
 
 def test_auto_really_measures(bundle_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selection, "hardware_has_bf16", lambda device: True)
+    monkeypatch.setattr(pytorch, "hardware_has_bf16", lambda device: True)
     ran = []
     run = TorchEngine.run
 
@@ -71,7 +78,7 @@ def test_auto_says_so_too_where_there_is_one(
     bundle_uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(logging.getLogger("derm_ray"), "propagate", True)
-    monkeypatch.setattr(selection, "hardware_has_bf16", lambda device: False)
+    monkeypatch.setattr(pytorch, "hardware_has_bf16", lambda device: False)
     with caplog.at_level(logging.INFO):
         assert resolve_engine(load_bundle(bundle_uri), "auto", CPU) == "torch"
     assert "engine torch (the only one available)" in caplog.text
@@ -106,10 +113,7 @@ def test_a_few_pairs_at_a_time_answer_as_all_at_once(cam_bundle_uri: str) -> Non
         bundle.build(),
         images(2 * CPU_PAIRS + 1),
     )
-    inputs = [
-        normalize(torch.from_numpy(i), bundle.preprocessing.mean, bundle.preprocessing.std)
-        for i in images(2 * CPU_PAIRS + 1)
-    ]
+    inputs = [torch.from_numpy(i).permute(0, 3, 1, 2) for i in (clinical, dermoscopy)]
     for given in ((0, 1), (0,), (1,)):
         with torch.inference_mode():
             whole = network(*(inputs[i] if i in given else None for i in (0, 1))).probabilities()
@@ -137,3 +141,30 @@ def test_a_program_too_large_for_memory_gives_way_to_a_smaller_one(
     engine.run(*images(20))
     engine.run(*images(8))
     assert sizes == [32, 16, 8, 8, 8, 8]
+
+
+class Sure:
+    """Answers every pair with its first class."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.name = "sure@1"
+        self._classes = len(bundle.label_set.class_names)
+
+    def run(self, clinical: Images | None, dermoscopy: Images | None) -> dict[PredictionKind, Probabilities]:
+        given = [(PredictionKind.CLINICAL, clinical), (PredictionKind.DERMOSCOPY, dermoscopy)]
+        kinds = {kind: images for kind, images in given if images is not None}
+        kinds |= {PredictionKind.CROSS: clinical} if len(kinds) == 2 else {}
+        return {kind: np.eye(self._classes, dtype=np.float32)[[0] * len(images)] for kind, images in kinds.items()}
+
+
+def test_a_registered_engine_is_an_option_and_answers(
+    bundle_uri: str, pairs: Manifest, registered: Callable[..., None]
+) -> None:
+    registered(ENGINES, "sure", EngineKind(lambda bundle, *_: Sure(bundle), resolve=lambda *_: "1"))
+    manifest = pairs.absolute()
+    photo = str(manifest.pairs()[0].clinical_uri)
+    arguments = ["score-one", "--model", bundle_uri, "--clinical", photo, "--engine"]
+    done = CliRunner().invoke(app, [*arguments, "sure", "--json"], catch_exceptions=False)
+    assert json.loads(done.stdout)["confidence"] == 1.0
+    with pytest.raises(ConfigError, match="Known: auto, torch, torch-bf16, compiled, openvino-int8, sure"):
+        CliRunner().invoke(app, [*arguments, "shure"], catch_exceptions=False)

@@ -5,7 +5,7 @@ from torch import nn
 from derm_ray.errors import ConfigError
 from derm_ray.models.cam import CAM_MODES, saliency
 from derm_ray.models.factory import CamConfig, NetworkConfig, build_network
-from derm_ray.models.heads import BilinearHead, CamHead
+from derm_ray.models.heads import CamBilinearHead, CamHead
 from derm_ray.models.trunks import Trunk
 from derm_ray.models.weights import describe_cam, load_cam
 
@@ -126,7 +126,7 @@ def test_what_is_no_cam_network_is_refused() -> None:
 
 def test_the_map_steers_the_pool() -> None:
     torch.manual_seed(0)
-    head = BilinearHead(8, 5, dropout=0.0, rank=None, saliency=True)
+    head = CamBilinearHead(8, 5)
     nn.init.normal_(head.classifier.weight)
     maps = torch.rand(1, 8, 4, 4)
     corner = torch.zeros(1, 4, 4)

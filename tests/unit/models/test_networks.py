@@ -19,9 +19,15 @@ def network(name: str, head: str = "gap") -> PairNetwork:
     return build_network(NetworkConfig(name, "tiny", head, classes=5, cam=CAM if head == "cam_bp" else None)).eval()
 
 
+def as_images(normalized: torch.Tensor) -> torch.Tensor:
+    """Return the images (0..255) that ImageNet's normalization, which torchvision's networks are given, makes these."""
+    mean, std = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    return (normalized * std + mean) * 255
+
+
 def images() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
-    return torch.rand(3, 3, 32, 32, generator=generator), torch.rand(3, 3, 32, 32, generator=generator)
+    return 255 * torch.rand(3, 3, 32, 32, generator=generator), 255 * torch.rand(3, 3, 32, 32, generator=generator)
 
 
 @pytest.mark.parametrize("head", ["gap", "bp", "cam_bp"])
@@ -117,7 +123,7 @@ def test_other_trunks_compute_torchvisions_activations(name: str) -> None:
     reference(batch)
     trunk = Trunk(name).eval()
     load_trunk_weights(trunk, reference.state_dict(), "torchvision")
-    assert torch.allclose(trunk(batch).last_BCHW, seen[0], atol=1e-4)
+    assert torch.allclose(trunk(as_images(batch)).last_BCHW, seen[0], atol=1e-4)
 
 
 def test_a_network_continues_from_its_stems_output() -> None:
@@ -134,7 +140,7 @@ def test_vgg16_trunk_computes_torchvisions_activations() -> None:
     trunk = Trunk("vgg16", "relu5_2")
     trunk.features.load_state_dict({k: v for k, v in reference.state_dict().items() if int(k.split(".")[0]) < 30})
     batch = torch.rand(1, 3, 64, 64)
-    tap, last = trunk(batch)
+    tap, last = trunk(as_images(batch))
     assert torch.allclose(tap, reference[:28](batch), atol=1e-5)
     assert torch.allclose(last, reference[:30](batch), atol=1e-5)
     assert tap.shape == last.shape == (1, 512, 4, 4)

@@ -1,4 +1,6 @@
 import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -7,11 +9,41 @@ import pytest
 from typer.testing import CliRunner
 
 from derm_ray.cli import app
+from derm_ray.data.archives.address import Address
+from derm_ray.data.archives.containers import CONTAINERS, Container, Member, Read
 from derm_ray.data.archives.index import index_archive, write_index
-from derm_ray.data.manifest import read_manifest
+from derm_ray.data.archives.ranges import read_range
+from derm_ray.data.manifest import Manifest, read_manifest
+from derm_ray.domain import Modality
 from derm_ray.errors import ConfigError
 
 from .conftest import tar_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class BoxMember(Address):
+    """A file in a box: its bytes begin at ``offset``."""
+
+    member: str
+    offset: int
+    size: int
+
+
+def box_members(uri: str) -> Iterator[Member]:
+    """A box is lines of a name and a size, an empty line, and all contents."""
+    head, _, _ = Path(uri).read_bytes().partition(b"\n\n")
+    offset = len(head) + 2
+    for line in head.decode().splitlines():
+        name, size = line.split()
+        yield Member(name, BoxMember(uri, name, offset, int(size)))
+        offset += int(size)
+
+
+def open_box(_wanted: object, _most: int, _kept: object) -> Read:
+    return lambda address: read_range(address.container, address.offset, address.offset + address.size)
+
+
+BOX = Container("a box", (".box",), BoxMember, lambda head: b" " in head, open_box, box_members)
 
 RUNNER = CliRunner()
 
@@ -60,3 +92,21 @@ def test_the_archive_itself_is_never_overwritten(tmp_path: Path, out: str, monke
         with pytest.raises(ConfigError, match="is the indexed archive"):
             write_index(index_archive(source), out)
     assert archive.read_bytes() == before
+
+
+def test_a_registered_container_is_indexed_and_its_images_are_read(
+    tmp_path: Path, pairs: Manifest, registered: Callable[..., None]
+) -> None:
+    registered(CONTAINERS, "box", BOX)
+    pair = pairs.absolute().pairs()[0]
+    files = {f"L1/{m}.jpg": Path(str(pair.uri(m))).read_bytes() for m in Modality}
+    head = "\n".join(f"{name} {len(data)}" for name, data in files.items())
+    (tmp_path / "a.box").write_bytes(head.encode() + b"\n\n" + b"".join(files.values()))
+    out = str(tmp_path / "m.csv")
+    assert RUNNER.invoke(app, ["data", "index", f"{tmp_path}/a.box", "--out", out]).exit_code == 0
+    assert str(read_manifest(out).pairs()[0].clinical_uri).startswith(f"{tmp_path}/a.box#member=L1%2Fclinical.jpg&off")
+    done = RUNNER.invoke(app, ["data", "prepare", out, "--out", f"{tmp_path}/images", "--size", "64"])
+    assert "1 pairs at 64 px" in done.output
+    (tmp_path / "wrong.zip").write_bytes((tmp_path / "a.box").read_bytes())
+    done = RUNNER.invoke(app, ["data", "index", f"{tmp_path}/wrong.zip", "--out", f"{tmp_path}/n.csv"])
+    assert "it is a box, not a .zip. Rename it to end in .box" in str(done.exception)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -410,8 +411,8 @@ def test_a_shared_cache_outlives_its_readers(tmp_path: Path, monkeypatch: pytest
     reads: list[object] = []
     real = parquets._read_chunk
     monkeypatch.setattr(parquets, "_read_chunk", lambda cell: reads.append(cell) or real(cell))
-    cache = parquets.ChunkCache()
+    kept: dict[str, Any] = {}
     for uri, data in zip(addresses(str(path)), (b"1", b"2"), strict=True):
-        with ImageReader(chunks=cache) as reader:
+        with ImageReader(kept=kept) as reader:
             assert reader.read(uri) == data
     assert len(reads) == 1
