@@ -7,6 +7,8 @@ from torch import nn
 
 AnyNetwork = TypeVar("AnyNetwork", bound=nn.Module)
 
+PRECISIONS = ("auto", "fp32", "bf16")
+
 
 def hardware_has_bf16(device: torch.device) -> bool:
     """Return whether a device multiplies bfloat16 in hardware (CUDA, AVX512-BF16 or AMX)."""
