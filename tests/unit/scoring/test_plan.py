@@ -171,7 +171,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
         tracemalloc.stop()
         return high
 
-    assert peak(40_000) < 1.5 * peak(10_000)
+    assert peak(20_000) < 1.5 * peak(5_000)
 
 
 class _Small(ManifestInput):
