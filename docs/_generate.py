@@ -1,5 +1,7 @@
 """MkDocs hook: reference pages hold ``<!-- generated: NAME -->`` where a table made from the code stands.
 
+A sentence before it (``_NOTE``) says where the table is, for those who read the file itself; the site leaves it out.
+
 A meaning that is written here must have its column or code, and the other way round: else the build fails.
 """
 
@@ -14,7 +16,8 @@ from typing import Any
 from unittest.mock import patch
 
 ROOT = Path(__file__).parent.parent
-_MARKER = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
+_NOTE = "_Generated from the code: run `make docs` and open this page in `build/site`._"
+_MARKER = re.compile(rf"^(?:{re.escape(_NOTE)}\n\n)?<!-- generated: (\w+) -->$", re.MULTILINE)
 _ROLE = re.compile(r":\w+:`~?([\w.]+)`")
 
 MANIFEST_COLUMNS = {
