@@ -146,7 +146,9 @@ def hold(folder_uri: str, *, renew_s: float = RENEW_S, expires_s: float = EXPIRE
         lease.release()
         if idle:
             storage.remove(uri)
-            storage.remove_empty(folder_uri)
+            if storage.is_local(folder_uri):  # object stores have no empty folders
+                with suppress(OSError):
+                    Path(folder_uri).rmdir()
         raise
     except BaseException:
         lease.release()

@@ -6,9 +6,7 @@ import json
 import os
 import posixpath
 import re
-import shutil
 import stat
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any, BinaryIO
 import fsspec
 from fsspec.core import url_to_fs
 
+from derm_ray import local_files
 from derm_ray.errors import StorageError
 
 CONNECT_TIMEOUT_S = 5
@@ -34,6 +33,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     },
 }
 _OPTIONS["s3a"] = _OPTIONS["s3"]
+_CLIENTS = {"botocore", "aiobotocore", "aiohttp", "gcsfs", "adlfs", "azure"}
+"""Packages whose exceptions are failures of storage."""
 
 
 def scheme(uri: str) -> str:
@@ -66,8 +67,7 @@ def join(base: str, *parts: str) -> str:
 
 def parent(uri: str) -> str:
     """Return the folder that holds ``uri``."""
-    head, _, _ = absolute(uri).rpartition("/")
-    return head or "/"
+    return absolute(uri).rpartition("/")[0] or "/"
 
 
 def resolve(uri: str, base: str) -> str:
@@ -111,8 +111,8 @@ def translate_errors(uri: str) -> Iterator[None]:
             f"{uri}: is a folder, but a file is needed. Give a file in it, or merge its files into one."
         ) from error
     except Exception as error:
-        if not _is_storage_failure(error):
-            raise
+        if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in _CLIENTS:
+            raise  # a bug
         if is_local(uri):
             raise StorageError(f"{uri}: {error}. Check the disk and the path.") from error
         raise StorageError(
@@ -121,17 +121,24 @@ def translate_errors(uri: str) -> Iterator[None]:
         ) from error
 
 
-def _is_storage_failure(error: Exception) -> bool:
-    """Return whether an error is an I/O error, possibly of a client library, and not a bug."""
-    package = type(error).__module__.split(".")[0]
-    return isinstance(error, OSError) or package in {"botocore", "aiobotocore", "aiohttp", "gcsfs", "adlfs", "azure"}
+@contextmanager
+def _located(uri: str, *, fresh: bool = False) -> Iterator[tuple[fsspec.AbstractFileSystem, str]]:
+    """Yield filesystem and path of a URI, with the block's errors translated.
+
+    Args:
+        uri: to locate.
+        fresh: forget earlier listings, which other processes may have changed.
+    """
+    fs, path = filesystem(uri)
+    with translate_errors(uri):
+        if fresh:
+            fs.invalidate_cache()
+        yield fs, path
 
 
 def kind(uri: str) -> str | None:
     """Return ``file``, ``directory`` or another kind of object at a URI, ``None`` if it does not exist."""
-    fs, path = filesystem(uri)
-    with translate_errors(uri):
-        fs.invalidate_cache(path)
+    with _located(uri, fresh=True) as (fs, path):
         try:
             return str(fs.info(path)["type"])
         except (FileNotFoundError, NotADirectoryError):
@@ -144,9 +151,7 @@ def kind(uri: str) -> str | None:
 
 def exists(uri: str) -> bool:
     """Return whether a file or a non-empty folder exists."""
-    fs, path = filesystem(uri)
-    with translate_errors(uri):
-        fs.invalidate_cache()
+    with _located(uri, fresh=True) as (fs, path):
         return bool(fs.exists(path))
 
 
@@ -156,8 +161,7 @@ def read_bytes(uri: str) -> bytes:
     Raises:
         StorageError: it is missing, forbidden or unreachable.
     """
-    fs, path = filesystem(uri)
-    with translate_errors(uri):
+    with _located(uri) as (fs, path):
         return fs.cat_file(path)  # type: ignore[no-any-return]
 
 
@@ -169,8 +173,7 @@ def read_range(uri: str, start: int, stop: int) -> bytes:
     """
     if start >= stop:
         return b""
-    fs, path = filesystem(uri)
-    with translate_errors(uri):
+    with _located(uri) as (fs, path):
         if is_local(uri) and not stat.S_ISREG(mode := os.stat(path).st_mode) and not stat.S_ISDIR(mode):
             raise StorageError(f"{uri}: a pipe or a device, not a file.")
         try:
@@ -188,9 +191,7 @@ def size(uri: str) -> int:
     Raises:
         StorageError: it is missing, forbidden or unreachable.
     """
-    fs, path = filesystem(uri)
-    with translate_errors(uri):
-        fs.invalidate_cache(path)
+    with _located(uri, fresh=True) as (fs, path):
         return int(fs.info(path)["size"])
 
 
@@ -201,8 +202,7 @@ def open_read(uri: str) -> Iterator[BinaryIO]:
     Raises:
         StorageError: it is missing, forbidden or unreachable.
     """
-    fs, path = filesystem(uri)
-    with translate_errors(uri):
+    with _located(uri) as (fs, path):
         file = fs.open(path, "rb")
     with file:
         yield file
@@ -214,35 +214,12 @@ def write_bytes(uri: str, data: bytes) -> None:
     Local files go through a temporary file and a rename; object stores take one PUT or one completed
     multipart upload.
     """
-    fs, path = filesystem(uri)
-    with translate_errors(uri):
+    with _located(uri) as (fs, path):
         if is_local(uri):
-            with _temporary_file(path) as temporary:
-                _write_synced(temporary, data)
-                os.replace(temporary, path)
+            local_files.write(path, data)
         else:
             fs.pipe_file(path, data)
             fs.invalidate_cache(path)
-
-
-@contextmanager
-def _temporary_file(path: str) -> Iterator[str]:
-    """Yield a temporary name in a file's folder; it is removed at the end if it still exists."""
-    folder, name = os.path.split(path)
-    os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
-    try:
-        yield temporary
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-
-
-def _write_synced(path: str, data: bytes) -> None:
-    with open(path, "xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def create(uri: str, data: bytes) -> bool:
@@ -254,11 +231,10 @@ def create(uri: str, data: bytes) -> bool:
         uri: of the file.
         data: unlike what any other caller writes, such as by holding a random id.
     """
-    fs, path = filesystem(uri)
-    with translate_errors(uri):
+    with _located(uri) as (fs, path):
         try:
             if is_local(uri):
-                _create_local(path, data)
+                local_files.create(path, data)
             else:
                 fs.pipe_file(path, data, mode="create")
         except FileExistsError:
@@ -273,25 +249,11 @@ def create(uri: str, data: bytes) -> bool:
     return True
 
 
-def _create_local(path: str, data: bytes) -> None:
-    with _temporary_file(path) as temporary:
-        _write_synced(temporary, data)
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            raise
-        except OSError:  # a disk without hard links, such as exFAT
-            _write_synced(path, data)
-
-
 def upload(local_path: str, uri: str) -> None:
     """Copy a local file to a URI, atomically."""
-    fs, path = filesystem(uri)
-    with translate_errors(uri):
+    with _located(uri) as (fs, path):
         if is_local(uri):
-            with _temporary_file(path) as temporary:
-                shutil.copyfile(local_path, temporary)
-                os.replace(temporary, path)
+            local_files.copy(local_path, path)
         else:
             fs.put_file(local_path, path)
             fs.invalidate_cache(path)
@@ -316,9 +278,7 @@ def write_json(uri: str, value: Any) -> None:
 
 def list_files(uri: str) -> list[str]:
     """Return the absolute URIs of all files below a folder, sorted; empty where there is none."""
-    fs, path = filesystem(uri)
-    with translate_errors(uri):
-        fs.invalidate_cache()
+    with _located(uri, fresh=True) as (fs, path):
         if not fs.exists(path):
             return []
         found = fs.find(path)
@@ -327,9 +287,7 @@ def list_files(uri: str) -> list[str]:
 
 def list_folder(uri: str) -> list[str]:
     """Return the names directly in a folder, sorted, those of folders with a slash; empty where there is none."""
-    fs, path = filesystem(uri)
-    with translate_errors(uri):
-        fs.invalidate_cache()
+    with _located(uri, fresh=True) as (fs, path):
         try:
             entries = fs.ls(path, detail=True)
         except FileNotFoundError:
@@ -345,9 +303,7 @@ def fingerprint(uri: str) -> str:
     Args:
         uri: a file, or a folder with all files in it.
     """
-    fs, path = filesystem(uri)
-    with translate_errors(uri):
-        fs.invalidate_cache()
+    with _located(uri, fresh=True) as (fs, path):
         info = fs.info(path)
         found = fs.find(path, detail=True) if info["type"] == "directory" else {path: info}
     stamps = ("ETag", "etag", "mtime", "LastModified", "last_modified")
@@ -365,40 +321,20 @@ def modified(uri: str) -> float | None:
     Raises:
         StorageError: see :func:`filesystem`.
     """
-    fs, path = filesystem(uri)
-    with translate_errors(uri):
-        try:
-            return float(fs.modified(path).timestamp())
-        except NotImplementedError:
-            return None
+    with _located(uri) as (fs, path), suppress(NotImplementedError):
+        return float(fs.modified(path).timestamp())
+    return None
 
 
 def remove(uri: str) -> None:
     """Remove a file; nothing happens where there is none."""
-    fs, path = filesystem(uri)
-    with translate_errors(uri), suppress(FileNotFoundError):
+    with _located(uri) as (fs, path), suppress(FileNotFoundError):
         fs.rm_file(path)
-
-
-def remove_empty(uri: str) -> None:
-    """Remove a local folder with nothing in it; object stores have no such thing."""
-    if is_local(uri):
-        with suppress(OSError):
-            Path(absolute(uri)).rmdir()
-
-
-def remove_temporary(uri: str) -> None:
-    """Remove temporary files of killed writers in a local folder; object stores keep no incomplete writes."""
-    if is_local(uri):
-        for path in Path(absolute(uri)).rglob(".*.tmp"):
-            path.unlink(missing_ok=True)
 
 
 def remove_tree(uri: str) -> None:
     """Remove a folder and all below it; nothing happens where there is none."""
-    fs, path = filesystem(uri)
-    with translate_errors(uri):
-        fs.invalidate_cache()
+    with _located(uri, fresh=True) as (fs, path):
         if fs.exists(path):
             fs.rm(path, recursive=True)
 

@@ -34,6 +34,15 @@ INTERRUPTIBLE = [
 """The command as a terminal starts it: a shell's background jobs hand down an ignored SIGINT."""
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts Ray, and say what runs in one process: all of that, and each file of the rest."""
+    for item in items:
+        if "ray_local" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.ray)
+        item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else item.path.stem))
+
+
 @pytest.fixture(scope="session")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     """480 synthetic pairs on local disk, split."""

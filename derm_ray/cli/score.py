@@ -97,7 +97,7 @@ def score(
     lines = _lines(result.counts)
     if result.resumed:
         lines.append(f"{result.resumed} of {len(result.counts.parts)} parts existed already")
-    lines += [f"run {result.run_id}"] if result.run_id else []
+    lines += [f"run {result.run_id}"]
     lines += [f"scores {result.out_uri}", f"report {result.out_uri}/_report.html", RESEARCH_NOTICE]
     values: dict[str, object] = {"resumed_parts": result.resumed, "seconds": result.seconds}
     values |= {"out": result.out_uri, "run_id": result.run_id, **result.counts.counts()}

@@ -1,12 +1,9 @@
 """Number formats and memory layout."""
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 import torch
 from torch import nn
-
-from derm_ray.errors import ConfigError, unknown_name
 
 AnyNetwork = TypeVar("AnyNetwork", bound=nn.Module)
 
@@ -21,23 +18,15 @@ def hardware_has_bf16(device: torch.device) -> bool:
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """Return ``fp32`` or ``bf16``; ``auto`` is bf16 where the hardware has it.
-
-    Raises:
-        ConfigError: the name is unknown.
-    """
-    if precision not in PRECISIONS:
-        raise ConfigError(unknown_name("precision", precision, PRECISIONS))
+    """Return ``fp32`` or ``bf16``; ``auto`` is bf16 where the hardware has it."""
     if precision != "auto":
         return precision
     return "bf16" if hardware_has_bf16(device) else "fp32"
 
 
-def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+def autocast(precision: str, device: torch.device) -> torch.autocast:
     """Return the context in which a forward pass runs."""
-    if precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision != "fp32")
 
 
 def default_device() -> torch.device:
@@ -47,6 +36,4 @@ def default_device() -> torch.device:
 
 def to_device(network: AnyNetwork, device: torch.device) -> AnyNetwork:
     """Move a network to a device, its weights in channels-last order, in place."""
-    network.to(device)
-    network.to(memory_format=torch.channels_last)
-    return network
+    return network.to(device).to(memory_format=torch.channels_last)

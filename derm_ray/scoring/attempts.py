@@ -1,6 +1,5 @@
 """Finding pairs that crash the process that scores them."""
 
-from types import TracebackType
 from typing import Any, Self
 
 from derm_ray import storage
@@ -42,9 +41,7 @@ class Attempts:
         storage.write_json(self._uri, record)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         storage.remove(self._uri)
 
     @property

@@ -2,23 +2,19 @@
 
 from collections.abc import Iterator
 from contextlib import closing
-from typing import Any
-
-import numpy as np
-import pyarrow as pa
 
 from derm_ray.data.preprocessing import Preprocessing
+from derm_ray.datasets import Row, packed, unpacked
 from derm_ray.errors import DermRayError
 from derm_ray.observability import WorkerLogs
-from derm_ray.scoring.chunks import Chunk, chunk_pairs, pixels_table
-from derm_ray.scoring.loader import BATCH_SIZE, ShardLoader
+from derm_ray.scoring.chunks import Chunk, chunk_pairs
+from derm_ray.scoring.loader import BATCH_SIZE, ShardLoader, loading_times
 from derm_ray.scoring.metrics import WorkMetrics
-from derm_ray.scoring.parts import StageTimes
-from derm_ray.scoring.shards import Shard
+from derm_ray.scoring.parts import ShardOutcome
 
 
 class DecodingActor:
-    """A :class:`ShardLoader` for Ray Data; expected errors are returned in ``failure``.
+    """A :class:`ShardLoader` for Ray Data; expected errors are returned as failed outcomes.
 
     Args:
         manifest_uri: the run's copy of its input.
@@ -41,18 +37,19 @@ class DecodingActor:
         self._size = chunk_pairs(spec, chunk_bytes)
         self._loader = ShardLoader(manifest_uri, out_uri, spec, min(BATCH_SIZE, self._size), decoding_threads=1)
 
-    def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> Iterator[pa.Table]:
-        """Yield the chunks of the one shard of a batch, each as one row."""
-        shard = Shard.from_batch(batch)
+    def __call__(self, row: Row) -> Iterator[Row]:
+        """Yield the chunks of a shard."""
+        shard = unpacked(row)
         # Known in advance and independent of how the shard is loaded: Ray repeats a failed call, and skips the chunks
         # that it already yielded by their position.
         of = -(-len(shard) // self._size)
         try:
             with closing(self._loader.chunks(shard, self._size)) as chunks:
-                for number, (pairs, loaded) in enumerate(chunks):
-                    table, times = pixels_table((pairs, loaded)), StageTimes.of_loading(loaded)
-                    del pairs, loaded
+                for number, batch in enumerate(chunks):
+                    chunk = Chunk(shard, number, of, shard.start + number * self._size, batch, loading_times(batch[1]))
+                    out = packed(chunk)
+                    del batch, chunk
                     self._metrics.export()
-                    yield Chunk(shard, number, of, shard.start + number * self._size, table, times).to_row()
+                    yield out
         except DermRayError as error:
-            yield Chunk(shard, failure=str(error)).to_row()
+            yield packed(ShardOutcome(shard, failure=str(error)))

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
@@ -20,13 +20,19 @@ class PartFormat:
 
     Attributes:
         name: also the suffix of the files.
-        encode: table -> bytes.
+        write: (table, file) writes it.
         decode: (bytes, schema, names) -> table with the named columns; raises ``ValueError`` on anything else.
     """
 
     name: str
-    encode: Callable[[pa.Table], bytes]
+    write: Callable[[pa.Table, BinaryIO], None]
     decode: Callable[[bytes, pa.Schema, Sequence[str]], pa.Table]
+
+    def encode(self, table: pa.Table) -> bytes:
+        """Return a table as the bytes of a file."""
+        sink = io.BytesIO()
+        self.write(table, sink)
+        return sink.getvalue()
 
 
 def part_format(name: str) -> PartFormat:
@@ -40,23 +46,11 @@ def part_format(name: str) -> PartFormat:
     return FORMATS[name]
 
 
-def _to_parquet(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(table, sink)
-    return sink.getvalue()
-
-
 def _from_parquet(data: bytes, schema: pa.Schema, names: Sequence[str]) -> pa.Table:
     file = pq.ParquetFile(pa.BufferReader(data))
     if not file.schema_arrow.equals(schema):
         raise ValueError("its columns are not those of this run")
     return file.read(list(names), use_threads=False)
-
-
-def _to_csv(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    pacsv.write_csv(table, sink)
-    return sink.getvalue()
 
 
 def _from_csv(data: bytes, schema: pa.Schema, names: Sequence[str]) -> pa.Table:
@@ -79,12 +73,9 @@ def _from_csv(data: bytes, schema: pa.Schema, names: Sequence[str]) -> pa.Table:
     return table
 
 
-def _to_jsonl(table: pa.Table) -> bytes:
-    def text(value: object) -> str:
-        assert isinstance(value, datetime)
-        return value.isoformat()
-
-    return b"".join(json.dumps(row, ensure_ascii=False, default=text).encode() + b"\n" for row in table.to_pylist())
+def _to_jsonl(table: pa.Table, sink: BinaryIO) -> None:
+    for row in table.to_pylist():
+        sink.write(json.dumps(row, ensure_ascii=False, default=datetime.isoformat).encode() + b"\n")
 
 
 def _from_jsonl(data: bytes, schema: pa.Schema, names: Sequence[str]) -> pa.Table:
@@ -98,7 +89,7 @@ def _from_jsonl(data: bytes, schema: pa.Schema, names: Sequence[str]) -> pa.Tabl
 
 
 FORMATS = {
-    "parquet": PartFormat("parquet", _to_parquet, _from_parquet),
-    "csv": PartFormat("csv", _to_csv, _from_csv),
+    "parquet": PartFormat("parquet", pq.write_table, _from_parquet),
+    "csv": PartFormat("csv", pacsv.write_csv, _from_csv),
     "jsonl": PartFormat("jsonl", _to_jsonl, _from_jsonl),
 }

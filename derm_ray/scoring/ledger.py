@@ -11,12 +11,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from derm_ray import storage
+from derm_ray import __version__, storage
 from derm_ray.data.inputs import Input
 from derm_ray.data.locations import Locations
+from derm_ray.domain import label_set
 from derm_ray.errors import DermRayError, OutputExistsError, ScoringError
 from derm_ray.scoring.formats import PartFormat, part_format
-from derm_ray.scoring.plan import Plan, make_plan, shards_table
+from derm_ray.scoring.plan import Plan, make_plan
+from derm_ray.scoring.schema import score_schema
 from derm_ray.scoring.shards import Shard
 
 RUN = "_RUN.json"
@@ -33,7 +35,6 @@ SALIENCY = "_saliency"
 class RunDescription:
     """Everything that determines the scores; equal on every resume."""
 
-    derm_ray_version: str
     model_digest: str
     label_set: str
     engine: str
@@ -47,6 +48,13 @@ class RunDescription:
         """Format of the parts."""
         return part_format(self.format)
 
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of the parts."""
+        return score_schema(
+            label_set(self.label_set), per_input_predictions=self.per_input_predictions, saliency=self.saliency
+        )
+
 
 @dataclass(frozen=True)
 class Run:
@@ -56,19 +64,24 @@ class Run:
         out_uri: its folder.
         description: everything that determines the scores.
         source: URI, fingerprint, digest and skipped files of the input.
-        pairs: rows of the input.
         shards: all of them, in order.
-        run_id: created at the start; affects no result. ``None`` if not recorded.
+        run_id: created at the start; affects no result.
+        derm_ray_version: that started the run; another one may resume it.
         model_run_id: the training run of the model, if known.
     """
 
     out_uri: str
     description: RunDescription
     source: dict[str, Any]
-    pairs: int
     shards: tuple[Shard, ...]
-    run_id: str | None = None
-    model_run_id: str | None = None
+    run_id: str
+    derm_ray_version: str
+    model_run_id: str | None
+
+    @property
+    def pairs(self) -> int:
+        """Rows of the input."""
+        return self.shards[-1].stop
 
     @property
     def manifest_uri(self) -> str:
@@ -86,12 +99,12 @@ class Run:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of ``_RUN.json``."""
-        return {**self.ids(), **asdict(self.description), "pairs": self.pairs, "input": self.source}
+        return {**self.identity(), "pairs": self.pairs, "input": self.source}
 
-    def ids(self) -> dict[str, str]:
-        """Return the known ids: of this run and of its model's training run."""
-        ids = {"run_id": self.run_id, "model_run_id": self.model_run_id}
-        return {name: value for name, value in ids.items() if value is not None}
+    def identity(self) -> dict[str, Any]:
+        """Return ids, version and description as JSON types."""
+        names = ("run_id", "derm_ray_version", "model_run_id")
+        return {name: getattr(self, name) for name in names} | asdict(self.description)
 
 
 def part_name(shard: Shard, format_name: str) -> str:
@@ -129,15 +142,15 @@ def load_run(out_uri: str) -> Run:
     out_uri = storage.absolute(out_uri)
     with readable(storage.join(out_uri, RUN)) as uri:
         recorded = storage.read_json(uri)
+        known = {name: recorded.pop(name) for name in ("run_id", "derm_ray_version", "model_run_id")}
         source, pairs = recorded.pop("input"), recorded.pop("pairs")
-        run_id, model_run_id = recorded.pop("run_id", None), recorded.pop("model_run_id", None)
         description = RunDescription(**recorded)
     with readable(storage.join(out_uri, SHARDS)) as uri:
         table = pq.ParquetFile(BytesIO(storage.read_bytes(uri))).read(use_threads=False)
         shards = tuple(Shard(**row) for row in table.to_pylist())
     if sum(map(len, shards)) != pairs:
         raise ScoringError(f"{out_uri}: {SHARDS} does not belong to the run in {RUN}. Score into another folder.")
-    return Run(out_uri, description, source, pairs, shards, run_id, model_run_id)
+    return Run(out_uri=out_uri, description=description, source=source, shards=shards, **known)
 
 
 def open_run(
@@ -178,21 +191,21 @@ def open_run(
                     f"{source.uri}: files were added, removed or replaced since the run in {out_uri} started. "
                     "Choose another --out, or restore the files."
                 )
-            plan = _plan(source, description, locations, None)
-            _refuse_changes(out_uri, {"input digest": run.source["digest"]}, {"input digest": plan.digest})
+            digest = _plan(source, description, locations, None).digest
+            _refuse_changes(out_uri, {"input digest": run.source["digest"]}, {"input digest": digest})
         return run
-    plan = _plan(source, description, locations, storage.join(out_uri, MANIFEST))
+    digest, shards = _plan(source, description, locations, storage.join(out_uri, MANIFEST))
     sink = BytesIO()
-    pq.write_table(shards_table(plan.shards), sink)
+    pq.write_table(pa.Table.from_pylist([asdict(shard) for shard in shards]), sink)
     storage.write_bytes(storage.join(out_uri, SHARDS), sink.getvalue())
     about = {
         "uri": source.uri,
         "patterns": source.patterns,
         "fingerprint": fingerprint,
-        "digest": plan.digest,
+        "digest": digest,
         "skipped": dict(source.skipped),
     }
-    run = Run(out_uri, description, about, plan.pairs, plan.shards, uuid.uuid4().hex, model_run_id)
+    run = Run(out_uri, description, about, shards, uuid.uuid4().hex, __version__, model_run_id)
     storage.write_json(storage.join(out_uri, RUN), run.to_json())
     return run
 

@@ -13,6 +13,7 @@ from derm_ray.domain import LesionPair, Modality
 from derm_ray.errors import ImageError, ImageErrorCode, StorageError
 from derm_ray.scoring.attempts import Attempts
 from derm_ray.scoring.ledger import ATTEMPTS
+from derm_ray.scoring.parts import StageTimes
 from derm_ray.scoring.shards import PairReader, Shard
 
 logger = logging.getLogger(__name__)
@@ -137,6 +138,12 @@ def _count_unanswered(loaded: Loaded, before: int, of: int) -> int:
         else:
             before = 0
     return before
+
+
+def loading_times(loaded: Loaded) -> StageTimes:
+    """Return the seconds that reading and decoding took, summed over threads."""
+    pixels = [p for p in loaded if isinstance(p, PairPixels)]
+    return StageTimes(sum(p.read_s for p in pixels), sum(p.decode_s for p in pixels))
 
 
 def _uris(pairs: list[LesionPair]) -> Iterator[str]:

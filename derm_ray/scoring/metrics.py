@@ -4,16 +4,14 @@ Labels are the run's name, which is its folder's, and closed lists, never data. 
 gauge disappears 20 s after it was set, which shows here that no run is active.
 """
 
-from collections.abc import Mapping
 from threading import Event, Thread
-from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from ray.util.metrics import Counter, Gauge
 
 from derm_ray.observability import NEXT_TO_NOTHING, WORK
+from derm_ray.scoring.parts import ShardOutcome
 
-STAGES = ("read", "decode", "infer", "write")
 _GAUGE_S = 5.0
 
 
@@ -64,26 +62,20 @@ class RunMetrics:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
 
-    def shard(self, row: Mapping[str, Any]) -> None:
-        """Record a shard.
-
-        Args:
-            row: see :meth:`derm_ray.scoring.parts.ShardOutcome.to_json`.
-        """
-        self._left -= row["scored"] + row["errors"]
+    def shard(self, outcome: ShardOutcome) -> None:
+        """Record a shard."""
+        self._left -= outcome.scored + outcome.errors
         self._shards.inc()
-        for status, count in (("ok", row["scored"]), ("error", row["errors"])):
+        for status, count in (("ok", outcome.scored), ("error", outcome.errors)):
             if count:
                 self._pairs.inc(count, {"status": status})
-        for stage in STAGES:
-            if seconds := row[f"{stage}_s"]:
-                self._seconds.inc(seconds, {"stage": stage})
+        for stage, seconds in outcome.times._asdict().items():
+            if seconds:
+                self._seconds.inc(seconds, {"stage": stage.removesuffix("_s")})
         self._work.export()
 
     def _keep(self) -> None:

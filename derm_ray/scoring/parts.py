@@ -1,24 +1,21 @@
 """Writing the part of a shard, and its ledger row."""
 
 import time
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import pyarrow as pa
 
 from derm_ray import storage
-from derm_ray.data.preprocessing import PairPixels
 from derm_ray.lease import LeaseLostError, is_taken
 from derm_ray.observability import WORK
 from derm_ray.scoring.ledger import RunDescription, part_name
-from derm_ray.scoring.loader import Loaded
 from derm_ray.scoring.shards import Shard
 
 
-@dataclass(frozen=True)
-class StageTimes:
-    """Durations of a shard, or of a piece of one, in seconds.
+class StageTimes(NamedTuple):
+    """Seconds of a shard, or of a piece of one.
 
     Attributes:
         read_s, decode_s: summed over the loading threads, which run in parallel with the rest.
@@ -31,16 +28,9 @@ class StageTimes:
     write_s: float = 0.0
 
     @classmethod
-    def of_loading(cls, loaded: Loaded) -> "StageTimes":
-        """Return what reading and decoding took."""
-        pixels = [p for p in loaded if isinstance(p, PairPixels)]
-        return cls(sum(p.read_s for p in pixels), sum(p.decode_s for p in pixels))
-
-    @classmethod
     def total(cls, times: Iterable["StageTimes"]) -> "StageTimes":
-        """Return the sum."""
-        given = list(times)
-        return cls(**{name: sum(getattr(one, name) for one in given) for name in asdict(cls())})
+        """Return the sums."""
+        return cls(*map(sum, zip(*times, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -48,20 +38,17 @@ class ShardOutcome:
     """One row of a run's ledger.
 
     Attributes:
-        index: the shard's.
+        shard: the whole.
         scored, errors: its rows by status.
         times: of its stages.
+        failure: why the shard has no part; empty if it has one.
     """
 
-    index: int
+    shard: Shard
     scored: int = 0
     errors: int = 0
     times: StageTimes = field(default_factory=StageTimes)
-
-    def to_json(self, failure: str = "") -> dict[str, Any]:
-        """Return the outcome as JSON types, with the failure if any."""
-        own = {"index": self.index, "scored": self.scored, "errors": self.errors}
-        return {**own, **asdict(self.times), "failure": failure}
+    failure: str = ""
 
 
 class PartWriter:
@@ -78,7 +65,7 @@ class PartWriter:
         self._format = description.part_format
         self._lease_uri = lease_uri
 
-    def write(self, shard: Shard, tables: Iterable[pa.Table], times: StageTimes) -> ShardOutcome:
+    def write(self, shard: Shard, tables: Sequence[pa.Table], times: StageTimes) -> ShardOutcome:
         """Write a shard's rows and return its row of the ledger.
 
         Args:
@@ -94,10 +81,9 @@ class PartWriter:
         table = pa.concat_tables(tables)
         if self._lease_uri is not None and is_taken(self._lease_uri):
             raise LeaseLostError(f"another process now writes to {self._out_uri}; this one stopped.")
-        uri = storage.join(self._out_uri, part_name(shard, self._format.name))
         data = self._format.encode(table)
-        storage.write_bytes(uri, data)
+        storage.write_bytes(storage.join(self._out_uri, part_name(shard, self._format.name)), data)
         WORK.add("bytes", "written", len(data))
         errors = table["error_code"].drop_null().length()
-        times = replace(times, write_s=time.perf_counter() - begun)
-        return ShardOutcome(shard.index, table.num_rows - errors, errors, times)
+        times = times._replace(write_s=time.perf_counter() - begun)
+        return ShardOutcome(shard, table.num_rows - errors, errors, times)

@@ -1,30 +1,29 @@
 """A bulk scoring run on Ray Data: one row per shard, one actor call per row; with decoders, two stages of actors."""
 
 import logging
+import re
 import time
-from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
 
-import pyarrow as pa
 import ray
 import ray.data
 import ray.exceptions
 import torch
 
-from derm_ray import __version__, ray_internals, runtime, storage
+from derm_ray import __version__, local_files, ray_internals, runtime, storage
 from derm_ray.bundle import Bundle, load_bundle
 from derm_ray.data.inputs import Input, SizedInput
 from derm_ray.data.locations import Locations
+from derm_ray.datasets import dataset_of, objects
 from derm_ray.errors import DermRayError, ScoringError
 from derm_ray.inference.engines.engine import Engine
 from derm_ray.inference.engines.selection import resolve_engine, resolve_engine_of
 from derm_ray.inference.saliency import require_cam
 from derm_ray.lease import Lease, hold
 from derm_ray.observability import ProgressLine, WorkerLogs, working_for
-from derm_ray.scoring.actor import PredictingActor, ScoringActor
+from derm_ray.scoring.actor import ScoringActor
 from derm_ray.scoring.chunks import CHUNK_BYTES, Assembler, Chunk
 from derm_ray.scoring.decoder import DecodingActor
 from derm_ray.scoring.formats import part_format
@@ -39,9 +38,9 @@ from derm_ray.scoring.ledger import (
     recorded_engine,
 )
 from derm_ray.scoring.metrics import RunMetrics
-from derm_ray.scoring.parts import PartWriter, ShardOutcome
+from derm_ray.scoring.parts import PartWriter, ShardOutcome, StageTimes
 from derm_ray.scoring.reconcile import Reconciliation, reconcile, with_errors
-from derm_ray.scoring.report import STAGES, complete_run
+from derm_ray.scoring.report import complete_run
 from derm_ray.scoring.shards import SHARD_SIZE, Shard
 
 MAX_ERROR_RATE = 0.5
@@ -80,14 +79,14 @@ class ScoringResult:
 
     Attributes:
         out_uri: its folder.
-        run_id: equal for all of its invocations; ``None`` if not recorded.
+        run_id: equal for all of its invocations.
         counts: what its parts hold.
         resumed: shards that existed already.
         seconds: of this invocation.
     """
 
     out_uri: str
-    run_id: str | None
+    run_id: str
     counts: Reconciliation
     resumed: int
     seconds: float
@@ -134,7 +133,6 @@ def score(
     with hold(storage.join(out_uri, INVOCATIONS)) as lease:
         resolved = _engine(engine, model, out_uri, options)
         description = RunDescription(
-            derm_ray_version=__version__,
             model_digest=model.model_digest,
             label_set=model.label_set.name,
             engine=resolved if isinstance(resolved, str) else resolved.name,
@@ -156,17 +154,17 @@ def _complete(
 ) -> tuple[Reconciliation, int]:
     """Score the missing shards, reconcile and finish; return the counts, and the number of existing shards."""
     out_uri = run.out_uri
-    if (job := ray_internals.submission_id()) is not None:
-        lease.note(submission_id=job)
+    lease.note(derm_ray_version=__version__, submission_id=ray_internals.submission_id())
     todo = run.missing()
     if options.retry_errors:
         todo = sorted([*todo, *with_errors(run)], key=lambda shard: shard.index)
-    logger.info("run %s: %d of %d shards to score", run.run_id or "without id", len(todo), len(run.shards))
+    logger.info("run %s: %d of %d shards to score", run.run_id, len(todo), len(run.shards))
     if todo:
         storage.remove(storage.join(out_uri, SUCCESS))
         _score_shards(run, todo, model, engine, options, lease)
     lease.check()
-    storage.remove_temporary(out_uri)
+    if storage.is_local(out_uri):  # object stores keep no incomplete writes
+        local_files.remove_temporary(out_uri)
     storage.remove_tree(storage.join(out_uri, ATTEMPTS))
     counts = reconcile(run)
     _judge(run, counts.errors, counts.pairs, options.max_error_rate)
@@ -204,52 +202,40 @@ def _score_shards(
         session.require(
             cpus=replicas * cpus + decoders, gpus=replicas * gpus, worker_cpus=max(1, cpus), worker_gpus=gpus
         )
-        predictor = {
+        logs = WorkerLogs.like_here(run.run_id)
+        scorer = {
             "model_uri": model.uri,
             "engine": engine,
+            "manifest_uri": run.manifest_uri,
             "out_uri": run.out_uri,
             "description": run.description,
             "use_gpu": gpus > 0,
+            "lease_uri": lease.uri,
             "threads": max(1, cpus),
-            "logs": WorkerLogs.like_here(run.run_id),
+            "logs": logs,
         }
-        dataset = _dataset(todo)
+        dataset = dataset_of(todo)
         if decoders:
-            loader = {
-                "manifest_uri": run.manifest_uri,
-                "out_uri": run.out_uri,
-                "spec": model.preprocessing,
-                "logs": predictor["logs"],
-            }
             # Any block is larger than a byte, so that each chunk is one: blocks end between rows.
             dataset.context.target_max_block_size = 1
-            decoded = dataset.map_batches(
+            dataset = dataset.flat_map(
                 DecodingActor,
-                batch_size=1,
                 compute=_pool(decoders),
-                fn_constructor_kwargs={**loader, "chunk_bytes": CHUNK_BYTES},
+                fn_constructor_kwargs={
+                    "manifest_uri": run.manifest_uri,
+                    "out_uri": run.out_uri,
+                    "spec": model.preprocessing,
+                    "chunk_bytes": CHUNK_BYTES,
+                    "logs": logs,
+                },
                 num_cpus=1,
             )
-            predicted = decoded.map_batches(
-                PredictingActor,
-                batch_size=1,
-                batch_format="pyarrow",
-                compute=_pool(replicas),
-                fn_constructor_kwargs=predictor,
-                num_cpus=cpus,
-                num_gpus=gpus,
-            )
-            running = _assembled(_blocks(predicted), todo, PartWriter(run.out_uri, run.description, lease.uri))
-        else:
-            scored = dataset.map_batches(
-                ScoringActor,
-                batch_size=1,
-                compute=_pool(replicas),
-                fn_constructor_kwargs={**predictor, "manifest_uri": run.manifest_uri, "lease_uri": lease.uri},
-                num_cpus=cpus,
-                num_gpus=gpus,
-            )
-            running = _rows(_blocks(scored))
+        scored = dataset.map(
+            ScoringActor, compute=_pool(replicas), fn_constructor_kwargs=scorer, num_cpus=cpus, num_gpus=gpus
+        )
+        running = objects(scored)
+        if decoders:
+            running = _assembled(running, todo, PartWriter(run.out_uri, run.description, lease.uri))
         # Ray Data must have stopped before Ray does: its threads would join any other Ray of the machine.
         with closing(running) as outcomes:
             _follow(run, todo, outcomes, options, lease)
@@ -263,78 +249,57 @@ def _replicas(session: runtime.RaySession, gpus_per_replica: float, decoders: in
     return 1 if session.started_here else max(1, int(there.get("CPU", 1)) - decoders)
 
 
-def _dataset(shards: Sequence[Shard]) -> ray.data.Dataset:
-    """Return one row per shard."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    return ray.data.from_items([shard.to_json() for shard in shards], override_num_blocks=len(shards))
-
-
 def _pool(actors: int) -> ray.data.ActorPoolStrategy:
     return ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors)
 
 
-def _blocks(dataset: ray.data.Dataset) -> Generator[pa.Table]:
-    """Yield the blocks of a dataset as they arrive."""
-    # No prefetching: a finished shard is reported at once, not together with the next one.
-    batches = iter(dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"))
-    with closing(batches):
-        yield from batches
-
-
-def _rows(blocks: Generator[pa.Table]) -> Generator[dict[str, Any]]:
-    """Yield the ledger rows of blocks."""
-    with closing(blocks):
-        for block in blocks:
-            yield from block.to_pylist()
-
-
-def _assembled(blocks: Generator[pa.Table], shards: Sequence[Shard], writer: PartWriter) -> Generator[dict[str, Any]]:
-    """Yield one ledger row per shard; its part is written when its last chunk arrives."""
+def _assembled(
+    arrived: Generator[Chunk | ShardOutcome], shards: Sequence[Shard], writer: PartWriter
+) -> Generator[ShardOutcome]:
+    """Yield one outcome per shard; its part is written when its last chunk arrives."""
     assembler = Assembler(writer)
-    with closing(blocks):
-        for block in blocks:
-            for at in range(block.num_rows):
-                chunk = Chunk.from_row(block.slice(at, 1))
-                outcome, failure = None, chunk.failure
-                if not failure:
-                    try:
-                        outcome = assembler.add(chunk)
-                    except DermRayError as error:
-                        failure = str(error)
-                if outcome or failure:
-                    yield (outcome or ShardOutcome(chunk.shard.index)).to_json(failure)
+    with closing(arrived):
+        for one in arrived:
+            try:
+                outcome = one if isinstance(one, ShardOutcome) else assembler.add(one)
+            except DermRayError as error:
+                outcome = ShardOutcome(one.shard, failure=str(error))
+            if outcome:
+                yield outcome
     assembler.end(shards)
 
 
 def _follow(
-    run: Run, todo: Sequence[Shard], outcomes: Iterator[dict[str, Any]], options: ScoringOptions, lease: Lease
+    run: Run, todo: Sequence[Shard], outcomes: Iterator[ShardOutcome], options: ScoringOptions, lease: Lease
 ) -> None:
     """Show progress, update the lease's record, and stop on failures."""
     pairs = sum(map(len, todo))
-    progress, errors, stages = ProgressLine(run.pairs, run.pairs - pairs), 0, Counter[str]()
+    progress, errors, stages = ProgressLine(run.pairs, run.pairs - pairs), 0, StageTimes()
     resumes = f"The same command resumes {run.out_uri}."
     try:
         with RunMetrics(run.out_uri, pairs) as metrics:
-            for row in outcomes:
-                if row["failure"]:
-                    raise ScoringError(f"shard {row['index']}: {row['failure']} {resumes}")
-                errors += row["errors"]
-                done = progress.show(row["scored"] + row["errors"], f"{errors:,} errors")
-                metrics.shard(row)
-                stages.update({name: row[name] for name in STAGES})
-                lease.note(pairs=done, errors=errors, seconds=progress.elapsed_s, stages=dict(stages))
+            for outcome in outcomes:
+                if outcome.failure:
+                    raise ScoringError(f"shard {outcome.shard.index}: {outcome.failure} {resumes}")
+                errors += outcome.errors
+                done = progress.show(outcome.scored + outcome.errors, f"{errors:,} errors")
+                metrics.shard(outcome)
+                stages = StageTimes.total((stages, outcome.times))
+                lease.note(pairs=done, errors=errors, seconds=progress.elapsed_s, stages=stages._asdict())
                 lease.check()
                 # Retried shards are errors by definition; the whole run is checked at its end.
                 if done >= JUDGED_PAIRS and not options.retry_errors:
                     _judge(run, errors, done, options.max_error_rate)
     except ray.exceptions.RayError as error:
-        last = str(error).strip().splitlines()[-1]
-        raise ScoringError(f"the run stopped: {last} {resumes}") from error
+        raise ScoringError(f"the run stopped: {_reason(error)} {resumes}") from error
     finally:
         progress.end()
+
+
+def _reason(error: BaseException) -> str:
+    """Return the last line of a Ray error, without the advice on its own settings that Ray Data appends."""
+    text = re.split(r"(?:\n|\\n)Failed to [^\n]* attempts \(total backoff", str(error))[0]
+    return (text.strip().splitlines() or [type(error).__name__])[-1]
 
 
 def _judge(run: Run, errors: int, pairs: int, max_error_rate: float) -> None:

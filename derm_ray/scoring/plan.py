@@ -3,9 +3,8 @@
 import hashlib
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,23 +18,20 @@ from derm_ray.data.manifest import Manifest
 from derm_ray.data.validation import row_problems
 from derm_ray.domain import LesionPair
 from derm_ray.errors import ManifestError
-from derm_ray.scoring.shards import COLUMNS, PAIR_SCHEMA, SHARD_SCHEMA, Shard, row_line
+from derm_ray.scoring.shards import COLUMNS, PAIR_SCHEMA, Shard, row_line
 
 MAX_PROBLEMS = 1000
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """An input cut into shards.
 
     Attributes:
-        pairs: rows.
         digest: SHA-256 of all rows' ids and image URIs, in order.
         shards: in order.
     """
 
-    pairs: int
     digest: str
     shards: tuple[Shard, ...]
 
@@ -88,12 +84,7 @@ def make_plan(
             raise ManifestError(source.uri, problems[:MAX_PROBLEMS])
         if manifest_uri is not None:
             storage.upload(copy.name, manifest_uri)
-    return Plan(start, total.hexdigest(), tuple(shards))
-
-
-def shards_table(shards: tuple[Shard, ...]) -> pa.Table:
-    """Return the shards as rows."""
-    return pa.Table.from_pylist([shard.to_json() for shard in shards], schema=SHARD_SCHEMA)
+    return Plan(total.hexdigest(), tuple(shards))
 
 
 def _checked(

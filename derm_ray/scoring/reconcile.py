@@ -13,10 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from derm_ray import storage
-from derm_ray.domain import Modality, label_set
+from derm_ray.domain import Modality
 from derm_ray.errors import ImageErrorCode, ScoringError
 from derm_ray.scoring.ledger import MANIFEST, RUN, SALIENCY, SUCCESS, Run, load_run, part_name, readable
-from derm_ray.scoring.schema import score_schema
 from derm_ray.scoring.shards import PairReader, Shard, row_line
 
 READERS = 8
@@ -121,11 +120,7 @@ def reconcile(run: Run) -> Reconciliation:
 
 def _parts(run: Run) -> Iterator[tuple[Shard, str, pa.Table]]:
     """Yield every part, read and compared with its shard."""
-    labels = label_set(run.description.label_set)
-    schema = score_schema(
-        labels, per_input_predictions=run.description.per_input_predictions, saliency=run.description.saliency
-    )
-
+    schema = run.description.schema
     overlays = [f"{modality}_saliency" for modality in Modality] if run.description.saliency else []
     names = [*_READ, *overlays]
 
@@ -156,8 +151,8 @@ def _parts(run: Run) -> Iterator[tuple[Shard, str, pa.Table]]:
 
 def with_errors(run: Run) -> list[Shard]:
     """Return the shards with errors that may disappear on a retry; see :data:`RETRYABLE`."""
-    there = {shard.index for shard in run.shards} - {shard.index for shard in run.missing()}
-    found = replace(run, shards=tuple(shard for shard in run.shards if shard.index in there))
+    missing = set(run.missing())
+    found = replace(run, shards=tuple(shard for shard in run.shards if shard not in missing))
     return [shard for shard, _, table in _parts(found) if RETRYABLE & set(table["error_code"].to_pylist())]
 
 

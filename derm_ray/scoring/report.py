@@ -1,24 +1,26 @@
 """The end of a run: its report as JSON and HTML, and ``_SUCCESS.json``."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from derm_ray import RESEARCH_NOTICE, storage
 from derm_ray.evaluation.plots import svg
 from derm_ray.lease import Lease, records
 from derm_ray.scoring.ledger import INVOCATIONS, SUCCESS, Run
+from derm_ray.scoring.parts import StageTimes
 from derm_ray.scoring.reconcile import BINS, Reconciliation
 
 JSON_NAME = "_report.json"
 HTML_NAME = "_report.html"
-STAGES = ("read_s", "decode_s", "infer_s", "write_s")
+STAGES = StageTimes._fields
 TIME_BINS = 60
+COLOR = "#3b7ea1"
 
 
 def complete_run(run: Run, counts: Reconciliation, lease: Lease) -> None:
@@ -51,7 +53,7 @@ def describe(run: Run, counts: Reconciliation, invocations: Sequence[Mapping[str
         invocations: the records of all leases; those without work have no pairs.
     """
     return {
-        "run": {**run.ids(), **asdict(run.description)},
+        "run": run.identity(),
         "input": run.source,
         **counts.counts(),
         "confidence": {"bins": BINS, "pairs": counts.confidence},
@@ -60,6 +62,7 @@ def describe(run: Run, counts: Reconciliation, invocations: Sequence[Mapping[str
             {
                 "started_at": one["began_at"],
                 "host": one["host"],
+                "derm_ray_version": one.get("derm_ray_version"),
                 "submission_id": one.get("submission_id"),
                 "pairs": one.get("pairs", 0),
                 "errors": one.get("errors", 0),
@@ -101,33 +104,29 @@ def render_html(report: Mapping[str, Any]) -> str:
 
 
 def _throughput_plot(spans: Sequence[Mapping[str, float]]) -> str:
-    figure = Figure(figsize=(8, 2.6))
-    axes = figure.add_subplot()
-    axes.step([s["second"] for s in spans], [s["pairs_per_second"] for s in spans], where="post", color="#3b7ea1")
+    figure, axes = _plot(2.6, "seconds after the first part", "pairs/s")
+    axes.step([s["second"] for s in spans], [s["pairs_per_second"] for s in spans], where="post", color=COLOR)
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("seconds after the first part")
-    axes.set_ylabel("pairs/s")
-    axes.spines[["top", "right"]].set_visible(False)
     return svg(figure)
 
 
 def _diagnoses_plot(diagnoses: Mapping[str, int]) -> str:
     names = sorted(diagnoses, key=diagnoses.__getitem__)
-    figure = Figure(figsize=(8, 0.8 + 0.32 * len(names)))
-    axes = figure.add_subplot()
-    bars = axes.barh(names, [diagnoses[name] for name in names], color="#3b7ea1")
+    figure, axes = _plot(0.8 + 0.32 * len(names), "pairs")
+    bars = axes.barh(names, [diagnoses[name] for name in names], color=COLOR)
     axes.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=8)
-    axes.set_xlabel("pairs")
-    axes.spines[["top", "right"]].set_visible(False)
     return svg(figure)
 
 
 def _confidence_plot(counts: Sequence[int]) -> str:
-    figure = Figure(figsize=(8, 2.6))
-    axes = figure.add_subplot()
-    axes.bar(np.arange(BINS) / BINS, counts, 1 / BINS, align="edge", color="#3b7ea1", edgecolor="white")
+    figure, axes = _plot(2.6, "probability of the most probable class", "pairs")
+    axes.bar(np.arange(BINS) / BINS, counts, 1 / BINS, align="edge", color=COLOR, edgecolor="white")
     axes.set_xlim(0, 1)
-    axes.set_xlabel("probability of the most probable class")
-    axes.set_ylabel("pairs")
-    axes.spines[["top", "right"]].set_visible(False)
     return svg(figure)
+
+
+def _plot(height: float, x: str, y: str = "") -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(8, height))
+    axes = figure.add_subplot(xlabel=x, ylabel=y)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes

@@ -1,8 +1,5 @@
 """The table that bulk scoring writes; every part has the same schema, even one where all rows failed."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -10,7 +7,6 @@ import pyarrow as pa
 from derm_ray.domain import (
     SENSITIVITIES,
     LabelSet,
-    LesionPair,
     Modality,
     Prediction,
     PredictionKind,
@@ -60,59 +56,13 @@ def score_schema(label_set: LabelSet, *, per_input_predictions: bool = False, sa
     )
 
 
-@dataclass(frozen=True)
-class Scored:
-    """The result of one pair, with its flags and overlays.
-
-    Attributes:
-        result: the prediction, or the error.
-        flags: of the images.
-        overlays: modality -> path of its overlay, relative to the output.
-    """
-
-    result: Prediction | ImageError
-    flags: tuple[str, ...] = ()
-    overlays: Mapping[Modality, str] = field(default_factory=dict)
-
-
-def score_table(
-    pairs: Sequence[LesionPair],
-    scored: Sequence[Scored],
-    label_set: LabelSet,
-    schema: pa.Schema,
-    *,
-    provenance: dict[str, str],
-    scored_at: datetime,
-) -> pa.Table:
-    """Return one row per pair, in order.
-
-    Args:
-        pairs, scored: pairs and their results.
-        label_set: class order.
-        schema: of :func:`score_schema`.
-        provenance: ``model_digest``, ``engine``, ``derm_ray_version``.
-        scored_at: aware time.
-    """
-    rows = [
-        {
-            "pair_id": pair.pair_id,
-            "lesion_id": pair.lesion_id,
-            **(_error_row(one.result) if isinstance(one.result, ImageError) else _ok_row(one.result, label_set)),
-            "flags": " ".join(one.flags) or None,
-            **{f"{modality}_saliency": path for modality, path in one.overlays.items()},
-            **provenance,
-            "scored_at": scored_at,
-        }
-        for pair, one in zip(pairs, scored, strict=True)
-    ]
-    return pa.Table.from_pylist(rows, schema=schema)
-
-
-def _error_row(error: ImageError) -> dict[str, Any]:
+def error_columns(error: ImageError) -> dict[str, Any]:
+    """Return the columns that only a pair that could not be scored has."""
     return {"status": "error", "error_code": str(error.code), "error_message": error.message}
 
 
-def _ok_row(prediction: Prediction, label_set: LabelSet) -> dict[str, Any]:
+def prediction_columns(prediction: Prediction, label_set: LabelSet) -> dict[str, Any]:
+    """Return the columns that a prediction fills."""
     row: dict[str, Any] = {
         "status": "ok",
         "modality": prediction.modality,

@@ -4,15 +4,26 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
 
 import pyarrow as pa
 import torch
 
+from derm_ray import __version__, storage
+from derm_ray.bundle import load_bundle
+from derm_ray.data.preprocessing import PairPixels
+from derm_ray.domain import LesionPair
+from derm_ray.errors import BundleError, ImageError
 from derm_ray.inference.engines.engine import Engine
-from derm_ray.scoring.ledger import RunDescription
-from derm_ray.scoring.loader import BATCH_SIZE, LOADING_THREADS, ShardLoader
+from derm_ray.inference.predictor import Predictor
+from derm_ray.inference.saliency import SaliencyMapper, overlay_files
+from derm_ray.observability import WORK
+from derm_ray.scoring.chunks import Chunk
+from derm_ray.scoring.ledger import SALIENCY, RunDescription
+from derm_ray.scoring.loader import BATCH_SIZE, LOADING_THREADS, Loaded, ShardLoader, loading_times
 from derm_ray.scoring.parts import PartWriter, ShardOutcome, StageTimes
-from derm_ray.scoring.shard_predictor import ShardPredictor
+from derm_ray.scoring.schema import error_columns, prediction_columns
 from derm_ray.scoring.shards import Shard
 
 
@@ -23,7 +34,7 @@ class ShardScorer:
         model_uri: a bundle.
         engine: its resolved name, or an engine.
         manifest_uri: the run's copy of its input.
-        out_uri: folder of the parts.
+        out_uri: folder of the parts and overlays.
         description: the run's identity.
         use_gpu: run on the GPU; otherwise on CPU, also where a GPU is visible.
         batch_size: pairs per forward pass.
@@ -31,7 +42,7 @@ class ShardScorer:
         on_batch: called after each batch.
 
     Raises:
-        BundleError: the bundle has changed since the start of the run.
+        BundleError: the bundle no longer holds the run's model and engine.
     """
 
     def __init__(
@@ -47,18 +58,28 @@ class ShardScorer:
         lease_uri: str | None = None,
         on_batch: Callable[[], None] = lambda: None,
     ) -> None:
-        self._on_batch = on_batch
-        self._predictor = ShardPredictor(
-            model_uri, engine, out_uri, description, use_gpu=use_gpu, batch_size=batch_size
-        )
+        device = torch.device("cuda" if use_gpu else "cpu")
+        self._bundle = load_bundle(model_uri)
+        if self._bundle.model_digest != description.model_digest:
+            raise BundleError(f"{model_uri} changed during the run. Restore the model and resume.")
+        self._predictor = Predictor(self._bundle, engine, batch_size=batch_size, device=device)
+        if self._predictor.engine.name != description.engine:
+            raise BundleError(
+                f"{model_uri} now contains {self._predictor.engine.name}, but the run started with "
+                f"{description.engine}. Restore it and resume."
+            )
+        self._mapper = SaliencyMapper(self._bundle, device) if description.saliency else None
+        self._out_uri = out_uri
+        self._schema = description.schema
         self._loader = ShardLoader(
             manifest_uri,
             out_uri,
-            self._predictor.bundle.preprocessing,
+            self._bundle.preprocessing,
             batch_size,
             decoding_threads=LOADING_THREADS if use_gpu else torch.get_num_threads(),
         )
         self._writer = PartWriter(out_uri, description, lease_uri)
+        self._on_batch = on_batch
 
     def score(self, shard: Shard) -> ShardOutcome:
         """Score a shard and write its part, atomically; a repetition overwrites its own part.
@@ -73,8 +94,57 @@ class ShardScorer:
         with closing(self._loader.batches(shard)) as batches:
             for pairs, loaded in batches:
                 begun = time.perf_counter()
-                tables.append(self._predictor.table(shard, row, pairs, loaded))
-                times.append(replace(StageTimes.of_loading(loaded), infer_s=time.perf_counter() - begun))
+                tables.append(self._table(shard, row, pairs, loaded))
+                times.append(loading_times(loaded)._replace(infer_s=time.perf_counter() - begun))
                 row += len(pairs)
                 self._on_batch()
         return self._writer.write(shard, tables, StageTimes.total(times))
+
+    def predict(self, chunk: Chunk) -> Chunk:
+        """Return a chunk of pixels as the chunk of its rows, predicted in the batches of :meth:`score`.
+
+        Args:
+            chunk: pairs with their pixels.
+        """
+        begun = time.perf_counter()
+        pairs, loaded = chunk.content
+        tables = [
+            self._table(chunk.shard, chunk.first + at, pairs[at : at + BATCH_SIZE], loaded[at : at + BATCH_SIZE])
+            for at in range(0, len(pairs), BATCH_SIZE)
+        ]
+        times = chunk.times._replace(infer_s=time.perf_counter() - begun)
+        return replace(chunk, content=pa.concat_tables(tables), times=times)
+
+    def _table(self, shard: Shard, first: int, pairs: list[LesionPair], loaded: Loaded) -> pa.Table:
+        """Return the rows of pairs that follow each other, and write their overlays.
+
+        Args:
+            shard: theirs.
+            first: row of the first one in the run.
+            pairs, loaded: the pairs, and the pixels or the error of each.
+        """
+        predictions = iter(self._predictor.predict([p for p in loaded if isinstance(p, PairPixels)]))
+        same = {
+            "model_digest": self._bundle.model_digest,
+            "engine": self._predictor.engine.name,
+            "derm_ray_version": __version__,
+            "scored_at": datetime.now(UTC),
+        }
+        rows = []
+        for row, (pair, result) in enumerate(zip(pairs, loaded, strict=True), first):
+            if isinstance(result, ImageError):
+                WORK.add("errors", str(result.code))
+                own = error_columns(result)
+            else:
+                own = prediction_columns(next(predictions), self._bundle.label_set)
+                own |= {"flags": " ".join(result.flags) or None, **self._overlays(result, shard, row)}
+            rows.append({"pair_id": pair.pair_id, "lesion_id": pair.lesion_id, **own, **same})
+        return pa.Table.from_pylist(rows, schema=self._schema)
+
+    def _overlays(self, pixels: PairPixels, shard: Shard, row: int) -> dict[str, Any]:
+        """Write the overlays of one pair, named by its row, and return the columns of their paths."""
+        columns = {}
+        for modality, png in overlay_files(self._mapper, pixels).items() if self._mapper else ():
+            path = columns[f"{modality}_saliency"] = f"{SALIENCY}/{shard.index:06d}/{row:09d}-{modality}.png"
+            storage.write_bytes(storage.join(self._out_uri, path), png)
+        return columns

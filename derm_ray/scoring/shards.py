@@ -1,12 +1,10 @@
 """Shards: references to rows of the run's own copy of its input."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import dataclass
 
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -18,7 +16,6 @@ from derm_ray.errors import StorageError
 SHARD_SIZE = 256
 COLUMNS = ("pair_id", "lesion_id", "clinical_uri", "dermoscopy_uri")
 PAIR_SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
-SHARD_SCHEMA = pa.schema([("index", pa.int64()), ("start", pa.int64()), ("stop", pa.int64()), ("digest", pa.string())])
 
 
 @dataclass(frozen=True)
@@ -43,17 +40,6 @@ class Shard:
 
     def __len__(self) -> int:
         return self.stop - self.start
-
-    @classmethod
-    def from_batch(cls, batch: Mapping[str, npt.NDArray[Any]]) -> Self:
-        """Read the one descriptor of a batch of Ray Data."""
-        return cls(
-            **{name: column[0] if column.dtype == object else column[0].item() for name, column in batch.items()}
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the descriptor as JSON types."""
-        return asdict(self)
 
 
 def row_line(pair: LesionPair) -> bytes:

@@ -77,7 +77,7 @@ def is_mirrored(pair: LesionPair, modality: Modality, *, seed: int, epoch: int) 
 
 def load_batch(
     pairs: Sequence[LesionPair],
-    labels: Sequence[int],
+    labels: Sequence[int] | npt.NDArray[np.int64],
     indices: Indices,
     spec: Preprocessing,
     executor: Executor,
@@ -89,32 +89,37 @@ def load_batch(
 
     Args:
         pairs, labels, indices: of the batch, in order.
+        spec, executor, mirror: see :func:`load_images`.
+        global_size: pairs in the whole global batch.
+
+    Raises:
+        ImageError: an image cannot be used; the message names pair and file.
+    """
+    return Batch(*load_images(pairs, spec, executor, mirror), np.asarray(labels, np.int64), indices, global_size)
+
+
+def load_images(
+    pairs: Sequence[LesionPair], spec: Preprocessing, executor: Executor, mirror: tuple[int, int] | None = None
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Return the clinical and the dermoscopy images of pairs, (B, size, size, 3) each.
+
+    Args:
+        pairs: with both images.
         spec: target size.
         executor: runs one task per image.
-        global_size: pairs in the whole global batch.
         mirror: (seed, epoch), or ``None`` for no mirroring.
 
     Raises:
         ImageError: an image cannot be used; the message names pair and file.
     """
-    clinical: list[Pixels] = []
-    dermoscopy: list[Pixels] = []
+    images: dict[Modality, list[Pixels]] = {modality: [] for modality in Modality}
     for pair, pixels in zip(pairs, load_pairs(list(pairs), spec, executor), strict=True):
         if isinstance(pixels, ImageError):
             raise ImageError(pixels.code, f"pair {pair.pair_id}: {pixels.message}")
-        assert pixels.clinical is not None, "validated: training has both images"
-        assert pixels.dermoscopy is not None, "validated: training has both images"
-        clinical.append(_mirror(pixels.clinical, pair, Modality.CLINICAL, mirror))
-        dermoscopy.append(_mirror(pixels.dermoscopy, pair, Modality.DERMOSCOPY, mirror))
-    return Batch(_stack(clinical, spec), _stack(dermoscopy, spec), np.asarray(labels, np.int64), indices, global_size)
-
-
-def _stack(images: list[Pixels], spec: Preprocessing) -> npt.NDArray[np.uint8]:
-    """Stack images; a rank whose share is empty gets an array of length 0."""
-    return np.stack(images) if images else np.empty((0, spec.size, spec.size, 3), np.uint8)
-
-
-def _mirror(image: Pixels, pair: LesionPair, modality: Modality, key: tuple[int, int] | None) -> Pixels:
-    if key is None or not is_mirrored(pair, modality, seed=key[0], epoch=key[1]):
-        return image
-    return image[:, ::-1]
+        for modality, image in zip(Modality, (pixels.clinical, pixels.dermoscopy), strict=True):
+            assert image is not None, "validated: training has both images"
+            flipped = mirror is not None and is_mirrored(pair, modality, seed=mirror[0], epoch=mirror[1])
+            images[modality].append(image[:, ::-1] if flipped else image)
+    empty = np.empty((0, spec.size, spec.size, 3), np.uint8)  # of a rank whose share is empty
+    clinical, dermoscopy = (np.stack(some) if some else empty for some in images.values())
+    return clinical, dermoscopy

@@ -1,20 +1,21 @@
 """Computing the features of a :class:`derm_ray.training.feature_cache.FeatureCache`."""
 
 from collections.abc import Sequence
-from concurrent.futures import Executor
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 
 from derm_ray import storage
-from derm_ray.data.preprocessing import PairPixels, Preprocessing, load_pairs
+from derm_ray.data.preprocessing import Preprocessing
 from derm_ray.domain import LesionPair
-from derm_ray.errors import ImageError
 from derm_ray.inference.precision import autocast
 from derm_ray.models.trunks import Trunk
+from derm_ray.training.batches import load_images
 from derm_ray.training.feature_cache import Activations, FeatureCache
 
 PAIRS_AT_ONCE = 16
+IMAGES_AT_ONCE = 4
 
 
 class FeatureWriter:
@@ -32,30 +33,24 @@ class FeatureWriter:
         self._spec = spec
         self._precision = precision
         self._device = device
+        self._executor = ThreadPoolExecutor(IMAGES_AT_ONCE)
 
-    def write(self, cache: FeatureCache, index: int, pairs: Sequence[LesionPair], executor: Executor) -> None:
+    def write(self, cache: FeatureCache, index: int, pairs: Sequence[LesionPair]) -> None:
         """Compute one file.
 
         Args:
             cache: where to.
             index: of the file.
             pairs: its pairs, in order.
-            executor: loads images.
 
         Raises:
             ImageError: an image cannot be used; the message names pair and file.
         """
         groups = [pairs[start : start + PAIRS_AT_ONCE] for start in range(0, len(pairs), PAIRS_AT_ONCE)]
-        cache.write(index, np.concatenate([self._compute(cache, group, executor) for group in groups]))
+        cache.write(index, np.concatenate([self._compute(cache, group) for group in groups]))
 
-    def _compute(self, cache: FeatureCache, pairs: Sequence[LesionPair], executor: Executor) -> Activations:
-        pixels: list[PairPixels] = []
-        for pair, loaded in zip(pairs, load_pairs(list(pairs), self._spec, executor), strict=True):
-            if isinstance(loaded, ImageError):
-                raise ImageError(loaded.code, f"pair {pair.pair_id}: {loaded.message}")
-            pixels.append(loaded)
-        images = [np.stack([p.clinical for p in pixels if p.clinical is not None])]
-        images.append(np.stack([p.dermoscopy for p in pixels if p.dermoscopy is not None]))
+    def _compute(self, cache: FeatureCache, pairs: Sequence[LesionPair]) -> Activations:
+        images = list(load_images(pairs, self._spec, self._executor))
         if cache.mirrored:
             images += [image[:, :, ::-1] for image in images]
         batch = torch.from_numpy(np.concatenate(images)).to(self._device)

@@ -97,6 +97,7 @@ def test_two_hundred_slow_callers_slow_nobody_else_down(target: Target) -> None:
     assert statistics.median(beside) <= 1.2 * statistics.median(alone)
 
 
+@pytest.mark.slow
 def test_slow_callers_are_hung_up_on(target: Target) -> None:
     with slow_callers(target, 30) as held:
         target.p50(10)

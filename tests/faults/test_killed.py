@@ -30,7 +30,7 @@ def test_an_actor_that_is_killed_three_times(score: Score, proxy: Proxy, expecte
     assert puts.total() - PARTS <= 3 * IN_FLIGHT
 
 
-@pytest.mark.parametrize("kind", ["DecodingActor", "PredictingActor"])
+@pytest.mark.parametrize("kind", ["DecodingActor", "ScoringActor"])
 def test_a_stage_that_is_killed(score: Score, expected: pd.DataFrame, kind: str) -> None:
     scoring = score(None, None, "--decoders", "2")
     scoring.wait_for_parts(PARTS // 5)

@@ -103,7 +103,10 @@ def in_parquet(files: Files, place: str) -> str:
     return f"{place}/a.parquet"
 
 
-@pytest.mark.parametrize("pack", [in_tar, in_tar_gz, in_zip, in_folder, in_parquet])
+@pytest.mark.parametrize(
+    "pack",
+    [*(pytest.param(pack, marks=pytest.mark.slow) for pack in (in_tar, in_zip, in_folder)), in_tar_gz, in_parquet],
+)
 def test_an_archive_in_a_bucket_is_scored_as_its_files_are(
     pack: Callable[[Files, str], str],
     files: Files,
@@ -128,7 +131,9 @@ def test_an_archive_in_a_bucket_is_scored_as_its_files_are(
     pd.testing.assert_frame_equal(indexed, pd.read_parquet(f"{place}/scores/_run/manifest.parquet")[columns])
 
 
-@pytest.mark.parametrize("name", ["parquet", "csv", "jsonl"])
+@pytest.mark.parametrize(
+    "name", ["parquet", *(pytest.param(name, marks=pytest.mark.slow) for name in ("csv", "jsonl"))]
+)
 def test_scores_open_as_they_are(
     few: Manifest, expected: pd.DataFrame, bundle_uri: str, tmp_path: Path, name: str
 ) -> None:

@@ -81,7 +81,7 @@ def files(out: Path) -> dict[str, bytes]:
     [
         pytest.param(manifest, {"per_input_predictions": True}, id="parquet"),
         pytest.param(manifest, {"output_format": "csv"}, id="csv", marks=pytest.mark.slow),
-        pytest.param(manifest, {"saliency": True}, id="saliency"),
+        pytest.param(manifest, {"saliency": True}, id="saliency", marks=pytest.mark.slow),
         pytest.param(archive("a.tar"), {}, id="tar", marks=pytest.mark.slow),
         pytest.param(archive("a.tar.gz"), {}, id="tar.gz", marks=pytest.mark.slow),
     ],
@@ -126,6 +126,7 @@ def test_either_way_resumes_the_other_and_tries_errors_again(mixed: Manifest, bu
     assert (result.counts.scored, result.counts.errors, result.resumed) == (89, 1, 2)
 
 
+@pytest.mark.slow
 def test_a_part_that_cannot_be_written_stops_the_run_resumably(
     mixed: Manifest, bundle_uri: str, tmp_path: Path
 ) -> None:

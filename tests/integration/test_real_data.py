@@ -45,6 +45,7 @@ def test_the_given_weights_are_imagenets(real_data: RealData) -> None:
     assert (after == 0).float().mean() > 0.6
 
 
+@pytest.mark.slow
 def test_the_cpu_preset_learns_from_real_pairs(
     ray_local: None, real_data: RealData, milk10k: Manifest, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

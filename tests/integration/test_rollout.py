@@ -216,6 +216,7 @@ applications:
     assert seen.answers[-1].headers["x-model-digest"] == load_bundle(second).model_digest
 
 
+@pytest.mark.slow
 def test_a_killed_replica_costs_the_requests_it_had(
     ray_local: None, bundle_uri: str, pairs: Manifest, free_port: int
 ) -> None:
@@ -236,28 +237,3 @@ def test_a_killed_replica_costs_the_requests_it_had(
     failed = [answer for answer in seen.answers if answer.status_code != 200]
     assert len(failed) <= CALLERS
     assert {(answer.status_code, answer.json()["code"]) for answer in failed} <= {(503, "replica_lost")}
-
-
-def test_what_has_begun_is_answered_when_the_endpoint_stops(
-    ray_local: None, bundle_uri: str, pairs: Manifest, free_port: int
-) -> None:
-    pair = pairs.pairs()[0]
-    answers: list[httpx.Response] = []
-
-    def slowly() -> Iterator[bytes]:
-        yield b'--x\r\nContent-Disposition: form-data; name="clinical"; filename="a.jpg"\r\n\r\n'
-        begun.set()
-        time.sleep(3)
-        yield read_bytes(str(pair.clinical_uri)) + b"\r\n--x--\r\n"
-
-    def ask() -> None:
-        multipart = {"content-type": "multipart/form-data; boundary=x"}
-        answers.append(httpx.post(f"{served.url}/v1/score", content=slowly(), headers=multipart, timeout=60))
-
-    begun, asking = threading.Event(), threading.Thread(target=ask)
-    with endpoint(bundle_uri, engine="torch", port=free_port) as served:
-        asking.start()
-        begun.wait()
-        time.sleep(1)
-    asking.join()
-    assert [answer.status_code for answer in answers] == [200]

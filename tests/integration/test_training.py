@@ -22,7 +22,7 @@ from derm_ray.bundle import load_bundle
 from derm_ray.data.manifest import Manifest, read_manifest, write_manifest
 from derm_ray.data.prepared import prepare
 from derm_ray.domain import PAPER15, Modality, PredictionKind, Split
-from derm_ray.errors import ConfigError, ImageError, InputError, OutputExistsError, TrainingError
+from derm_ray.errors import ConfigError, DermRayError, ImageError, InputError, OutputExistsError, TrainingError
 from derm_ray.evaluation.evaluate import evaluate
 from derm_ray.inference.predictor import Predictor
 from derm_ray.lease import hold
@@ -206,7 +206,7 @@ def test_a_killed_worker_costs_at_most_its_epoch(
     assert step_losses(result.run_uri) == pytest.approx(unbroken, rel=1e-4)
 
 
-def die_in_validation(flag: str, settings: dict[str, Any]) -> dict[str, str] | None:
+def die_in_validation(flag: str, settings: dict[str, Any]) -> DermRayError | None:
     """Train with validations that count as long, and die once in the second one."""
 
     def predict(self: Any) -> Any:

@@ -35,7 +35,7 @@ def test_every_generated_table_is_on_a_page_and_has_rows(generate: ModuleType) -
 
 
 def test_the_settings_table_has_types_ranges_and_defaults(generate: ModuleType) -> None:
-    rows = [row.strip("| ").split(" | ") for row in generate.settings().splitlines()]
+    rows = [row.strip("| ").split(" | ") for row in generate._tables.settings().splitlines()]
     found = {row[0]: row[1:] for row in rows}
     assert found["`size`"][:4] == ["whole number, ≥ 32", "`224`", "`128`", "`64`"]
     assert found["`momentum`"][0] == "number, ≥ 0, < 1"
@@ -43,15 +43,15 @@ def test_the_settings_table_has_types_ranges_and_defaults(generate: ModuleType) 
 
 
 def test_a_column_or_code_without_a_meaning_fails(generate: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(generate.MANIFEST_COLUMNS, "sex")
-    with pytest.raises(generate.DocumentationError, match="columns of manifests: sex"):
-        generate.manifest()
-    monkeypatch.setitem(generate.HTTP_ERRORS, "teapot", "No such code.")
-    with pytest.raises(generate.DocumentationError, match="problem documents: teapot"):
-        generate.http_errors()
-    monkeypatch.setattr(generate, "SCORE_COLUMNS", generate.SCORE_COLUMNS[:-1])
-    with pytest.raises(generate.DocumentationError, match="'scored_at' has no meaning"):
-        generate.scores()
+    monkeypatch.delitem(generate._tables.MANIFEST_COLUMNS, "sex")
+    with pytest.raises(generate._tables.DocumentationError, match="columns of manifests: sex"):
+        generate._tables.manifest()
+    monkeypatch.setitem(generate._service_tables.HTTP_ERRORS, "teapot", "No such code.")
+    with pytest.raises(generate._tables.DocumentationError, match="problem documents: teapot"):
+        generate._service_tables.http_errors()
+    monkeypatch.setattr(generate._tables, "SCORE_COLUMNS", generate._tables.SCORE_COLUMNS[:-1])
+    with pytest.raises(generate._tables.DocumentationError, match="'scored_at' has no meaning"):
+        generate._tables.scores()
 
 
 def test_metrics_are_those_that_a_scrape_saw(generate: ModuleType) -> None:
@@ -60,7 +60,7 @@ def test_metrics_are_those_that_a_scrape_saw(generate: ModuleType) -> None:
     seen = yaml.safe_load((ROOT / "tests/cluster/metrics.yaml").read_text())
     names = {name for group in seen.values() for name in group if name.startswith("ray_derm_ray_")}
     names = {re.sub(r"_(bucket|count|sum)$", "", name) for name in names}
-    documented = set(re.findall(r"^\| `(\w+)`", generate.metrics(), re.MULTILINE))
+    documented = set(re.findall(r"^\| `(\w+)`", generate._service_tables.metrics(), re.MULTILINE))
     assert documented == names
 
 

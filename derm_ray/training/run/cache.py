@@ -2,16 +2,14 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import ray
 import ray.data
 import torch
-from torch import Tensor
 
 from derm_ray import storage
 from derm_ray.data.preprocessing import Preprocessing
+from derm_ray.datasets import Row, dataset_of, objects, packed, unpacked
 from derm_ray.domain import LesionPair, Split
 from derm_ray.errors import ConfigError, ImageError, ImageErrorCode, StorageError
 from derm_ray.inference.precision import resolve_precision
@@ -24,29 +22,18 @@ from derm_ray.training.run.data_loading import LabeledPairs
 
 logger = logging.getLogger(__name__)
 
-IMAGES_AT_ONCE = 4
-
 
 class _FeatureActor:
-    def __init__(self, trunk: tuple[str, str, "ray.ObjectRef[dict[str, Tensor]]"], spec: Preprocessing, precision: str,
-                 use_gpu: bool) -> None:  # fmt: skip
-        name, freeze, weights = trunk
-        built = Trunk(name, freeze=freeze)
-        built.load_state_dict(ray.get(weights))
-        device = torch.device("cuda" if use_gpu else "cpu")
-        precision = resolve_precision(precision, device)
-        self._writer = FeatureWriter(built, spec, precision, device)
-        self._executor = ThreadPoolExecutor(IMAGES_AT_ONCE)
+    def __init__(self, trunk: "ray.ObjectRef[Trunk]", spec: Preprocessing, precision: str, *, use_gpu: bool) -> None:
+        self._writer = FeatureWriter(ray.get(trunk), spec, precision, torch.device("cuda" if use_gpu else "cpu"))
 
-    def __call__(self, row: dict[str, Any], cache: FeatureCache) -> dict[str, Any]:
-        pairs = [LesionPair(*ids) for ids in zip(row["pair_ids"], row["lesion_ids"], row["c"], row["d"], strict=True)]
+    def __call__(self, row: Row, cache: FeatureCache) -> Row:
+        index, pairs = unpacked(row)
         try:
-            self._writer.write(cache, row["index"], pairs, self._executor)
-        except ImageError as error:
-            return {"index": row["index"], "code": str(error.code), "error": str(error)}
-        except StorageError as error:
-            return {"index": row["index"], "code": str(ImageErrorCode.STORAGE), "error": str(error)}
-        return {"index": row["index"], "code": "", "error": ""}
+            self._writer.write(cache, index, pairs)
+        except (ImageError, StorageError) as error:
+            return packed(error)
+        return packed(None)
 
 
 def plan_features(
@@ -89,10 +76,9 @@ def prepare_features(
     """
     caches = plan_features(config, trunk, splits, folder, use_gpu=use_gpu)
     evict_caches(folder, [(cache, len(splits[split].listed)) for split, cache in caches.items()], limit_gib)
-    weights = (config.trunk, config.freeze, ray.put(trunk.state_dict()))
-    precision = _precision(config, use_gpu=use_gpu)
+    shared, precision = ray.put(trunk), _precision(config, use_gpu=use_gpu)
     for split, cache in caches.items():
-        fill(cache, splits[split].listed, weights, config.preprocessing, precision, use_gpu=use_gpu)
+        fill(cache, splits[split].listed, shared, config.preprocessing, precision, use_gpu=use_gpu)
     return caches
 
 
@@ -130,7 +116,7 @@ def common_stem(config: TrainConfig, network: PairNetwork) -> Trunk:
 def fill(
     cache: FeatureCache,
     pairs: Sequence[LesionPair],
-    trunk: tuple[str, str, "ray.ObjectRef[dict[str, Tensor]]"],
+    trunk: "ray.ObjectRef[Trunk]",
     spec: Preprocessing,
     precision: str,
     *,
@@ -141,7 +127,7 @@ def fill(
     Args:
         cache: see :func:`derm_ray.training.feature_cache.plan_cache`.
         pairs: with both images.
-        trunk: name, freeze point and weights.
+        trunk: with its weights.
         spec: preprocessing.
         precision: ``fp32`` or ``bf16``.
         use_gpu: one GPU per actor.
@@ -150,39 +136,28 @@ def fill(
         ImageError: an image cannot be used.
         StorageError: storage failed.
     """
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     there = set(storage.list_files(cache.uri))
-    rows = [
-        {
-            "index": index,
-            "pair_ids": [pair.pair_id for pair in chunk],
-            "lesion_ids": [pair.lesion_id for pair in chunk],
-            "c": [pair.clinical_uri for pair in chunk],
-            "d": [pair.dermoscopy_uri for pair in chunk],
-        }
-        for index, chunk in enumerate(
-            pairs[start : start + PAIRS_PER_FILE] for start in range(0, len(pairs), PAIRS_PER_FILE)
-        )
+    missing = [
+        (index, pairs[start : start + PAIRS_PER_FILE])
+        for index, start in enumerate(range(0, len(pairs), PAIRS_PER_FILE))
         if cache.file(index) not in there
     ]
-    if not rows:
+    if not missing:
         return
     logger.info("computing the frozen layers' activations of %d pairs", len(pairs))
     kind = "GPU" if use_gpu else "CPU"
-    actors = max(1, min(len(rows), int(ray.cluster_resources().get(kind, 1)) - (0 if use_gpu else 1)))
-    written = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+    actors = max(1, min(len(missing), int(ray.cluster_resources().get(kind, 1)) - (0 if use_gpu else 1)))
+    written = dataset_of(missing).map(
         _FeatureActor,
         fn_kwargs={"cache": cache},
-        fn_constructor_args=(trunk, spec, precision, use_gpu),
+        fn_constructor_args=(trunk, spec, precision),
+        fn_constructor_kwargs={"use_gpu": use_gpu},
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors),
         num_cpus=1,
         num_gpus=1 if use_gpu else None,
     )
-    for row in written.iter_rows():
-        if row["code"] == ImageErrorCode.STORAGE:
-            raise StorageError(str(row["error"]))
-        if row["code"]:
-            raise ImageError(ImageErrorCode(row["code"]), str(row["error"]))
+    for error in objects(written):
+        if isinstance(error, ImageError) and error.code is ImageErrorCode.STORAGE:
+            raise StorageError(error.message) from error
+        if error is not None:
+            raise error

@@ -1,17 +1,17 @@
 """Data loading of training with Ray Data, so that CPU nodes can load data for GPU nodes."""
 
-import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 import ray
-import ray.data
 
 from derm_ray.data.preprocessing import Preprocessing
+from derm_ray.datasets import Row, dataset_of, objects, packed, unpacked
 from derm_ray.domain import LesionPair
 from derm_ray.errors import DermRayError, ImageError, ImageErrorCode, StorageError
 from derm_ray.training.batches import Batch, Indices, load_batch, rank_share
@@ -20,7 +20,19 @@ from derm_ray.training.feature_cache import FeatureCache
 IMAGES_AT_ONCE = 4
 PREFETCHED_BATCHES = 2
 
-_Row = dict[str, Any]
+
+@dataclass(frozen=True)
+class _Task:
+    """What one rank loads for one step: pairs, labels, their rows of the split and of the cache, global batch size."""
+
+    pairs: list[LesionPair]
+    labels: npt.NDArray[np.int64]
+    indices: Indices
+    positions: Indices
+    global_size: int
+
+
+_Load = Callable[[_Task], Batch | DermRayError]
 
 
 @dataclass(frozen=True)
@@ -71,86 +83,63 @@ def batches(
     Raises:
         OSError: storage failed.
     """
-    rows = [_row(split, rank_share(batch, rank, world_size), len(batch)) for batch in order]
-    how = {"spec": spec, "mirror": mirror, "features": features}
+    tasks = [_task(split, rank_share(batch, rank, world_size), len(batch)) for batch in order]
+    load = partial(_load, spec=spec, mirror=mirror, features=features)
     # An elastic run, or one that lost a node, may hold all CPUs: tasks would wait for ever.
     spare = ray.available_resources().get("CPU", 0) >= 1
-    for row in _loaded_by_tasks(rows, how) if spare else _loaded_here(rows, how):
-        if row["error_code"] == ImageErrorCode.STORAGE:
+    for loaded in _loaded_by_tasks(tasks, load) if spare else _loaded_here(tasks, load):
+        if _is_storage_failure(loaded):
             # Storage may recover: this worker exits, and Ray Train restarts from the last checkpoint.
-            raise OSError(str(row["error"]))
-        if row["error_code"]:
-            yield ImageError(ImageErrorCode(row["error_code"]), str(row["error"]))
-        else:
-            yield Batch(row["clinical"], row["dermoscopy"], row["labels"], row["indices"], int(row["global_size"]))
+            raise OSError(str(loaded))
+        yield loaded
 
 
-def _loaded_by_tasks(rows: list[_Row], how: dict[str, Any]) -> Iterator[_Row]:
+def _task(split: LabeledPairs, share: Indices, global_size: int) -> _Task:
+    labels, positions = (np.array([values[i] for i in share], np.int64) for values in (split.labels, split.positions))
+    return _Task([split.pairs[i] for i in share], labels, share, positions, global_size)
+
+
+def _is_storage_failure(loaded: Batch | DermRayError) -> bool:
+    image_failed = isinstance(loaded, ImageError) and loaded.code is ImageErrorCode.STORAGE
+    return image_failed or isinstance(loaded, StorageError)
+
+
+def _loaded_by_tasks(tasks: Sequence[_Task], load: _Load) -> Iterator[Batch | DermRayError]:
     """Yield the batches that Ray Data loads, on any node with free CPUs."""
-    if not rows:  # a run that was saved after an epoch's last step
+    if not tasks:  # a run that was saved after an epoch's last step
         return
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(_load, fn_kwargs=how)
-    for block in dataset.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=PREFETCHED_BATCHES):
-        yield {name: column[0] for name, column in block.items()}
+
+    def load_row(row: Row) -> Row:
+        return packed(load(unpacked(row)))
+
+    dataset = dataset_of(tasks)
+    dataset.context.execution_options.preserve_order = True
+    yield from objects(dataset.map(load_row), PREFETCHED_BATCHES)
 
 
-def _loaded_here(rows: list[_Row], how: dict[str, Any]) -> Iterator[_Row]:
+def _loaded_here(tasks: Sequence[_Task], load: _Load) -> Iterator[Batch | DermRayError]:
     """Yield the batches that threads of this process load."""
     with ThreadPoolExecutor(PREFETCHED_BATCHES) as executor:
-        loading: deque[Future[_Row]] = deque()
-        for row in rows:
-            loading.append(executor.submit(_load, row, **how))
+        loading: deque[Future[Batch | DermRayError]] = deque()
+        for task in tasks:
+            loading.append(executor.submit(load, task))
             if len(loading) > PREFETCHED_BATCHES:
                 yield loading.popleft().result()
         while loading:
             yield loading.popleft().result()
 
 
-def _row(split: LabeledPairs, share: Indices, global_size: int) -> dict[str, Any]:
-    pairs = [split.pairs[i] for i in share]
-    return {
-        "pair_ids": [pair.pair_id for pair in pairs],
-        "clinical_uris": [pair.clinical_uri for pair in pairs],
-        "dermoscopy_uris": [pair.dermoscopy_uri for pair in pairs],
-        "labels": [split.labels[i] for i in share],
-        "indices": share.tolist(),
-        "positions": [split.positions[i] for i in share],
-        "global_size": global_size,
-    }
-
-
 def _load(
-    row: dict[str, Any], spec: Preprocessing, mirror: tuple[int, int] | None, features: FeatureCache | None
-) -> dict[str, Any]:
-    columns = (row[name] for name in ("pair_ids", "clinical_uris", "dermoscopy_uris"))
-    pairs = [
-        LesionPair(pair_id, "", clinical, dermoscopy) for pair_id, clinical, dermoscopy in zip(*columns, strict=True)
-    ]
-    loaded: dict[str, Any] = {
-        "labels": np.asarray(row["labels"], np.int64),
-        "indices": np.asarray(row["indices"], np.int64),
-        "global_size": row["global_size"],
-        "error_code": "",
-        "error": "",
-    }
-    nothing = np.empty((0, spec.size, spec.size, 3), np.uint8)
-    if features is not None:
-        try:
-            clinical, dermoscopy = features.read(pairs, np.asarray(row["positions"], np.int64), mirror)
-        except StorageError as error:
-            failure = {"error_code": str(ImageErrorCode.STORAGE), "error": str(error)}
-            return loaded | {"clinical": nothing, "dermoscopy": nothing} | failure
-        return loaded | {"clinical": clinical, "dermoscopy": dermoscopy}
+    task: _Task, spec: Preprocessing, mirror: tuple[int, int] | None, features: FeatureCache | None
+) -> Batch | DermRayError:
     try:
-        with ThreadPoolExecutor(IMAGES_AT_ONCE) as executor:
-            batch = load_batch(
-                pairs, row["labels"], loaded["indices"], spec, executor, global_size=row["global_size"], mirror=mirror
+        if features is not None:
+            return Batch(
+                *features.read(task.pairs, task.positions, mirror), task.labels, task.indices, task.global_size
             )
-    except ImageError as error:
-        return loaded | {"clinical": nothing, "dermoscopy": nothing, "error_code": str(error.code), "error": str(error)}
-    return loaded | {"clinical": batch.clinical, "dermoscopy": batch.dermoscopy}
+        with ThreadPoolExecutor(IMAGES_AT_ONCE) as executor:
+            return load_batch(
+                task.pairs, task.labels, task.indices, spec, executor, global_size=task.global_size, mirror=mirror
+            )
+    except (ImageError, StorageError) as error:
+        return error

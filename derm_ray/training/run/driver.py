@@ -13,14 +13,15 @@ import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
 from ray.train.torch import TorchTrainer
 
-from derm_ray import bundle, errors, ray_internals, runtime, storage
+from derm_ray import bundle, ray_internals, runtime, storage
 from derm_ray.data.manifest import Manifest, collapse, collapsed, require_split
 from derm_ray.data.prepared import is_prepared, require_size
 from derm_ray.data.validation import validate
 from derm_ray.domain import LabelSet, PredictionKind, Split, label_set
-from derm_ray.errors import ConfigError, TrainingError
+from derm_ray.errors import ConfigError, InputError, TrainingError
 from derm_ray.evaluation.calibration import fit_calibration
 from derm_ray.lease import Lease, hold
+from derm_ray.models.factory import NetworkConfig
 from derm_ray.observability import WorkerLogs, working_for
 from derm_ray.training.batches import check_batch_size
 from derm_ray.training.config import TrainConfig
@@ -139,12 +140,11 @@ def train(
                     features = prepare_features(config, stem, splits, cache, limit_gib=cache_limit_gib, use_gpu=use_gpu)
                 task = WorkerTask(
                     config=config,
-                    architecture=start.architecture,
                     class_weights=class_weights(
                         np.array(splits[Split.TRAIN].labels), config.classes, config.class_weight
                     ),
                     run_uri=run_uri,
-                    initial=ray.put(start.network.state_dict()),
+                    network=ray.put(start.network),
                     train=ray.put(splits[Split.TRAIN]),
                     val=ray.put(splits[Split.VAL]),
                     features=features,
@@ -165,7 +165,9 @@ def train(
                 "manifest_uri": manifest.uri,
                 "workers": workers if most == workers else f"{workers} to {most}",
             }
-            return _save_bundle(task, result, labels, splits, provenance, lease, prepared=is_prepared(manifest))
+            return _save_bundle(
+                task, start.architecture, result, labels, splits, provenance, lease, prepared=is_prepared(manifest)
+            )
 
 
 def labeled(manifest: Manifest, split: Split, labels: LabelSet) -> LabeledPairs:
@@ -211,14 +213,16 @@ def _fit(task: WorkerTask, out_uri: str, name: str, scaling: ScalingConfig, max_
         raise TrainingError(
             f"the run stopped: {_cause(error)}. Its checkpoints are kept in {task.run_uri}; the same command resumes."
         ) from error
+    if isinstance(result.return_value, TrainingError):
+        raise TrainingError(f"{result.return_value} Checkpoints of earlier epochs are kept in {task.run_uri}.")
     if result.return_value is not None:
-        kind = getattr(errors, result.return_value["type"])
-        raise _rebuilt(kind, result.return_value["message"], task.run_uri)
+        raise InputError(str(result.return_value))
     return result
 
 
 def _save_bundle(
     task: WorkerTask,
+    architecture: NetworkConfig,
     result: "ray.train.Result",
     labels: LabelSet,
     splits: dict[Split, LabeledPairs],
@@ -242,7 +246,7 @@ def _save_bundle(
     lease.check()
     digest = bundle.save_bundle(
         uri,
-        network=task.architecture,
+        network=architecture,
         label_set=labels,
         preprocessing=config.preprocessing,
         weights=state["loop"]["network"],
@@ -251,12 +255,6 @@ def _save_bundle(
         reference=make_reference(labels, scores, calibration, images, prepared=prepared),
     )
     return TrainResult(task.run_uri, uri, provenance["run_id"], digest, epoch, metrics)
-
-
-def _rebuilt(kind: type[errors.DermRayError], message: str, run_uri: str) -> errors.DermRayError:
-    if issubclass(kind, TrainingError):
-        return TrainingError(f"{message} Checkpoints of earlier epochs are kept in {run_uri}.")
-    return errors.InputError(message)
 
 
 def _cause(error: BaseException) -> str:

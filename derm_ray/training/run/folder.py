@@ -19,7 +19,6 @@ INVOCATIONS = "invocations"
 def describe(config: TrainConfig, manifest: Manifest, init_weights: str | None, start: Start) -> dict[str, Any]:
     """Return the identity of a run."""
     return {
-        "derm_ray_version": __version__,
         "manifest_digest": manifest.digest,
         "init_weights": init_weights,
         "cam_network": start.cam_digest,
@@ -36,7 +35,7 @@ def claim(run_uri: str, description: dict[str, Any], *, overwrite: bool) -> dict
         overwrite: remove an existing run.
 
     Returns:
-        The run's ``run_id``, and ``jobs``, the Ray Jobs that have worked on it.
+        The run's ``run_id``, ``jobs``, the Ray Jobs that have worked on it, and ``derm_ray_versions``, the versions.
 
     Raises:
         OutputExistsError: the folder holds a finished run, one with other settings, or something else.
@@ -49,22 +48,25 @@ def claim(run_uri: str, description: dict[str, Any], *, overwrite: bool) -> dict
         storage.remove(config_uri)  # last: it marks the folder as a run
     if storage.exists(storage.join(run_uri, BUNDLE, bundle.INDEX)):
         raise OutputExistsError(f"{run_uri} contains a finished run. Choose another --name, or give --overwrite.")
-    if not storage.exists(config_uri):
-        if any(storage.parent(uri).rpartition("/")[2] != INVOCATIONS for uri in storage.list_files(run_uri)):
-            raise OutputExistsError(f"{run_uri} contains files that are not a training run. Choose another --name.")
-        recorded: dict[str, Any] = {}
-    else:
+    started: dict[str, Any] = {"run_id": uuid.uuid4().hex, "jobs": [], "derm_ray_versions": []}
+    if storage.exists(config_uri):
         recorded = storage.read_json(config_uri)
-    job = ray_internals.submission_id()
-    started = {
-        "run_id": recorded.pop("run_id", None) or uuid.uuid4().hex,
-        "jobs": [*recorded.pop("jobs", []), *([job] if job else [])],
-    }
-    if recorded and (changes := _differences(recorded, description)):
-        raise OutputExistsError(
-            f"{run_uri} contains an unfinished run with other settings: {'; '.join(changes)}. "
-            "Use the same settings to resume it, another --name, or --overwrite."
-        )
+        if not recorded.keys() >= started.keys():
+            raise OutputExistsError(
+                f"{config_uri} is not a training run's. Choose another --name, or give --overwrite."
+            )
+        started = {name: recorded.pop(name) for name in started}
+        if changes := _differences(recorded, description):
+            raise OutputExistsError(
+                f"{run_uri} contains an unfinished run with other settings: {'; '.join(changes)}. "
+                "Use the same settings to resume it, another --name, or --overwrite."
+            )
+    elif any(storage.parent(uri).rpartition("/")[2] != INVOCATIONS for uri in storage.list_files(run_uri)):
+        raise OutputExistsError(f"{run_uri} contains files that are not a training run. Choose another --name.")
+    if (job := ray_internals.submission_id()) is not None:
+        started["jobs"].append(job)
+    if __version__ not in started["derm_ray_versions"]:
+        started["derm_ray_versions"].append(__version__)
     storage.write_json(config_uri, {**started, **description})
     return started
 

@@ -17,13 +17,12 @@ import ray.train
 import torch
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import get_device
-from torch import Tensor
 
 from derm_ray import storage
 from derm_ray.domain import PredictionKind, Split, label_set
 from derm_ray.errors import DermRayError, StorageError
 from derm_ray.evaluation.evaluate import compute_metrics
-from derm_ray.models.factory import NetworkConfig, build_network
+from derm_ray.models.networks import PairNetwork
 from derm_ray.observability import Progress, WorkerLogs
 from derm_ray.training.batches import evaluation_order, training_order
 from derm_ray.training.config import TrainConfig
@@ -55,10 +54,9 @@ class WorkerTask:
 
     Attributes:
         config: the recipe.
-        architecture: the network.
         class_weights: of the loss (K,).
         run_uri: the run's folder.
-        initial: reference to the initial state dict.
+        network: reference to the network with its initial weights.
         train, val: references to the splits.
         features: the splits' activations; ``None`` reads images.
         relay: the actor that carries progress lines to the driver.
@@ -68,10 +66,9 @@ class WorkerTask:
     """
 
     config: TrainConfig
-    architecture: NetworkConfig
     class_weights: npt.NDArray[np.float32]
     run_uri: str
-    initial: "ray.ObjectRef[dict[str, Tensor]]"
+    network: "ray.ObjectRef[PairNetwork]"
     train: "ray.ObjectRef[LabeledPairs]"
     val: "ray.ObjectRef[LabeledPairs]"
     features: Mapping[Split, FeatureCache] | None
@@ -92,12 +89,11 @@ def read_state(checkpoint: ray.train.Checkpoint, device: torch.device) -> dict[s
     return state
 
 
-def train_worker(settings: dict[str, Any]) -> dict[str, str] | None:
+def train_worker(settings: dict[str, Any]) -> DermRayError | None:
     """Train, validate and report until the last epoch.
 
     Returns:
-        ``None``, or type and message of an error that a restart cannot fix; every rank returns it, so that
-        Ray does not retry.
+        ``None``, or an error that a restart cannot fix; every rank returns it, so that Ray does not retry.
     """
     task: WorkerTask = settings["task"]
     task.logs.begin()
@@ -107,7 +103,7 @@ def train_worker(settings: dict[str, Any]) -> dict[str, str] | None:
         with worker.watchdog.watch():
             worker.run()
     except DermRayError as error:
-        return {"type": type(error).__name__, "message": str(error)}
+        return error
     return None
 
 
@@ -127,8 +123,7 @@ class _Worker:
         self.validation_s = 0.0
         self.preemption_checked_s = time.monotonic()
         self.watchdog = Watchdog(self._report_stall)
-        network = build_network(task.architecture, freeze=self.config.freeze, dropout=self.config.dropout)
-        network.load_state_dict(ray.get(task.initial))
+        network = ray.get(task.network)
         device = get_device() if task.use_gpu else torch.device("cpu")
         self.loop = TrainingLoop(self.config, network, device, task.class_weights, self.watchdog)
         self._resume()
@@ -141,7 +136,7 @@ class _Worker:
         state = read_state(checkpoint, self.loop.device)
         self.loop.load_state_dict(state["loop"])
         self.first_epoch = state["epoch"]
-        self.history, self.steps = json.loads(state["history"]), json.loads(state["steps"])
+        self.history, self.steps = state["history"], state["steps"]
         self._log(
             f"resuming at epoch {self.first_epoch + 1}, step {len(self.steps) + 1}"
             if self.steps
@@ -285,9 +280,9 @@ class _Worker:
         except StorageError as error:
             # Only this rank failed: it has to exit, since the others wait for it.
             raise OSError(str(error)) from error
-        past = {"history": json.dumps(self.history), "steps": json.dumps(self.steps)}
         with tempfile.TemporaryDirectory() as folder:
-            torch.save({"loop": self.loop.state_dict(), **past, **state}, Path(folder) / STATE)
+            whole = {"loop": self.loop.state_dict(), "history": self.history, "steps": self.steps, **state}
+            torch.save(whole, Path(folder) / STATE)
             checkpoint = ray.train.Checkpoint.from_directory(folder)
             ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=folder_name)
 

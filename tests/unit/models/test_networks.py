@@ -1,7 +1,8 @@
 import pytest
 import torch
 from torch import nn
-from torchvision.models import googlenet, resnet50, vgg16
+from torchvision.models import googlenet, resnet50
+from torchvision.models.vgg import cfgs, make_layers
 
 from derm_ray.domain import Modality, PredictionKind
 from derm_ray.errors import ConfigError
@@ -136,7 +137,7 @@ def test_a_network_continues_from_its_stems_output() -> None:
 
 def test_vgg16_trunk_computes_torchvisions_activations() -> None:
     torch.manual_seed(0)
-    reference = vgg16(weights=None).features
+    reference = make_layers(cfgs["D"])
     trunk = Trunk("vgg16", "relu5_2")
     trunk.features.load_state_dict({k: v for k, v in reference.state_dict().items() if int(k.split(".")[0]) < 30})
     batch = torch.rand(1, 3, 64, 64)

@@ -32,7 +32,6 @@ def opened(few: Manifest, bundle_uri: str, tmp_path: Path) -> Opened:
 
     def open_it(manifest: Manifest = few, out: str = str(tmp_path / "out"), **changes: Any) -> Run:
         description: dict[str, Any] = {
-            "derm_ray_version": "1",
             "model_digest": load_bundle(bundle_uri).model_digest,
             "label_set": "paper15",
             "engine": "torch",

@@ -1,10 +1,9 @@
-import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from derm_ray import storage
+from derm_ray import __version__, storage
 from derm_ray.data.inputs import open_input
 from derm_ray.data.locations import Locations
 from derm_ray.data.manifest import Manifest
@@ -44,23 +43,18 @@ def test_resume_does_only_what_is_missing(run: Run, opened: Opened, bundle_uri: 
     assert again.missing() == [run.shards[1]]
 
 
-def test_a_run_keeps_its_id_and_one_from_before_there_were_any_goes_on(
-    run: Run, opened: Opened, bundle_uri: str, tmp_path: Path
+def test_a_run_keeps_its_id_and_a_bug_fix_release_resumes_it(
+    run: Run, opened: Opened, bundle_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run.run_id is not None
-    assert opened().run_id == run.run_id
-    other = opened(out=str(tmp_path / "other"))
+    monkeypatch.setattr("derm_ray.scoring.ledger.__version__", "99.0.1")
+    again, other = opened(), opened(out=str(tmp_path / "other"))
+    assert (again.run_id, again.derm_ray_version) == (run.run_id, __version__)
     assert other.run_id != run.run_id
+    assert other.derm_ray_version == "99.0.1"
     assert other.shards == run.shards, "its parts have the same names"
-
-    path = Path(run.out_uri) / "_RUN.json"
-    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "run_id"}))
-    before = opened()
-    assert before.run_id is None
-    assert "run_id" not in before.to_json()
-    score_all(before, bundle_uri)
+    score_all(again, bundle_uri)
     with hold(storage.join(run.out_uri, INVOCATIONS)) as lease:
-        complete_run(before, reconcile(before), lease)
+        complete_run(again, reconcile(again), lease)
     assert verify(run.out_uri).pairs == 25
 
 
@@ -104,7 +98,7 @@ def test_an_archive_whose_files_were_replaced_is_refused(bundle_uri: str, tmp_pa
     for name in ("clinical", "dermoscopy"):
         storage.write_bytes(str(tmp_path / "tree" / "L1" / f"{name}.jpg"), b"x")
     source = open_input(str(tmp_path / "tree"))
-    description = RunDescription("1", "m", "paper15", "torch", False, False, "parquet", 10)
+    description = RunDescription("m", "paper15", "torch", False, False, "parquet", 10)
     locations = Locations(source.uri)
     open_run(str(tmp_path / "out"), source, description, locations)
     open_run(str(tmp_path / "out"), source, description, locations)

@@ -1,11 +1,11 @@
-from typing import Any
-
 from derm_ray.scoring.metrics import RunMetrics, WorkMetrics
+from derm_ray.scoring.parts import ShardOutcome, StageTimes
+from derm_ray.scoring.shards import Shard
 
 
 def test_a_folder_may_have_any_name() -> None:
-    row: dict[str, Any] = {"scored": 3, "errors": 1, "read_s": 0.1, "decode_s": 0.0, "infer_s": 0.2, "write_s": 0.1}
+    times = StageTimes(0.1, 0.0, 0.2, 0.1)
     for uri in ("s3://bucket/läsionen 2024 ✓", "/data/a", "s3://bucket"):
         WorkMetrics(uri).export()
         with RunMetrics(uri, 4) as metrics:
-            metrics.shard(row)
+            metrics.shard(ShardOutcome(Shard(0, 0, 4, "d"), 3, 1, times))

@@ -1,6 +1,7 @@
 """The study's metrics, verdicts and report on answers made up for the purpose."""
 
 import csv
+import functools
 import io
 import json
 import re
@@ -70,6 +71,7 @@ SKILLS = {"sole-gap": 0.3, "share-gap": 0.5, "triple-gap": 0.8, "triple-bp": 0.8
 
 
 @cache
+@functools.cache
 def study(seeds: tuple[int, ...] = (0, 1)) -> StudyResults:
     outcomes = []
     for trial in make_trials(make_rows("milk10k-cpu", "paper15"), seeds):

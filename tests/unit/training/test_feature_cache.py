@@ -31,9 +31,8 @@ def trunk() -> Trunk:
 def write(trunk: Trunk, pairs: list[LesionPair], folder: Path, precision: str = "fp32") -> FeatureCache:
     cache = plan_cache(str(folder), trunk, SPEC, precision, pairs, mirrored=True)
     writer = FeatureWriter(trunk, SPEC, precision, torch.device("cpu"))
-    with ThreadPoolExecutor(2) as executor:
-        for index, start in enumerate(range(0, len(pairs), feature_cache.PAIRS_PER_FILE)):
-            writer.write(cache, index, pairs[start : start + feature_cache.PAIRS_PER_FILE], executor)
+    for index, start in enumerate(range(0, len(pairs), feature_cache.PAIRS_PER_FILE)):
+        writer.write(cache, index, pairs[start : start + feature_cache.PAIRS_PER_FILE])
     return cache
 
 

@@ -75,6 +75,7 @@ def fail_once(flag: str) -> None:
         raise ConnectionError("connection refused")
 
 
+@pytest.mark.slow
 def test_a_worker_lost_in_the_set_up_costs_a_start(ray_local: None, tmp_path: Path) -> None:
     """The workers take all CPUs, so that those of the first start have to be gone."""
     config = DyingConfig(backend="gloo")
