@@ -9,6 +9,8 @@ import socket
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -28,32 +30,136 @@ from derm_ray.serving.endpoint import endpoint
 from derm_ray.serving.model import MAX_PAIRS
 from derm_ray.serving.tokens import new_token, parse_tokens
 from derm_ray.storage import read_bytes
-from tests.conftest import RunCommand, running
+from tests.conftest import RunCommand, running, unused_port
 from tests.load.arrivals import Request, closed_loop, open_loop
 
 pytestmark = pytest.mark.ray
 
 
-def test_many_at_once_and_one_bad_image_among_them(
-    ray_local: None, bundle_uri: str, pairs: Manifest, free_port: int
+@dataclass(frozen=True)
+class Served:
+    """An endpoint that the tests of this file share, and the replicas whose metrics Ray exported before it."""
+
+    url: str
+    secret: str
+    before: set[str]
+
+    @property
+    def bearer(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.secret}"}
+
+
+@pytest.fixture(scope="module")
+def served(ray_local: None, bundle_uri: str) -> Iterator[Served]:
+    secret, line = new_token("clinic")
+    before = {s.labels["replica"] for s in samples()}
+    with endpoint(bundle_uri, engine="torch", port=unused_port(), tokens=parse_tokens(line, "tokens")) as started:
+        yield Served(started.url, secret, before)
+
+
+@pytest.fixture(scope="module")
+def files(pairs: Manifest) -> dict[str, bytes]:
+    pair = pairs.pairs()[0]
+    return {"clinical": read_bytes(str(pair.clinical_uri)), "dermoscopy": read_bytes(str(pair.dermoscopy_uri))}
+
+
+def samples() -> list[Sample]:
+    """Return the endpoints' samples among those that Ray exports."""
+    (node,) = ray.nodes()
+    text = httpx.get(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics").text
+    families = text_string_to_metric_families(text)
+    found = [s for family in families for s in family.samples if s.name.startswith("ray_derm_ray_")]
+    return [s for s in found if "replica" in s.labels]  # training's and bulk scoring's have none
+
+
+@pytest.mark.slow  # before the shared endpoint starts: a Ray serves one model
+def test_replicas_come_under_load_and_go_after_it(
+    ray_local: None, bundle_uri: str, pairs: Manifest, free_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name, value in {"UPSCALE_DELAY_S": 1.0, "DOWNSCALE_DELAY_S": 1.0}.items():
+        monkeypatch.setattr(deployment, name, value)
+    pair = pairs.pairs()[0]
+    files = {"clinical": read_bytes(str(pair.clinical_uri)), "dermoscopy": read_bytes(str(pair.dermoscopy_uri))}
+    codes: set[int] = set()
+    ended = threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(timeout=60) as client:
+            while not ended.is_set():
+                codes.add(client.post(f"{url}/v1/score", files=files).status_code)
+
+    def replicas() -> int:
+        return sum(serve.status().applications["derm_ray"].deployments["ModelReplica"].replica_states.values())
+
+    def wait_for(count: int) -> None:
+        deadline = time.monotonic() + 120
+        while replicas() != count:
+            assert time.monotonic() < deadline, serve.status()
+            time.sleep(0.2)
+
+    with endpoint(bundle_uri, engine="torch", port=free_port, max_replicas=2, rate=1000) as served:
+        url = served.url
+        assert replicas() == 1
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            for _ in range(16):
+                pool.submit(ask)
+            try:
+                wait_for(2)
+            finally:
+                ended.set()
+        wait_for(1)
+    assert codes == {200}
+
+
+def test_ray_exports_what_is_measured(served: Served, files: dict[str, bytes]) -> None:
+    """The first to use the endpoint, so that it has made all requests that are counted."""
+    wanted = {
+        ("requests_total", "route", "/v1/score", "status", "200"): 3,
+        ("requests_total", "route", "/v1/score", "status", "422"): 1,
+        ("requests_total", "route", "none", "status", "404"): 1,
+        ("rejected_total", "status", "422"): 1,
+        ("predictions_total", "modality", "both"): 2,
+        ("predictions_total", "modality", "clinical"): 1,
+        ("image_errors_total", "code", "not_an_image"): 1,
+        ("batch_size_count",): 3,
+        ("confidence_count",): 3,
+        ("stage_seconds_count", "stage", "decode"): 4,
+        ("stage_seconds_count", "stage", "queue"): 3,
+        ("stage_seconds_count", "stage", "infer"): 3,
+        ("stage_seconds_count", "stage", "encode"): 3,
+        ("request_seconds_count", "route", "/v1/score"): 4,
+    }
+    for upload in (files, files, {"clinical": files["clinical"]}, {"clinical": b"text"}):
+        httpx.post(f"{served.url}/v1/score", files=upload, headers=served.bearer, timeout=60)
+    httpx.get(f"{served.url}/no/such/path/4711", headers=served.bearer)
+    seen: dict[tuple[str, ...], float] = {}
+    deadline = time.monotonic() + 60
+    while seen != wanted and time.monotonic() < deadline:
+        time.sleep(1)
+        ours = [s for s in samples() if s.labels["replica"] not in served.before]
+        seen = {key: sum(s.value for s in ours if _is(s, *key)) for key in wanted}
+    assert {key: value for key, value in seen.items() if value != wanted[key]} == {}
+    assert "4711" not in str(ours)
+    assert max(Counter(s.name.removesuffix("_bucket") for s in ours).values()) <= 200
+
+
+def _is(sample: Sample, name: str, *labels: str) -> bool:
+    pairs = zip(labels[::2], labels[1::2], strict=True)
+    return sample.name == f"ray_derm_ray_{name}" and all(sample.labels[label] == value for label, value in pairs)
+
+
+def test_many_at_once_and_one_bad_image_among_them(served: Served, bundle_uri: str, pairs: Manifest) -> None:
     uploads = [
         {"clinical": read_bytes(str(p.clinical_uri)), "dermoscopy": read_bytes(str(p.dermoscopy_uri))}
         for p in pairs.pairs()[:20]
     ]
     uploads[7]["clinical"] = b"not an image"
-    secret, line = new_token("clinic")
-    bearer = {"authorization": f"Bearer {secret}"}
-    tokens = parse_tokens(line, "tokens")
+    url, secret, bearer = served.url, served.secret, served.bearer
 
     def post(files: dict[str, bytes]) -> httpx.Response:
         return httpx.post(f"{url}/v1/score", files=files, headers=bearer, timeout=180)
 
-    with (
-        endpoint(bundle_uri, engine="torch", port=free_port, tokens=tokens) as served,
-        concurrent.futures.ThreadPoolExecutor(20) as pool,
-    ):
-        url = served.url
+    with concurrent.futures.ThreadPoolExecutor(20) as pool:
         alone = post(uploads[0]).json()
         answers = list(pool.map(post, uploads))
         with Client(url, secret) as client:
@@ -86,54 +192,6 @@ def _upgraded(url: str, files: dict[str, bytes], secret: str, upgrade: str) -> l
         connection.sendall(body + b"GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
         got = b"".join(iter(lambda: connection.recv(65_536), b""))
     return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+)", got)]
-
-
-def test_ray_exports_what_is_measured(ray_local: None, bundle_uri: str, pairs: Manifest, free_port: int) -> None:
-    pair = pairs.pairs()[0]
-    files = {"clinical": read_bytes(str(pair.clinical_uri)), "dermoscopy": read_bytes(str(pair.dermoscopy_uri))}
-    (node,) = ray.nodes()
-
-    def samples() -> list[Sample]:
-        text = httpx.get(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics").text
-        families = text_string_to_metric_families(text)
-        found = [s for family in families for s in family.samples if s.name.startswith("ray_derm_ray_")]
-        return [s for s in found if "replica" in s.labels]  # training's and bulk scoring's have none
-
-    wanted = {
-        ("requests_total", "route", "/v1/score", "status", "200"): 3,
-        ("requests_total", "route", "/v1/score", "status", "422"): 1,
-        ("requests_total", "route", "none", "status", "404"): 1,
-        ("rejected_total", "status", "422"): 1,
-        ("predictions_total", "modality", "both"): 2,
-        ("predictions_total", "modality", "clinical"): 1,
-        ("image_errors_total", "code", "not_an_image"): 1,
-        ("batch_size_count",): 3,
-        ("confidence_count",): 3,
-        ("stage_seconds_count", "stage", "decode"): 4,
-        ("stage_seconds_count", "stage", "queue"): 3,
-        ("stage_seconds_count", "stage", "infer"): 3,
-        ("stage_seconds_count", "stage", "encode"): 3,
-        ("request_seconds_count", "route", "/v1/score"): 4,
-    }
-    before = {s.labels["replica"] for s in samples()}  # of endpoints that other tests started on this Ray
-    with endpoint(bundle_uri, engine="torch", port=free_port) as served:
-        for upload in (files, files, {"clinical": files["clinical"]}, {"clinical": b"text"}):
-            httpx.post(f"{served.url}/v1/score", files=upload, timeout=60)
-        httpx.get(f"{served.url}/no/such/path/4711")
-        seen: dict[tuple[str, ...], float] = {}
-        deadline = time.monotonic() + 60
-        while seen != wanted and time.monotonic() < deadline:
-            time.sleep(1)
-            ours = [s for s in samples() if s.labels["replica"] not in before]
-            seen = {key: sum(s.value for s in ours if _is(s, *key)) for key in wanted}
-    assert {key: value for key, value in seen.items() if value != wanted[key]} == {}
-    assert "4711" not in str(ours)
-    assert max(Counter(s.name.removesuffix("_bucket") for s in ours).values()) <= 200
-
-
-def _is(sample: Sample, name: str, *labels: str) -> bool:
-    pairs = zip(labels[::2], labels[1::2], strict=True)
-    return sample.name == f"ray_derm_ray_{name}" and all(sample.labels[label] == value for label, value in pairs)
 
 
 def test_nobody_else_can_call_without_a_token_unless_that_is_said(bundle_uri: str) -> None:
@@ -186,57 +244,16 @@ def test_the_command_serves_until_it_is_told_to_stop(
 
 
 def test_more_than_can_wait_is_refused_at_once_and_the_rest_is_answered(
-    ray_local: None, bundle_uri: str, pairs: Manifest, free_port: int
+    served: Served, files: dict[str, bytes]
 ) -> None:
-    pair = pairs.pairs()[0]
-    files = {"clinical": read_bytes(str(pair.clinical_uri)), "dermoscopy": read_bytes(str(pair.dermoscopy_uri))}
-    with endpoint(bundle_uri, engine="torch", port=free_port) as served:
-        prepared = httpx.Request("POST", f"{served.url}/v1/score", files=files)
-        request = Request(str(prepared.url), prepared.read(), {"content-type": prepared.headers["content-type"]})
-        asyncio.run(closed_loop([request], 20, callers=2))
-        outcome = asyncio.run(open_loop([request], [0.0] * (MAX_PAIRS + 300)))
-        assert httpx.get(f"{served.url}/readyz").status_code == 200
+    prepared = httpx.Request("POST", f"{served.url}/v1/score", files=files)
+    headers = {"content-type": prepared.headers["content-type"], **served.bearer}
+    request = Request(str(prepared.url), prepared.read(), headers)
+    asyncio.run(closed_loop([request], 20, callers=2))
+    outcome = asyncio.run(open_loop([request], [0.0] * (MAX_PAIRS + 300)))
+    assert httpx.get(f"{served.url}/readyz").status_code == 200
     assert set(outcome.statuses) == {200, 503}
     assert outcome.unannounced == 0
-
-
-@pytest.mark.slow
-def test_replicas_come_under_load_and_go_after_it(
-    ray_local: None, bundle_uri: str, pairs: Manifest, free_port: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in {"UPSCALE_DELAY_S": 1.0, "DOWNSCALE_DELAY_S": 1.0}.items():
-        monkeypatch.setattr(deployment, name, value)
-    pair = pairs.pairs()[0]
-    files = {"clinical": read_bytes(str(pair.clinical_uri)), "dermoscopy": read_bytes(str(pair.dermoscopy_uri))}
-    codes: set[int] = set()
-    ended = threading.Event()
-
-    def ask() -> None:
-        with httpx.Client(timeout=60) as client:
-            while not ended.is_set():
-                codes.add(client.post(f"{url}/v1/score", files=files).status_code)
-
-    def replicas() -> int:
-        return sum(serve.status().applications["derm_ray"].deployments["ModelReplica"].replica_states.values())
-
-    def wait_for(count: int) -> None:
-        deadline = time.monotonic() + 120
-        while replicas() != count:
-            assert time.monotonic() < deadline, serve.status()
-            time.sleep(0.2)
-
-    with endpoint(bundle_uri, engine="torch", port=free_port, max_replicas=2, rate=1000) as served:
-        url = served.url
-        assert replicas() == 1
-        with concurrent.futures.ThreadPoolExecutor(16) as pool:
-            for _ in range(16):
-                pool.submit(ask)
-            try:
-                wait_for(2)
-            finally:
-                ended.set()
-        wait_for(1)
-    assert codes == {200}
 
 
 def test_fewer_at_most_than_at_least_is_refused(bundle_uri: str) -> None:
