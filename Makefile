@@ -29,9 +29,9 @@ check: setup docs
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
-# One process runs what starts Ray, the other the rest (see tests/conftest.py). Fails below the coverage in pyproject.toml.
+# Fails below the coverage in pyproject.toml.
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup --cov
+	$(BIN)/pytest --cov
 
 test-slow: setup
 	$(BIN)/pytest -m slow
