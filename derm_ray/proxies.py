@@ -109,8 +109,8 @@ def certificates(*variables: str) -> str | None:
         reason = "the folder is empty"
     if reason:
         raise ConfigError(
-            f"{variable}={path}: contains no certificates ({reason}). Name a PEM file of trusted certificates, or "
-            "unset it."
+            f"{variable}={path}: no certificates can be read from it ({reason}). Name a PEM file of trusted "
+            "certificates, or unset it."
         )
     return variable
 

@@ -1,5 +1,7 @@
 """MkDocs hook: reference pages hold ``<!-- generated: NAME -->`` where a table made from the code stands.
 
+A sentence before it (``_NOTE``) says where the table is, for those who read the file itself; the site leaves it out.
+
 A meaning in ``docs/_meanings.yaml`` must have its column or code, and the other way round: else the build fails.
 """
 
@@ -12,7 +14,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import _service_tables
 import _tables
 
-_MARKER = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
+_NOTE = "_Generated from the code: run `make docs` and open this page in `build/site`._"
+_MARKER = re.compile(rf"^(?:{re.escape(_NOTE)}\n\n)?<!-- generated: (\w+) -->$", re.MULTILINE)
 _IN = {
     _tables: (
         "cli",

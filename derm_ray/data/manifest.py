@@ -142,7 +142,8 @@ def require_split(manifest: Manifest, split: Split) -> Manifest:
     if not len(chosen):
         raise ConfigError(
             f"{manifest.uri}: no pair in split {split!s}. Run `derm-ray data split`; if a split stays empty "
-            "(diagnoses with fewer than three lesions go to train), add lesions or fill the column yourself."
+            "(diagnoses with fewer than three patients or lesions go to train), add lesions or fill the column "
+            "yourself."
         )
     return chosen
 

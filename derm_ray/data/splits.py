@@ -48,8 +48,8 @@ def split_manifest(
         if len(names) < MIN_GROUPS:
             assigned.update(dict.fromkeys(names, Split.TRAIN))
             warnings.append(
-                f"{diagnosis or 'no diagnosis'}: only {len(names)} lesion group(s), all in train; "
-                "val and test have none of this class."
+                f"{diagnosis or 'no diagnosis'}: only {len(names)} patient(s) or lesion(s) without a patient, all in "
+                "train; val and test have none of this class."
             )
             continue
         shuffled = [names[i] for i in generator.permutation(len(names))]

@@ -1,6 +1,7 @@
 """A bulk scoring run on Ray Data: one row per shard, one actor call per row; with decoders, two stages of actors."""
 
 import logging
+import re
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
@@ -290,10 +291,15 @@ def _follow(
                 if done >= JUDGED_PAIRS and not options.retry_errors:
                     _judge(run, errors, done, options.max_error_rate)
     except ray.exceptions.RayError as error:
-        last = str(error).strip().splitlines()[-1]
-        raise ScoringError(f"the run stopped: {last} {resumes}") from error
+        raise ScoringError(f"the run stopped: {_reason(error)} {resumes}") from error
     finally:
         progress.end()
+
+
+def _reason(error: BaseException) -> str:
+    """Return the last line of a Ray error, without the advice on its own settings that Ray Data appends."""
+    text = re.split(r"(?:\n|\\n)Failed to [^\n]* attempts \(total backoff", str(error))[0]
+    return (text.strip().splitlines() or [type(error).__name__])[-1]
 
 
 def _judge(run: Run, errors: int, pairs: int, max_error_rate: float) -> None:

@@ -156,7 +156,7 @@ def _authorization(token: str, name: str) -> dict[str, str]:
     stripped = token.strip()
     if stripped and _TOKEN.fullmatch(stripped) is None:
         raise ConfigError(
-            f"{name}: is not a bearer token (letters, digits and -._~+/= only). Use the token as printed by "
+            f"{name} is not a bearer token (letters, digits and -._~+/= only). Use the token as printed by "
             "`derm-ray token`."
         )
     return {"authorization": f"Bearer {stripped}"} if stripped else {}

@@ -153,7 +153,7 @@ def test_certificates_that_cannot_be_read_are_named(
     for path in ("/nonexistent.pem", f"{tmp_path}/empty", f"{tmp_path}/text.pem"):
         monkeypatch.setenv(variable, path)
         message = ask("https://127.0.0.1:9")
-        assert message.startswith(f"{variable}={path}: contains no certificates (")
+        assert message.startswith(f"{variable}={path}: no certificates can be read from it (")
         assert message.endswith("Name a PEM file of trusted certificates, or unset it.")
 
 

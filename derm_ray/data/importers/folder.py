@@ -66,7 +66,7 @@ def import_folder(
         with ThreadPoolExecutor(16) as executor:
             found = list(executor.map(images.find, manifest.column(name)))
         problems += [
-            (row, f"row {row}: {name.removesuffix('_uri')} {why}") for row, (_, why) in enumerate(found, 1) if why
+            (row, f"row {row}, {name.removesuffix('_uri')}: {why}") for row, (_, why) in enumerate(found, 1) if why
         ]
         manifest = manifest.with_column(name, [uri for uri, _ in found])
     if problems:
@@ -115,6 +115,10 @@ def _renamed(table: pa.Table, source: str, columns: Mapping[str, str]) -> tuple[
     chosen = {known: table[headers[0]] for known, headers in taken.items()}
     chosen |= {name: pc.utf8_trim_whitespace(chosen[name]) for name in URI_COLUMNS if name in chosen}
     notes = [f"Skipped, replaced by --column: {listed(replaced)}."] if replaced else []
+    for name in URI_COLUMNS:
+        if name not in chosen:
+            short = name.removesuffix("_uri")
+            notes.append(f"No column {short!r}: no pair has this image. If it has another name: --column {short}=NAME.")
     if further:
         notes.append(f"Kept unchanged, not manifest columns: {listed(further)}.")
     return pa.table(chosen | {name: table[name] for name in further}), notes

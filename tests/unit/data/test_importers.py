@@ -197,8 +197,8 @@ def test_a_path_in_another_unicode_form_means_the_file_on_disk(photos: Path) -> 
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("img", r"row 1: clinical /.*/img is a folder, not an image"),
-        (r"C:\fotos\a.jpg", r"row 1: clinical C:\\fotos\\a.jpg is a Windows path"),
+        ("img", r"row 1, clinical: /.*/img is a folder, not an image"),
+        (r"C:\fotos\a.jpg", r"row 1, clinical: C:\\fotos\\a.jpg is a Windows path"),
         (r"\\server\a.jpg", "is a Windows path"),
         (r"img\a.jpg", "write the path with '/'"),
         ("img/A.jpg", r"no image at .*/img/A.jpg; 'a.jpg' exists \(different case\)"),
@@ -227,6 +227,7 @@ def test_columns_of_any_name_can_be_named(photos: Path) -> None:
     assert result.manifest.column("diagnosis") == ["melanoma"]
     assert result.notes == (
         "Skipped, replaced by --column: 'diagnosis'.",
+        "No column 'dermoscopy': no pair has this image. If it has another name: --column dermoscopy=NAME.",
         "Kept unchanged, not manifest columns: 'Patient'.",
     )
     with pytest.raises(ManifestError, match=r"no column 'no'.*Columns found: 'id', 'foto'"):

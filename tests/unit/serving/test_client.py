@@ -97,5 +97,5 @@ def test_a_token_is_stripped_and_never_quoted(served: tuple[str, list[Response |
     ):
         with pytest.raises(ConfigError) as raised:
             Client(url, token, token_name="DERM_RAY_TOKEN")
-        assert str(raised.value).startswith("DERM_RAY_TOKEN: is not a bearer token")
+        assert str(raised.value).startswith("DERM_RAY_TOKEN is not a bearer token")
         assert "cret" not in str(raised.value)
