@@ -36,11 +36,10 @@ INTERRUPTIBLE = [
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts Ray, and say what runs in one process: all of that, and each file of the rest."""
+    """Mark what starts Ray through a fixture, before ``-m`` selects."""
     for item in items:
         if "ray_local" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.ray)
-        item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else item.path.stem))
 
 
 @pytest.fixture(scope="session")
