@@ -143,7 +143,8 @@ class Client:
             raise ServingError(f"{where}: refused: {values['detail']} ({values['code']}, status {answer.status_code})")
         except (ValueError, KeyError, TypeError, ValidationError):
             raise ServingError(
-                f"{where}: status {answer.status_code}, but not a response of derm_ray. Check {check}."
+                f"{where}: status {answer.status_code}, but not a response of derm_ray. Check {check}, "
+                "and that the endpoint has started."
             ) from None
 
 
