@@ -44,7 +44,7 @@ class Recorder:
             while self._counts:
                 sums[self._counts.popleft()] += 1
             for (counter, tags), count in sums.items():
-                counter.inc(count, dict(tags))
+                self._calls.append((counter.inc, (count, dict(tags))))
             while self._calls:
                 function, args = self._calls.popleft()
                 try:

@@ -61,11 +61,11 @@ def test_a_cell_that_fails_leaves_the_others_and_is_done_next_time(
     assert by_name["triple-cam_bp"].seeds[0].metadata["model_digest"] == digest
 
     foreign.unlink()
-    mended = reproduce(few, str(out), **options)
-    by_name = {row.name: row for row in mended.results.rows}
+    repaired = reproduce(few, str(out), **options)
+    by_name = {row.name: row for row in repaired.results.rows}
     assert not by_name["share-gap"].problems
     assert by_name["triple-cam_bp"].seeds[0].metadata["model_digest"] == digest
-    assert "data:image" in Path(mended.html_uri).read_text()
+    assert "data:image" in Path(repaired.html_uri).read_text()
 
     answers = read_predictions(str(out / "trials" / "triple-cam_bp-seed0"))
     assert answers is not None

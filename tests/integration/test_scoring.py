@@ -131,6 +131,6 @@ def test_too_many_errors_stop_the_run_each_time_until_they_are_mended_or_accepte
 
     for row, path in enumerate(lost[:12]):
         Path(path).write_bytes(read_bytes(str(few.column("clinical_uri")[row])))
-    mended = score(bundle_uri, source, out, shard_size=10, options=ScoringOptions(1, retry_errors=True))
-    assert (mended.counts.scored, mended.counts.errors, mended.resumed) == (16, 4, 0)
+    repaired = score(bundle_uri, source, out, shard_size=10, options=ScoringOptions(1, retry_errors=True))
+    assert (repaired.counts.scored, repaired.counts.errors, repaired.resumed) == (16, 4, 0)
     assert verify(out).error_codes == {"missing": 4}

@@ -124,10 +124,10 @@ def test_all_images_that_cannot_be_used_are_listed_and_nothing_is_finished(tmp_p
     before = tars(out)
     assert len(before) == 2
     (tmp_path / "photos" / "alpha.png").write_bytes(encoded("alpha.png"))
-    mended = prepared.prepare(original, str(out), SPEC, tar_bytes=ONE_PAIR_A_TAR)
-    assert (mended.tars, mended.reused) == (4, 2)
+    repaired = prepared.prepare(original, str(out), SPEC, tar_bytes=ONE_PAIR_A_TAR)
+    assert (repaired.tars, repaired.reused) == (4, 2)
     assert before.items() <= tars(out).items()
-    assert_same_pixels(original, mended.manifest)
+    assert_same_pixels(original, repaired.manifest)
 
 
 def test_a_run_that_broke_off_has_no_manifest_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,3 +43,17 @@ def test_a_failing_call_stops_none_of_the_later_ones() -> None:
     recorder.later(lines.append, "after")
     recorder.flush()
     assert lines == ["after"]
+
+
+def test_a_failing_counter_stops_no_other_record() -> None:
+    class Broken(Count):
+        def inc(self, value: float, tags: dict[str, str]) -> None:
+            raise RuntimeError(value, tags)
+
+    recorder, counter, lines = Recorder(flush_s=3600), Count(), list[Any]()
+    recorder.count(Broken(), {"status": "200"})  # type: ignore[arg-type]
+    recorder.count(counter, {"status": "200"})  # type: ignore[arg-type]
+    recorder.later(lines.append, "line")
+    recorder.flush()
+    assert counter.seen == [(1, {"status": "200"})]
+    assert lines == ["line"]
