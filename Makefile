@@ -1,19 +1,18 @@
-# make setup | demo | test | check | docs | test-slow | rehearsal | load
+# make setup | demo | test | check | docs | lock | test-slow | rehearsal | load
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check docs test-slow rehearsal load
+.PHONY: setup demo test check docs lock test-slow rehearsal load
 
 setup: $(STAMP)
 
-# torch first and alone: with its exact version named, pip needs no search through its releases.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet $$(grep -E '^(torch|torchvision)==' constraints.txt)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[openvino]' --group dev
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $(STAMP)
 
 demo: setup
@@ -28,6 +27,13 @@ check: setup docs
 # The site, in build/site. Strict: a broken link, anchor or reference fails. The variable silences an advertisement.
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+# Pins every package by its hash; what is pinned stays, unless FLAGS="--upgrade" or FLAGS="--upgrade-package NAME".
+LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate --quiet \
+	--custom-compile-command "make lock"
+lock: setup
+	$(BIN)/$(LOCK) --extra openvino --group dev --output-file requirements-dev.txt $(FLAGS)
+	$(BIN)/$(LOCK) --constraint requirements-dev.txt --output-file requirements.txt $(FLAGS)
 
 # Without Ray two at a time, then the rest. Fails below the coverage in pyproject.toml, of which both runs count.
 test: check

@@ -20,7 +20,7 @@ _LITERAL = re.compile(r"\b(?:RAY_AUTH_TOKEN|\w*(?:SECRET|PASSWORD|ACCESS_KEY)\w*
 _PIP = re.compile(r"\bpip3? install\b(?P<words>[^;&|]*)")
 _WHEEL = re.compile(r"(?:.*/)?(?P<name>ray|derm_ray)-(?P<version>[\w.]+)-(cp|py)\d.*")
 _REQUIREMENT = re.compile(r"(?P<name>[A-Za-z][\w.-]*)(\[[\w,-]*\])?(?P<rest>[=<>~!@ ].*)?")
-_CONSTRAINT = re.compile(r"(?:^|\s)(?:-c|--constraint)[ =]")
+_PINNED = re.compile(r"(?:^|\s)(?:-c|--constraint|--require-hashes)\b")
 _GROUPS = ("SecurityGroupIds", "NetworkInterfaces", "LaunchTemplate")
 """What gives a machine of AWS its security groups; without any of them Ray makes one that is open for ssh."""
 _STARTS = ("head_start_ray_commands", "worker_start_ray_commands")
@@ -112,5 +112,7 @@ def _check_install(command: Part, text: str) -> None:
         if name in wanted and given != wanted[name]:
             command.refuse(f"installs {name} {given or 'of any version'}", f"use {name}=={wanted[name]}")
         pinned = pinned and (wheel is not None or (found["rest"] or "").startswith("=="))
-    if not pinned and not _CONSTRAINT.search(text):
-        command.refuse("installs unpinned versions", "add --constraint constraints.txt, or pin each by ==")
+    if not pinned and not _PINNED.search(text):
+        command.refuse(
+            "installs unpinned versions", "pin each by ==, or install requirements.txt with --require-hashes"
+        )
