@@ -20,10 +20,12 @@ class Registry(Mapping[str, T], Generic[T]):
     Args:
         kind: what the things are, for messages, such as ``trunk``.
         known: name -> ``module:object``.
+        families: prefix -> ``module:function``, which returns the thing named ``prefix/NAME`` for any ``NAME``.
     """
 
-    def __init__(self, kind: str, known: Mapping[str, str]) -> None:
+    def __init__(self, kind: str, known: Mapping[str, str], families: Mapping[str, str] | None = None) -> None:
         self.kind = kind
+        self._families = families or {}
         self._found: dict[str, T | str] = dict(known)
         self._twice: dict[str, str] = {}
         self._complete = False
@@ -44,6 +46,9 @@ class Registry(Mapping[str, T], Generic[T]):
         Raises:
             ConfigError: the name is unknown or stands for two things, or what it stands for cannot be imported.
         """
+        family, _, member = name.partition("/")
+        if family in self._families:
+            return cast("T", pkgutil.resolve_name(self._families[family])(member))
         things = self._things()
         if name not in things:
             raise ConfigError(unknown_name(self.kind, name, tuple(things)))
@@ -63,14 +68,14 @@ class Registry(Mapping[str, T], Generic[T]):
         return iter(self._things())
 
     def __contains__(self, name: object) -> bool:
-        return name in self._things()
+        return name in self._things() or str(name).partition("/")[0] in self._families
 
     def __len__(self) -> int:
         return len(self._things())
 
     def __str__(self) -> str:
         """Return the names, for help texts."""
-        return ", ".join(self)
+        return ", ".join((*self, *(f"{family}/NAME" for family in self._families)))
 
     def _things(self) -> dict[str, T | str]:
         """Return what is registered; that of other packages is looked up once."""

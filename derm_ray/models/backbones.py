@@ -4,10 +4,12 @@ from collections import OrderedDict
 from functools import partial
 
 from torch import Tensor, nn
+from torch.nn import functional
 from torchvision import models
+from torchvision.models.googlenet import Inception, InceptionAux
 from torchvision.models.vgg import cfgs, make_layers
 
-from derm_ray.models.trunks import TrunkSpec
+from derm_ray.models.trunks import Layer, TrunkSpec
 
 
 def _torchvision(weights: models.WeightsEnum) -> partial[dict[str, Tensor]]:
@@ -25,8 +27,45 @@ def _googlenet() -> nn.Sequential:
     return nn.Sequential(OrderedDict(kept))
 
 
+class _ConvRelu(nn.Module):
+    """A convolution with bias and its ReLU, under the names of torchvision's convolution with batch norm."""
+
+    def __init__(self, before: int, after: int, **options: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(before, after, **options)  # type: ignore[arg-type]
+
+    def forward(self, map_BCHW: Tensor) -> Tensor:
+        return functional.relu(self.conv(map_BCHW), inplace=True)
+
+
+class _Inception5x5(Inception):
+    """Torchvision's inception module with the 5x5 convolution of the paper, where torchvision has 3x3."""
+
+    def __init__(self, *widths: int) -> None:
+        super().__init__(*widths, conv_block=_ConvRelu)
+        self.branch3[1] = _ConvRelu(widths[4], widths[5], kernel_size=5, padding=2)
+
+
+def _googlenet_2014() -> nn.Sequential:
+    blocks = [_ConvRelu, _Inception5x5, InceptionAux]
+    network = models.GoogLeNet(blocks=blocks, aux_logits=False, init_weights=True, transform_input=False)
+    layers = OrderedDict(network.named_children())
+    names = [*list(layers)[: list(layers).index("inception4e") + 1]]
+    for before, norm in (("conv2", "norm1"), ("maxpool2", "norm2")):
+        names.insert(names.index(before), norm)
+        layers[norm] = nn.LocalResponseNorm(5)
+    return nn.Sequential(OrderedDict((name, layers[name]) for name in names))
+
+
 def _resnet50() -> nn.Sequential:
     return nn.Sequential(OrderedDict(list(models.resnet50(weights=None).named_children())[:-2]))
+
+
+def _resnet50_v1() -> nn.Sequential:
+    layers = _resnet50()
+    for first in (layers[index][0] for index in (5, 6, 7)):
+        first.conv1.stride, first.conv2.stride = (2, 2), (1, 1)
+    return layers
 
 
 def _tiny() -> nn.Sequential:
@@ -41,16 +80,17 @@ def _tiny() -> nn.Sequential:
 VGG16 = TrunkSpec(
     _vgg16,
     512,
-    {"relu5_2": 28, "relu5_1": 26, "relu5_3": 30},
+    {"relu5_2": Layer(28, 512), "relu5_1": Layer(26, 512), "relu5_3": Layer(30, 512)},
     {"pool4": 24},
     pretrained=_torchvision(models.VGG16_Weights.IMAGENET1K_V1),
+    source_key="features.{}".format,
 )
 """The paper's: VGG-16 without the final pooling, (B, 512, H/16, W/16) (Simonyan and Zisserman 2014)."""
 
 GOOGLENET = TrunkSpec(
     _googlenet,
     832,
-    {"inception4e": 13},
+    {"inception4e": Layer(13, 832)},
     {"maxpool3": 8},
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
@@ -58,14 +98,27 @@ GOOGLENET = TrunkSpec(
 )
 """The paper's CAM network: GoogLeNet cut after inception4e, (B, 832, H/16, W/16) (Zhou et al. 2016)."""
 
+GOOGLENET_2014 = TrunkSpec(
+    _googlenet_2014,
+    832,
+    {"inception4e": Layer(15, 832)},
+    {"maxpool3": 10},
+    mean=(123 / 255, 117 / 255, 104 / 255),
+    std=(1 / 255, 1 / 255, 1 / 255),
+)
+"""GoogLeNet as published, with 5x5 convolutions and without batch norm (Szegedy et al. 2015, table 1); cut as above."""
+
 RESNET50 = TrunkSpec(
     _resnet50,
     2048,
-    {"layer4": 8},
+    {"layer4": Layer(8, 2048)},
     {"layer3": 7},
     pretrained=_torchvision(models.ResNet50_Weights.IMAGENET1K_V1),
 )
 """The paper's comparison: ResNet-50 without pooling and classifier, (B, 2048, H/32, W/32) (He et al. 2016)."""
 
-TINY = TrunkSpec(_tiny, 48, {"relu3_1": 11}, {"pool2": 8})
+RESNET50_V1 = TrunkSpec(_resnet50_v1, 2048, {"layer4": Layer(8, 2048)}, {"layer3": 7})
+"""ResNet-50 as published, where a stage's first 1x1 convolution has the stride: torchvision's is in the 3x3 one."""
+
+TINY = TrunkSpec(_tiny, 48, {"relu3_1": Layer(11, 48)}, {"pool2": 8})
 """For tests and the demo, trained from scratch: (B, 48, H/4, W/4)."""

@@ -100,22 +100,25 @@ def build_network(config: NetworkConfig, *, freeze: str = "none", dropout: float
     Raises:
         ConfigError: the tap or freeze point is unknown to the trunk.
     """
-    channels = TRUNKS[config.trunk].channels
     cam = _build_cam(config.cam) if config.cam is not None else None
     if config.cam is not None and config.cam.stem is not None:
         freeze = config.cam.stem
 
-    def head(*, from_scratch: bool) -> Head:
+    def head(channels: int, *, from_scratch: bool) -> Head:
         make = HEADS[config.head]
         return make(channels, config.classes, dropout=dropout, from_scratch=from_scratch, rank=config.rank)
 
     def stream() -> Stream:
-        return Stream(Trunk(config.trunk, config.tap, freeze), head(from_scratch=False))
+        trunk = Trunk(config.trunk, config.tap, freeze)
+        return Stream(trunk, head(trunk.channels, from_scratch=False))
 
     if config.network == "sole":
         return SoleNet(stream(), stream(), cam)
-    cross = CrossSubnetwork(channels, head(from_scratch=True)) if config.network == "triple" else None
-    return ShareNet(stream(), cross, cam)
+    shared = stream()
+    if config.network == "share":
+        return ShareNet(shared, None, cam)
+    channels = shared.trunk.tap_channels
+    return ShareNet(shared, CrossSubnetwork(channels, head(channels, from_scratch=True)), cam)
 
 
 def _build_cam(config: CamConfig) -> PairCam:

@@ -1,6 +1,6 @@
 """Convolutional trunks: frozen stem, trained body, a tap in the middle and the last feature map."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,26 +26,39 @@ class TrunkFeatures(NamedTuple):
     last_BCHW: Tensor
 
 
+class Layer(NamedTuple):
+    """A point in a trunk: the index just after a layer, and the channels of that layer's map."""
+
+    end: int
+    channels: int
+
+
 @dataclass(frozen=True)
 class TrunkSpec:
     """A kind of trunk: its layers, their layout, the input they expect, and the source of their weights.
 
     Attributes:
         make: builds the layers with fresh weights.
-        channels: channels of the tap and of the last map.
-        taps: tap name -> index just after it; the first is the default.
+        channels: channels of the last map.
+        taps: name -> the layer; the first is the default.
         freezes: name -> index just after the last frozen layer; ``none`` is always there.
         mean, std: normalization of RGB in 0..1 that the layers expect; the default is ImageNet's.
-        pretrained: returns ImageNet weights by the layers' key names; ``None`` for a trunk trained from scratch.
+        pretrained: returns published weights by their own key names; ``None`` for a trunk trained from scratch.
+        published: the key names of the whole published network; ``None`` takes weights with any others than needed.
+        source_key: returns the published key name of a tensor of the layers.
+        as_map: turns the layers' output, in a form of their own, into a map (B, C, H, W); ``None``: it is one.
     """
 
     make: Callable[[], nn.Sequential]
     channels: int
-    taps: Mapping[str, int]
+    taps: Mapping[str, Layer]
     freezes: Mapping[str, int]
     mean: Channels = (0.485, 0.456, 0.406)
     std: Channels = (0.229, 0.224, 0.225)
     pretrained: Callable[[], Mapping[str, Tensor]] | None = None
+    published: Collection[str] | None = None
+    source_key: Callable[[str], str] = str
+    as_map: Callable[[Tensor], Tensor] | None = None
 
 
 TRUNKS: Registry[TrunkSpec] = Registry(
@@ -53,9 +66,12 @@ TRUNKS: Registry[TrunkSpec] = Registry(
     {
         "vgg16": "derm_ray.models.backbones:VGG16",
         "googlenet": "derm_ray.models.backbones:GOOGLENET",
+        "googlenet_2014": "derm_ray.models.backbones:GOOGLENET_2014",
         "resnet50": "derm_ray.models.backbones:RESNET50",
+        "resnet50_v1": "derm_ray.models.backbones:RESNET50_V1",
         "tiny": "derm_ray.models.backbones:TINY",
     },
+    families={"timm": "derm_ray.models.timm_trunks:make_spec"},
 )
 
 
@@ -70,10 +86,11 @@ class Trunk(nn.Module):
 
     Attributes:
         frozen: number of leading layers that are the stem.
+        tap_channels, channels: of the tap and of the last map.
         scale, shift: the normalization, of images in 0..255; ``None`` without the stem's layers.
 
     Raises:
-        ConfigError: one of the names is unknown.
+        ConfigError: one of the names is unknown, or the tap is in the stem.
     """
 
     scale: Tensor | None
@@ -88,12 +105,15 @@ class Trunk(nn.Module):
             if value not in known:
                 raise ConfigError(unknown_name(f"{kind} of trunk {name}", value, tuple(known)))
         self.name = name
-        self.channels = spec.channels
+        self.channels, self.tap_channels = spec.channels, spec.taps[tap].channels
         start = freezes[freeze]
+        if start > spec.taps[tap].end:
+            raise ConfigError(f"tap {tap} of trunk {name} is frozen by freeze={freeze}. Choose a later tap.")
         layers = spec.make()
         self.features = layers[start:] if body_only else layers
         self.frozen = 0 if body_only else start
-        self._tap = spec.taps[tap] - (start if body_only else 0)
+        self._tap = spec.taps[tap].end - (start if body_only else 0)
+        self._as_map = spec.as_map or (lambda output: output)
         self.features[: self.frozen].requires_grad_(False)
         mean, std = torch.tensor(spec.mean)[:, None, None], torch.tensor(spec.std)[:, None, None]
         self.register_buffer("scale", None if body_only else 255 * std)
@@ -118,7 +138,7 @@ class Trunk(nn.Module):
     def body(self, stem_BCHW: Tensor) -> TrunkFeatures:
         """Return tap and last map from the stem's output."""
         tap = self.features[self.frozen : self._tap](stem_BCHW)
-        return TrunkFeatures(tap, self.features[self._tap :](tap))
+        return TrunkFeatures(self._as_map(tap), self._as_map(self.features[self._tap :](tap)))
 
     def forward(self, images_BCHW: Tensor) -> TrunkFeatures:
         """Return tap and last map of images; see :meth:`stem`."""

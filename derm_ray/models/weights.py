@@ -17,7 +17,7 @@ State = Mapping[str, Tensor]
 
 
 def read_init_weights(trunk: str, uri: str | None) -> State:
-    """Return ImageNet weights by torchvision's key names.
+    """Return published weights by their own key names.
 
     Args:
         trunk: a pretrained key of :data:`derm_ray.models.trunks.TRUNKS`.
@@ -29,7 +29,7 @@ def read_init_weights(trunk: str, uri: str | None) -> State:
     """
     pretrained = TRUNKS[trunk].pretrained
     if pretrained is None:
-        raise ConfigError(f"trunk {trunk} is trained from scratch. Remove --init-weights, or use trunk vgg16.")
+        raise ConfigError(f"trunk {trunk} has no published weights. Remove --init-weights, or use another trunk.")
     if uri is None:
         try:
             return pretrained()
@@ -62,19 +62,29 @@ def load_init_weights(network: PairNetwork, state: State, source: str) -> None:
 
 
 def load_trunk_weights(trunk: Trunk, state: State, source: str) -> None:
-    """Load ImageNet weights into one trunk; see :func:`load_init_weights`."""
-    try:
-        trunk.features.load_state_dict(_trunk_state(trunk, state))
-    except RuntimeError as error:
-        raise ConfigError(f"{source}: these weights do not fit the {trunk.name} trunk: {error}") from error
+    """Load published weights into one trunk; see :func:`load_init_weights`."""
+    spec = TRUNKS[trunk.name]
+    layers = trunk.features.state_dict()
+    keys = {key: spec.source_key(key) for key in layers}
+    given = {key: state[name].to(layers[key].dtype) for key, name in keys.items() if name in state}
+    problems = {
+        "missing": [name for name in keys.values() if name not in state and not name.endswith("num_batches_tracked")],
+        "unexpected": [name for name in state if spec.published is not None and name not in spec.published],
+        "of another shape": [
+            f"{keys[key]} {tuple(value.shape)}, not {tuple(layers[key].shape)}"
+            for key, value in given.items()
+            if value.shape != layers[key].shape
+        ],
+    }
+    if any(problems.values()):
+        lists = [f"{kind}: {_shorten(names)}" for kind, names in problems.items() if names]
+        raise ConfigError(f"{source}: these weights do not fit trunk {trunk.name}. Tensors {'; '.join(lists)}.")
+    trunk.features.load_state_dict({**layers, **given})
 
 
-def _trunk_state(trunk: Trunk, state: State) -> dict[str, Tensor]:
-    """Return what belongs to the trunk's layers, by their names."""
-    plain = {key.removeprefix("features."): value for key, value in state.items()}
-    layers = dict(trunk.features.named_children())
-    kept = {key: value for key, value in plain.items() if key.split(".")[0] in layers}
-    return {key: value.float() if value.is_floating_point() else value for key, value in kept.items()}
+def _shorten(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def describe_cam(trained: NetworkConfig, weights: State, mode: str, trunk: Trunk, freeze: str) -> CamConfig:
