@@ -71,7 +71,10 @@ TRUNKS: Registry[TrunkSpec] = Registry(
         "resnet50_v1": "derm_ray.models.backbones:RESNET50_V1",
         "tiny": "derm_ray.models.backbones:TINY",
     },
-    families={"timm": "derm_ray.models.timm_trunks:make_spec"},
+    families={
+        "timm": "derm_ray.models.timm_trunks:make_spec",
+        "torchvision": "derm_ray.models.torchvision_trunks:make_spec",
+    },
 )
 
 

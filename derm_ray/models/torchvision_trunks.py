@@ -1,0 +1,93 @@
+"""Torchvision's convolutional networks, as trunks ``torchvision/<name>``."""
+
+import difflib
+from collections import OrderedDict
+from collections.abc import Mapping
+from functools import lru_cache, partial
+from http.client import HTTPException
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from derm_ray.errors import ConfigError, StorageError
+from derm_ray.models.trunks import Layer, TrunkSpec
+
+_FAMILIES = (
+    *("convnext", "densenet", "efficientnet", "mnasnet", "mobilenet", "regnet", "resnet", "resnext", "shufflenet"),
+    *("vgg", "wide_resnet"),
+)
+"""Those that are a sequence up to their last map."""
+_SEQUENCES = ("features", "layers", "trunk_output")
+_AFTER = ("avgpool", "classifier", "fc")
+
+
+@lru_cache
+def make_spec(name: str) -> TrunkSpec:
+    """Return the trunk of a convolutional network of torchvision, with a layer per stride: ``stride4`` and so on.
+
+    Args:
+        name: torchvision's.
+
+    Raises:
+        ConfigError: torchvision has no such network, or it is not a sequence of convolutional layers.
+    """
+    known = [one for one in models.list_models(module=models) if one.startswith(_FAMILIES)]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f" Did you mean torchvision/{near[0]}?" if near else ""
+        raise ConfigError(f"trunk torchvision/{name}: not a convolutional network of torchvision.{hint}")
+    weights = models.get_model_weights(name).DEFAULT
+    preset = weights.transforms()
+    layers = _layers(name)
+    ends = _ends(layers)
+    *_, tap, last = ends
+    return TrunkSpec(
+        make=partial(_layers, name),
+        channels=ends[last].channels,
+        taps={tap: ends[tap], **ends},
+        freezes={key: layer.end for key, layer in ends.items()},
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+        pretrained=partial(_download, name, weights),
+        published=frozenset(models.get_model(name, weights=None).state_dict()),
+        source_key=_source_key,
+    )
+
+
+def _layers(name: str) -> nn.Sequential:
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for key, child in models.get_model(name, weights=None).named_children():
+        if key in _AFTER:
+            break
+        parts = child.named_children() if key in _SEQUENCES else [("", child)]
+        layers.update((f"{key}_{part}" if part else key, layer) for part, layer in parts)
+    if name.startswith("densenet"):
+        layers["relu"] = nn.ReLU(inplace=True)
+    return nn.Sequential(layers)
+
+
+@torch.no_grad()
+def _ends(layers: nn.Sequential) -> dict[str, Layer]:
+    """Return the last layer of each stride, and the stride by which it is named."""
+    side, ends = 64, {}
+    map_BCHW = torch.zeros(1, 3, side, side)
+    for end, layer in enumerate(layers.eval(), 1):
+        map_BCHW = layer(map_BCHW)
+        ends[f"stride{round(side / map_BCHW.shape[-1])}"] = Layer(end, map_BCHW.shape[1])
+    return ends
+
+
+def _source_key(key: str) -> str:
+    for sequence in _SEQUENCES:
+        key = key.replace(f"{sequence}_", f"{sequence}.", 1) if key.startswith(f"{sequence}_") else key
+    return key
+
+
+def _download(name: str, weights: models.WeightsEnum) -> Mapping[str, Tensor]:
+    try:
+        return weights.get_state_dict(progress=False, check_hash=True)
+    except (OSError, HTTPException, RuntimeError) as error:  # the last is a wrong hash
+        raise StorageError(
+            f"the weights of torchvision/{name} cannot be downloaded ({error}). Give a local file with --init-weights."
+        ) from error
