@@ -14,6 +14,7 @@ from timm.layers import Format
 from timm.models import FeatureListNet
 from timm.models.efficientnet import EfficientNetFeatures
 from timm.models.mobilenetv3 import MobileNetV3Features
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -89,7 +90,7 @@ class _Parts:
 
 
 def _split(name: str, whole: nn.Module) -> _Parts:
-    if isinstance(whole, VisionTransformer):
+    if type(whole) in (VisionTransformer, VisionTransformerDistilled):  # subclasses may go another way
         return _split_transformer(name)
     # timm's extractors flatten two levels: layers_0 of the extractor is layers.0 of the network.
     pairs = ((key, part) for key, child in whole.named_children() for part, _ in child.named_children())

@@ -152,3 +152,19 @@ class Trunk(nn.Module):
         super().train(mode)
         self.features[: self.frozen].eval()
         return self
+
+
+def check_size(name: str, size: int) -> None:
+    """Check that a trunk takes square images of ``size`` pixels.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    try:
+        with torch.device("meta"):
+            Trunk(name).eval()(torch.zeros(1, 3, size, size))
+    except NotImplementedError:  # a network that cannot be built without memory: a convolutional one
+        return
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ConfigError(f"trunk {name} does not take images of {size} px ({reason}). Choose another size.") from error
