@@ -12,9 +12,9 @@ import timm
 import torch
 from timm.layers import Format
 from timm.models import FeatureListNet
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.efficientnet import EfficientNetFeatures
 from timm.models.mobilenetv3 import MobileNetV3Features
-from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 

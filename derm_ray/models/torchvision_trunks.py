@@ -71,10 +71,10 @@ def _layers(name: str) -> nn.Sequential:
 def _ends(layers: nn.Sequential) -> dict[str, Layer]:
     """Return the last layer of each stride, and the stride by which it is named."""
     side, ends = 64, {}
-    map_BCHW = torch.zeros(1, 3, side, side)
+    output = torch.zeros(1, 3, side, side)
     for end, layer in enumerate(layers.eval(), 1):
-        map_BCHW = layer(map_BCHW)
-        ends[f"stride{round(side / map_BCHW.shape[-1])}"] = Layer(end, map_BCHW.shape[1])
+        output = layer(output)
+        ends[f"stride{round(side / output.shape[-1])}"] = Layer(end, output.shape[1])
     return ends
 
 

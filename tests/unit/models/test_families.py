@@ -87,10 +87,7 @@ def test_the_last_map_is_the_published_network_s(name: str) -> None:
     normalized = image.float() / trunk.scale - trunk.shift
     with torch.no_grad():
         last = trunk(image).last_BCHW
-        if name.startswith("timm"):
-            expected = whole.forward_features(normalized)
-        else:
-            expected = whole.features(normalized)
+        expected = whole.forward_features(normalized) if name.startswith("timm") else whole.features(normalized)
     if expected.ndim == 3:
         expected = expected[:, whole.num_prefix_tokens :].transpose(1, 2).reshape(last.shape)
     assert torch.allclose(last, expected, atol=1e-5)
@@ -98,11 +95,11 @@ def test_the_last_map_is_the_published_network_s(name: str) -> None:
 
 def test_the_layout_is_the_network_s_own() -> None:
     spec = TRUNKS["timm/tf_efficientnet_lite0"]
-    assert list(spec.taps)[0] == "stride16"
+    assert next(iter(spec.taps)) == "stride16"
     assert (spec.taps["stride16"].channels, spec.channels) == (112, 320)
     assert list(spec.freezes) == ["stride2", "stride4", "stride8", "stride16", "stride32"]
     assert spec.mean == (0.5, 0.5, 0.5)
-    assert list(TRUNKS["timm/vit_tiny_patch16_224"].taps)[0] == "block9"
+    assert next(iter(TRUNKS["timm/vit_tiny_patch16_224"].taps)) == "block9"
     assert TRUNKS["timm/convnext_tiny.fb_in22k"].pretrained is not None
 
 
