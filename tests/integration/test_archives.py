@@ -48,9 +48,14 @@ def files(few: Manifest) -> Files:
 
 
 @pytest.fixture(scope="module")
-def expected(ray_local: None, few: Manifest, bundle_uri: str, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    out = str(tmp_path_factory.mktemp("files"))
-    return scores(score(bundle_uri, MemoryInput(few), out, engine="torch").out_uri)
+def whole(ray_local: None, few: Manifest, bundle_uri: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The pairs as files, scored in three parts."""
+    return score(bundle_uri, MemoryInput(few), str(tmp_path_factory.mktemp("files")), shard_size=5).out_uri
+
+
+@pytest.fixture(scope="module")
+def expected(whole: str) -> pd.DataFrame:
+    return scores(whole)
 
 
 def scores(out: str) -> pd.DataFrame:
@@ -117,13 +122,11 @@ def test_an_archive_in_a_bucket_is_scored_as_its_files_are(
 ) -> None:
     place = f"{s3}/{tmp_path.name}"
     uri = pack(files, place)
-    result = score(bundle_uri, open_input(uri), f"{place}/scores", engine="torch", shard_size=5)
+    result = score(bundle_uri, open_input(uri), f"{place}/scores", shard_size=5)
     assert result.counts.scored == PAIRS
     found = scores(result.out_uri)[expected.columns]
     pd.testing.assert_frame_equal(found.assign(lesion_id=""), expected.assign(lesion_id=""), rtol=0, atol=1e-5)
-    assert score(bundle_uri, open_input(uri), f"{place}/scores", engine="torch", shard_size=5).resumed == len(
-        result.counts.parts
-    )
+    assert score(bundle_uri, open_input(uri), f"{place}/scores", shard_size=5).resumed == len(result.counts.parts)
 
     write_index(index_archive(uri), f"{place}/m.parquet")
     columns = ["pair_id", "lesion_id", "clinical_uri", "dermoscopy_uri"]
@@ -135,9 +138,11 @@ def test_an_archive_in_a_bucket_is_scored_as_its_files_are(
     "name", ["parquet", *(pytest.param(name, marks=pytest.mark.slow) for name in ("csv", "jsonl"))]
 )
 def test_scores_open_as_they_are(
-    few: Manifest, expected: pd.DataFrame, bundle_uri: str, tmp_path: Path, name: str
+    few: Manifest, whole: str, expected: pd.DataFrame, bundle_uri: str, tmp_path: Path, name: str
 ) -> None:
-    out = score(bundle_uri, MemoryInput(few), str(tmp_path), engine="torch", shard_size=5, output_format=name).out_uri
+    out = whole
+    if name != "parquet":
+        out = score(bundle_uri, MemoryInput(few), str(tmp_path), shard_size=5, output_format=name).out_uri
     reader = {"parquet": "read_parquet", "csv": "read_csv", "jsonl": "read_json"}[name]
     query = f"SELECT pair_id, p_melanoma FROM {reader}('{out}/*.{name}') ORDER BY pair_id"  # noqa: S608
     rows = duckdb.sql(query).fetchall()
