@@ -1,7 +1,6 @@
 """Archives of every kind are scored where they lie, with the scores of their pairs as files."""
 
 import io
-import subprocess
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -17,7 +16,6 @@ import ray.data
 
 from derm_ray import storage
 from derm_ray.data.archives.index import index_archive, write_index
-from derm_ray.data.archives.pairing import PairingRule
 from derm_ray.data.inputs import MemoryInput, open_input
 from derm_ray.data.manifest import Manifest
 from derm_ray.domain import Modality
@@ -176,13 +174,3 @@ def test_the_command_takes_patterns_and_tells_what_it_left_out(
     changed = derm_ray("score", "--model", bundle_uri, "--input", "tree", "--out", "scores", *patterns[:2])
     assert changed.returncode == 2
     assert "patterns was" in changed.stderr
-
-
-def test_rules_are_for_archives_only(few: Manifest, derm_ray: RunCommand, bundle_uri: str, tmp_path: Path) -> None:
-    (tmp_path / "m.csv").write_text("lesion_id,clinical_uri\na,a.jpg\n")
-    rule = ("--clinical", "{lesion}.jpg")
-    done = derm_ray("score", "--model", bundle_uri, "--input", "m.csv", "--out", "scores", *rule)
-    assert done.returncode == 2
-    assert "is a manifest, which lists its images" in done.stderr
-    assert PairingRule("{lesion}.jpg", "{lesion}.png").clinical == ("{lesion}.jpg",)
-    assert subprocess.run(["ls", tmp_path], capture_output=True, text=True, check=True).stdout == "m.csv\n"

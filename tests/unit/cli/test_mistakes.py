@@ -74,6 +74,7 @@ NOBODY = "--address http://127.0.0.1:9"
         (f"{BULK} s --engine tensorrt", "unknown engine"),
         (f"{BULK} s --engine openvino-int8", "model quantize"),
         (f"{BULK} s --format cvs", "Did you mean 'csv'?"),
+        (f"{BULK} s --clinical {{lesion}}.jpg", "is a manifest, which lists its images"),
         (f"{BULK} s --saliency", "saliency needs a model"),
         ("verify full", "_RUN.json: not found"),
         ("serve --model altered", "was modified"),
