@@ -35,16 +35,52 @@ INTERRUPTIBLE = [
 """The command as a terminal starts it: a shell's background jobs hand down an ignored SIGINT."""
 
 
+ONE_PROCESS = {
+    "endpoint": (
+        "tests/attacks/",
+        "tests/cluster/test_metrics.py",
+        "tests/integration/test_drift.py",
+        "tests/integration/test_page.py",
+        "tests/integration/test_rollout.py",
+        "tests/integration/test_scoring.py",
+        "tests/integration/test_serving.py",
+    ),
+    "trained": ("tests/integration/test_engines.py", "tests/integration/test_training.py"),
+}
+"""Files that share what takes long to start; of several processes, one runs all of them."""
+
+
+def _share(nodeid: str) -> str:
+    path = nodeid.split("::", maxsplit=1)[0]
+    return next((name for name, files in ONE_PROCESS.items() if path.startswith(files)), path)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``-n``, let each process take a file after the other, or all that share something."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _share(nodeid)
+
+    return Scheduling(config, log)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts Ray through a fixture, before ``-m`` selects; what asks the shared endpoint comes last.
+    """Mark what starts Ray through a fixture, before ``-m`` selects; what takes long comes first.
 
-    A Ray serves one model at a time, so that tests with an endpoint of their own come before.
+    The shared endpoint starts after tests that have one of their own: a Ray serves one model at a time.
     """
-    for item in items:
-        if "ray_local" in getattr(item, "fixturenames", ()):
+
+    def rank(item: pytest.Item) -> tuple[bool, bool, bool]:
+        fixtures = getattr(item, "fixturenames", ())
+        if "ray_local" in fixtures:
             item.add_marker(pytest.mark.ray)
-    items.sort(key=lambda item: "served" in getattr(item, "fixturenames", ()))
+        return item.get_closest_marker("ray") is None, "served" in fixtures, _share(item.nodeid) not in ONE_PROCESS
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session")

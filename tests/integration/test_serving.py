@@ -234,8 +234,3 @@ def test_more_than_can_wait_is_refused_at_once_and_the_rest_is_answered(
     assert httpx.get(f"{served.url}/readyz").status_code == 200
     assert set(outcome.statuses) == {200, 503}
     assert outcome.unannounced == 0
-
-
-def test_fewer_at_most_than_at_least_is_refused(bundle_uri: str) -> None:
-    with pytest.raises(ConfigError, match="--max-replicas 1 is below --replicas 2"):
-        endpoint(bundle_uri, replicas=2, max_replicas=1).__enter__()
