@@ -28,14 +28,14 @@ pytestmark = pytest.mark.ray
 ONE = ScoringOptions(replicas=1)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def few(pairs: Manifest) -> Manifest:
     """30 pairs: one without a clinical image, and one whose clinical image is missing."""
     first = take(pairs, 30).absolute()
     return first.with_column("clinical_uri", [None, "/nowhere/x.jpg", *first.column("clinical_uri")[2:]])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def again(ray_local: None, few: Manifest, served_model_uri: str) -> Callable[..., ScoringResult]:
     """Return what scores the pairs, in three parts."""
     return partial(
@@ -49,7 +49,7 @@ def again(ray_local: None, few: Manifest, served_model_uri: str) -> Callable[...
     )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def whole(again: Callable[..., ScoringResult], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run."""
     out = tmp_path_factory.mktemp("whole") / "out"

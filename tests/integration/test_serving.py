@@ -19,6 +19,8 @@ from prometheus_client.samples import Sample
 from ray import serve
 
 from derm_ray.bundle import load_bundle
+from derm_ray.cli.score_one import score_one
+from derm_ray.cli.serve import token
 from derm_ray.data.manifest import Manifest
 from derm_ray.domain import Modality
 from derm_ray.errors import ConfigError, ServingError
@@ -27,7 +29,7 @@ from derm_ray.serving.client import Client
 from derm_ray.serving.endpoint import endpoint
 from derm_ray.serving.model import MAX_PAIRS
 from derm_ray.storage import read_bytes
-from tests.conftest import RunCommand, Served, running
+from tests.conftest import Served, running
 from tests.load.arrivals import Request, closed_loop, open_loop
 
 pytestmark = pytest.mark.ray
@@ -192,35 +194,48 @@ def test_an_address_in_use_is_one_message(bundle_uri: str) -> None:
 
 
 def test_the_command_serves_until_it_is_told_to_stop(
-    bundle_uri: str, free_port: int, tmp_path: Path, derm_ray: RunCommand, pairs: Manifest
+    bundle_uri: str, free_port: int, tmp_path: Path, photos: dict[str, bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = derm_ray("token", "clinic")
-    (tmp_path / "tokens").write_text(made.stdout)
-    bearer = {"authorization": "Bearer " + made.stderr.split()[-1]}
-    url = f"http://127.0.0.1:{free_port}"
+    token("clinic")
+    line, secret = capsys.readouterr()
+    (tmp_path / "tokens").write_text(line)
+    bearer, url = {"authorization": f"Bearer {secret.split()[-1]}"}, f"http://127.0.0.1:{free_port}"
     arguments = ("serve", "--model", bundle_uri, "--port", str(free_port), "--tokens", "tokens")
     with running(*arguments, cwd=tmp_path) as server:
         assert server.stdout is not None
-        line = server.stdout.readline()
-        assert f"listening on {url}: open it in a browser" in line
+        assert f"listening on {url}: open it in a browser" in server.stdout.readline()
         assert httpx.get(f"{url}/healthz", timeout=120).status_code == 200
         assert httpx.get(f"{url}/v1/model", timeout=120).status_code == 401
-        assert httpx.get(f"{url}/v1/model", timeout=120, headers=bearer).status_code == 200
-        pair = pairs.pairs()[0]
-        one = ("score-one", "--clinical", str(pair.clinical_uri), "--dermoscopy", str(pair.dermoscopy_uri), "--json")
-        asked = derm_ray(*one, "--url", url, DERM_RAY_TOKEN=made.stderr.split()[-1])
-        assert asked.returncode == 0, asked.stderr
-        refused = derm_ray(*one, "--url", url, DERM_RAY_TOKEN="wrong")
-        assert (refused.returncode, refused.stdout) == (1, "")
-        assert refused.stderr.endswith("(unauthorized, status 401)\n")
+        assert httpx.post(f"{url}/v1/score", files=photos, timeout=120, headers=bearer).status_code == 200
         started = time.perf_counter()
         server.send_signal(signal.SIGTERM)
         assert server.wait(timeout=180) == 0
         assert time.perf_counter() - started < 90
-    here = derm_ray(*one, "--model", bundle_uri)
-    assert json.loads(here.stdout)["probabilities"] == pytest.approx(
-        json.loads(asked.stdout)["probabilities"], abs=2e-2
-    )
+
+
+def test_one_lesion_is_scored_through_the_endpoint_as_with_the_model(
+    served: Served,
+    served_model_uri: str,
+    pairs: Manifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pair, told = pairs.pairs()[0], []
+    for where, how in (("url", {"url": served.url}), ("model", {"model": served_model_uri, "engine": "torch"})):
+        monkeypatch.setenv("DERM_RAY_TOKEN", served.secret)
+        score_one(pair.clinical_uri, pair.dermoscopy_uri, **how, saliency=str(tmp_path / where), as_json=True)
+        told.append(json.loads(capsys.readouterr().out))
+    there, here = told
+    assert there["probabilities"] == pytest.approx(here["probabilities"], abs=1e-5)
+    assert there["model_digest"] == here["model_digest"]
+    for modality in Modality:
+        assert (tmp_path / "url" / f"{modality}.png").read_bytes() == (
+            tmp_path / "model" / f"{modality}.png"
+        ).read_bytes()
+    monkeypatch.setenv("DERM_RAY_TOKEN", "wrong")
+    with pytest.raises(ServingError, match=r"\(unauthorized, status 401\)$"):
+        score_one(pair.clinical_uri, pair.dermoscopy_uri, url=served.url)
 
 
 def test_more_than_can_wait_is_refused_at_once_and_the_rest_is_answered(
