@@ -232,7 +232,7 @@ class Served:
     @property
     def bearer(self) -> dict[str, str]:
         """The header with its token."""
-        return {"authorization": f"Bearer {self.secret}"}
+        return {"Authorization": f"Bearer {self.secret}"}
 
 
 @pytest.fixture(scope="session")

@@ -102,7 +102,7 @@ def test_bfloat16_gives_nearly_the_same_probabilities(trained: TrainedRun, tmp_p
 def test_errors_are_rows(whole: Path) -> None:
     frame = pd.read_parquet(whole).set_index("pair_id")
     assert frame.loc["SYN_000000", "modality"] == "dermoscopy"
-    assert np.isnan(frame.loc["SYN_000000", "cross_melanoma"])
+    assert np.isnan(frame.loc["SYN_000000", "cross_mel"])
     assert frame.loc["SYN_000001", "error_code"] == "missing"
     assert json.loads((whole / "_SUCCESS.json").read_text())["errors"] == 1
 
