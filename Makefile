@@ -29,10 +29,9 @@ check: setup docs
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
-# Without Ray two at a time, then the rest. Fails below the coverage in pyproject.toml, of which both runs count.
+# Two files at a time, those that take longest first (tests/conftest.py). Fails below the coverage in pyproject.toml.
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not ray" -n 2 --dist loadfile --cov --cov-report= --cov-fail-under=0
-	$(BIN)/pytest -m "ray and not slow" --cov --cov-append
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov
 
 test-slow: setup
 	$(BIN)/pytest -m slow
