@@ -163,7 +163,8 @@ def test_the_command_takes_patterns_and_tells_what_it_left_out(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     patterns = ("--clinical", "clinical/{lesion}.jpg", "--dermoscopy", "dermoscopy/{lesion}.jpg")
-    done = derm_ray("score", "--model", bundle_uri, "--input", "tree", "--out", "scores", *patterns)
+    command = ("score", "--model", bundle_uri, "--input", "tree", "--out", "scores", "--engine", "torch")
+    done = derm_ray(*command, *patterns)
     assert done.returncode == 0, done.stderr
     assert f"{PAIRS} pairs: {PAIRS} scored, 0 errors, each exactly once" in done.stdout
     assert "12/12 pairs" in done.stderr
@@ -171,6 +172,6 @@ def test_the_command_takes_patterns_and_tells_what_it_left_out(
     assert verified.returncode == 0, verified.stderr
     assert "scores: valid, 1 part\n" in verified.stdout
     assert "no image file extension" in (tmp_path / "scores" / "_report.json").read_text()
-    changed = derm_ray("score", "--model", bundle_uri, "--input", "tree", "--out", "scores", *patterns[:2])
+    changed = derm_ray(*command, *patterns[:2])
     assert changed.returncode == 2
     assert "patterns was" in changed.stderr

@@ -200,7 +200,7 @@ def test_the_command_serves_until_it_is_told_to_stop(
     line, secret = capsys.readouterr()
     (tmp_path / "tokens").write_text(line)
     bearer, url = {"authorization": f"Bearer {secret.split()[-1]}"}, f"http://127.0.0.1:{free_port}"
-    arguments = ("serve", "--model", bundle_uri, "--port", str(free_port), "--tokens", "tokens")
+    arguments = ("serve", "--model", bundle_uri, "--engine", "torch", "--port", str(free_port), "--tokens", "tokens")
     with running(*arguments, cwd=tmp_path) as server:
         assert server.stdout is not None
         assert f"listening on {url}: open it in a browser" in server.stdout.readline()
