@@ -12,7 +12,8 @@ from ray.serve.schema import ServeDeploySchema
 from derm_ray import storage
 from derm_ray.credentials import find_credential, names_a_secret
 from derm_ray.errors import ConfigError
-from derm_ray.serving.deployment import DEPLOYMENT, ServeArguments, application
+from derm_ray.serving.arguments import ServeArguments
+from derm_ray.serving.deployment import DEPLOYMENT, application
 
 IMPORT_PATH = f"{application.__module__}:{application.__name__}"
 

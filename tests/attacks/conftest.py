@@ -15,8 +15,9 @@ import psutil
 import pytest
 
 from derm_ray.data.manifest import Manifest
+from derm_ray.serving.arguments import ServeArguments
 from derm_ray.serving.endpoint import endpoint
-from derm_ray.serving.tokens import new_token, parse_tokens
+from derm_ray.serving.tokens import new_token
 from derm_ray.storage import read_bytes
 from tests.conftest import unused_port
 
@@ -67,11 +68,15 @@ class Target:
 
 
 @pytest.fixture(scope="package")
-def target(ray_local: None, bundle_uri: str, pairs: Manifest) -> Iterator[Target]:
+def target(
+    ray_local: None, bundle_uri: str, pairs: Manifest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Target]:
     pair = pairs.pairs()[0]
     files = {"clinical": read_bytes(str(pair.clinical_uri)), "dermoscopy": read_bytes(str(pair.dermoscopy_uri))}
-    tokens = parse_tokens("\n".join(line for _, line in CALLERS), "tokens")
-    with endpoint(bundle_uri, engine="torch", port=unused_port(), tokens=tokens) as served:
+    tokens = tmp_path_factory.mktemp("target") / "tokens"
+    tokens.write_text("\n".join(line for _, line in CALLERS))
+    args = ServeArguments(model=bundle_uri, engine="torch", tokens=str(tokens))
+    with endpoint(args, port=unused_port()) as served:
         yield Target(served.url, files)
 
 

@@ -18,8 +18,9 @@ from derm_ray.bundle import load_bundle
 from derm_ray.data.manifest import Manifest
 from derm_ray.domain import MILK10K, Calibration, OperatingPoint, PredictionKind
 from derm_ray.models.factory import CamConfig, NetworkConfig
+from derm_ray.serving.arguments import ServeArguments
 from derm_ray.serving.endpoint import endpoint
-from derm_ray.serving.tokens import new_token, parse_tokens
+from derm_ray.serving.tokens import new_token
 from tests.conftest import seal_untrained, unused_port
 
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
@@ -104,8 +105,11 @@ def model_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def url(ray_local: None, model_uri: str) -> Iterator[str]:
-    with endpoint(model_uri, engine="torch", port=unused_port(), tokens=parse_tokens(LINE, "t")) as served:
+def url(ray_local: None, model_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    tokens = tmp_path_factory.mktemp("url") / "tokens"
+    tokens.write_text(LINE)
+    args = ServeArguments(model=model_uri, engine="torch", tokens=str(tokens))
+    with endpoint(args, port=unused_port()) as served:
         yield served.url
 
 

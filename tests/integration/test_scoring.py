@@ -17,6 +17,7 @@ from derm_ray.evaluation.evaluate import _predict
 from derm_ray.inference.predictor import Predictor
 from derm_ray.scoring.pipeline import ScoringOptions, score
 from derm_ray.scoring.reconcile import verify
+from derm_ray.serving.arguments import ServeArguments
 from derm_ray.serving.endpoint import endpoint
 from derm_ray.storage import read_bytes
 from tests.conftest import TrainedRun, take
@@ -45,7 +46,7 @@ def test_evaluation_bulk_and_endpoint_give_the_same_probabilities(
     classes = exact.bundle.label_set.class_names
     frame = pd.read_parquet(tmp_path / "out").set_index("pair_id").loc[few.column("pair_id")]
     bulk = frame[[f"p_{name}" for name in classes]].to_numpy()
-    with endpoint(trained.bundle_uri, engine=engine, port=free_port) as served:
+    with endpoint(ServeArguments(model=trained.bundle_uri, engine=engine), port=free_port) as served:
         url = served.url
         online = [
             httpx.post(

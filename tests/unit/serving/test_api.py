@@ -13,8 +13,8 @@ from derm_ray.data.manifest import Manifest
 from derm_ray.data.preprocessing import PairPixels
 from derm_ray.domain import Prediction
 from derm_ray.errors import BundleError
-from derm_ray.observability import WorkerLogs
 from derm_ray.serving import api
+from derm_ray.serving.arguments import ServeArguments
 from derm_ray.serving.middleware import Limits
 from derm_ray.serving.model import WAIT_S, ServedModel
 from derm_ray.serving.problems import ApiError
@@ -46,9 +46,8 @@ class OftenBusy(ServedModel):
 
 
 def served(uri: str) -> OftenBusy:
-    return OftenBusy(
-        uri, load_bundle(uri).model_digest, "torch", use_gpu=False, threads=2, logs=WorkerLogs(), recorder=Recorder()
-    )
+    args = ServeArguments(model=uri, engine="torch", cpus=2)
+    return OftenBusy(args, load_bundle(uri).model_digest, Recorder())
 
 
 @pytest.fixture(scope="module")
@@ -339,7 +338,7 @@ def test_answers_name_the_model_that_gave_them(client: Client, bundle_uri: str, 
 
 def test_a_bundle_that_was_exchanged_is_not_served_as_the_one_before(bundle_uri: str) -> None:
     with pytest.raises(BundleError, match="has changed while it was being served"):
-        ServedModel(bundle_uri, "0" * 64, "torch", use_gpu=False, threads=1, logs=WorkerLogs(), recorder=Recorder())
+        ServedModel(ServeArguments(model=bundle_uri, engine="torch"), "0" * 64, Recorder())
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(model: OftenBusy, files: dict[str, bytes]) -> None:

@@ -5,8 +5,9 @@ import pytest
 import yaml
 
 from derm_ray.errors import ConfigError
+from derm_ray.serving.arguments import ServeArguments
 from derm_ray.serving.config import check_config, read_config
-from derm_ray.serving.deployment import ServeArguments, application
+from derm_ray.serving.deployment import application
 
 FILES = sorted((Path(__file__).parents[3] / "cluster" / "serve").glob("*.yaml"))
 
