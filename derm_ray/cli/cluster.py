@@ -28,7 +28,6 @@ def validate(
     crds: Annotated[
         str | None,
         typer.Option(
-            "--crds",
             metavar="FOLDER",
             envvar="DERM_RAY_KUBERAY_CRDS",
             help="Definitions of custom resources, such as KubeRay's ray.io_*.yaml.",

@@ -18,31 +18,25 @@ if TYPE_CHECKING:
 
 def serve(
     context: typer.Context,
-    model: Annotated[str | None, typer.Option("--model", help="Bundle folder: a path or URI.")] = None,
+    model: Annotated[str | None, typer.Option(help="Bundle folder: a path or URI.")] = None,
     config: Annotated[
-        str | None, typer.Option("--config", help="Serve config file, instead of the other options; see cluster/serve.")
+        str | None, typer.Option(help="Serve config file, instead of the other options; see cluster/serve.")
     ] = None,
-    host: Annotated[
-        str, typer.Option("--host", help="Bind address; anything but loopback requires --tokens.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port.")] = 8000,
-    replicas: Annotated[int, typer.Option("--replicas", min=1, help="Replicas of the model.")] = 1,
+    host: Annotated[str, typer.Option(help="Bind address; anything but loopback requires --tokens.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port.")] = 8000,
+    replicas: Annotated[int, typer.Option(min=1, help="Replicas of the model.")] = 1,
     max_replicas: Annotated[
-        int | None, typer.Option("--max-replicas", min=1, help="Upper limit for autoscaling. Default: --replicas.")
+        int | None, typer.Option(min=1, help="Upper limit for autoscaling. Default: --replicas.")
     ] = None,
     gpu: Annotated[bool, typer.Option("--gpu/--no-gpu", help="One GPU per replica.")] = False,
     tokens: Annotated[
         str | None,
-        typer.Option(
-            "--tokens", help="File with lines id:sha256 (see `derm-ray token`). Default: the text in DERM_RAY_TOKENS."
-        ),
+        typer.Option(help="File with lines id:sha256 (see `derm-ray token`). Default: the text in DERM_RAY_TOKENS."),
     ] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Accept anyone who can reach the port.")] = False,
     rate: Annotated[
         float | None,
-        typer.Option(
-            "--rate", min=0.01, help="Requests per second and token, in bursts of up to 5 s. Default: no limit."
-        ),
+        typer.Option(min=0.01, help="Requests per second and token, in bursts of up to 5 s. Default: no limit."),
     ] = None,
     engine: EngineOption = "auto",
     address: AddressOption = None,

@@ -31,7 +31,6 @@ def submit(
     package: Annotated[
         str | None,
         typer.Option(
-            "--package",
             metavar="WHEEL",
             help="Wheel of derm_ray for the job. Default: the version in the cluster's image.",
         ),

@@ -140,7 +140,7 @@ def test_every_mistake_is_one_message_and_exit_code_2(
         (("token", "a b"), "letters, digits"),
         (("score-one", "--clinical", "a.jpg"), "give either --url"),
         (("score-one", "--model", bundle_uri), "Give --clinical"),
-        (("score-one", "--model", bundle_uri, "--clinical", "m.parquet"), "clinical image: not an image"),
+        (("score-one", "--model", bundle_uri, "--clinical", "m.parquet"), "m.parquet: not an image"),
         ((*TRAIN, "--preset", "debug", "--name", ".."), "--name '..': use letters"),
         ((*TRAIN, "--preset", "debug", "--address", "http://127.0.0.1:9"), "cannot join the Ray at"),
         ((*TRAIN, "--preset", "debug", "--gpu"), "this machine is too small: 1 GPUs, it has 0"),
