@@ -80,14 +80,8 @@ def _here(model: str, engine: str, images: Mapping[Modality, str], *, saliency: 
     mapper = SaliencyMapper(bundle) if saliency else None
     with ImageReader(images.values()) as reader:
         pixels = to_pair({m: load_image(uri, bundle.preprocessing, reader) for m, uri in images.items()})
-    return to_score(
-        Predictor(bundle, engine).predict([pixels])[0],
-        None,
-        bundle.label_set,
-        bundle.model_digest,
-        flags=pixels.flags,
-        overlays=overlay_files(mapper, pixels) if mapper else None,
-    )
+    prediction = Predictor(bundle, engine).predict([pixels])[0]
+    return to_score(prediction, bundle, pixels.flags, overlay_files(mapper, pixels) if mapper else None)
 
 
 def _text(score: "Score", written: dict[str, str]) -> str:

@@ -13,10 +13,11 @@ from derm_ray.bundle import Bundle, load_bundle
 from derm_ray.errors import ConfigError
 from derm_ray.inference.engines.selection import differs, resolve_engine, resolve_engine_of
 from derm_ray.observability import WorkerLogs, configure_logging
-from derm_ray.serving.api import MAX_BODY_BYTES, create_app
+from derm_ray.serving.api import create_app
 from derm_ray.serving.arguments import ServeArguments
+from derm_ray.serving.body import Limits
 from derm_ray.serving.metrics import RequestMetrics
-from derm_ray.serving.middleware import Limits, Traffic, access
+from derm_ray.serving.middleware import Checks, access
 from derm_ray.serving.model import MAX_BATCH, MAX_PAIRS, ServedModel
 from derm_ray.serving.recorder import Recorder
 from derm_ray.serving.tokens import Tokens, find_tokens
@@ -58,25 +59,21 @@ class ModelReplica:
         logs.begin()
         self._recorder = Recorder()
         self._model = ServedModel(args, model_digest, self._recorder)
-        self._tokens = tokens
-        self._limits = Limits(MAX_BODY_BYTES, answer_s=REQUEST_TIMEOUT_S, per_s=args.rate)
-        self._traffic = Traffic()
+        self._checks = Checks(
+            tokens,
+            Limits(answer_s=REQUEST_TIMEOUT_S, per_s=args.rate),
+            observe=RequestMetrics(self._recorder).request,
+            log=partial(self._recorder.later, access.info),
+        )
         configure_logging(log_format=logs.log_format)  # the access log goes to this replica's log file
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Build the application on the replica, when Serve asks for it."""
-        return create_app(
-            self._model,
-            tokens=self._tokens,
-            limits=self._limits,
-            traffic=self._traffic,
-            observe=RequestMetrics(self._recorder).request,
-            log=partial(self._recorder.later, access.info),
-        )
+        return create_app(self._model, self._checks)
 
     async def drain(self) -> None:
         """Refuse new requests, wait for those under way, and record them."""
-        await self._traffic.drain()
+        await self._checks.traffic.drain()
         self._recorder.flush()
 
 

@@ -102,14 +102,7 @@ class ServedModel:
             prediction = await self.predict((pixels, perf_counter()), deadline)
             with self._metrics.stage("encode"):
                 overlays = await self._off(overlay_files, self._mapper, pixels) if saliency else None
-                score = to_score(
-                    prediction,
-                    None,
-                    self._bundle.label_set,
-                    self._bundle.model_digest,
-                    flags=pixels.flags,
-                    overlays=overlays,
-                )
+                score = to_score(prediction, self._bundle, pixels.flags, overlays)
         self._metrics.prediction(prediction)
         self._drift.observe(prediction, statistics)
         return score

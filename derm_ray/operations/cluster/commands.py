@@ -7,7 +7,7 @@ from typing import Any
 
 from derm_ray.errors import ConfigError, unknown_name
 from derm_ray.operations.cluster.documents import Part
-from derm_ray.operations.cluster.pods import gpus
+from derm_ray.operations.cluster.kubernetes import gpus
 from derm_ray.submission.secrets import refuse_secrets
 
 CommandCheck = Callable[[Sequence[str]], tuple[str, Mapping[str, Any]]]

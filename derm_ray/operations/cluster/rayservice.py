@@ -4,8 +4,8 @@ import re
 
 from derm_ray.operations.cluster.commands import most_gpus
 from derm_ray.operations.cluster.documents import Document, Part
-from derm_ray.operations.cluster.pods import variables
-from derm_ray.operations.cluster.raycluster import check_cluster
+from derm_ray.operations.cluster.kuberay import check_cluster
+from derm_ray.operations.cluster.kubernetes import variables
 
 PROXY_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 PROXY = "derm_ray.serving.proxy.harden"

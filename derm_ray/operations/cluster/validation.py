@@ -7,11 +7,10 @@ from pathlib import Path
 from derm_ray.errors import unknown_name
 from derm_ray.operations.cluster.commands import CommandCheck
 from derm_ray.operations.cluster.documents import Document, Problem, read_documents
+from derm_ray.operations.cluster.kuberay import check_cluster, check_job
+from derm_ray.operations.cluster.kubernetes import check_object
 from derm_ray.operations.cluster.launcher import check_launcher, is_launcher
-from derm_ray.operations.cluster.objects import check_object
 from derm_ray.operations.cluster.prometheus import check_rules, is_rule_file
-from derm_ray.operations.cluster.raycluster import check_cluster
-from derm_ray.operations.cluster.rayjob import check_job
 from derm_ray.operations.cluster.rayservice import check_serve_config, check_service
 from derm_ray.operations.cluster.schemas import RAY_GROUP, check_schema
 

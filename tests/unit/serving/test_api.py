@@ -15,7 +15,8 @@ from derm_ray.domain import Prediction
 from derm_ray.errors import BundleError
 from derm_ray.serving import api
 from derm_ray.serving.arguments import ServeArguments
-from derm_ray.serving.middleware import Limits
+from derm_ray.serving.body import Limits
+from derm_ray.serving.middleware import Checks
 from derm_ray.serving.model import WAIT_S, ServedModel
 from derm_ray.serving.problems import ApiError
 from derm_ray.serving.recorder import Recorder
@@ -57,7 +58,7 @@ def model(bundle_uri: str) -> OftenBusy:
 
 @pytest.fixture(scope="module")
 def client(model: OftenBusy) -> Client:
-    return Client(api.create_app(model, limits=Limits(api.MAX_BODY_BYTES)))
+    return Client(api.create_app(model))
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +127,7 @@ def test_what_cannot_be_answered_in_time_any_more_is_refused(
 def test_a_batch_counts_as_its_pairs_and_is_refused_whole_where_all_are(
     model: OftenBusy, files: dict[str, bytes]
 ) -> None:
-    client = Client(api.create_app(model, limits=Limits(api.MAX_BODY_BYTES, per_s=0.5, burst_s=6)))
+    client = Client(api.create_app(model, Checks(limits=Limits(per_s=0.5, burst_s=6))))
     encoded = {name: b64encode(data).decode() for name, data in files.items()}
     busy = {"dermoscopy": encoded["dermoscopy"]}
     refused = client("POST", "/v1/score-batch", json={"pairs": [busy, busy]})
@@ -341,7 +342,7 @@ def test_a_bundle_that_was_exchanged_is_not_served_as_the_one_before(bundle_uri:
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(model: OftenBusy, files: dict[str, bytes]) -> None:
-    client = Client(api.create_app(model, limits=Limits(2000)))
+    client = Client(api.create_app(model, Checks(limits=Limits(2000))))
     declared = client("POST", "/v1/score", files=files)
     assert (declared.status_code, declared.json()["code"]) == (413, "too_large")
 

@@ -8,7 +8,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from derm_ray.bundle import load_bundle
 from derm_ray.serving import api
 from derm_ray.serving.arguments import ServeArguments
-from derm_ray.serving.middleware import Limits
+from derm_ray.serving.middleware import Checks
 from derm_ray.serving.model import ServedModel
 from derm_ray.serving.recorder import Recorder
 from derm_ray.serving.tokens import new_token, parse_tokens
@@ -20,8 +20,7 @@ SECRET, LINE = new_token("tester")
 def contract(bundle_uri: str) -> schemathesis.BaseSchema:
     args = ServeArguments(model=bundle_uri, engine="torch", cpus=2)
     model = ServedModel(args, load_bundle(bundle_uri).model_digest, Recorder())
-    limits = Limits(api.MAX_BODY_BYTES)
-    app = api.create_app(model, tokens=parse_tokens(LINE, "tokens"), limits=limits)
+    app = api.create_app(model, Checks(parse_tokens(LINE, "tokens")))
     return schemathesis.openapi.from_asgi("/openapi.json", app)
 
 
