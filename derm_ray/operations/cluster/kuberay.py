@@ -45,7 +45,7 @@ def check_job(spec: Part, check: CommandCheck) -> None:
         check_cluster(cluster)
     elif not spec.at("clusterSelector").exists:
         cluster.refuse("neither this nor clusterSelector is given", "describe the cluster, or select one")
-    check_entrypoint(spec.at("entrypoint"), check, cluster)
+    check_entrypoint(spec.at("entrypoint"), check)
     if spec.at("runtimeEnvYAML").exists:
         _check_runtime_env(spec.at("runtimeEnvYAML"))
     submitter = spec.at("submitterPodTemplate")

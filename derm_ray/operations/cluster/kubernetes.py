@@ -1,12 +1,9 @@
 """What derm_ray requires of Kubernetes' own objects: no privilege, no secret in the file, no port open to all."""
 
-import re
-
 from derm_ray.credentials import find_credential, names_a_secret
 from derm_ray.operations.cluster.documents import Document, Part
 
 MODE_VARIABLE = "RAY_AUTH_MODE"
-GPU = "nvidia.com/gpu"
 SERVE_PORT = 8000
 """The only port that may be open to everyone: the endpoint behind it requires tokens of its own."""
 POD_SPECS = {
@@ -18,7 +15,6 @@ POD_SPECS = {
     "CronJob": ("spec", "jobTemplate", "spec", "template", "spec"),
 }
 """Kind -> where its pod is described."""
-_NUMBER = re.compile(r"[0-9]{1,6}")
 _HOST = ("hostNetwork", "hostPID", "hostIPC")
 
 
@@ -119,9 +115,3 @@ def refuse_secret(name: str, value: Part, fix: str) -> None:
 def variables(container: Part) -> dict[str, Part]:
     """Return the environment of a container, name -> entry."""
     return {variable.at("name").text: variable for variable in container.items("env")}
-
-
-def gpus(spec: Part) -> int:
-    """Return the GPUs of a pod."""
-    found = [container.at("resources", "limits", GPU).value for container in spec.items("containers")]
-    return sum(int(value) for value in found if _NUMBER.fullmatch(str(value)))

@@ -2,7 +2,6 @@
 
 import re
 
-from derm_ray.operations.cluster.commands import most_gpus
 from derm_ray.operations.cluster.documents import Document, Part
 from derm_ray.operations.cluster.kuberay import check_cluster
 from derm_ray.operations.cluster.kubernetes import variables
@@ -62,10 +61,6 @@ def _check_arguments(args: Part, cluster: Part | None) -> None:
     elif not args.at("tokens").exists and not _has_tokens(cluster):
         args.at("tokens").refuse(
             f"there are no tokens, and no {TOKENS_VARIABLE} from a Secret", "give the URI of a token file"
-        )
-    if cluster is not None and args.at("gpu").value is True and most_gpus(cluster) < (args.at("replicas").number or 1):
-        args.at("gpu").refuse(
-            f"the cluster grows to {most_gpus(cluster)} GPUs", "raise maxReplicas of a group whose limits name GPUs"
         )
 
 
