@@ -1,13 +1,12 @@
 """The HTTP API, independent of Ray and torch."""
 
 import asyncio
-from typing import Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, File, Form, Request, Response, UploadFile
 from fastapi.security import HTTPBearer
 
 from derm_ray import RESEARCH_NOTICE, __version__
-from derm_ray.serving.admission import Admission
 from derm_ray.serving.body import MAX_IMAGE_BYTES
 from derm_ray.serving.contract import MODEL_DIGEST
 from derm_ray.serving.middleware import CHARGE, AdmissionMiddleware, Checks
@@ -25,6 +24,9 @@ from derm_ray.serving.schemas import (
 )
 from derm_ray.serving.strict import StrictRoute
 
+if TYPE_CHECKING:
+    from derm_ray.serving.model import ServedModel
+
 Upload = Annotated[UploadFile | None, File(description="An encoded image, such as JPEG or PNG.")]
 _PROBLEMS = {
     400: "the request is invalid",
@@ -37,26 +39,11 @@ _PROBLEMS = {
 }
 
 
-class Backend(Protocol):
-    """The backend of the application, such as :class:`derm_ray.serving.model.ServedModel`."""
-
-    admission: Admission
-
-    @property
-    def description(self) -> Model:
-        """Description of the model."""
-        ...
-
-    async def score(self, clinical: bytes | None, dermoscopy: bytes | None, saliency: bool) -> Score:
-        """Score the encoded images of one lesion, or raise :class:`ApiError`."""
-        ...
-
-
-def create_app(backend: Backend, checks: Checks | None = None) -> FastAPI:
+def create_app(model: "ServedModel", checks: Checks | None = None) -> FastAPI:
     """Return the application.
 
     Args:
-        backend: scores pairs and controls admission.
+        model: scores pairs and controls admission.
         checks: of every request; ``None`` accepts everyone.
     """
     checks = checks or Checks()
@@ -73,7 +60,7 @@ def create_app(backend: Backend, checks: Checks | None = None) -> FastAPI:
         for status, text in _PROBLEMS.items()
     }
 
-    digest = backend.description.model_digest
+    digest = model.description.model_digest
 
     async def answer(pair: Pair, *, saliency: bool) -> Score:
         images = [pair.clinical, pair.dermoscopy]
@@ -82,7 +69,7 @@ def create_app(backend: Backend, checks: Checks | None = None) -> FastAPI:
         if any(image is not None and len(image) > MAX_IMAGE_BYTES for image in images):
             raise ApiError(413, "too_large", f"An image may have at most {MAX_IMAGE_BYTES // 1_000_000} MB.")
         try:
-            return await backend.score(pair.clinical, pair.dermoscopy, saliency)
+            return await model.score(pair.clinical, pair.dermoscopy, saliency)
         except ApiError as error:
             error.headers = {**(error.headers or {}), MODEL_DIGEST: digest}
             raise
@@ -112,7 +99,7 @@ def create_app(backend: Backend, checks: Checks | None = None) -> FastAPI:
     async def get_model(response: Response) -> Model:
         """Describe the model, with its validation metrics."""
         response.headers[MODEL_DIGEST] = digest
-        return backend.description
+        return model.description
 
     @versioned.post("/score", responses=problems)
     async def score(
@@ -153,7 +140,7 @@ def create_app(backend: Backend, checks: Checks | None = None) -> FastAPI:
     app.include_router(versioned)
     add_page(app)
     add_problem_handlers(app)
-    app.add_middleware(AdmissionMiddleware, checks=checks, admission=backend.admission)
+    app.add_middleware(AdmissionMiddleware, checks=checks, admission=model.admission)
     return app
 
 

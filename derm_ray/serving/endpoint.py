@@ -84,8 +84,7 @@ def endpoint(
                 f"node: python -c \"import ray; from ray import serve; ray.init('auto'); serve.delete('{APP}')\"."
             )
         try:
-            _start({"host": host, "port": port, "request_timeout_s": REQUEST_TIMEOUT_S}, "HeadOnly")
-            where = ray_internals.serve_http_options()
+            where = _start({"host": host, "port": port, "request_timeout_s": REQUEST_TIMEOUT_S}, "HeadOnly")
             _check_open(where.host, args)
             deploy()
             yield Endpoint(_url(where), deploy)
@@ -136,8 +135,7 @@ def configured_endpoint(config_uri: str, address: str | None = None) -> Iterator
 
     with _session(address, _arguments(config), on_cluster=on_cluster):
         try:
-            _start(http, config.proxy_location)
-            where = ray_internals.serve_http_options()
+            where = _start(http, config.proxy_location)
             deploy()
             ours = _ours(config)
             yield Endpoint(_url(where) + (ours.route_prefix or "").rstrip("/"), deploy)
@@ -170,9 +168,10 @@ def _session(address: str | None, args: ServeArguments, *, on_cluster: bool) -> 
         yield
 
 
-def _start(http_options: dict[str, Any], proxy_location: Any) -> None:
+def _start(http_options: dict[str, Any], proxy_location: Any) -> HTTPOptions:
     with _one_message():
         serve.start(proxy_location=proxy_location, http_options=http_options, logging_config=QUIET)
+    return ray_internals.serve_http_options()
 
 
 @contextmanager

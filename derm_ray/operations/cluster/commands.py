@@ -9,8 +9,8 @@ from derm_ray.operations.cluster.documents import Part
 from derm_ray.submission.request import refuse_secrets
 
 CommandCheck = Callable[[Sequence[str]], object]
-"""Checks the words after ``derm-ray``, or raises :class:`derm_ray.errors.ConfigError`. The command line, a higher layer,
-passes it in."""
+"""Checks the words after ``derm-ray``, or raises :class:`derm_ray.errors.ConfigError`. The command line passes it in:
+it is a higher layer."""
 JOBS = {
     "benchmark": "bench",
     "evaluate": "evaluate",

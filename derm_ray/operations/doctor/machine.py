@@ -48,7 +48,8 @@ def machine() -> Iterator[Finding]:
     yield from session()
     files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     few = files != resource.RLIM_INFINITY and files < MIN_FILES
-    fix = f"ulimit -n {MIN_FILES} before Ray starts" if few and _allows(most) else ""
+    more = most == resource.RLIM_INFINITY or most >= MIN_FILES
+    fix = f"ulimit -n {MIN_FILES} before Ray starts" if few and more else ""
     yield Finding("open files", "unlimited" if files == resource.RLIM_INFINITY else f"{files:,}", fix)
 
 
@@ -99,7 +100,3 @@ def free_memory() -> int:
 def check_free(subject: str, free: int, least: int, fix: str) -> Finding:
     """Report how many bytes are free, and the fix where that is too little."""
     return Finding(subject, f"{free / (1 << 30):.1f} GiB free", "" if free >= least else fix)
-
-
-def _allows(most: int) -> bool:
-    return most == resource.RLIM_INFINITY or most >= MIN_FILES
