@@ -1,7 +1,5 @@
 """What derm_ray requires of a RayService, and of the Serve config file inside."""
 
-import re
-
 from derm_ray.operations.cluster.documents import Document, Part
 from derm_ray.operations.cluster.kuberay import check_cluster
 from derm_ray.operations.cluster.kubernetes import variables
@@ -9,7 +7,6 @@ from derm_ray.operations.cluster.kubernetes import variables
 PROXY_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 PROXY = "derm_ray.serving.proxy.harden"
 TOKENS_VARIABLE = "DERM_RAY_TOKENS"
-_STEP = re.compile(r"[^.]+")
 
 
 def check_service(spec: Part) -> None:
@@ -37,9 +34,8 @@ def check_serve_config(document: Document, cluster: Part | None = None) -> None:
     """
     from derm_ray.serving.config import IMPORT_PATH, check_config
 
-    for problem in check_config(document.value):
-        where, _, what = problem.partition(": ")
-        document.refuse(_path(where), what, "see Serve's config file reference and ServeArguments")
+    for path, what in check_config(document.value):
+        document.refuse(path, what, "see Serve's config file reference and ServeArguments")
     root = document.root
     for app in root.items("applications"):
         if app.at("import_path").value == IMPORT_PATH:
@@ -81,9 +77,3 @@ def _check_proxies(cluster: Part) -> None:
                     "Serve's own proxy neither limits request heads nor hides its control routes from callers",
                     f"set {PROXY_VARIABLE} to {PROXY}",
                 )
-
-
-def _path(where: str) -> tuple[str | int, ...]:
-    if where == "the file":
-        return ()
-    return tuple(int(step) if step.isdecimal() else step for step in _STEP.findall(where))

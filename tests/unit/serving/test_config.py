@@ -92,7 +92,7 @@ def test_what_serve_would_pass_over_is_a_problem(place: list[Any], value: object
     for step in place[:-1]:
         part = part[step]
     part[place[-1]] = value
-    problems = check_config(values)
+    problems = [f"{'.'.join(map(str, path)) or 'the file'}: {what}" for path, what in check_config(values)]
     assert any(problem in told for told in problems), problems
     assert not any("hunter2" in told for told in problems)
 
