@@ -91,7 +91,8 @@ def settings() -> str:
     """The recipe's settings, from the training configuration."""
     from pydantic import TypeAdapter
 
-    from derm_ray.training.config import PRESETS, TrainConfig
+    from derm_ray.training import PRESETS
+    from derm_ray.training.config import TrainConfig
 
     known = TypeAdapter(TrainConfig).json_schema()["properties"]
     meanings = attributes(TrainConfig)

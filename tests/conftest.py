@@ -236,14 +236,17 @@ class Served:
 
 
 @pytest.fixture(scope="session")
-def served(ray_local: None, served_model_uri: str) -> Iterator[Served]:
+def served(ray_local: None, served_model_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The shared endpoint; it starts after all tests that have one of their own."""
+    from derm_ray.serving.arguments import ServeArguments
     from derm_ray.serving.endpoint import endpoint
-    from derm_ray.serving.tokens import new_token, parse_tokens
+    from derm_ray.serving.tokens import new_token
 
     secret, line = new_token("tests")
-    tokens = parse_tokens(line, "tokens")
-    with endpoint(served_model_uri, engine="torch", port=unused_port(), tokens=tokens, rate=1e6) as started:
+    tokens = tmp_path_factory.mktemp("served") / "tokens"
+    tokens.write_text(line)
+    arguments = ServeArguments(model=served_model_uri, engine="torch", tokens=str(tokens), rate=1e6)
+    with endpoint(arguments, port=unused_port()) as started:
         yield Served(started.url, secret)
 
 

@@ -61,7 +61,7 @@ def index(
 def validate(
     manifest: ManifestArgument,
     label_set: Annotated[
-        str | None, typer.Option("--label-set", help="Also check that all diagnoses belong to this label set.")
+        str | None, typer.Option(help="Also check that all diagnoses belong to this label set.")
     ] = None,
     training: Annotated[
         bool, typer.Option("--training", help="Also require both images and a diagnosis in every row.")
@@ -98,8 +98,8 @@ def validate(
 @app.command()
 def split(
     manifest: ManifestArgument,
-    out: Annotated[str | None, typer.Option("--out", help="Manifest to write. Default: overwrite the input.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0,
+    out: Annotated[str | None, typer.Option(help="Manifest to write. Default: overwrite the input.")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Assign the splits: 70% train and 30% test, then 15% of train as val.
@@ -132,10 +132,8 @@ def split(
 @app.command()
 def prepare(
     manifest: ManifestArgument,
-    out: Annotated[
-        str, typer.Option("--out", help="Output folder for the images and manifest.parquet: a path or URI.")
-    ],
-    size: Annotated[int, typer.Option("--size", min=32, help="Side of the model's input in pixels.")] = 224,
+    out: Annotated[str, typer.Option(help="Output folder for the images and manifest.parquet: a path or URI.")],
+    size: Annotated[int, typer.Option(min=32, help="Side of the model's input in pixels.")] = 224,
     as_json: JsonOption = False,
 ) -> None:
     """Write all images at a model's input size, so that training does not decode large photos in every epoch.
@@ -168,10 +166,10 @@ def describe(manifest: ManifestArgument, as_json: JsonOption = False) -> None:
 
 @app.command()
 def synthesize(
-    out: Annotated[str, typer.Option("--out", help="Folder for images and manifest.parquet.")],
-    pairs: Annotated[int, typer.Option("--pairs", min=1, help="Number of lesion pairs.")] = 480,
+    out: Annotated[str, typer.Option(help="Folder for images and manifest.parquet.")],
+    pairs: Annotated[int, typer.Option(min=1, help="Number of lesion pairs.")] = 480,
     label_set: LabelSetOption = "paper15",
-    seed: Annotated[int, typer.Option("--seed", help="Random seed; the same seed gives the same bytes.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed; the same seed gives the same bytes.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Generate synthetic lesion pairs; the diagnosis can be determined from both images only."""

@@ -14,6 +14,7 @@ from derm_ray.data.preprocessing import PairPixels, Pixels
 from derm_ray.domain import Modality
 from derm_ray.errors import ConfigError
 from derm_ray.inference.precision import default_device, to_device
+from derm_ray.models.heads import HEADS
 
 Map = npt.NDArray[np.float32]
 """Weights of an image's positions, (H, W), >= 0 and summing to 1."""
@@ -69,7 +70,13 @@ def require_cam(bundle: Bundle) -> None:
         ConfigError: it has no CAM network.
     """
     if bundle.network.cam is None:
-        raise ConfigError(f"saliency needs a model with head cam_bp; this one's head is {bundle.network.head}.")
+        raise ConfigError(no_maps(bundle))
+
+
+def no_maps(bundle: Bundle) -> str:
+    """Return the message for a model without maps."""
+    heads = " or ".join(name for name, head in HEADS.items() if head.needs_map)
+    return f"saliency needs a model with head {heads}; this one's head is {bundle.network.head}."
 
 
 def overlay(image: Pixels, weights: Map, opacity: float = OPACITY) -> Pixels:

@@ -17,6 +17,7 @@ from derm_ray.models.cam import CAM_MODES
 from derm_ray.models.factory import NETWORKS, CamConfig, NetworkConfig
 from derm_ray.models.heads import HEADS
 from derm_ray.models.trunks import TRUNKS
+from derm_ray.training import PRESETS
 from derm_ray.training.losses import LOSSES
 
 
@@ -170,26 +171,22 @@ def debug() -> TrainConfig:
     )
 
 
-PRESETS: Mapping[str, Callable[[], TrainConfig]] = {"paper": paper, "cpu": cpu, "debug": debug}
-
-
 def make_config(preset: str, settings: Mapping[str, str] | Mapping[str, Any] | None = None) -> TrainConfig:
     """Return a preset with some settings changed.
 
     Args:
-        preset: a key of :data:`PRESETS`.
+        preset: a name in :data:`derm_ray.training.PRESETS`.
         settings: field name -> value, as text or as its type.
 
     Raises:
         ConfigError: the preset or a field is unknown, or a value is out of range; all are listed.
     """
-    if preset not in PRESETS:
-        raise ConfigError(unknown_name("preset", preset, tuple(PRESETS)))
+    start = PRESETS[preset]()
     known = [field.name for field in fields(TrainConfig)]
     for name in settings or {}:
         if name not in known:
             raise ConfigError(unknown_name("setting", name, known))
-    return config_from_json({**asdict(PRESETS[preset]()), **(settings or {})})
+    return config_from_json({**asdict(start), **(settings or {})})
 
 
 def config_from_json(values: Mapping[str, Any]) -> TrainConfig:

@@ -20,6 +20,7 @@ from derm_ray.evaluation.evaluate import _predict
 from derm_ray.inference.predictor import Predictor
 from derm_ray.scoring.pipeline import ScoringOptions, ScoringResult, score
 from derm_ray.scoring.reconcile import verify
+from derm_ray.serving.arguments import ServeArguments
 from derm_ray.serving.endpoint import endpoint
 from derm_ray.storage import read_bytes
 from tests.conftest import Served, TrainedRun, take
@@ -95,7 +96,7 @@ def test_bfloat16_gives_nearly_the_same_probabilities(trained: TrainedRun, tmp_p
     few, engine = take(trained.manifest.select(Split.TEST), 24), "torch-bf16"
     options = ScoringOptions(replicas=2)
     score(trained.bundle_uri, MemoryInput(few), str(tmp_path), engine=engine, shard_size=10, options=options)
-    with endpoint(trained.bundle_uri, engine=engine, port=free_port) as served:
+    with endpoint(ServeArguments(model=trained.bundle_uri, engine=engine), port=free_port) as served:
         assert_same(trained.bundle_uri, few, tmp_path, served.url, {}, engine, 2e-2)
 
 

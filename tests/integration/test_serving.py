@@ -25,6 +25,7 @@ from derm_ray.data.manifest import Manifest
 from derm_ray.domain import Modality
 from derm_ray.errors import ConfigError, ServingError
 from derm_ray.serving import deployment
+from derm_ray.serving.arguments import ServeArguments
 from derm_ray.serving.client import Client
 from derm_ray.serving.endpoint import endpoint
 from derm_ray.serving.model import MAX_PAIRS
@@ -70,7 +71,8 @@ def test_replicas_come_under_load_and_go_after_it(
             assert time.monotonic() < deadline, serve.status()
             time.sleep(0.2)
 
-    with endpoint(bundle_uri, engine="torch", port=free_port, max_replicas=2, rate=1000) as served:
+    arguments = ServeArguments(model=bundle_uri, engine="torch", max_replicas=2, rate=1000)
+    with endpoint(arguments, port=free_port) as served:
         url = served.url
         assert replicas() == 1
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
@@ -178,7 +180,10 @@ def _upgraded(url: str, files: dict[str, bytes], secret: str, upgrade: str) -> l
 
 def test_nobody_else_can_call_without_a_token_unless_that_is_said(bundle_uri: str) -> None:
     for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):  # noqa: S104
-        with pytest.raises(ConfigError, match="can be reached from other machines"), endpoint(bundle_uri, host=host):
+        with (
+            pytest.raises(ConfigError, match="can be reached from other machines"),
+            endpoint(ServeArguments(model=bundle_uri), host=host),
+        ):
             pass
 
 
@@ -188,7 +193,7 @@ def test_an_address_in_use_is_one_message(bundle_uri: str) -> None:
         taken.listen()
         with (
             pytest.raises(ServingError, match="Choose another --host or --port"),
-            endpoint(bundle_uri, port=taken.getsockname()[1]),
+            endpoint(ServeArguments(model=bundle_uri), port=taken.getsockname()[1]),
         ):
             pass
 

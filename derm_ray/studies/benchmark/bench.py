@@ -15,6 +15,7 @@ from derm_ray.bundle import Bundle
 from derm_ray.errors import ConfigError, DermRayError, unknown_name
 from derm_ray.inference.engines.selection import resolve_engine
 from derm_ray.runtime import machine_cpus
+from derm_ray.studies.benchmark import COMPARISONS
 from derm_ray.studies.benchmark.comparison import FULL, QUICK, Effort, Row
 from derm_ray.studies.benchmark.computing import (
     CPU,
@@ -29,9 +30,6 @@ from derm_ray.studies.benchmark.scoring import against_plain_loop, cost_at_scale
 from derm_ray.studies.benchmark.training import data_parallel
 
 logger = logging.getLogger(__name__)
-
-COMPARISONS = ("gflops", "int8", "engine", "decoding", "bulk", "training", "scale")
-"""Each gives one or more rows."""
 
 
 @dataclass(frozen=True)

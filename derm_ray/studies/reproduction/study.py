@@ -17,8 +17,9 @@ from derm_ray.errors import ConfigError, DermRayError, ManifestError, OutputExis
 from derm_ray.lease import hold
 from derm_ray.models.trunks import TRUNKS
 from derm_ray.studies.baseline import run_baseline
+from derm_ray.studies.reproduction import PRESETS
 from derm_ray.studies.reproduction.gallery import Gallery, make_gallery
-from derm_ray.studies.reproduction.grid import Row, make_rows, make_trials
+from derm_ray.studies.reproduction.grid import Row, make_trials
 from derm_ray.studies.reproduction.predictions import TrialPredictions, read_predictions, write_predictions
 from derm_ray.studies.reproduction.report import render_html
 from derm_ray.studies.reproduction.results import StudyResults, assemble
@@ -69,7 +70,7 @@ def reproduce(
     Args:
         manifest: pairs with both images, diagnosis and split; everything is chosen on val; test is only predicted.
         out_uri: the study's folder; the same call resumes.
-        preset: a key of :data:`derm_ray.studies.reproduction.grid.PRESETS`.
+        preset: a name in :data:`derm_ray.studies.reproduction.PRESETS`.
         label_set_name: with a cancer task.
         seeds: one trial of each row for each.
         only: names of rows; empty means all. required CAM networks are added.
@@ -84,7 +85,7 @@ def reproduce(
             another process works on it.
     """
     labels = _detailed(label_set_name)
-    table = make_rows(preset, label_set_name)
+    table = PRESETS[preset](label_set_name)
     rows = _chosen(table, only)
     if len(set(seeds)) != len(seeds):
         raise ConfigError(f"seeds {list(seeds)}: one of them is given twice.")

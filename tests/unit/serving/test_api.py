@@ -13,9 +13,10 @@ from derm_ray.data.manifest import Manifest
 from derm_ray.data.preprocessing import PairPixels
 from derm_ray.domain import Prediction
 from derm_ray.errors import BundleError
-from derm_ray.observability import WorkerLogs
 from derm_ray.serving import api
-from derm_ray.serving.middleware import Limits
+from derm_ray.serving.arguments import ServeArguments
+from derm_ray.serving.body import Limits
+from derm_ray.serving.middleware import Checks
 from derm_ray.serving.model import WAIT_S, ServedModel
 from derm_ray.serving.problems import ApiError
 from derm_ray.serving.recorder import Recorder
@@ -46,9 +47,8 @@ class OftenBusy(ServedModel):
 
 
 def served(uri: str) -> OftenBusy:
-    return OftenBusy(
-        uri, load_bundle(uri).model_digest, "torch", use_gpu=False, threads=2, logs=WorkerLogs(), recorder=Recorder()
-    )
+    args = ServeArguments(model=uri, engine="torch", cpus=2)
+    return OftenBusy(args, load_bundle(uri).model_digest, Recorder())
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def model(bundle_uri: str) -> OftenBusy:
 
 @pytest.fixture(scope="module")
 def client(model: OftenBusy) -> Client:
-    return Client(api.create_app(model, limits=Limits(api.MAX_BODY_BYTES)))
+    return Client(api.create_app(model))
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_what_cannot_be_answered_in_time_any_more_is_refused(
 def test_a_batch_counts_as_its_pairs_and_is_refused_whole_where_all_are(
     model: OftenBusy, files: dict[str, bytes]
 ) -> None:
-    client = Client(api.create_app(model, limits=Limits(api.MAX_BODY_BYTES, per_s=0.5, burst_s=6)))
+    client = Client(api.create_app(model, Checks(limits=Limits(per_s=0.5, burst_s=6))))
     encoded = {name: b64encode(data).decode() for name, data in files.items()}
     busy = {"dermoscopy": encoded["dermoscopy"]}
     refused = client("POST", "/v1/score-batch", json={"pairs": [busy, busy]})
@@ -160,9 +160,8 @@ SCORED = "clinical, dermoscopy, pair_id, saliency"
         ("", ["clinical", "<b>\nx"], f"unknown field (its name is not a plain word). Known: {SCORED}."),
         ("", ["clinical", "x" * 25], f"unknown field (its name is not a plain word). Known: {SCORED}."),
         ("", ["clinical", "saliency=none", "saliency=png"], "field 'saliency' is repeated. Send it once."),
-        ("", ["clinical", "a=1", "b=2"], f"unknown field 'a'. Known: {SCORED}; unknown field 'b'. Known: {SCORED}."),
-        ("?pair_id=7&saliency=png", ["clinical"], "unknown query parameter 'pair_id'. This URL accepts none; "
-         "unknown query parameter 'saliency'. This URL accepts none."),
+        ("", ["clinical", "a=1", "b=2"], f"unknown fields 'a', 'b'. Known: {SCORED}."),
+        ("?pair_id=7&saliency=png", ["clinical"], "unknown query parameters 'pair_id', 'saliency'. This URL accepts none."),
         ("?pair_id", ["clinical"], "unknown query parameter 'pair_id'. This URL accepts none."),
     ],
 )  # fmt: skip
@@ -339,11 +338,11 @@ def test_answers_name_the_model_that_gave_them(client: Client, bundle_uri: str, 
 
 def test_a_bundle_that_was_exchanged_is_not_served_as_the_one_before(bundle_uri: str) -> None:
     with pytest.raises(BundleError, match="has changed while it was being served"):
-        ServedModel(bundle_uri, "0" * 64, "torch", use_gpu=False, threads=1, logs=WorkerLogs(), recorder=Recorder())
+        ServedModel(ServeArguments(model=bundle_uri, engine="torch"), "0" * 64, Recorder())
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(model: OftenBusy, files: dict[str, bytes]) -> None:
-    client = Client(api.create_app(model, limits=Limits(2000)))
+    client = Client(api.create_app(model, Checks(limits=Limits(2000))))
     declared = client("POST", "/v1/score", files=files)
     assert (declared.status_code, declared.json()["code"]) == (413, "too_large")
 

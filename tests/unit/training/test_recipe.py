@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from derm_ray.domain import LesionPair, Modality
 from derm_ray.errors import ConfigError
 from derm_ray.models.networks import PairLogits
+from derm_ray.training import PRESETS
 from derm_ray.training.batches import (
     check_batch_size,
     evaluation_order,
@@ -18,7 +19,7 @@ from derm_ray.training.batches import (
     rank_share,
     training_order,
 )
-from derm_ray.training.config import PRESETS, config_from_json, make_config, parse_settings
+from derm_ray.training.config import config_from_json, make_config, parse_settings
 from derm_ray.training.losses import cross_entropy, pair_loss, squared
 
 
