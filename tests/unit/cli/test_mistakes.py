@@ -84,7 +84,7 @@ NOBODY = "--address http://127.0.0.1:9"
         ("token a.b/c", "letters, digits"),
         ("score-one --clinical a.jpg", "give either --url"),
         ("score-one --model bundle", "Give --clinical"),
-        ("score-one --model bundle --clinical m.parquet", "clinical image m.parquet: not an image"),
+        ("score-one --model bundle --clinical m.parquet", "m.parquet: not an image"),
         ("data import milk10k . --out x.parquet", "MILK10k_Training_Metadata.csv: not found"),
         ("data validate m.parquet --label-set paper5", "Did you mean 'paper15'?"),
         ("model quantize bundle --manifest missing.parquet", "val"),
