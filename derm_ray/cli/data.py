@@ -40,9 +40,9 @@ def index(
     from derm_ray.data.archives.index import index_archive, write_index
     from derm_ray.data.archives.names import shown
     from derm_ray.data.archives.pairing import DEFAULT_RULE, PairingRule
-    from derm_ray.data.archives.writer import require_manifest_name
+    from derm_ray.data.manifest import manifest_format
 
-    require_manifest_name(out)
+    manifest_format(out)
     rule = PairingRule(clinical or (), dermoscopy or ()) if clinical or dermoscopy else DEFAULT_RULE
     result = index_archive(source, rule)
     write_index(result, out)

@@ -1,12 +1,14 @@
 """The manifest: one row per lesion pair, as Parquet, CSV or JSON Lines at any fsspec URI."""
 
 import json
+import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from contextlib import ExitStack
 from dataclasses import field as dataclass_field
 from functools import cached_property
-from io import BytesIO
+from pathlib import Path
 from typing import BinaryIO
 
 import pandas as pd
@@ -41,7 +43,6 @@ fitzpatrick (1 light .. 6 dark) or monk (1 light .. 10 dark). Further columns ar
 
 ID_COLUMNS = ("pair_id", "lesion_id", "patient_id")
 URI_COLUMNS = ("clinical_uri", "dermoscopy_uri")
-_SUFFIXES = (".parquet", ".csv", ".jsonl")
 BATCH_ROWS = 65_536
 _LISTED = 400
 _UNPARSABLE = (ValueError, OverflowError, RecursionError, pa.ArrowException)
@@ -148,11 +149,16 @@ def require_split(manifest: Manifest, split: Split) -> Manifest:
     return chosen
 
 
-def _suffix(uri: str) -> str:
-    for suffix in _SUFFIXES:
-        if uri.lower().endswith(suffix):
-            return suffix
-    raise ConfigError(f"{uri}: a manifest's name must end in one of {', '.join(_SUFFIXES)}.")
+def manifest_format(uri: str) -> str:
+    """Return ``parquet``, ``csv`` or ``jsonl``, by the name.
+
+    Raises:
+        ConfigError: it ends in none of them.
+    """
+    suffix = uri.lower().rpartition(".")[2]
+    if suffix not in _WRITERS:
+        raise ConfigError(f"{uri}: a manifest's name must end in one of .parquet, .csv, .jsonl. Rename it.")
+    return suffix
 
 
 def normalize_schema(table: pa.Table, uri: str, *, first_row: int = 0) -> Manifest:
@@ -246,14 +252,14 @@ def scan_manifest(uri: str, rows: int = BATCH_ROWS) -> Iterator[Manifest]:
         StorageError: the file cannot be read.
         ManifestError: its content cannot be parsed or a column has the wrong type.
     """
-    suffix = _suffix(uri)
+    form = manifest_format(uri)
     first_row = 0
     with storage.open_read(uri) as file:
         tables = iter(
             CsvTables(file, uri, rows)
-            if suffix == ".csv"
+            if form == "csv"
             else jsonl_tables(file, uri, rows)
-            if suffix == ".jsonl"
+            if form == "jsonl"
             else _parquet_tables(file, rows)
         )
         while True:
@@ -261,7 +267,7 @@ def scan_manifest(uri: str, rows: int = BATCH_ROWS) -> Iterator[Manifest]:
                 with storage.translate_errors(uri):
                     table = next(tables, None)
             except _UNPARSABLE as error:
-                raise ManifestError(uri, [f"cannot be parsed as {suffix[1:]}: {error}"]) from error
+                raise ManifestError(uri, [f"cannot be parsed as {form}: {error}"]) from error
             if table is None:
                 return
             yield normalize_schema(table, storage.absolute(uri), first_row=first_row)
@@ -294,19 +300,44 @@ def _parquet_tables(file: BinaryIO, rows: int) -> Iterator[pa.Table]:
 
 
 def write_manifest(manifest: Manifest, uri: str) -> None:
-    """Write a manifest atomically, in the format its name ends in."""
-    suffix = _suffix(uri)
-    sink = BytesIO()
-    if suffix == ".parquet":
-        pq.write_table(manifest.table, sink)
-    elif suffix == ".csv":
-        manifest.table.to_pandas(types_mapper=_integers).to_csv(sink, index=False)
-    else:
-        for row in manifest.table.to_pylist():
-            sink.write(json.dumps(row, ensure_ascii=False, default=str).encode() + b"\n")
-    storage.write_bytes(uri, sink.getvalue())
+    """Write a manifest; see :func:`write_tables`."""
+    write_tables([manifest.table], uri)
 
 
-def _integers(kind: pa.DataType) -> pd.Int64Dtype | None:
-    """Keep integer columns with nulls integers on their way through pandas."""
-    return pd.Int64Dtype() if pa.types.is_integer(kind) else None
+def write_tables(tables: Iterable[pa.Table], uri: str) -> None:
+    """Write tables of one schema as a manifest, atomically and piece by piece, in the format its name ends in.
+
+    Raises:
+        ConfigError: the name ends in no known suffix.
+        StorageError: it cannot be written.
+    """
+    form = manifest_format(uri)
+    with tempfile.TemporaryDirectory(prefix="derm_ray_") as folder:
+        path = Path(folder) / "manifest"
+        with storage.translate_errors(str(path)), path.open("xb") as file:
+            _WRITERS[form](tables, file)
+        storage.upload(str(path), uri)
+
+
+def _write_parquet(tables: Iterable[pa.Table], file: BinaryIO) -> None:
+    with ExitStack() as stack:
+        writer: pq.ParquetWriter | None = None
+        for table in tables:
+            writer = writer or stack.enter_context(pq.ParquetWriter(file, table.schema))
+            writer.write_table(table)
+
+
+def _write_csv(tables: Iterable[pa.Table], file: BinaryIO) -> None:
+    for number, table in enumerate(tables):
+        # Through pandas integers with nulls stay integers only in a type of their own.
+        frame = table.to_pandas(types_mapper=lambda kind: pd.Int64Dtype() if pa.types.is_integer(kind) else None)
+        frame.to_csv(file, header=number == 0, index=False)
+
+
+def _write_jsonl(tables: Iterable[pa.Table], file: BinaryIO) -> None:
+    for table in tables:
+        for row in table.to_pylist():
+            file.write(json.dumps(row, ensure_ascii=False, default=str).encode() + b"\n")
+
+
+_WRITERS = {"parquet": _write_parquet, "csv": _write_csv, "jsonl": _write_jsonl}

@@ -13,18 +13,6 @@ _VALUE = re.compile(r"([^=/]+)=([^/]*)")
 _NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
-def is_folder(uri: str) -> bool:
-    """Return whether a URI is a folder with files.
-
-    Raises:
-        StorageError: storage failed.
-    """
-    fs, path = storage.filesystem(uri)
-    with storage.translate_errors(uri):
-        fs.invalidate_cache()
-        return bool(fs.isdir(path))
-
-
 def is_hidden(path: str) -> bool:
     """Return whether a path is hidden: a part of it begins with ``_`` or ``.``."""
     return any(part.startswith(("_", ".")) and not _VALUE.fullmatch(part) for part in path.split("/"))

@@ -13,7 +13,7 @@ from PIL import Image
 
 from derm_ray import storage
 from derm_ray.data.archives.address import TarMember
-from derm_ray.data.archives.names import Damaged
+from derm_ray.data.archives.containers import Damaged
 from derm_ray.data.archives.tars import TarFile
 from derm_ray.data.loading import THREADS, load_all
 from derm_ray.data.manifest import Manifest, write_manifest

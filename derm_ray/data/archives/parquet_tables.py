@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 
 from derm_ray.data.archives import parquets
 from derm_ray.data.archives.address import ParquetCell
-from derm_ray.data.archives.names import Damaged, quoted
+from derm_ray.data.archives.containers import Damaged
+from derm_ray.data.archives.names import quoted
 from derm_ray.data.archives.parquet_columns import READ, Content, as_text, content, image_leaves, text_columns
 from derm_ray.data.archives.parquets import FEWER_ROWS, opened, too_large_group
 from derm_ray.data.manifest import normalize_schema

@@ -10,12 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from derm_ray.data.archives.address import ParquetCell
-from derm_ray.data.archives.containers import Container, Read
-from derm_ray.data.archives.names import Damaged
+from derm_ray.data.archives.address import ParquetCell, changed, too_large
+from derm_ray.data.archives.containers import Container, Damaged, Read
 from derm_ray.data.archives.parquet_columns import image_leaves
 from derm_ray.data.archives.ranges import open_ranges
-from derm_ray.data.archives.refusals import changed, too_large
 from derm_ray.errors import DermRayError, ImageError, ImageErrorCode
 
 MAX_CHUNK_BYTES = 512 * 1024 * 1024

@@ -2,13 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
-from types import TracebackType
 from typing import Any, Self
 
-from derm_ray.data.archives.address import Address, is_sequential, parse
+from derm_ray.data.archives.address import Address, is_sequential, parse, too_large
 from derm_ray.data.archives.containers import CONTAINERS
 from derm_ray.data.archives.ranges import read_range
-from derm_ray.data.archives.refusals import too_large
 from derm_ray.data.archives.retry import image_error
 from derm_ray.errors import ImageError, ImageErrorCode, StorageError
 
@@ -46,9 +44,7 @@ class ImageReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._read_member.clear()
 
     def read(self, uri: str) -> bytes:

@@ -4,14 +4,13 @@ import gzip
 import re
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
-from derm_ray.data.archives.address import TarMember
-from derm_ray.data.archives.containers import Container, Member, Read
-from derm_ray.data.archives.names import Damaged
+from derm_ray.data.archives.address import TarMember, changed, too_large
+from derm_ray.data.archives.containers import Container, Damaged, Member, Read
 from derm_ray.data.archives.ranges import STREAM_BLOCK, open_ranges, read_range
-from derm_ray.data.archives.refusals import changed, too_large
 from derm_ray.errors import DermRayError, ImageErrorCode
 
 MAX_HEADER = 64 * 1024
@@ -64,7 +63,11 @@ class TarFile:
         tar: tarfile.TarFile | None = None
         while True:
             with _explained(first=tar is None):
-                tar, info = _next(tar, self._file)
+                if tar is None:
+                    file = cast("Any", self._file)
+                    tar = tarfile.TarFile(fileobj=file, mode="r", encoding="utf-8", errors="surrogateescape")
+                info = tar.next()
+                tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every member it has seen
             if info is None:
                 block = self._file.last
                 if not any(block) and (ended or len(block) == _BLOCK):
@@ -73,11 +76,17 @@ class TarFile:
                     ended += 1
                     if ended * _BLOCK > MAX_PADDING:
                         raise Damaged(f"it has more than {MAX_PADDING:,} zero bytes after its end marker")
-                    tar.offset = (
-                        self._file.tell()
-                    )  # where tarfile continues: after the end marker, with padding or another tar
+                    tar.offset = self._file.tell()  # tarfile continues there, with padding or another tar
                     continue
-                raise _tail(self._file.tell() - len(block)) if ended else _unended()
+                if not ended:
+                    raise Damaged("it ends, or has a broken header, before its end marker")
+                begin = self._file.tell() - len(block)
+                raise Damaged(
+                    f"after its end marker, from byte {begin:,} on, there is data that is neither padding nor another "
+                    "tar",
+                    fix=f"If nothing is missing, cut it off: head -c {begin} OLD.tar > NEW.tar (unpack a .tar.gz "
+                    "first).",
+                )
             ended = 0
             if info.size < 0:
                 raise Damaged(f"member {position} has a negative size")
@@ -102,41 +111,19 @@ class TarFile:
         return data
 
 
-def _next(tar: tarfile.TarFile | None, file: "_Forward") -> tuple[tarfile.TarFile, tarfile.TarInfo | None]:
-    if tar is None:
-        tar = tarfile.TarFile(fileobj=cast("Any", file), mode="r", encoding="utf-8", errors="surrogateescape")
-    info = tar.next()
-    tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every member it has seen
-    return tar, info
-
-
-def _unended() -> Damaged:
-    return Damaged("it ends, or has a broken header, before its end marker")
-
-
-def _tail(position: int) -> Damaged:
-    return Damaged(
-        f"after its end marker, from byte {position:,} on, there is data that is neither padding nor another tar",
-        fix=f"If nothing is missing, cut it off: head -c {position} OLD.tar > NEW.tar (unpack a .tar.gz first).",
-    )
-
-
-class _explained:  # noqa: N801
+@contextmanager
+def _explained(*, first: bool = False) -> Iterator[None]:
     """Turn what tarfile, gzip and zlib raise on broken archives (of any type) into :class:`Damaged`."""
-
-    def __init__(self, *, first: bool = False) -> None:
-        self._first = first
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, (DermRayError, Damaged)):
-            what = f"{type(error).__name__}: {error}"
-            if isinstance(error, EOFError):
-                what = "it is truncated"
-            elif self._first and isinstance(error, tarfile.ReadError):
-                what = f"it does not start with a tar header ({error})"
-            raise Damaged(what) from error
+    try:
+        yield
+    except (DermRayError, Damaged):
+        raise
+    except EOFError as error:
+        raise Damaged("it is truncated") from error
+    except Exception as error:
+        if first and isinstance(error, tarfile.ReadError):
+            raise Damaged(f"it does not start with a tar header ({error})") from error
+        raise Damaged(f"{type(error).__name__}: {error}") from error
 
 
 def _refusal(info: tarfile.TarInfo) -> str | None:

@@ -8,16 +8,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from derm_ray import storage
-from derm_ray.data.archives.address import METHODS, ZipMember
-from derm_ray.data.archives.containers import Container, Member, Read
-from derm_ray.data.archives.names import Damaged, quoted
+from derm_ray.data.archives.address import ZipMember, changed, too_large
+from derm_ray.data.archives.containers import HEAD, Container, Damaged, Member, Read, misnamed
+from derm_ray.data.archives.names import quoted
 from derm_ray.data.archives.ranges import open_ranges, read_range
-from derm_ray.data.archives.refusals import changed, too_large
-from derm_ray.data.archives.signatures import HEAD, misnamed
 from derm_ray.data.archives.tars import MAX_MEMBERS
 from derm_ray.data.archives.zip_names import UTF8, names, raw, spells
 from derm_ray.errors import DermRayError, ImageError, ImageErrorCode
 
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 BOMB_RATIO = 200
 BOMB_FLOOR = 16 * 1024 * 1024
 """Declared bytes of a member from which :data:`BOMB_RATIO` counts."""
@@ -170,14 +169,13 @@ def read_member(address: ZipMember, max_bytes: int) -> bytes:
     magic, _, flags, method, _, _, crc, _, _, name_size, extra_size = _LOCAL.unpack_from(data)
     start = _LOCAL.size + name_size + extra_size
     name, extra = _name_and_extra(data, name_size, extra_size)
-    if (magic, method) != (b"PK\3\4", address.method) or not spells(name, flags, extra, address.member, strict=False):
+    expected = magic == b"PK\3\4" and method == address.method and method in METHODS
+    if not expected or not spells(name, flags, extra, address.member, strict=False):
         raise changed(address)
     packed = data[start : start + address.size]
     if len(packed) < address.size:
         begin = address.offset + start
         packed = read_range(address.container, begin, begin + address.size)
-    if len(packed) < address.size:
-        raise changed(address)
     content = _inflate(packed, address) if address.method else packed
     if len(content) != address.length:
         raise changed(address)

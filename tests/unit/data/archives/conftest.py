@@ -69,4 +69,4 @@ def archive(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Storage is asked as often as always, without the waits."""
-    monkeypatch.setattr(retry, "BACKOFF", retry.Backoff(first_s=0.0, most_s=0.0))
+    monkeypatch.setattr(retry, "FIRST_WAIT_S", 0.0)

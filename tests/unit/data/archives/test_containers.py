@@ -286,11 +286,11 @@ def _flagged(data: bytes, flag: int) -> bytes:
 UNREADABLE: dict[str, tuple[Callable[[], bytes], str]] = {
     "encrypted": (
         lambda: _flagged(zip_bytes(FIRST), 1),
-        "2 of its files that may be images are encrypted, the first of them 'L1/clinical.jpg'. Write the zip again "
+        "2 possible image files, such as 'L1/clinical.jpg', are encrypted. Write the zip again "
         "without a password",
     ),
-    "BZip2": (lambda: zip_bytes(FIRST, zipfile.ZIP_BZIP2), "2 of its files that may be images are packed by BZip2"),
-    "LZMA": (lambda: zip_bytes(FIRST, zipfile.ZIP_LZMA), "packed by LZMA (method 14), the first"),
+    "BZip2": (lambda: zip_bytes(FIRST, zipfile.ZIP_BZIP2), "2 possible image files, such as 'L1/clinical.jpg', are packed by BZip2"),
+    "LZMA": (lambda: zip_bytes(FIRST, zipfile.ZIP_LZMA), "packed by LZMA (method 14). Write the zip again with deflate or stored"),
     "Zstandard": (lambda: zip_of(member(b"L1/clinical.jpg"), method=93), "is packed by Zstandard (method 93)"),
     "Deflate64": (lambda: zip_of(member(b"L1/clinical.jpg"), method=9), "is packed by Deflate64 (method 9)"),
     "unknown": (lambda: zip_of(member(b"L1/clinical.jpg"), method=77), "packed by an unknown method (method 77)"),
@@ -312,13 +312,13 @@ def test_one_image_that_cannot_be_unpacked_does_not_become_a_pair_of_one(tmp_pat
         archive.writestr("L1/dermoscopy.jpg", b"x", zipfile.ZIP_BZIP2)
         archive.writestr("notes.txt", b"x", zipfile.ZIP_LZMA)
     message = refusal(write(tmp_path / "a.zip", sink.getvalue()))
-    assert "1 of its files that may be images is packed by BZip2" in message
+    assert "1 possible image file, such as 'L1/dermoscopy.jpg', is packed by BZip2" in message
     assert "LZMA" not in message
 
 
 def test_the_entry_of_a_folder_is_none_of_the_files(tmp_path: Path) -> None:
     empty = zip_of(member(b"L1\\"), member(b"L1\\.keep"), content=b"")
-    assert "Skipped: 1 no image file extension." in refusal(write(tmp_path / "a.zip", empty))
+    assert "Skipped: no image file extension (1 file)." in refusal(write(tmp_path / "a.zip", empty))
 
 
 @pytest.mark.parametrize("case", ["zip64", "descriptor", "prefix", "comment", "long name"])
