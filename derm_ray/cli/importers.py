@@ -79,7 +79,7 @@ def _import(importer: "Importer", *, source: str, out: str, label_set: str, as_j
     from derm_ray.data.validation import find_warnings, validate
     from derm_ray.domain import label_set as find
 
-    result = importer.read(source, find(label_set), out, **options)
+    result = importer.run(source, find(label_set), out, **options)
     validate(replace(result.manifest, uri=result.rows_of or out), find(label_set))
     write_manifest(result.manifest, out)
     warnings = list(find_warnings(result.manifest))

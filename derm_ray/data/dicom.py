@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import read_dataset
 
 from derm_ray.data.dicom_pixels import first_frame
+from derm_ray.data.image_errors import damage_reported, unsupported
 from derm_ray.domain import ImageFlag, Modality
 from derm_ray.errors import ImageError, ImageErrorCode
 
@@ -90,14 +91,11 @@ def read_header(data_or_head: bytes) -> DicomHeader:
         ImageError: it is not a DICOM file (``not_an_image``), of an unsupported SOP class or encoding
             (``unsupported``), or damaged (``corrupt``).
     """
-    header, _ = _read(data_or_head)
-    try:
-        return _summary(header)
-    except Exception as error:
-        raise _damaged(error) from error
+    with damage_reported(" DICOM"):
+        return _summary(_read(data_or_head)[0])
 
 
-def decode_dicom(data: bytes, max_pixels: int) -> tuple[Image.Image, tuple[str, ...]]:
+def decode_dicom(data: bytes) -> tuple[Image.Image, tuple[str, ...]]:
     """Return the first frame of a DICOM file as the standard displays it, and its flags.
 
     Gray values pass through the modality LUT or the rescale, then through the first VOI LUT or else the first window,
@@ -107,8 +105,6 @@ def decode_dicom(data: bytes, max_pixels: int) -> tuple[Image.Image, tuple[str, 
 
     Args:
         data: a DICOM file.
-        max_pixels: largest width x height accepted. The DICOM header and the frame's own header are checked before
-            any pixel is decoded.
 
     Returns:
         The image, mode L or RGB, with the ICC profile in its ``info``, and values of
@@ -118,24 +114,14 @@ def decode_dicom(data: bytes, max_pixels: int) -> tuple[Image.Image, tuple[str, 
         ImageError: with the code ``not_an_image``, ``too_many_pixels``, ``unsupported`` (a layout that is not read,
             named in the message) or ``corrupt``.
     """
-    header, offset = _read(data)
-    try:
+    with damage_reported(" DICOM"):
+        header, offset = _read(data)
         flags = []
         if int(header.get("NumberOfFrames") or 1) > 1:
             flags.append(ImageFlag.ANIMATED)
         if _burned_in(header):
             flags.append(ImageFlag.BURNED_IN_ANNOTATION)
-        return first_frame(header, data, offset, max_pixels), tuple(flags)
-    except ImageError:
-        raise
-    except Exception as error:
-        raise _damaged(error) from error
-
-
-def _damaged(error: Exception) -> ImageError:
-    return ImageError(
-        ImageErrorCode.CORRUPT, f"damaged or truncated DICOM: {type(error).__name__}: {' '.join(str(error).split())}"
-    )
+        return first_frame(header, data, offset), tuple(flags)
 
 
 class _Head(io.BytesIO):
@@ -167,19 +153,14 @@ def _read(data: bytes) -> tuple[Dataset, int]:
 
     head = _Head(data[:HEAD_BYTES])
     head.seek(132)
-    try:
-        meta = read_dataset(head, False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2)
-        syntax = uids.UID(meta.TransferSyntaxUID)
-        if syntax not in NATIVE + ENCAPSULATED:
-            raise ImageError(ImageErrorCode.UNSUPPORTED, f"DICOM transfer syntax {_named(syntax)} is not supported")
-        header = read_dataset(head, syntax.is_implicit_VR, syntax.is_little_endian, stop_when=at_pixels)
-        sop_class = uids.UID(header.get("SOPClassUID", ""))
-    except ImageError:
-        raise
-    except Exception as error:
-        raise _damaged(error) from error
+    meta = read_dataset(head, False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2)
+    syntax = uids.UID(meta.TransferSyntaxUID)
+    if syntax not in NATIVE + ENCAPSULATED:
+        raise unsupported(f"DICOM transfer syntax {_named(syntax)}")
+    header = read_dataset(head, syntax.is_implicit_VR, syntax.is_little_endian, stop_when=at_pixels)
+    sop_class = uids.UID(header.get("SOPClassUID", ""))
     if sop_class not in SOP_CLASSES:
-        raise ImageError(ImageErrorCode.UNSUPPORTED, f"DICOM of SOP class {_named(sop_class)} is not a skin photograph")
+        raise unsupported(f"DICOM of SOP class {_named(sop_class)}", "Give photographs or dermoscopy images only")
     header.file_meta = FileMetaDataset()
     header.file_meta.TransferSyntaxUID = syntax
     return header, head.tell()

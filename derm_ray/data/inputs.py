@@ -5,9 +5,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from derm_ray import storage
-from derm_ray.data.archives.containers import kind
+from derm_ray.data.archives.containers import Damaged, kind
 from derm_ray.data.archives.index import index_archive
-from derm_ray.data.archives.containers import Damaged
 from derm_ray.data.archives.pairing import DEFAULT_RULE, PairingRule
 from derm_ray.data.archives.parquet_columns import Content
 from derm_ray.data.archives.parquet_tables import parquet_content

@@ -4,8 +4,8 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from derm_ray import storage
 from derm_ray.data.csv_reader import CsvTables
 from derm_ray.data.jsonl_reader import jsonl_tables
 from derm_ray.data.normalization import column_key, convert, has_unseen, not_numbers
-from derm_ray.domain import LabelSet, LesionPair, Modality, Split
+from derm_ray.domain import LabelSet, LesionPair, Split
 from derm_ray.errors import ConfigError, ManifestError
 
 SCHEMA = pa.schema(
@@ -91,28 +91,20 @@ class Manifest:
 
     def pairs(self) -> list[LesionPair]:
         """Return all rows with absolute image URIs."""
-        return list(self._iterate())
-
-    def _iterate(self) -> Iterator[LesionPair]:
-        base = storage.parent(self.uri)
-        names = ("pair_id", "lesion_id", *URI_COLUMNS, "diagnosis")
-        for pair_id, lesion_id, clinical, dermoscopy, diagnosis in zip(
-            *(self.column(name) for name in names), strict=True
-        ):
-            yield LesionPair(
-                pair_id=pair_id or "",
-                lesion_id=lesion_id or "",
-                clinical_uri=storage.resolve(clinical, base) if clinical else None,
-                dermoscopy_uri=storage.resolve(dermoscopy, base) if dermoscopy else None,
-                diagnosis=diagnosis,
-            )
+        ids = ([value or "" for value in self.column(name)] for name in ("pair_id", "lesion_id"))
+        rows = zip(*ids, *map(self._resolved, URI_COLUMNS), self.column("diagnosis"), strict=True)
+        return [LesionPair(*row) for row in rows]
 
     def absolute(self) -> "Manifest":
         """Return a copy with absolute image URIs."""
-        moved, pairs = self, self.pairs()
-        for modality in Modality:
-            moved = moved.with_column(f"{modality}_uri", [pair.uri(modality) for pair in pairs])
+        moved = self
+        for name in URI_COLUMNS:
+            moved = moved.with_column(name, self._resolved(name))
         return moved
+
+    def _resolved(self, name: str) -> list[str | None]:
+        base = storage.parent(self.uri)
+        return [storage.resolve(uri, base) if uri else None for uri in self.column(name)]
 
 
 def collapsed(label_set: LabelSet, diagnosis: str | None) -> str | None:
@@ -179,12 +171,12 @@ def normalize_schema(table: pa.Table, uri: str, *, first_row: int = 0) -> Manife
     """
     names = _known_columns(table.column_names, uri)
     problems: list[str] = []
-    arrays: list[pa.ChunkedArray] = []
+    columns: dict[str, pa.ChunkedArray] = {}
     missing_words: dict[str, Counter[str]] = {}
     for field in SCHEMA:
         name = names.get(field.name, names.get({"pair_id": "lesion_id", "lesion_id": "pair_id"}.get(field.name, "")))
         if name is None:
-            arrays.append(pa.nulls(table.num_rows, field.type))
+            columns[field.name] = pa.nulls(table.num_rows, field.type)
             continue
         column = table[name]
         try:
@@ -196,25 +188,17 @@ def normalize_schema(table: pa.Table, uri: str, *, first_row: int = 0) -> Manife
                 f"column {name!r} of type {column.type}: {error}"
             ]
             continue
-        arrays.append(converted)
+        columns[field.name] = converted
         if words and field.name in names:
             missing_words[field.name] = words
     if problems:
         raise ManifestError(uri, problems)
-    nullable = pa.schema([field.with_nullable(True) for field in SCHEMA])
-    normalized = pa.table(arrays, schema=nullable)
-    for name in table.column_names:
-        if name not in names.values():
-            normalized = normalized.append_column(name, table[name])
-    return Manifest(normalized, uri, missing_words)
+    columns |= {name: table[name] for name in table.column_names if name not in names.values()}
+    return Manifest(pa.table(columns), uri, missing_words)
 
 
 def _known_columns(names: Sequence[str], uri: str) -> dict[str, str]:
-    """Return known name -> name in the table.
-
-    Raises:
-        ManifestError: see :func:`normalize_schema`.
-    """
+    """Return known name -> name in the table."""
     problems = [f"column {name!r} occurs more than once; keep one" for name, n in Counter(names).items() if n > 1]
     problems += [f"column {name!r}: its name contains invisible characters" for name in names if has_unseen(name)]
     keys = {column_key(known): known for known in SCHEMA.names}
@@ -286,8 +270,7 @@ def read_manifest(uri: str) -> Manifest:
         tables.append(piece.table)
         for name, words in piece.missing_words.items():
             missing_words[name] = missing_words.get(name, Counter()) + words
-    table = pa.concat_tables(tables, promote_options="permissive")
-    return Manifest(table, storage.absolute(uri), missing_words)
+    return Manifest(pa.concat_tables(tables, promote_options="permissive"), storage.absolute(uri), missing_words)
 
 
 def _parquet_tables(file: BinaryIO, rows: int) -> Iterator[pa.Table]:

@@ -19,11 +19,7 @@ def is_hidden(path: str) -> bool:
 
 
 def parquet_parts(uri: str) -> list[str]:
-    """Return the Parquet files of a folder that holds nothing else but hidden files; empty where it holds more.
-
-    Raises:
-        StorageError: storage failed.
-    """
+    """Return the Parquet files of a folder that holds nothing else but hidden files; empty where it holds more."""
     below = [name for name in storage.list_files(uri) if not name.endswith("/") and not is_hidden(relative(name, uri))]
     return below if all(name.lower().endswith(SUFFIX) for name in below) else []
 

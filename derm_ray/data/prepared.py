@@ -94,8 +94,7 @@ def prepare(manifest: Manifest, out_uri: str, spec: Preprocessing, *, tar_bytes:
     validate(manifest)
     most = max(1, min(TAR_PAIRS, tar_bytes // (len(Modality) * 3 * spec.size**2)))
     blocks = _cut(manifest.pairs(), spec, most)
-    written = {block.name: _reusable(block, out_uri) for block in blocks if block.name in there}
-    done = {name: uris for name, uris in written.items() if uris is not None}
+    done = {block.name: uris for block in blocks if block.name in there and (uris := _addresses(block, out_uri))}
     reused = len(done)
     todo = [block for block in blocks if block.name not in done]
     pairs = [pair for block in todo for pair in block.pairs]
@@ -152,18 +151,15 @@ def _cut(pairs: list[LesionPair], spec: Preprocessing, most: int) -> list[_Block
     return blocks
 
 
-def _reusable(block: _Block, out_uri: str) -> _Uris | None:
+def _addresses(block: _Block, folder: str) -> _Uris | None:
     """Return the addresses in an existing tar, or ``None`` if it is not usable."""
     try:
-        uris = _addresses(storage.join(out_uri, block.name), block.name)
+        entries = list(TarFile(storage.join(folder, block.name), packed=False).entries())
     except Damaged:
         return None
-    return uris if list(uris) == [name for names in block.members for name in names.values()] else None
-
-
-def _addresses(uri: str, name: str) -> _Uris:
-    entries = TarFile(uri, packed=False).entries()
-    return {entry.name: str(TarMember(name, entry.name, entry.offset, entry.size)) for entry in entries}
+    if [entry.name for entry in entries] != [name for names in block.members for name in names.values()]:
+        return None
+    return {entry.name: str(TarMember(block.name, entry.name, entry.offset, entry.size)) for entry in entries}
 
 
 def _write(block: _Block, loaded: Sequence[PairPixels], out_uri: str, executor: Executor) -> _Uris:
@@ -181,7 +177,8 @@ def _write(block: _Block, loaded: Sequence[PairPixels], out_uri: str, executor: 
                 info = tarfile.TarInfo(name)
                 info.size = len(data)
                 tar.addfile(info, BytesIO(data))
-        uris = _addresses(path, block.name)
+        uris = _addresses(block, folder)
+        assert uris is not None, "the tar is as it was written"
         storage.upload(path, storage.join(out_uri, block.name))
     return uris
 

@@ -15,6 +15,8 @@ from urllib.parse import parse_qsl, quote
 from derm_ray.data.archives.containers import Container, kind
 from derm_ray.errors import ImageError, ImageErrorCode
 
+MAX_BYTES = 100_000_000
+"""Encoded bytes of one image."""
 _LARGEST = 2**63 - 1
 
 
@@ -125,7 +127,7 @@ def changed(address: Address) -> ImageError:
     )
 
 
-def too_large(uri: object, size: int | None, most: int) -> ImageError:
-    """Return the error for more bytes than an image may have; ``size`` is ``None`` if unknown."""
-    has = "more bytes" if size is None else f"{size:,} bytes"
-    return ImageError(ImageErrorCode.TOO_LARGE, f"{uri}: the image has {has}, at most {most:,} are accepted")
+def require_size(uri: object, size: int) -> None:
+    """Refuse an image of more than :data:`MAX_BYTES`."""
+    if size > MAX_BYTES:
+        raise ImageError(ImageErrorCode.TOO_LARGE, f"{uri}: the image has more than {MAX_BYTES:,} bytes. Shrink it")

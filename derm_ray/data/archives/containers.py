@@ -41,8 +41,8 @@ class Container:
         suffixes: file extensions, in lower case.
         address: type of its members' addresses.
         is_one: (first :data:`HEAD` bytes) -> whether a file is of this kind.
-        open: (addresses to read, maximum bytes of an image, cache that the readers of a process share) -> a
-            thread-safe function that reads one of them; it raises ``StorageError`` or ``ImageError``.
+        open: (addresses to read, cache that the readers of a process share) -> a thread-safe function that reads one
+            of them; it raises ``StorageError`` or ``ImageError``.
         members: (URI) -> its files, without folders; raises ``StorageError`` or ``Damaged``. ``None`` for tables,
             whose rows are read instead of files.
         sequential: can only be read from start to end, so that ``open`` needs all addresses.
@@ -52,7 +52,7 @@ class Container:
     suffixes: tuple[str, ...]
     address: type["Address"]
     is_one: Callable[[bytes], bool]
-    open: Callable[[Iterable[Any], int, dict[str, Any]], Read]
+    open: Callable[[Iterable[Any], dict[str, Any]], Read]
     members: Callable[[str], Iterator[Member]] | None = None
     sequential: bool = False
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 from derm_ray.data.archives import streams
-from derm_ray.data.archives.address import Address, StreamMember, is_sequential, parse
+from derm_ray.data.archives.address import MAX_BYTES, Address, StreamMember, is_sequential, parse
 from derm_ray.data.archives.names import quoted, shown
 from derm_ray.data.archives.pairing import PairingRule
-from derm_ray.data.archives.reader import MAX_BYTES
 from derm_ray.data.archives.source import SourceFile
 from derm_ray.data.manifest import URI_COLUMNS
 from derm_ray.data.normalization import has_unseen, is_missing

@@ -22,11 +22,7 @@ OUTAGES = (ImageErrorCode.STORAGE, ImageErrorCode.TIMEOUT)
 
 
 def persistently(work: Callable[[], T]) -> T:
-    """Run a storage operation, :data:`ATTEMPTS` times if it may succeed later.
-
-    Raises:
-        StorageError: of the last attempt.
-    """
+    """Run a storage operation, :data:`ATTEMPTS` times if it may succeed later."""
     began = time.monotonic()
     for attempt in range(ATTEMPTS - 1):
         try:

@@ -22,7 +22,7 @@ from derm_ray.data.archives.names import (
     shown,
 )
 from derm_ray.data.archives.parquet_columns import Content
-from derm_ray.data.archives.parquet_tables import ParquetTables, parquet_content
+from derm_ray.data.archives.parquet_tables import image_tables, parquet_content
 from derm_ray.data.archives.ranges import read_range
 from derm_ray.data.manifest import URI_COLUMNS
 from derm_ray.data.parts import is_hidden, relative, values
@@ -73,12 +73,7 @@ class Source:
         self.skipped_columns: dict[str, str] = {}
 
     def files(self) -> Iterator[SourceFile]:
-        """Yield the files with accepted names.
-
-        Raises:
-            StorageError: the source does not exist, or storage failed.
-            ArchiveError: it is neither a folder nor an archive.
-        """
+        """Yield the files with accepted names."""
         container = kind(self.uri)
         if container is not None and storage.kind(self.uri) != "directory":
             yield from self._archive(self.uri, container, None)
@@ -162,11 +157,9 @@ class Source:
             self.skipped[_MANIFEST if what is Content.MANIFEST else _NO_IMAGES] += 1
             self.manifests += [uri] * (what is Content.MANIFEST)
             return
-        source = ParquetTables(uri, values(path) if path else {})
-        for table in source.tables():
+        for table in image_tables(uri, values(path) if path else {}, self.skipped_columns):
             self.found += table.num_rows
             kept = table.filter(pc.or_(*(pc.is_valid(table[name]) for name in URI_COLUMNS)))
             if without := table.num_rows - kept.num_rows:
                 self.skipped[NO_IMAGE] += without
             self.tables.append(kept)
-        self.skipped_columns |= source.skipped

@@ -4,7 +4,7 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
-from derm_ray.data.archives.address import StreamMember, changed, too_large
+from derm_ray.data.archives.address import MAX_BYTES, StreamMember, changed, require_size
 from derm_ray.data.archives.containers import Container, Damaged, Member, Read
 from derm_ray.data.archives.retry import image_error
 from derm_ray.data.archives.tars import TarEntry, TarFile
@@ -37,11 +37,7 @@ class MemberStream:
         self._end: ImageError | None = None
 
     def read(self, address: StreamMember) -> bytes:
-        """Return a wanted member.
-
-        Raises:
-            ImageError: it was not announced, does not exist, or follows damaged data.
-        """
+        """Return a wanted member."""
         with self._lock:
             if self._wanted[address] == 0:
                 raise ImageError(
@@ -95,16 +91,15 @@ def _members(uri: str) -> Iterator[Member]:
         yield Member(entry.name, StreamMember(uri, entry.name, entry.position, entry.size), entry.refusal)
 
 
-def _open(wanted: Iterable[StreamMember], max_bytes: int, _kept: object) -> Read:
+def _open(wanted: Iterable[StreamMember], _kept: object) -> Read:
     announced: dict[str, list[StreamMember]] = defaultdict(list)
     for address in wanted:
-        if address.size <= max_bytes:
+        if address.size <= MAX_BYTES:
             announced[address.container].append(address)
     streams = {uri: MemberStream(uri, members) for uri, members in announced.items()}
 
     def read(address: StreamMember) -> bytes:
-        if address.size > max_bytes:
-            raise too_large(address, address.size, max_bytes)
+        require_size(address, address.size)
         return (streams.get(address.container) or MemberStream(address.container, ())).read(address)
 
     return read

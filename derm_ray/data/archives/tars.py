@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
-from derm_ray.data.archives.address import TarMember, changed, too_large
-from derm_ray.data.archives.containers import Container, Damaged, Member, Read
+from derm_ray.data.archives.address import TarMember, changed, require_size
+from derm_ray.data.archives.containers import Container, Damaged, Member
 from derm_ray.data.archives.ranges import STREAM_BLOCK, open_ranges, read_range
 from derm_ray.errors import DermRayError, ImageErrorCode
 
@@ -52,12 +52,7 @@ class TarFile:
         self._file = _Forward(_Gunzip(uri) if packed else open_ranges(uri))
 
     def entries(self) -> Iterator[TarEntry]:
-        """Yield the members but folders.
-
-        Raises:
-            StorageError: storage failed.
-            Damaged: the archive is broken or a bomb, or what follows its end mark is neither zeros nor a tar.
-        """
+        """Yield the members but folders."""
         position = 0
         ended = 0  # zero blocks since the last member
         tar: tarfile.TarFile | None = None
@@ -97,12 +92,7 @@ class TarFile:
                 raise Damaged(f"it has more than {MAX_MEMBERS:,} members")
 
     def data(self, entry: TarEntry) -> bytes:
-        """Return the content of the member that :meth:`entries` yielded last.
-
-        Raises:
-            StorageError: storage failed.
-            Damaged: the archive is truncated, or a decompression bomb.
-        """
+        """Return the content of the member that :meth:`entries` yielded last."""
         with _explained():
             self._file.seek(entry.offset)
             data = self._file.take(entry.size)
@@ -209,15 +199,9 @@ class _Gunzip:
             raise Damaged(f"it expands {ratio:.0f} times, at most {BOMB_RATIO} are accepted", ImageErrorCode.BOMB)
 
 
-def read_member(address: TarMember, max_bytes: int) -> bytes:
-    """Return a member of an uncompressed tar by its address, its header checked against it.
-
-    Raises:
-        StorageError: storage failed.
-        ImageError: it is too large, or the archive has changed: there is another member.
-    """
-    if address.size > max_bytes:
-        raise too_large(address, address.size, max_bytes)
+def read_member(address: TarMember) -> bytes:
+    """Return a member of an uncompressed tar by its address, its header checked against it."""
+    require_size(address, address.size)
     data = read_range(address.container, address.offset - _BLOCK, address.offset + address.size)
     try:
         header = tarfile.TarInfo.frombuf(data[:_BLOCK], "utf-8", "surrogateescape")
@@ -235,10 +219,6 @@ def _members(uri: str) -> Iterator[Member]:
         yield Member(entry.name, TarMember(uri, entry.name, entry.offset, entry.size), entry.refusal)
 
 
-def _open(_wanted: object, max_bytes: int, _kept: object) -> Read:
-    return lambda address: read_member(address, max_bytes)
-
-
 def is_header(block: bytes) -> bool:
     """Return whether these bytes are the start of a tar."""
     try:
@@ -248,4 +228,4 @@ def is_header(block: bytes) -> bool:
     return True
 
 
-TAR = Container("a plain tar", (".tar",), TarMember, is_header, _open, _members)
+TAR = Container("a plain tar", (".tar",), TarMember, is_header, lambda _wanted, _kept: read_member, _members)

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from derm_ray import storage
-from derm_ray.data.archives.address import ZipMember, changed, too_large
-from derm_ray.data.archives.containers import HEAD, Container, Damaged, Member, Read, misnamed
+from derm_ray.data.archives.address import ZipMember, changed, require_size
+from derm_ray.data.archives.containers import HEAD, Container, Damaged, Member, misnamed
 from derm_ray.data.archives.names import quoted
 from derm_ray.data.archives.ranges import open_ranges, read_range
 from derm_ray.data.archives.tars import MAX_MEMBERS
@@ -34,10 +34,6 @@ def entries(uri: str) -> Iterator[Member]:
 
     All of them on local disk; elsewhere, where each is a request, at most 1,000 that are spread evenly. The others
     are compared when their member is read.
-
-    Raises:
-        StorageError: storage failed.
-        Damaged: it is not a zip, or broken.
     """
     try:
         archive = zipfile.ZipFile(open_ranges(uri))
@@ -63,11 +59,7 @@ def entries(uri: str) -> Iterator[Member]:
 
 
 def _require_alone(uri: str, archive: zipfile.ZipFile) -> None:
-    """Reject data before and after a zip, which zipfile would ignore.
-
-    Raises:
-        Damaged: there is another archive, or non-zero data after the end.
-    """
+    """Reject data before and after a zip, which zipfile would ignore."""
     file = archive.fp
     assert file is not None
     begin = max(0, file.seek(0, 2) - _LONGEST_END)
@@ -154,15 +146,9 @@ def _name_and_extra(data: bytes, name_size: int, extra_size: int) -> tuple[bytes
     return data[_LOCAL.size : begin], data[begin : begin + extra_size]
 
 
-def read_member(address: ZipMember, max_bytes: int) -> bytes:
-    """Return a member's content.
-
-    Raises:
-        StorageError: storage failed.
-        ImageError: ``too_large``, ``bomb`` or ``corrupt``.
-    """
-    if max(address.length, address.size) > max_bytes:
-        raise too_large(address, max(address.length, address.size), max_bytes)
+def read_member(address: ZipMember) -> bytes:
+    """Return a member's content."""
+    require_size(address, max(address.length, address.size))
     data = read_range(address.container, address.offset, address.offset + _length(address.member) + address.size)
     if len(data) < _LOCAL.size:
         raise changed(address)
@@ -197,8 +183,11 @@ def _inflate(packed: bytes, address: ZipMember) -> bytes:
     return content
 
 
-def _open(_wanted: object, max_bytes: int, _kept: object) -> Read:
-    return lambda address: read_member(address, max_bytes)
-
-
-ZIP = Container("a zip", (".zip",), ZipMember, lambda head: head.startswith((b"PK\3\4", b"PK\5\6")), _open, entries)
+ZIP = Container(
+    "a zip",
+    (".zip",),
+    ZipMember,
+    lambda head: head.startswith((b"PK\3\4", b"PK\5\6")),
+    lambda _wanted, _kept: read_member,
+    entries,
+)

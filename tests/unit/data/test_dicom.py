@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels.processing import convert_color_space
 
+from derm_ray.data import image_errors
 from derm_ray.data.archives.dicom_pairs import index_dicom
 from derm_ray.data.decode import decode
 from derm_ray.data.dicom import is_dicom, read_header
@@ -107,20 +108,6 @@ def test_native_planes_and_other_color_spaces_become_rgb() -> None:
     assert np.abs(subsampled.astype(int) - PICTURE).max() <= 2
     deep = dicom((PICTURE.astype(np.uint16) << 4).tobytes(), BitsAllocated=16, BitsStored=12, HighBit=11)
     assert np.array_equal(shown(deep), PICTURE)
-
-
-@pytest.mark.parametrize(("bits", "entries"), [(8, np.uint8), (16, np.uint16)])
-def test_palette_colors_become_rgb(bits: int, entries: type) -> None:
-    top = 2**bits - 1
-    tables = {
-        f"{name}PaletteColorLookupTable{part}": value
-        for name, levels in (("Red", [0, top]), ("Green", [0, 0]), ("Blue", [top, 0]))
-        for part, value in (("Descriptor", [2, 0, bits]), ("Data", np.array(levels, entries).tobytes()))
-    }
-    index = (PICTURE[..., :1] > 100).astype(np.uint8)
-    data = dicom(index.tobytes(), SamplesPerPixel=1, PhotometricInterpretation="PALETTE COLOR", **tables)
-    assert shown(data)[0, 0].tolist() == [255, 0, 0]
-    assert shown(data)[8, 12].tolist() == [0, 0, 255]
 
 
 def test_grays_keep_their_brightness_and_polarity() -> None:
@@ -254,7 +241,8 @@ def test_a_frame_that_contradicts_its_header_is_refused() -> None:
     first_tile = whole[: whole.index(b"\xff\x90", whole.index(b"\xff\x90") + 2)]
     assert np.array_equal(shown(dicom(encapsulate([whole]), uids.JPEG2000Lossless)), PICTURE)
     partly = refused(dicom(encapsulate([first_tile + b"\xff\xd9"]), uids.JPEG2000Lossless))
-    assert (partly.code, partly.message) == (ImageErrorCode.CORRUPT, "the JPEG 2000 frame has 1 of its 6 tiles")
+    assert partly.code is ImageErrorCode.CORRUPT
+    assert "1 of 6 tiles" in partly.message
 
 
 def test_the_marks_of_a_jpeg_frame_tell_its_colors() -> None:
@@ -308,27 +296,33 @@ def test_what_is_not_supported_is_named() -> None:
     gray_jpeg = {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2"}
     for data, named in (
         (dicom(PICTURE.tobytes(), PhotometricInterpretation="HSV"), "HSV"),
+        (dicom(bytes(384), SamplesPerPixel=1, PhotometricInterpretation="PALETTE COLOR"), "PALETTE COLOR"),
         (dicom(deep, BitsAllocated=32, BitsStored=32, HighBit=31), "32 of 32 bits"),
         (dicom(deep, BitsAllocated=16, BitsStored=16, PhotometricInterpretation="YBR_FULL"), "YBR_FULL, 16 of 16"),
-        (dicom(PICTURE.tobytes(), PhotometricInterpretation="YBR_RCT"), "YBR_RCT.*native"),
-        (dicom(PICTURE.tobytes(), PhotometricInterpretation="YBR_FULL_422"), "pairs"),
+        (dicom(PICTURE.tobytes(), PhotometricInterpretation="YBR_RCT"), "uncompressed.*YBR_RCT"),
+        (dicom(PICTURE.tobytes(), PhotometricInterpretation="YBR_FULL_422"), "YBR_FULL_422 that is planar"),
         (dicom(PICTURE.tobytes(), PixelRepresentation=1), "signed"),
         (gray(RAMP, 12, HighBit=15), "high bit 15"),
         (gray(RAMP, 12, WindowCenter=5, WindowWidth=0), "Window Width"),
         (gray(RAMP, 12, WindowCenter=5, WindowWidth=9, VOILUTFunction="CUBIC"), "CUBIC"),
         (gray(RAMP, 12, RescaleSlope=0, RescaleIntercept=1), "slope of 0"),
-        (dicom(encapsulate([twelve]), uids.JPEGExtended12Bit, **gray_jpeg, **wide), "12 of 16 bits.*JPEG"),
+        (
+            dicom(encapsulate([twelve]), uids.JPEGExtended12Bit, **gray_jpeg, **wide),
+            "JPEG frames that do not have 8 unsigned bits.*12 of 16 bits",
+        ),
         (dicom(encapsulate([twelve]), uids.JPEGExtended12Bit, **gray_jpeg), "12-bit"),
         (dicom(PICTURE.tobytes()).replace(b"\xe0\x7f\x10\0OB", b"\xe0\x7f\x08\0OF"), "floating-point"),
     ):
         error = refused(data)
         assert error.code is ImageErrorCode.UNSUPPORTED
         assert re.search(named, error.message)
+        assert error.message.endswith("is not supported. Export the image as 8-bit PNG or JPEG")
 
 
-def test_the_pixel_cap_holds() -> None:
+def test_the_pixel_cap_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_errors, "MAX_PIXELS", 100)
     with pytest.raises(ImageError, match="at most") as caught:
-        decode(dicom(PICTURE.tobytes()), max_pixels=100)
+        decode(dicom(PICTURE.tobytes()))
     assert caught.value.code is ImageErrorCode.TOO_MANY_PIXELS
 
 

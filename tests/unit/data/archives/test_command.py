@@ -39,7 +39,7 @@ def box_members(uri: str) -> Iterator[Member]:
         offset += int(size)
 
 
-def open_box(_wanted: object, _most: int, _kept: object) -> Read:
+def open_box(_wanted: object, _kept: object) -> Read:
     return lambda address: read_range(address.container, address.offset, address.offset + address.size)
 
 

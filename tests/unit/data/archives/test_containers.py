@@ -286,11 +286,16 @@ def _flagged(data: bytes, flag: int) -> bytes:
 UNREADABLE: dict[str, tuple[Callable[[], bytes], str]] = {
     "encrypted": (
         lambda: _flagged(zip_bytes(FIRST), 1),
-        "2 possible image files, such as 'L1/clinical.jpg', are encrypted. Write the zip again "
-        "without a password",
+        "2 possible image files, such as 'L1/clinical.jpg', are encrypted. Write the zip again without a password",
     ),
-    "BZip2": (lambda: zip_bytes(FIRST, zipfile.ZIP_BZIP2), "2 possible image files, such as 'L1/clinical.jpg', are packed by BZip2"),
-    "LZMA": (lambda: zip_bytes(FIRST, zipfile.ZIP_LZMA), "packed by LZMA (method 14). Write the zip again with deflate or stored"),
+    "BZip2": (
+        lambda: zip_bytes(FIRST, zipfile.ZIP_BZIP2),
+        "2 possible image files, such as 'L1/clinical.jpg', are packed by BZip2",
+    ),
+    "LZMA": (
+        lambda: zip_bytes(FIRST, zipfile.ZIP_LZMA),
+        "packed by LZMA (method 14). Write the zip again with deflate or stored",
+    ),
     "Zstandard": (lambda: zip_of(member(b"L1/clinical.jpg"), method=93), "is packed by Zstandard (method 93)"),
     "Deflate64": (lambda: zip_of(member(b"L1/clinical.jpg"), method=9), "is packed by Deflate64 (method 9)"),
     "unknown": (lambda: zip_of(member(b"L1/clinical.jpg"), method=77), "packed by an unknown method (method 77)"),

@@ -14,13 +14,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from derm_ray import storage
-from derm_ray.data.archives import parquets, ranges, retry, streams
+from derm_ray.data.archives import address, parquets, ranges, reader, retry, streams
 from derm_ray.data.archives.address import Address, ParquetCell, StreamMember, TarMember, ZipMember, parse
 from derm_ray.data.archives.index import index_archive
 from derm_ray.data.archives.reader import ImageReader
 from derm_ray.errors import ImageError, ImageErrorCode, StorageError
 
 from .conftest import FILES, tar_bytes, zip_bytes
+
+
+def limit(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Set the most bytes of an image."""
+    for module in (address, reader, streams):
+        monkeypatch.setattr(module, "MAX_BYTES", most)
 
 
 def refused(uri: object, code: str, message: str = "", *, reader: ImageReader | None = None) -> None:
@@ -88,9 +94,11 @@ def test_no_more_than_the_limit_is_read(tmp_path: Path, monkeypatch: pytest.Monk
     wanted: list[int] = []
     real = storage.read_range
     monkeypatch.setattr(storage, "read_range", lambda uri, a, b: wanted.append(b - a) or real(uri, a, b))
-    refused(tmp_path / "a.jpg", "too_large", "at most 10 are", reader=ImageReader(max_bytes=10))
+    limit(monkeypatch, 10)
+    refused(tmp_path / "a.jpg", "too_large", "more than 10 bytes")
     assert wanted == [11]
-    assert len(ImageReader(max_bytes=11).read(str(tmp_path / "a.jpg"))) == 11
+    limit(monkeypatch, 11)
+    assert len(ImageReader().read(str(tmp_path / "a.jpg"))) == 11
 
 
 def test_a_transient_failure_is_not_seen(tmp_path: Path, storage_fails: Callable[..., list[int]]) -> None:
@@ -222,7 +230,7 @@ def test_chunks_are_let_go_beyond_the_cache(cells: list[ParquetCell], monkeypatc
     monkeypatch.setattr(parquets, "CACHE_BYTES", 160)
     cache = parquets.ChunkCache()
     for cell in (cells[0], cells[10], cells[11]):
-        cache.read(cell, 100)
+        cache.read(cell)
     assert [group for _, _, group in cache._chunks] == [1]
 
 
@@ -235,7 +243,9 @@ def test_cells_that_are_not_there_are_corrupt(
     refused(replace(cells[0], column="dermoscopy"), "corrupt")
     refused(replace(cells[0], column="lesion_id"), "corrupt")
     refused(replace(cells[0], container=f"{tmp_path}/no.parquet"), "missing")
-    refused(cells[9], "too_large", reader=ImageReader(max_bytes=9))
+    with pytest.MonkeyPatch.context() as patch:
+        limit(patch, 9)
+        refused(cells[9], "too_large")
     (tmp_path / "y.parquet").write_bytes((tmp_path / "x.parquet").read_bytes()[:-9])
     refused(replace(cells[0], container=f"{tmp_path}/y.parquet"), "corrupt", "Parquet")
     monkeypatch.setattr(parquets, "MAX_CHUNK_BYTES", 20)
@@ -307,9 +317,10 @@ def test_a_stream_that_changed_is_told_member_by_member(stream: list[str]) -> No
     assert reader.read(stream[4])
 
 
-def test_a_member_that_is_too_large_does_not_stop_a_stream(stream: list[str]) -> None:
+def test_a_member_that_is_too_large_does_not_stop_a_stream(stream: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = [len(data) for data in FILES.values()]
-    reader = ImageReader(stream, max_bytes=sizes[0])
+    limit(monkeypatch, sizes[0])
+    reader = ImageReader(stream)
     assert reader.read(stream[2])
     refused(stream[1], "too_large", reader=reader)
     assert reader.read(stream[0])
