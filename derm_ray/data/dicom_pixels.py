@@ -55,7 +55,7 @@ def first_frame(header: Dataset, data: bytes, offset: int) -> Image.Image:
     require_size(image.Columns, image.Rows)
     photometric, allocated, stored = image.PhotometricInterpretation, image.BitsAllocated, image.BitsStored
     if _SAMPLES.get(photometric) != image.SamplesPerPixel:
-        raise _unsupported(image, f"{image.SamplesPerPixel} samples per pixel")
+        raise _unsupported(image, f"color space {photometric} of {image.SamplesPerPixel} samples per pixel")
     if allocated not in (8, 16) or not 1 <= stored <= allocated:
         raise _unsupported(image, "a bit depth other than 8 or 16")
     if image.PixelRepresentation and image.SamplesPerPixel == 3:

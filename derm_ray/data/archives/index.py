@@ -204,7 +204,7 @@ class _Indexer:
         if not self._source.found:
             return "no pair found: it is empty. Check that it was copied completely"
         if self._source.skipped.keys() <= {NO_SUFFIX, *UNNAMED}:
-            return f"{found} None of these files is an image. Check the path"
+            return f"{found} None of these files is an image. Correct the path"
         return (
             f"{found} Describe the file names: "
             f"--clinical {EXAMPLE!r} --dermoscopy {EXAMPLE.replace('clinical', 'dermoscopy')!r}"
