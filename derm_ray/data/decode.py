@@ -176,10 +176,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 @lru_cache(maxsize=16)
 def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Return what brings pixels of a color profile to sRGB.
-
-    ``None`` where there is nothing to do: the profile is broken, is for pixels of another kind, or is sRGB.
-    """
+    """Return what brings pixels of a profile to sRGB; ``None`` if it is broken, for other pixels, or sRGB itself."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if source.profile.xcolor_space.strip() != {"L": "GRAY"}.get(mode, mode):

@@ -14,6 +14,7 @@ from pydicom.filereader import read_dataset
 
 from derm_ray.data.dicom_pixels import first_frame
 from derm_ray.data.image_errors import damage_reported, unsupported
+from derm_ray.data.normalization import is_missing, normalize
 from derm_ray.domain import ImageFlag, Modality
 from derm_ray.errors import ImageError, ImageErrorCode
 
@@ -57,14 +58,13 @@ def is_dicom(data: bytes) -> bool:
 
 @dataclass(frozen=True)
 class DicomHeader:
-    """Metadata of a DICOM image; ``None`` where the header has no value.
+    """Metadata of a DICOM image; ``None`` where the header has no value, or a word for a missing one.
 
     Attributes:
         patient_id: (0010,0020).
         tracking_id, tracking_uid: of the lesion, (0062,0020) and (0062,0021) at any sequence level.
         modality: from the SOP class; ``None`` for secondary captures.
         sop_instance_uid: (0008,0018).
-        burned_in: whether the pixels are said to hold text.
         age_years: in years.
         sex: ``male``, ``female`` or ``other``.
         acquired: sorts images of a lesion by time: date and time, then instance number.
@@ -75,7 +75,6 @@ class DicomHeader:
     tracking_uid: str | None
     modality: Modality | None
     sop_instance_uid: str | None
-    burned_in: bool
     age_years: float | None
     sex: str | None
     acquired: tuple[str, int]
@@ -119,7 +118,7 @@ def decode_dicom(data: bytes) -> tuple[Image.Image, tuple[str, ...]]:
         flags = []
         if int(header.get("NumberOfFrames") or 1) > 1:
             flags.append(ImageFlag.ANIMATED)
-        if _burned_in(header):
+        if str(header.get("BurnedInAnnotation", "")).upper() == "YES":
             flags.append(ImageFlag.BURNED_IN_ANNOTATION)
         return first_frame(header, data, offset), tuple(flags)
 
@@ -182,24 +181,21 @@ def _summary(header: Dataset) -> DicomHeader:
         f"{header.get('AcquisitionTime') or header.get('ContentTime') or ''}"
     )
     return DicomHeader(
-        patient_id=_text(header, "PatientID"),
-        tracking_id=found.get("TrackingID"),
-        tracking_uid=found.get("TrackingUID"),
+        patient_id=_known(header.get("PatientID")),
+        tracking_id=_known(found.get("TrackingID")),
+        tracking_uid=_known(found.get("TrackingUID")),
         modality=MODALITIES.get(str(header.SOPClassUID)),
-        sop_instance_uid=_text(header, "SOPInstanceUID"),
-        burned_in=_burned_in(header),
+        sop_instance_uid=_known(header.get("SOPInstanceUID")),
         age_years=_age(str(header.get("PatientAge") or "")),
         sex={"M": "male", "F": "female", "O": "other"}.get(str(header.get("PatientSex") or "")),
         acquired=(str(time), int(header.get("InstanceNumber") or 0)),
     )
 
 
-def _burned_in(header: Dataset) -> bool:
-    return str(header.get("BurnedInAnnotation", "")).upper() == "YES"
-
-
-def _text(header: Dataset, keyword: str) -> str | None:
-    return str(header.get(keyword) or "").strip() or None
+def _known(value: object) -> str | None:
+    """Return an id in its one form, ``None`` for a word that means missing."""
+    text = str(value or "")
+    return None if is_missing(text) else normalize(text)
 
 
 def _age(text: str) -> float | None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from concurrent.futures import Executor, wait
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
@@ -34,7 +34,7 @@ class Preprocessing:
 
     def to_json(self) -> dict[str, Any]:
         """Return the specification as JSON types."""
-        return {"resize": "stretch-bilinear", **asdict(self)}
+        return {"resize": "stretch-bilinear", "size": self.size}
 
     @classmethod
     def from_json(cls, spec: Mapping[str, Any]) -> "Preprocessing":

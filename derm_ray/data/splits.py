@@ -7,7 +7,6 @@ import numpy as np
 
 from derm_ray.data.manifest import Manifest
 from derm_ray.domain import Split
-from derm_ray.errors import counted
 
 TEST_FRACTION = 0.3
 VAL_FRACTION = 0.15
@@ -49,8 +48,8 @@ def split_manifest(
         if len(names) < MIN_GROUPS:
             assigned.update(dict.fromkeys(names, Split.TRAIN))
             warnings.append(
-                f"{diagnosis or 'no diagnosis'}: only {counted(len(names), 'patient')} (or lesion without a patient id), "
-                "all in train; val and test have none of this class. Add some, or fill the column yourself."
+                f"{diagnosis or 'no diagnosis'}: fewer than {MIN_GROUPS} patients (or lesions without a patient id), all "
+                "in train; val and test have none of this class. Add some, or fill the column yourself."
             )
             continue
         shuffled = [names[i] for i in generator.permutation(len(names))]

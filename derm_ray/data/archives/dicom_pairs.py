@@ -2,12 +2,10 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import zip_longest
 
 from derm_ray.data.archives.retry import OUTAGES
 from derm_ray.data.dicom import DicomHeader, read_header
-from derm_ray.data.normalization import is_missing, normalize
 from derm_ray.domain import Modality
 from derm_ray.errors import ImageError, ImageErrorCode, StorageError
 
@@ -41,7 +39,7 @@ def index_dicom(uris: Sequence[str], read: Callable[[str], bytes]) -> tuple[list
     images: list[_Image] = []
     for uri in uris:
         try:
-            images.append((_normalized(read_header(read(uri))), uri))
+            images.append((read_header(read(uri)), uri))
         except ImageError as error:
             if error.code in OUTAGES:
                 raise StorageError(error.message) from error
@@ -59,12 +57,6 @@ def index_dicom(uris: Sequence[str], read: Callable[[str], bytes]) -> tuple[list
             lesions[_lesion(header, instance)].append((header, uri))
     rows = [row for key, images in lesions.items() for row in _rows(_joined(key), images)]
     return sorted(rows, key=lambda row: str(row["pair_id"])), skipped
-
-
-def _normalized(header: DicomHeader) -> DicomHeader:
-    """Return the header with normalized ids; words for missing values become ``None``."""
-    ids = {name: getattr(header, name) or "" for name in ("patient_id", "tracking_id", "tracking_uid")}
-    return replace(header, **{name: None if is_missing(value) else normalize(value) for name, value in ids.items()})
 
 
 def _lesion(header: DicomHeader, instance: str) -> tuple[str, ...]:

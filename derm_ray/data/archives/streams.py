@@ -18,10 +18,6 @@ class MemberStream:
     """One pass over a ``.tar.gz``; thread-safe.
 
     A wanted member that is passed is kept until it is read as often as it was announced; others are skipped.
-
-    Args:
-        uri: of the archive.
-        wanted: addresses that will be read.
     """
 
     def __init__(self, uri: str, wanted: Iterable[StreamMember]) -> None:

@@ -41,12 +41,7 @@ class TarEntry:
 
 
 class TarFile:
-    """A tar archive, from its begin to its end; archives that were concatenated are one, as for ``tar -i``.
-
-    Args:
-        uri: of the archive.
-        packed: whether it is gzipped.
-    """
+    """A tar archive, plain or gzipped (``packed``); archives that were concatenated are one, as for ``tar -i``."""
 
     def __init__(self, uri: str, *, packed: bool) -> None:
         self._file = _Forward(_Gunzip(uri) if packed else open_ranges(uri))
