@@ -224,12 +224,11 @@ def listed(names: Sequence[str]) -> str:
     return text if len(text) <= _LISTED else text[:_LISTED] + " ..."
 
 
-def scan_manifest(uri: str, rows: int = BATCH_ROWS) -> Iterator[Manifest]:
+def scan_manifest(uri: str) -> Iterator[Manifest]:
     """Read a manifest piece by piece, so that memory does not grow with its length.
 
     Args:
         uri: of a Parquet, CSV or JSON Lines file.
-        rows: most rows in one piece.
 
     Raises:
         ConfigError: the name ends in no known suffix.
@@ -240,11 +239,11 @@ def scan_manifest(uri: str, rows: int = BATCH_ROWS) -> Iterator[Manifest]:
     first_row = 0
     with storage.open_read(uri) as file:
         tables = iter(
-            CsvTables(file, uri, rows)
+            CsvTables(file, uri, BATCH_ROWS)
             if form == "csv"
-            else jsonl_tables(file, uri, rows)
+            else jsonl_tables(file, uri, BATCH_ROWS)
             if form == "jsonl"
-            else _parquet_tables(file, rows)
+            else _parquet_tables(file)
         )
         while True:
             try:
@@ -273,12 +272,12 @@ def read_manifest(uri: str) -> Manifest:
     return Manifest(pa.concat_tables(tables, promote_options="permissive"), storage.absolute(uri), missing_words)
 
 
-def _parquet_tables(file: BinaryIO, rows: int) -> Iterator[pa.Table]:
+def _parquet_tables(file: BinaryIO) -> Iterator[pa.Table]:
     """Yield at least one table, also of a file without rows."""
     parquet = pq.ParquetFile(file)
     if parquet.metadata.num_rows == 0:
         yield parquet.schema_arrow.empty_table()
-    for batch in parquet.iter_batches(rows, use_threads=False):
+    for batch in parquet.iter_batches(BATCH_ROWS, use_threads=False):
         yield pa.Table.from_batches([batch])
 
 

@@ -64,7 +64,7 @@ class _Block:
         ]
 
 
-def prepare(manifest: Manifest, out_uri: str, spec: Preprocessing, *, tar_bytes: int = TAR_BYTES) -> Prepared:
+def prepare(manifest: Manifest, out_uri: str, spec: Preprocessing) -> Prepared:
     """Write a manifest's images at a model's input size, so that training neither decodes nor resizes large photos.
 
     The pixels that are loaded from the prepared manifest equal those of the original at the same size, bit by bit.
@@ -76,7 +76,6 @@ def prepare(manifest: Manifest, out_uri: str, spec: Preprocessing, *, tar_bytes:
         manifest: any pairs.
         out_uri: the folder; the image URIs in its manifest are relative, so that it can be moved whole.
         spec: target size.
-        tar_bytes: most bytes of pixels in one tar.
 
     Raises:
         OutputExistsError: the folder already holds a manifest.
@@ -92,7 +91,7 @@ def prepare(manifest: Manifest, out_uri: str, spec: Preprocessing, *, tar_bytes:
         )
     require_size(manifest, spec, "--size")
     validate(manifest)
-    most = max(1, min(TAR_PAIRS, tar_bytes // (len(Modality) * 3 * spec.size**2)))
+    most = max(1, min(TAR_PAIRS, TAR_BYTES // (len(Modality) * 3 * spec.size**2)))
     blocks = _cut(manifest.pairs(), spec, most)
     done = {block.name: uris for block in blocks if block.name in there and (uris := _addresses(block, out_uri))}
     reused = len(done)
