@@ -95,23 +95,16 @@ def read_header(data_or_head: bytes) -> DicomHeader:
 
 
 def decode_dicom(data: bytes) -> tuple[Image.Image, tuple[str, ...]]:
-    """Return the first frame of a DICOM file as the standard displays it, and its flags.
+    """Return the first frame of a DICOM file as the standard displays it, mode L or RGB, and its flags.
 
     Gray values pass through the modality LUT or the rescale, then through the first VOI LUT or else the first window,
     and MONOCHROME1 is inverted (PS3.3 C.11.1, C.11.2 and C.7.6.3.1.2). Without a VOI LUT and a window, the full range
     that the stored bits can express becomes 0..255, whatever part of it the image uses. Colors of more than 8 bits
     keep their upper 8. An element without a value counts as absent. An EXIF orientation inside a frame is ignored.
-
-    Args:
-        data: a DICOM file.
-
-    Returns:
-        The image, mode L or RGB, with the ICC profile in its ``info``, and values of
-        :class:`derm_ray.domain.ImageFlag`.
+    The ICC profile is in the image's ``info``; flags are values of :class:`derm_ray.domain.ImageFlag`.
 
     Raises:
-        ImageError: with the code ``not_an_image``, ``too_many_pixels``, ``unsupported`` (a layout that is not read,
-            named in the message) or ``corrupt``.
+        ImageError: ``not_an_image``, ``too_many_pixels``, ``unsupported`` (named in the message) or ``corrupt``.
     """
     with damage_reported(" DICOM"):
         header, offset = _read(data)

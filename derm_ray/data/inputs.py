@@ -119,11 +119,7 @@ class SizedInput(Input):
         self._source, self._spec = source, spec
 
     def pieces(self) -> Iterator[Manifest]:
-        """See :class:`Input`.
-
-        Raises:
-            ConfigError: images were prepared at another size.
-        """
+        """See :class:`Input`; images of another size raise ``ConfigError``."""
         for piece in self._source.pieces():
             require_size(piece, self._spec, "the model's size")
             yield piece

@@ -28,20 +28,17 @@ def is_jpeg_2000(data: bytes) -> bool:
 
 
 def decode_jpeg_2000(data: bytes) -> Image.Image:
-    """Decode a JPEG 2000 file with OpenJPEG.
+    """Decode a JP2 or JPX file, or a codestream, with OpenJPEG.
 
     Read are 1 to 16 unsigned bits of gray, sRGB or (8 bits) sYCC, or with a color profile; the former with or without
     alpha.
-
-    Args:
-        data: a JP2 or JPX file, or a codestream.
 
     Returns:
         Mode L, LA, RGB, RGBA or YCbCr, 8 bits a channel (the upper 8 of more), with the ICC profile in its
         ``info``, and there as ``deep`` whether there were more.
 
     Raises:
-        ImageError: with the code ``too_many_pixels``, ``unsupported`` (named in the message) or ``corrupt``.
+        ImageError: ``too_many_pixels`` or ``unsupported``.
         Exception: for damaged files.
     """
     space, alpha, profile, codestream = _UNSTATED, False, b"", data

@@ -135,12 +135,8 @@ def _bmp(data: bytes) -> None:
     size, bits, packing, used = struct.unpack_from("<I10xHI12xI", data, 14)
     if size == 12:
         return
-    if size not in (40, 52, 56, 64, 108, 124):
-        raise unsupported(f"BMP with a header of {size} bytes")
-    if size == 64 and packing:
-        raise unsupported("compressed BMP of OS/2")
-    if packing not in (0, 1, 2, 3):
-        raise unsupported(f"BMP with compression {packing}")
+    if size not in (40, 52, 56, 64, 108, 124) or packing not in (0, 1, 2, 3) or (size == 64 and packing):
+        raise unsupported(f"BMP with a header of {size} bytes and compression {packing}")
     if packing == 3:
         masks = struct.unpack_from("<4I", data, 54)
         masks = masks if size >= 56 else (*masks[:3], 0)

@@ -124,8 +124,7 @@ def require_size(manifest: Manifest, spec: Preprocessing, whose: str) -> None:
         whose: origin of the size for messages, such as ``the recipe's size``.
 
     Raises:
-        ConfigError: the images would be resized twice.
-        ManifestError: ``prepared_size`` holds no numbers.
+        ConfigError, ManifestError: the images would be resized twice; ``prepared_size`` holds no numbers.
     """
     if not is_prepared(manifest):
         return

@@ -45,8 +45,8 @@ def split_manifest(manifest: Manifest, seed: int = 0, *, val_fraction: float = V
         if len(names) < MIN_GROUPS:
             assigned.update(dict.fromkeys(names, Split.TRAIN))
             warnings.append(
-                f"{diagnosis or 'no diagnosis'}: only {len(names)} of {MIN_GROUPS} patients that are needed (lesions where "
-                "the patient is unknown), all in train; val and test have none of this class."
+                f"{diagnosis or 'no diagnosis'}: only {len(names)} of {MIN_GROUPS} patients needed (lesions where the "
+                "patient is unknown), all in train; val and test have none of this class."
             )
             continue
         shuffled = [names[i] for i in generator.permutation(len(names))]

@@ -90,12 +90,7 @@ def _fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def write_index(index: ArchiveIndex, out_uri: str) -> None:
-    """Write an index as a manifest, piece by piece and atomically.
-
-    Raises:
-        ConfigError: the name does not end in a known suffix, or is that of the archive itself.
-        StorageError: it cannot be written.
-    """
+    """Write an index as a manifest, see :func:`derm_ray.data.manifest.write_tables`; never over the archive itself."""
     if storage.absolute(out_uri) in (index.uri, *index.containers):
         raise ConfigError(f"{out_uri} is the indexed archive and would be overwritten. Choose another --out.")
     write_tables(index.tables(), out_uri)

@@ -28,10 +28,8 @@ def parquet_content(uri: str) -> Content:
 def image_tables(uri: str, values: dict[str, str | None], skipped: dict[str, str]) -> Iterator[pa.Table]:
     """Yield one manifest table for every row group; images are read only if statistics report nulls.
 
-    Args:
-        uri: of the file.
-        values: of columns that the names of its folders give.
-        skipped: receives the columns that no manifest can hold, and their types.
+    ``values`` are of columns that the names of the file's folders give. ``skipped`` receives the columns that no
+    manifest can hold, and their types.
     """
     with opened(uri) as file:
         _require_images(file.schema_arrow, uri)

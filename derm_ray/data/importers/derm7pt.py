@@ -52,11 +52,6 @@ def import_derm7pt(source: str, label_set: LabelSet, out_uri: str) -> ImportResu
 
     The data set's own splits are kept.
 
-    Args:
-        source: the folder's URI.
-        label_set: ``derm7pt`` or ``paper15``.
-        out_uri: URI of the future manifest; image URIs are absolute in any case.
-
     Raises:
         StorageError: a file is missing.
         ManifestError: a file lacks a column, or an index is outside the table or in two splits.

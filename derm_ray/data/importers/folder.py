@@ -38,9 +38,7 @@ def import_folder(
     the same) means that file. A diagnosis is a class name of the label set or its title in any case.
 
     Args:
-        source: URI of the CSV.
-        label_set: of the diagnoses.
-        out_uri: URI of the future manifest; image URIs are absolute in any case.
+        source, label_set, out_uri: see :class:`derm_ray.data.importers.importer.Importer`.
         column: ``NAME=HEADER``: a manifest column, or ``clinical`` or ``dermoscopy``, and the CSV's name for it. A
             column that already has that name is skipped.
         delimiter, encoding: see :class:`derm_ray.data.csv_reader.CsvTables`.

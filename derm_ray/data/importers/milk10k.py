@@ -38,10 +38,7 @@ PAPER15_FROM_FULL = {
 def import_milk10k(source: str, label_set: LabelSet, out_uri: str) -> ImportResult:
     """Read the official folder (``MILK10k_Training_{Metadata,Supplement,GroundTruth}.csv`` and ``_Input/``).
 
-    Args:
-        source: the folder's URI.
-        label_set: ``paper15`` (by ``diagnosis_full``) or ``milk10k`` (the 11 classes of the ground truth).
-        out_uri: URI of the future manifest; image URIs are absolute in any case.
+    The label set is ``paper15`` (by ``diagnosis_full``) or ``milk10k`` (the 11 classes of the ground truth).
 
     Raises:
         StorageError: a file is missing.
