@@ -224,11 +224,12 @@ def listed(names: Sequence[str]) -> str:
     return text if len(text) <= _LISTED else text[:_LISTED] + " ..."
 
 
-def scan_manifest(uri: str) -> Iterator[Manifest]:
+def scan_manifest(uri: str, rows: int = BATCH_ROWS) -> Iterator[Manifest]:
     """Read a manifest piece by piece, so that memory does not grow with its length.
 
     Args:
         uri: of a Parquet, CSV or JSON Lines file.
+        rows: most rows in one piece.
 
     Raises:
         ConfigError: the name ends in no known suffix.
@@ -239,11 +240,11 @@ def scan_manifest(uri: str) -> Iterator[Manifest]:
     first_row = 0
     with storage.open_read(uri) as file:
         tables = iter(
-            CsvTables(file, uri, BATCH_ROWS)
+            CsvTables(file, uri, rows)
             if form == "csv"
-            else jsonl_tables(file, uri, BATCH_ROWS)
+            else jsonl_tables(file, uri, rows)
             if form == "jsonl"
-            else _parquet_tables(file)
+            else _parquet_tables(file, rows)
         )
         while True:
             try:
@@ -272,12 +273,12 @@ def read_manifest(uri: str) -> Manifest:
     return Manifest(pa.concat_tables(tables, promote_options="permissive"), storage.absolute(uri), missing_words)
 
 
-def _parquet_tables(file: BinaryIO) -> Iterator[pa.Table]:
+def _parquet_tables(file: BinaryIO, rows: int) -> Iterator[pa.Table]:
     """Yield at least one table, also of a file without rows."""
     parquet = pq.ParquetFile(file)
     if parquet.metadata.num_rows == 0:
         yield parquet.schema_arrow.empty_table()
-    for batch in parquet.iter_batches(BATCH_ROWS, use_threads=False):
+    for batch in parquet.iter_batches(rows, use_threads=False):
         yield pa.Table.from_batches([batch])
 
 

@@ -13,7 +13,6 @@ IMAGE_SUFFIXES = frozenset(
 DICOM_SUFFIXES = frozenset((".dcm", ".dicom"))
 _OTHER_ARCHIVES = (".7z", ".rar", ".gz", ".bz2", ".xz", ".zst", ".tbz2", ".txz")
 _VOLUME = re.compile(r"\.(z\d\d|r\d\d|(tar|zip|tgz|gz|7z)\.\d{2,3}|part\d+(\.(rar|zip|tar|tgz|gz|7z))?)$")
-_HIDDEN = {"Cc": "a control character", "Cf": "an invisible character", "Cs": "bytes that are not UTF-8"}
 
 
 class ArchiveError(ManifestError):
@@ -37,10 +36,8 @@ def refusal(name: str) -> str | None:
     """Return why a member's name is not accepted, or ``None``."""
     if len(name) > MAX_NAME:
         return f"its name has {len(name)} characters, at most {MAX_NAME} are accepted"
-    if not name.isprintable():
-        for character in name:
-            if hidden := _HIDDEN.get(unicodedata.category(character)):
-                return f"its name contains {hidden}"
+    if not name.isprintable() and any(unicodedata.category(character) in ("Cc", "Cf", "Cs") for character in name):
+        return "its name contains a control character, an invisible character, or bytes that are not UTF-8"
     if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name):
         return "its name is absolute"
     if ".." in re.split(r"[/\\]", name):

@@ -168,12 +168,12 @@ def test_the_command(tmp_path: Path) -> None:
         "manifest": uri,
         "pairs": 4,
         "size": 64,
-        "tars": 1,
+        "tars": 4,
         "reused_tars": 0,
     }
     Path(uri).unlink()
     done = CliRunner().invoke(app, command)
-    assert f"4 pairs at 64 px in 1 tar, {uri}\n1 of the tars existed already" in done.output
+    assert f"4 pairs at 64 px in 4 tars, {uri}\n4 of the tars existed already" in done.output
     done = CliRunner().invoke(app, command)
     assert isinstance(done.exception, OutputExistsError)
     assert "Choose another --out, or delete that folder" in str(done.exception)
