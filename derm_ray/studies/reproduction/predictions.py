@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from derm_ray import storage
-from derm_ray.data.parquet import parse_parquet
 from derm_ray.domain import LabelSet, PredictionKind, label_set
 from derm_ray.errors import StorageError
 
@@ -70,7 +69,8 @@ def read_predictions(folder: str) -> TrialPredictions | None:
     if not storage.exists(uri):
         return None
     try:
-        table = parse_parquet(storage.read_bytes(uri))
+        # On the calling thread: a process that ends soon after a read on Arrow's threads may abort (pyarrow 26).
+        table = pq.ParquetFile(pa.BufferReader(storage.read_bytes(uri))).read(use_threads=False)
     except pa.ArrowException as error:
         raise StorageError(
             f"{uri}: damaged ({error}). Delete it; the trial's predictions will be computed again."
