@@ -32,7 +32,7 @@ class Input(Protocol):
     """Reason -> number of files that are not part of a pair; complete when all pieces are read."""
 
     def pieces(self) -> Iterator[Manifest]:
-        """Yield the pairs in order, image URIs absolute."""
+        """Yield the pairs in order."""
         ...
 
     def fingerprint(self) -> str:
@@ -57,7 +57,7 @@ class ManifestInput:
     def pieces(self) -> Iterator[Manifest]:
         """See :class:`Input`."""
         if not self._parts:
-            return (piece.absolute() for piece in scan_manifest(self.uri))
+            return scan_manifest(self.uri)
         return (piece for part in self._parts for piece in self._part(part))
 
     def _part(self, part: str) -> Iterator[Manifest]:
@@ -73,7 +73,7 @@ class ManifestInput:
         columns = values(relative(part, self.uri))
         for piece in scan_manifest(part):
             table = normalize_schema(with_values(piece.table, columns), self.uri).table
-            yield Manifest(table, self.uri, piece.missing_words).absolute()
+            yield Manifest(table, self.uri, piece.missing_words)
 
     def fingerprint(self) -> str:
         """See :class:`Input`."""

@@ -8,9 +8,8 @@ import torch
 from derm_ray.datasets import Row, packed, unpacked
 from derm_ray.errors import DermRayError
 from derm_ray.observability import WorkerLogs
-from derm_ray.scoring.chunks import Chunk
 from derm_ray.scoring.metrics import WorkMetrics
-from derm_ray.scoring.parts import ShardOutcome
+from derm_ray.scoring.parts import Chunk, ShardOutcome
 from derm_ray.scoring.scorer import ShardScorer
 from derm_ray.scoring.shards import Shard
 

@@ -104,7 +104,7 @@ def _checked(
 def _piece_problems(
     piece: Manifest, pairs: list[LesionPair], first: int, locations: Locations, *, csv: bool
 ) -> Iterator[str]:
-    yield from row_problems(piece, first)
+    yield from row_problems(piece, pairs, first)
     for row, pair in enumerate(pairs, first + 1):
         for name, uri in (("clinical_uri", pair.clinical_uri), ("dermoscopy_uri", pair.dermoscopy_uri)):
             if uri is not None and (refusal := locations.refusal(uri)):
