@@ -27,10 +27,11 @@ from derm_ray.evaluation.evaluate import evaluate
 from derm_ray.inference.predictor import Predictor
 from derm_ray.lease import hold
 from derm_ray.storage import read_bytes
+from derm_ray.training.batches import labeled
 from derm_ray.training.config import TrainConfig, debug
 from derm_ray.training.run import driver, worker
 from derm_ray.training.run.data_loading import batches
-from derm_ray.training.run.driver import labeled, train
+from derm_ray.training.run.driver import train
 from derm_ray.training.run.folder import INVOCATIONS
 from tests.conftest import TrainedRun, take
 

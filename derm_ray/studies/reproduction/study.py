@@ -23,7 +23,7 @@ from derm_ray.studies.reproduction.predictions import TrialPredictions, read_pre
 from derm_ray.studies.reproduction.report import render_html
 from derm_ray.studies.reproduction.results import StudyResults, assemble
 from derm_ray.studies.reproduction.trials import UNAVAILABLE, Grid, Resources
-from derm_ray.training.run.driver import labeled
+from derm_ray.training.batches import labeled
 
 logger = logging.getLogger(__name__)
 
@@ -201,7 +201,7 @@ def _claim(out_uri: str, metadata: Mapping[str, Any], weights: Mapping[str, str]
 def _truth(manifest: Manifest, labels: LabelSet, given: Mapping[PredictionKind, Any]) -> TrialPredictions:
     test = labeled(manifest, Split.TEST, labels)
     ids = tuple(pair.pair_id for pair in test.pairs), tuple(pair.lesion_id for pair in test.pairs)
-    return TrialPredictions(labels, *ids, np.array(test.labels), given, {}, {})
+    return TrialPredictions(labels, *ids, test.labels, given, {}, {})
 
 
 def _majority(manifest: Manifest, labels: LabelSet) -> TrialPredictions:

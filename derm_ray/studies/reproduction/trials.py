@@ -6,7 +6,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from time import monotonic
 
-import numpy as np
 import ray
 
 from derm_ray import runtime, storage
@@ -18,11 +17,11 @@ from derm_ray.models.trunks import TRUNKS, Trunk
 from derm_ray.models.weights import load_trunk_weights, read_init_weights
 from derm_ray.studies.reproduction.grid import Trial
 from derm_ray.studies.reproduction.predictions import TrialPredictions, read_predictions, write_predictions
+from derm_ray.training.batches import LabeledPairs, labeled
 from derm_ray.training.config import TrainConfig
 from derm_ray.training.feature_cache import LIMIT_GIB, FeatureCache, evict_caches
 from derm_ray.training.run.cache import plan_features, prepare_features
-from derm_ray.training.run.data_loading import LabeledPairs
-from derm_ray.training.run.driver import labeled, train
+from derm_ray.training.run.driver import train
 from derm_ray.training.run.predictions import predict_split
 
 logger = logging.getLogger(__name__)
@@ -238,7 +237,7 @@ class Grid:
             labels,
             tuple(pair.pair_id for pair in test.pairs),
             tuple(pair.lesion_id for pair in test.pairs),
-            np.array(test.labels),
+            test.labels,
             predicted.given,
             predicted.swapped,
             metadata,

@@ -24,11 +24,11 @@ from derm_ray.errors import DermRayError, StorageError
 from derm_ray.evaluation.evaluate import compute_metrics
 from derm_ray.models.networks import PairNetwork
 from derm_ray.observability import Progress, WorkerLogs
-from derm_ray.training.batches import evaluation_order, training_order
+from derm_ray.training.batches import LabeledPairs, evaluation_order, training_order
 from derm_ray.training.config import TrainConfig
 from derm_ray.training.feature_cache import FeatureCache
 from derm_ray.training.loop import KindProbabilities, TrainingLoop
-from derm_ray.training.run.data_loading import LabeledPairs, batches
+from derm_ray.training.run.data_loading import batches
 from derm_ray.training.run.metrics import TrainingMetrics
 from derm_ray.training.tensorboard import tensorboard_events
 from derm_ray.training.watchdog import Watchdog
@@ -243,11 +243,11 @@ class _Worker:
 
     def _metrics(self, scores: KindProbabilities) -> dict[str, float]:
         """Return every defined metric of every prediction kind."""
-        labels = np.array(self.val.labels)
+        labels = label_set(self.config.label_set)
         named = {
             f"{kind}/{name}": value
             for kind in PredictionKind
-            for name, value in compute_metrics(label_set(self.config.label_set), labels, scores[kind]).items()
+            for name, value in compute_metrics(labels, self.val.labels, scores[kind]).items()
         }
         return {name: float(value) for name, value in named.items() if np.isfinite(value)}
 
