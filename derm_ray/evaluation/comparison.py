@@ -17,12 +17,7 @@ BLOCK = 4_000_000
 
 @dataclass(frozen=True)
 class Interval:
-    """A metric with its bootstrap interval.
-
-    Attributes:
-        value: the metric on all pairs; NaN where undefined.
-        low, high: percentile interval; NaN where the metric is undefined.
-    """
+    """A metric on all pairs with its percentile interval; NaN where it is undefined."""
 
     value: float
     low: float
@@ -61,13 +56,10 @@ def bootstrap(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Compute metrics on all pairs with 95% percentile intervals clustered by lesion.
+    """Compute metrics on all pairs with 95% percentile intervals from draws of lesions.
 
-    Args:
-        compute: weights of the pairs (D, N) -> metric name -> values (D,).
-        lesion_ids: one per pair.
-        resamples: number of draws; a draw in which a metric is undefined does not count for it.
-        seed: of the draws.
+    ``compute`` takes weights of the pairs (D, N) and returns metric name -> values (D,). A draw in which a metric is
+    undefined does not count for it.
     """
     parts = [compute(weights) for weights in _blocks(lesion_ids, seed=seed, resamples=resamples)]
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

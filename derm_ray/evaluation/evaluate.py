@@ -35,10 +35,9 @@ class KindEvaluation:
     """The metrics of one prediction kind.
 
     Attributes:
-        metrics: metric name -> interval; those of a task under ``<task>/<metric>``, those of each class against the
-            rest, such as AUROC, under ``<metric>/<class>``.
+        metrics: ``<metric>``, ``<task>/<metric>`` and, of each class against the rest, ``<metric>/<class>``.
         confusion: counts (K, K), rows true, columns predicted.
-        reliability: reliability of the probabilities.
+        reliability: of the probabilities.
         operating: the model's operating points, with sensitivity and specificity on this split.
     """
 

@@ -22,12 +22,8 @@ Probabilities = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class KindParity:
-    """Comparison of two predictors' outputs of one kind over the same pairs.
-
-    Attributes:
-        agreement: share of pairs with the same most probable class, 0..1.
-        mean_difference: mean of |dp| over pairs and classes, 0..1.
-        largest_difference: its largest value.
+    """Two predictors over the same pairs: share with the same most probable class, mean and largest change of
+    probability.
     """
 
     agreement: float
@@ -96,13 +92,7 @@ class Parity:
 
 
 def measure_parity(reference: Predictor, other: Predictor, pairs: Sequence[LesionPair], uri: str) -> Parity:
-    """Compare two predictors on the same pairs, each with its own preprocessing.
-
-    Args:
-        reference: the baseline.
-        other: the candidate.
-        pairs: with both images.
-        uri: the manifest's, for errors.
+    """Compare two predictors on pairs with both images, each with its own preprocessing; errors name ``uri``.
 
     Raises:
         ManifestError: images cannot be used; all are listed.

@@ -27,13 +27,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Quantized:
-    """An int8 engine in its bundle.
-
-    Attributes:
-        engine: name and digest.
-        calibrated_on: pairs of ``val``.
-        parity: against fp32 over the pairs it was not calibrated on.
-    """
+    """An int8 engine in its bundle: name and digest, pairs of ``val`` that calibrated it, parity on all others."""
 
     engine: str
     calibrated_on: int

@@ -23,10 +23,7 @@ WHY_NOT_DEFINED = (
 
 
 def write_evaluation(evaluation: Evaluation, out_uri: str) -> tuple[str, str]:
-    """Write ``evaluation.json`` and ``report.html`` into a folder.
-
-    Returns:
-        The URIs of both.
+    """Write ``evaluation.json`` and ``report.html`` into a folder and return the URIs of both.
 
     Raises:
         OutputExistsError: the folder contains the evaluation of another model or manifest.

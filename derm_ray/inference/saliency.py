@@ -22,11 +22,7 @@ OPACITY = 0.45
 
 
 class SaliencyMapper:
-    """Computes the CAM-BP weights of images (Ge et al. 2017, Eq. 6 left and Fig. 3).
-
-    Args:
-        bundle: a model with a ``cam_bp`` head.
-        device: ``None`` is the first GPU, or the CPU.
+    """Computes the CAM-BP weights of images (Ge et al. 2017, Eq. 6 left and Fig. 3), by default on the first GPU.
 
     Raises:
         ConfigError: the model has no CAM network.
@@ -63,23 +59,13 @@ def overlay_files(mapper: SaliencyMapper, pair: PairPixels) -> dict[Modality, by
 
 
 def require_cam(bundle: Bundle) -> None:
-    """Check that a model has maps.
-
-    Raises:
-        ConfigError: it has no CAM network.
-    """
+    """Raise a ``ConfigError`` unless a model has a CAM network."""
     if bundle.network.cam is None:
         raise ConfigError(f"saliency needs a model with head cam_bp; this one's head is {bundle.network.head}.")
 
 
 def overlay(image: Pixels, weights: Map, opacity: float = OPACITY) -> Pixels:
-    """Return the image with its map on it, red where the weights are largest.
-
-    Args:
-        image: (H, W, 3) uint8.
-        weights: any grid; scaled by its largest value and resized (bicubic) to the image.
-        opacity: of the colors where the weights are largest, 0..1.
-    """
+    """Return an image (H, W, 3) with its map on it, of any grid, red where the weights are largest."""
     height, width = image.shape[:2]
     scaled = Image.fromarray((255 * weights / max(float(weights.max()), 1e-12)).astype(np.uint8))
     strength = np.asarray(scaled.resize((width, height), Image.Resampling.BICUBIC), np.float32) / 255

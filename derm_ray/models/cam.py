@@ -36,16 +36,7 @@ def saliency(activation_maps_BKHW: Tensor, logits_BK: Tensor, mode: str) -> Tens
 
 
 class CamStream(nn.Module):
-    """A trunk and a CAM head, frozen: images, or the stem's output, to saliency.
-
-    Args:
-        trunk: with ``body_only`` where another trunk's stem serves it as well.
-        head: trained.
-        mode: one of :data:`CAM_MODES`.
-
-    Raises:
-        ConfigError: the mode is unknown.
-    """
+    """A trunk and a trained CAM head, frozen: images, or the stem's output, to saliency in one of :data:`CAM_MODES`."""
 
     def __init__(self, trunk: Trunk, head: CamHead, mode: str) -> None:
         super().__init__()

@@ -80,11 +80,7 @@ class NetworkConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "NetworkConfig":
-        """Read an architecture back.
-
-        Raises:
-            ConfigError: a name is unknown to this version.
-        """
+        """Read an architecture back; a ``ConfigError`` names what this version does not know."""
         cam = values.get("cam")
         return cls(**{**values, "cam": CamConfig(**cam) if cam is not None else None})
 

@@ -19,10 +19,7 @@ logger = logging.getLogger(__name__)
 class ScoringActor:
     """A :class:`ShardScorer` for Ray Data; expected errors are returned as failed outcomes.
 
-    Args:
-        threads: of torch, OpenVINO and decoding, regardless of ``OMP_NUM_THREADS``.
-        logs: how it logs.
-        scorer: the scorer's arguments.
+    ``threads`` are those of torch, OpenVINO and decoding, regardless of ``OMP_NUM_THREADS``.
     """
 
     def __init__(self, *, threads: int, logs: WorkerLogs = WorkerLogs(), **scorer: Any) -> None:

@@ -21,11 +21,7 @@ def chunk_pairs(spec: Preprocessing, chunk_bytes: int) -> int:
 class DecodingActor:
     """A :class:`ShardLoader` for Ray Data; expected errors are returned as failed outcomes.
 
-    Args:
-        out_uri: folder of the run.
-        spec: of the model.
-        chunk_bytes: most pixels of a chunk; a single pair may be larger.
-        logs: how it logs.
+    A chunk holds ``chunk_bytes`` of pixels at most; a single pair may be larger.
     """
 
     def __init__(self, out_uri: str, spec: Preprocessing, chunk_bytes: int, logs: WorkerLogs = WorkerLogs()) -> None:

@@ -36,11 +36,7 @@ class PartFormat:
 
 
 def part_format(name: str) -> PartFormat:
-    """Return a format by name.
-
-    Raises:
-        ConfigError: the name is unknown.
-    """
+    """Return a format by name; a ``ConfigError`` lists the known ones."""
     if name not in FORMATS:
         raise ConfigError(unknown_name("format", name, tuple(FORMATS)))
     return FORMATS[name]

@@ -117,11 +117,7 @@ def recorded_run(out_uri: str) -> Run | None:
 
 
 def check_folder(out_uri: str) -> None:
-    """Check that a folder is empty or contains a scoring run.
-
-    Raises:
-        OutputExistsError: it contains something else.
-    """
+    """Raise an ``OutputExistsError`` if a folder contains something else than a scoring run."""
     names = storage.list_folder(out_uri)
     if RUN not in names and any(name != f"{FOLDER}/" and not name.endswith(".tmp") for name in names):
         raise OutputExistsError(f"{out_uri} contains files that are not a scoring run. Choose another --out.")

@@ -30,13 +30,9 @@ Batch = list[tuple[LesionPair, PairPixels | ImageError]]
 
 
 class ShardLoader:
-    """Loads shards, one after the other.
+    """Loads shards of the run in a folder, one after the other, and records attempts there.
 
-    Args:
-        out_uri: folder of the run, with its copy of the input; attempts are recorded in it.
-        spec: of the model.
-        batch_size: pairs loaded at once.
-        decoding_threads: images decoded at once, :data:`LOADING_THREADS` at most.
+    ``batch_size`` pairs are loaded at once, and ``decoding_threads`` images decoded, :data:`LOADING_THREADS` at most.
     """
 
     def __init__(self, out_uri: str, spec: Preprocessing, batch_size: int, *, decoding_threads: int) -> None:
@@ -60,12 +56,9 @@ class ShardLoader:
             yield from self._load(shard, attempts)
 
     def chunks(self, shard: Shard, size: int) -> Generator[Batch]:
-        """Yield a shard in chunks of ``size`` pairs, the last one shorter.
+        """Yield a shard in chunks of ``size`` pairs, the last one shorter; see :meth:`batches`.
 
         Deaths of the caller are not blamed on a pair.
-
-        Raises:
-            StorageError: as :meth:`batches`.
         """
         with Attempts(self._attempts_uri, shard) as attempts:
             ready: Batch = []

@@ -50,13 +50,7 @@ class ShardOutcome:
 
 
 class PartWriter:
-    """Writes parts, each atomically; a repetition overwrites its own part.
-
-    Args:
-        out_uri: folder of the parts.
-        description: the run's identity.
-        lease_uri: the run's record in the folder's lease; nothing is written after another process took it.
-    """
+    """Writes parts, each atomically, unless another process took the folder's lease; repetitions overwrite their own."""
 
     def __init__(self, out_uri: str, description: RunDescription, lease_uri: str | None = None) -> None:
         self._out_uri = out_uri

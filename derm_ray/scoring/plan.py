@@ -25,12 +25,7 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 class Plan(NamedTuple):
-    """An input cut into shards.
-
-    Attributes:
-        digest: SHA-256 of all rows' ids and image URIs, in order.
-        shards: in order.
-    """
+    """An input cut into shards, with the SHA-256 of all rows' ids and image URIs, in order."""
 
     digest: str
     shards: tuple[Shard, ...]

@@ -23,12 +23,8 @@ COLOR = "#3b7ea1"
 
 
 def complete_run(run: Run, counts: Reconciliation, lease: Lease) -> None:
-    """Write the report, and then ``_SUCCESS.json``: the last file of a run.
-
-    Args:
-        run: complete.
-        counts: totals over its parts.
-        lease: of this invocation; its record is not written yet.
+    """Write the report, and then ``_SUCCESS.json``: the last file of a run. This invocation's record is not on disk
+    yet.
     """
     report = describe(run, counts, [*records(storage.join(run.out_uri, INVOCATIONS))[:-1], lease.record])
     storage.write_json(storage.join(run.out_uri, JSON_NAME), report)
@@ -44,13 +40,7 @@ def complete_run(run: Run, counts: Reconciliation, lease: Lease) -> None:
 
 
 def describe(run: Run, counts: Reconciliation, invocations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the report as JSON types.
-
-    Args:
-        run: complete.
-        counts: totals over its parts.
-        invocations: the records of all leases; those without work have no pairs.
-    """
+    """Return the report of a complete run as JSON types; ``invocations`` are the records of all leases."""
     return {
         "run": run.identity(),
         "input": run.source,

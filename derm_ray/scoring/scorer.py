@@ -34,7 +34,6 @@ class ShardScorer:
         out_uri: folder of the run.
         description: the run's identity.
         use_gpu: run on the GPU; otherwise on CPU, also where a GPU is visible.
-        batch_size: pairs per forward pass.
         lease_uri: the run's record in the folder's lease; nothing is written after another process took it.
         on_batch: called after each batch.
 

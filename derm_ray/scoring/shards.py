@@ -48,11 +48,7 @@ def row_line(pair: LesionPair) -> bytes:
 
 
 class PairReader:
-    """Reads shards from the run's copy of its input; the file's footer is read once.
-
-    Args:
-        uri: of the copy.
-    """
+    """Reads shards from the run's copy of its input; the file's footer is read once."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri

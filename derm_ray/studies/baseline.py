@@ -29,12 +29,8 @@ Features = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class BaselineResult:
-    """The baseline's metrics.
-
-    Attributes:
-        kinds: prediction kind -> metrics on the test split; cross means the features of both images.
-        strengths: prediction kind -> inverse regularization C, chosen by macro AUROC on val.
-        predictions: prediction kind -> probabilities of the test pairs (N, K), in manifest order.
+    """Metrics on test, inverse regularization C by macro AUROC on val, and probabilities of test (N, K) in manifest
+    order.
     """
 
     kinds: dict[PredictionKind, dict[str, float]]
@@ -45,15 +41,10 @@ class BaselineResult:
 def run_baseline(
     manifest: Manifest, labels: LabelSet, *, init_weights: str | None = None, size: int = 128
 ) -> BaselineResult:
-    """Fit on train, choose the regularization on val, report on test.
+    """Fit on train, choose the regularization on val, report on test; every pair has both images, diagnosis and split.
 
-    Features are the spatial means of VGG-16's relu5_3 (512 per image), standardized on train.
-
-    Args:
-        manifest: pairs with both images, diagnosis and split.
-        labels: class order.
-        init_weights: see :func:`derm_ray.models.weights.read_init_weights`.
-        size: side of the input in pixels.
+    Features are the spatial means of VGG-16's relu5_3 (512 per image) for images of ``size`` pixels, standardized on
+    train; those of both images together give cross.
 
     Raises:
         ManifestError, ConfigError, StorageError: the input is not usable.

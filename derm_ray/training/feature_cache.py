@@ -26,14 +26,8 @@ class FeatureCache:
     """The activations of one list of pairs.
 
     Files hold fixed-size records, one per pair in order; a record is the clinical and the dermoscopy image's
-    activations (H, W, C), and those of both images mirrored. Any range of a file can be read alone, locally and
-    from object storage.
-
-    Attributes:
-        uri: the folder.
-        shape: (H, W, C) of one image.
-        dtype: ``uint16`` (the bits of bfloat16) or ``float32``.
-        mirrored: whether records hold the mirrored images too.
+    activations (H, W, C), and those of both images mirrored. Any range of a file can be read alone, locally and from
+    object storage. ``shape`` is (H, W, C) of one image, ``dtype`` ``uint16`` (the bits of bfloat16) or ``float32``.
     """
 
     uri: str
@@ -84,12 +78,7 @@ class FeatureCache:
 
 
 def evict_caches(folder: str, caches: Sequence[tuple[FeatureCache, int]], limit_gib: float) -> None:
-    """Remove the least recently used caches until these fit the limit, and record that they are in use.
-
-    Args:
-        folder: of all caches.
-        caches: those needed, each with its number of pairs.
-        limit_gib: bound on the whole folder.
+    """Remove a folder's least recently used caches until these, each with its number of pairs, fit; mark these as used.
 
     Raises:
         ConfigError: they do not fit alone.

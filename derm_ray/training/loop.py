@@ -29,12 +29,7 @@ KindProbabilities = dict[PredictionKind, npt.NDArray[np.float32]]
 class TrainingLoop:
     """Network, optimizer and schedule of a run.
 
-    Args:
-        config: the recipe.
-        network: with its initial weights, not wrapped; it is changed in place.
-        device: where to run.
-        weights: of each class in the loss (K,); ``None`` weighs all alike.
-        watchdog: informed of steps and waits.
+    ``network`` has its initial weights and is changed in place; ``weights`` are those of each class in the loss (K,).
     """
 
     def __init__(
@@ -162,14 +157,9 @@ class TrainingLoop:
         return logits
 
     def predict(self, batches: Iterable[Batch | DermRayError], pairs: int) -> KindProbabilities:
-        """Return the probabilities of every pair, gathered from all ranks.
+        """Return the probabilities of every pair, (pairs, classes) float32 per prediction kind, the same on all ranks.
 
-        Args:
-            batches: this rank's shares, or errors; all ranks together hold every index of ``range(pairs)`` once.
-            pairs: their number.
-
-        Returns:
-            Prediction kind -> (pairs, classes) float32, the same on all ranks.
+        The batches are this rank's shares; all ranks together hold every index of ``range(pairs)`` once.
 
         Raises:
             TrainingError: a probability is not finite.

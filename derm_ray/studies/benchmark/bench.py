@@ -36,14 +36,7 @@ COMPARISONS = ("gflops", "int8", "engine", "decoding", "bulk", "training", "scal
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Results of a benchmark, with the machine.
-
-    Attributes:
-        machine: hardware and versions.
-        rows: in the order of the comparisons.
-        failures: failed comparisons, each with the reason.
-        seconds: total duration.
-    """
+    """Results of a benchmark with the machine; ``failures`` are comparisons that failed, each with the reason."""
 
     machine: Mapping[str, Any]
     rows: Sequence[Row]

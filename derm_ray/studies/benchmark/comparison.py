@@ -76,11 +76,7 @@ class Row:
 
 
 def turns(sides: Sequence[Callable[[], Figure]], repetitions: int) -> list[tuple[Figure, ...]]:
-    """Run all sides in turn, A B B A; each leaves out its own warm-up.
-
-    Returns:
-        One tuple of figures per repetition, in the order of ``sides``.
-    """
+    """Run all sides in turn, A B B A, each without its own warm-up; return their figures, one tuple per repetition."""
     figures = []
     for repetition in range(repetitions):
         step = 1 if repetition % 2 == 0 else -1
@@ -97,13 +93,9 @@ def to_row(
     threshold: float,
     at_most: bool = False,
 ) -> Row:
-    """Return the row of a comparison.
+    """Return the row of a comparison from both sides' figures of each repetition; see :class:`Row`.
 
     The ratio is taken within each repetition, so that a machine that becomes slower or faster does not affect it.
-
-    Args:
-        name, description, unit, threshold, at_most: see :class:`Row`.
-        figures: ours and the baseline's, of each repetition.
     """
     ratios = [mine / yours for mine, yours in figures]
     low, high = _interval(ratios)

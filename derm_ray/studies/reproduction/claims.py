@@ -75,11 +75,7 @@ AGAINST_BASELINE = {
 
 
 def paper_claims(plain: str) -> tuple[Claim, ...]:
-    """Return the claims of sections 2.2 to 3.3, and those a user asks first.
-
-    Args:
-        plain: head of the networks without bilinear pooling, as in the rows' names.
-    """
+    """Return the claims of sections 2.2 to 3.3, and those a user asks first; ``plain`` is the head without pooling."""
 
     def row(network: str, kind: PredictionKind = CROSS, *, head: str = plain, swapped: bool = False) -> Side:
         return Side(f"{network}-{head}", kind, swapped)
@@ -132,12 +128,9 @@ def paper_claims(plain: str) -> tuple[Claim, ...]:
 
 
 def judge(claim: Claim, rows: Mapping[str, Mapping[int, TrialPredictions]], weights: Draws) -> Verdict:
-    """Test one claim.
+    """Test one claim on resamples of the lesions; see :func:`derm_ray.evaluation.comparison.lesion_weights`.
 
-    Args:
-        claim: to be tested.
-        rows: row name -> seed -> predictions, all of the same pairs; baselines have an entry for every seed.
-        weights: see :func:`derm_ray.evaluation.comparison.lesion_weights`.
+    ``rows`` are row name -> seed -> predictions, all of the same pairs; baselines have an entry for every seed.
     """
     seeds = sorted(set.intersection(*(set(rows.get(side.row, ())) for _, side in claim.terms)))
     total: Draws = np.zeros(len(weights))

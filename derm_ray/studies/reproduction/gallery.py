@@ -24,13 +24,7 @@ CASES = 8
 
 @dataclass(frozen=True)
 class Case:
-    """One lesion.
-
-    Attributes:
-        truth: title of its diagnosis.
-        predictions: prediction kind -> title of the predicted class.
-        images: images of both modalities and their overlays, as data URIs.
-    """
+    """One lesion: titles of its diagnosis and of each prediction; both images and their overlays as data URIs."""
 
     truth: str
     predictions: Mapping[PredictionKind, str]
@@ -41,11 +35,8 @@ class Case:
 class Gallery:
     """Gallery of one trained network.
 
-    Attributes:
-        seed: of the trial.
-        count: test lesions that both images alone get wrong and cross gets right.
-        pairs: test lesions in all.
-        cases: some of the former, then of those that only one image alone gets wrong.
+    ``count`` of all test pairs are wrong on either image alone and right on both; ``cases`` are some of these, then of
+    those that only one image alone gets wrong.
     """
 
     seed: int

@@ -33,12 +33,7 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """A row trained with one seed.
-
-    Attributes:
-        row, seed: which.
-        cam: the trial that trains its CAM network.
-    """
+    """A row trained with one seed; ``cam`` is the trial that trains its CAM network."""
 
     row: Row
     seed: int
@@ -144,11 +139,7 @@ PRESETS: Mapping[str, Callable[[str], tuple[Row, ...]]] = {
 
 
 def make_rows(preset: str, label_set: str) -> tuple[Row, ...]:
-    """Return a preset's rows.
-
-    Raises:
-        ConfigError: the preset is unknown.
-    """
+    """Return a preset's rows; a ``ConfigError`` lists the presets."""
     if preset not in PRESETS:
         raise ConfigError(unknown_name("preset", preset, tuple(PRESETS)))
     return PRESETS[preset](label_set)

@@ -61,11 +61,7 @@ def write_predictions(predictions: TrialPredictions, folder: str) -> None:
 
 
 def read_predictions(folder: str) -> TrialPredictions | None:
-    """Return what :func:`write_predictions` wrote, or ``None`` where nothing is.
-
-    Raises:
-        StorageError: the file is damaged.
-    """
+    """Return what :func:`write_predictions` wrote, or ``None``; a ``StorageError`` names a damaged file."""
     uri = storage.join(folder, FILE)
     if not storage.exists(uri):
         return None

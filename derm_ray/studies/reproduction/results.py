@@ -54,12 +54,8 @@ class RowResult:
 
 @dataclass(frozen=True)
 class StudyResults:
-    """Everything the report shows.
-
-    Attributes:
-        rows: in the order of the tables, baselines last.
-        verdicts: of the paper's claims.
-        metadata: manifest, preset, seeds, version.
+    """Everything the report shows: rows in the order of the tables, baselines last; verdicts; manifest, preset and
+    seeds.
     """
 
     rows: tuple[RowResult, ...]
@@ -144,13 +140,9 @@ def assemble(
     *,
     plain: str,
 ) -> StudyResults:
-    """Compute every metric and verdict.
+    """Compute every metric and verdict; ``plain`` is the head without bilinear pooling.
 
-    Args:
-        outcomes: of all trials.
-        baselines: name -> title and predictions, or why there are none.
-        metadata: see :class:`StudyResults`.
-        plain: head of the networks without bilinear pooling.
+    ``baselines`` are name -> title and predictions, or why there are none.
     """
     weights: dict[tuple[str, ...], Draws] = {}
 

@@ -36,12 +36,7 @@ MAJORITY = "majority-class"
 
 @dataclass(frozen=True)
 class Study:
-    """A finished study.
-
-    Attributes:
-        results: metrics and verdicts.
-        json_uri, csv_uri, html_uri: output files.
-    """
+    """A finished study: metrics and verdicts, and the output files."""
 
     results: StudyResults
     json_uri: str
@@ -120,11 +115,7 @@ def reproduce(
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """Parse ``0,1,2``.
-
-    Raises:
-        ConfigError: it is not a list of different numbers from 0.
-    """
+    """Parse ``0,1,2``; anything else is a ``ConfigError``."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts) or len(set(map(int, parts))) != len(parts):
         raise ConfigError(f"--seeds {text!r}: expected different whole numbers separated by commas, such as 0,1,2.")
@@ -132,11 +123,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 
 def parse_weights(assignments: Sequence[str]) -> dict[str, str]:
-    """Parse ``TRUNK=URI``; a bare URI is VGG-16's.
-
-    Raises:
-        ConfigError: the trunk is unknown.
-    """
+    """Parse ``TRUNK=URI``; a bare URI is VGG-16's, and an unknown trunk is a ``ConfigError``."""
     weights: dict[str, str] = {}
     for assignment in assignments:
         trunk, equals, uri = assignment.partition("=")

@@ -33,14 +33,7 @@ UNAVAILABLE = "not run: weights unavailable"
 
 @dataclass(frozen=True)
 class Resources:
-    """Resources of one trial's training.
-
-    Attributes:
-        workers: data-parallel workers.
-        cpus: of each worker.
-        use_gpu: one GPU per worker.
-        cache_limit_gib: bound on the folder of cached activations.
-    """
+    """Resources of one trial's training, with one GPU per worker if any, and the size limit of the feature cache."""
 
     workers: int = 1
     cpus: int = 1
@@ -66,14 +59,9 @@ class TrialOutcome:
 
 
 class Grid:
-    """Runs trials below one folder.
+    """Runs trials of a validated manifest below one folder.
 
-    Args:
-        manifest: validated.
-        out_uri: the study's folder.
-        init_weights: trunk -> safetensors file; trunks without an entry use torchvision's download.
-        resources: of each trial.
-        address: Ray cluster; ``None`` is ``RAY_ADDRESS`` or a local Ray.
+    Trunks without a safetensors file in ``init_weights`` use torchvision's download.
     """
 
     def __init__(
@@ -103,11 +91,7 @@ class Grid:
         return sorted(int(ending) for ending in endings if ending.isdecimal())
 
     def run(self, trials: Sequence[Trial]) -> list[TrialOutcome]:
-        """Run the unfinished trials; a failed trial does not stop the others.
-
-        Args:
-            trials: ordered so that CAM networks come before the trials that need them.
-        """
+        """Run the unfinished trials, CAM networks before those that need them; a failed one does not stop the others."""
         done = {trial: read_predictions(self._folder(trial)) for trial in trials}
         problems: dict[Trial, str] = {}
         waiting = [trial for trial in trials if done[trial] is None]

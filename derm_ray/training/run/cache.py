@@ -55,15 +55,7 @@ def common_stem(config: TrainConfig, network: PairNetwork) -> Trunk:
 def plan_features(
     config: TrainConfig, trunk: Trunk, splits: Mapping[Split, LabeledPairs], folder: str, *, use_gpu: bool
 ) -> dict[Split, FeatureCache]:
-    """Return the feature caches of some splits; train's includes mirrored images if the recipe mirrors.
-
-    Args:
-        config: the recipe.
-        trunk: with its weights and a frozen stem.
-        splits: what to keep.
-        folder: of all caches.
-        use_gpu: compute on GPUs.
-    """
+    """Return the feature caches of some splits; train's includes mirrored images if the recipe mirrors."""
     precision, spec = _precision(config, use_gpu=use_gpu), config.preprocessing
     return {
         split: plan_cache(folder, trunk, spec, precision, part.listed, mirrored=config.mirror and split is Split.TRAIN)
@@ -154,14 +146,7 @@ class _FeatureActor:
 
 
 class FeatureWriter:
-    """Computes and writes files of feature caches.
-
-    Args:
-        trunk: with its weights; only the stem is used.
-        spec: preprocessing.
-        precision: ``fp32`` or ``bf16``.
-        device: where to run.
-    """
+    """Computes files of feature caches with a trunk's stem, in ``fp32`` or ``bf16``."""
 
     def __init__(self, trunk: Trunk, spec: Preprocessing, precision: str, device: torch.device) -> None:
         self._trunk = to_device(trunk.eval(), device)

@@ -43,14 +43,9 @@ STARTS = 120
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished run, and the metrics of its best epoch on val.
+    """A finished run, and the validation metrics of its best epoch, ``<kind>/<metric>``.
 
-    Attributes:
-        run_uri, bundle_uri: folders.
-        run_id: created at the first start and kept on resume; recorded in the bundle.
-        model_digest: of the sealed bundle.
-        best_epoch: counted from 1.
-        metrics: validation metrics of that epoch, ``<kind>/<metric>``.
+    ``run_id`` was created at the first start and is recorded in the bundle; ``best_epoch`` counts from 1.
     """
 
     run_uri: str

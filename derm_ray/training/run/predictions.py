@@ -20,12 +20,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class SplitPredictions:
-    """Calibrated probabilities of one split, (pairs, classes) per prediction kind.
-
-    Attributes:
-        given: for the pairs as they are.
-        swapped: with the clinical and the dermoscopy image swapped.
-    """
+    """Calibrated probabilities (pairs, classes) of one split, for the pairs as given and with their images swapped."""
 
     given: KindProbabilities
     swapped: KindProbabilities
@@ -34,14 +29,7 @@ class SplitPredictions:
 def predict_split(
     bundle_uri: str, config: TrainConfig, pairs: LabeledPairs, features: FeatureCache | None, *, use_gpu: bool
 ) -> SplitPredictions:
-    """Run a saved network over a split, reading images or their cached activations.
-
-    Args:
-        bundle_uri: what :func:`derm_ray.training.run.driver.train` returned.
-        config: its recipe.
-        pairs: the split.
-        features: its activations, without mirrored images.
-        use_gpu: run on a GPU.
+    """Run a saved network over a split, reading images or their cached activations, on a worker of the cluster.
 
     Raises:
         ImageError: an image cannot be used.

@@ -32,11 +32,6 @@ def measure_images(pairs: Sequence[LesionPair], spec: Preprocessing, seed: int) 
     """Return the statistics of randomly drawn images; unreadable ones are skipped.
 
     Tasks on the free CPUs of the cluster read them: where activations are cached, training itself reads no image.
-
-    Args:
-        pairs: with both images.
-        spec: of the model.
-        seed: of the draw.
     """
     drawn = np.sort(np.random.default_rng(seed).permutation(len(pairs))[:SAMPLE])
     task = ray.remote(num_cpus=1)(_measure)
@@ -76,15 +71,7 @@ def _measure(pairs: Sequence[LesionPair], spec: Preprocessing) -> Measured:
 def make_reference(
     labels: LabelSet, scores: KindProbabilities, calibration: Calibration, images: Measured, *, prepared: bool
 ) -> Reference:
-    """Return the drift reference of a bundle.
-
-    Args:
-        labels: class order.
-        scores: of val, as the network gives them.
-        calibration: as the endpoint will apply it.
-        images: see :func:`measure_images`.
-        prepared: see :func:`derm_ray.evaluation.drift.fit_reference`.
-    """
+    """Return the drift reference of a bundle from the val probabilities, as the network gives them, and its images."""
     answers = {kind: temper(values, calibration.temperatures[kind]) for kind, values in scores.items()}
     pairs = len(answers[PredictionKind.CROSS])
     if pairs < min_samples():

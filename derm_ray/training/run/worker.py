@@ -262,10 +262,7 @@ class _Worker:
     def _report(self, metrics: dict[str, Any], state: dict[str, Any], folder_name: str) -> None:
         """Hand checkpoint and metrics to Ray Train; all ranks meet here.
 
-        Args:
-            metrics: of the checkpoint.
-            state: ``epoch`` to continue with, counted from 0, and further entries of the checkpoint.
-            folder_name: no other checkpoint of the run has it.
+        ``state`` holds the ``epoch`` to continue with, counted from 0; no other checkpoint has the folder's name.
         """
         if self.rank != 0:
             ray.train.report(metrics)
