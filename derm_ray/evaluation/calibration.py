@@ -37,7 +37,7 @@ def negative_log_likelihood(labels: Labels, probabilities: Scores) -> float:
 def fit_calibration(
     label_set: LabelSet, labels: Labels, probabilities: Mapping[PredictionKind, npt.NDArray[np.float32]]
 ) -> Calibration:
-    """Fit temperatures, and operating points on the tempered probabilities, of every prediction kind's (N, K) on val."""
+    """Fit temperatures, and operating points on the tempered probabilities, of each prediction kind's (N, K) on val."""
     temperatures = {kind: fit_temperature(labels, p) for kind, p in probabilities.items()}
     points = [
         point

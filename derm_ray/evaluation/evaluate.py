@@ -2,7 +2,6 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,7 +18,6 @@ from derm_ray.domain import (
     Calibration,
     CancerDefinition,
     LabelSet,
-    LesionPair,
     OperatingPoint,
     PredictionKind,
     Split,
@@ -140,7 +138,9 @@ def evaluate(
     pairs = chosen.pairs()
     labels = np.array([label_set.class_names.index(str(pair.diagnosis)) for pair in pairs])
     shown = [replace(p, clinical_uri=p.dermoscopy_uri, dermoscopy_uri=p.clinical_uri) if swapped else p for p in pairs]
-    scores = _predict(predictor, shown, manifest.uri)
+    loaded = load_all(shown, predictor.bundle.preprocessing, manifest.uri)
+    predictions = [one.per_input_predictions for pixels in loaded for one in predictor.predict(pixels)]
+    scores = {kind: np.array([one[kind] for one in predictions]) for kind in PredictionKind}
     lesion_ids = [pair.lesion_id for pair in pairs]
     tasks = {task.name: task for task in label_set.tasks(definition)}
     kinds = {
@@ -156,8 +156,8 @@ def evaluate(
         )
         for kind, probabilities in scores.items()
     }
-    any_scores = next(iter(scores.values()))
-    sides = {name: task_scores(task, label_set.class_names, labels, any_scores) for name, task in tasks.items()}
+    cross = scores[PredictionKind.CROSS]
+    sides = {name: task_scores(task, label_set.class_names, labels, cross) for name, task in tasks.items()}
     return Evaluation(
         label_set=label_set,
         definition=definition,
@@ -210,17 +210,6 @@ def compute_metrics(
     once = np.ones((1, len(labels)))
     values = compute_all(tasks, label_set.class_names, labels, probabilities, once)
     return {name: float(value[0]) for name, value in values.items()}
-
-
-def _predict(
-    predictor: Predictor, pairs: Sequence[LesionPair], uri: str
-) -> dict[PredictionKind, npt.NDArray[np.float64]]:
-    found: dict[PredictionKind, list[tuple[float, ...]]] = {kind: [] for kind in PredictionKind}
-    for loaded in load_all(pairs, predictor.bundle.preprocessing, uri):
-        for prediction in predictor.predict(loaded):
-            for kind, probabilities in prediction.per_input_predictions.items():
-                found[kind].append(probabilities)
-    return {kind: np.array(rows) for kind, rows in found.items()}
 
 
 def _majority(

@@ -13,7 +13,7 @@ from derm_ray.bundle import Bundle
 from derm_ray.data.preprocessing import PairPixels, Pixels
 from derm_ray.domain import Modality
 from derm_ray.errors import ConfigError
-from derm_ray.inference.precision import default_device, to_device
+from derm_ray.inference.precision import default_device, network_input, to_device
 
 Map = npt.NDArray[np.float32]
 """Weights of an image's positions, (H, W), >= 0 and summing to 1."""
@@ -36,21 +36,19 @@ class SaliencyMapper:
     def maps(self, pair: PairPixels) -> Mapping[Modality, Map]:
         """Return the map of every image given."""
         with torch.inference_mode():
-            maps = self._network.saliency(self._tensor(pair.clinical), self._tensor(pair.dermoscopy))
+            maps = self._network.saliency(*map(self._tensor, (pair.clinical, pair.dermoscopy)))
         named = zip(Modality, maps, strict=True)
         return {modality: one[0].cpu().numpy() for modality, one in named if one is not None}
 
     def _tensor(self, image: Pixels | None) -> torch.Tensor | None:
-        if image is None:
-            return None
-        return torch.from_numpy(image[None].copy()).to(self._device).permute(0, 3, 1, 2)
+        return network_input(image[None].copy(), self._device) if image is not None else None
 
 
 def overlay_files(mapper: SaliencyMapper, pair: PairPixels) -> dict[Modality, bytes]:
     """Return the overlay of every image given, as PNG files."""
     files = {}
     for modality, weights in mapper.maps(pair).items():
-        image = pair.clinical if modality is Modality.CLINICAL else pair.dermoscopy
+        image = pair.of(modality)
         assert image is not None
         sink = BytesIO()
         Image.fromarray(overlay(image, weights)).save(sink, "PNG")
@@ -64,11 +62,11 @@ def require_cam(bundle: Bundle) -> None:
         raise ConfigError(f"saliency needs a model with head cam_bp; this one's head is {bundle.network.head}.")
 
 
-def overlay(image: Pixels, weights: Map, opacity: float = OPACITY) -> Pixels:
+def overlay(image: Pixels, weights: Map) -> Pixels:
     """Return an image (H, W, 3) with its map on it, of any grid, red where the weights are largest."""
     height, width = image.shape[:2]
     scaled = Image.fromarray((255 * weights / max(float(weights.max()), 1e-12)).astype(np.uint8))
     strength = np.asarray(scaled.resize((width, height), Image.Resampling.BICUBIC), np.float32) / 255
     colors = colormaps["turbo"](strength)[..., :3] * 255
-    share = opacity * strength[..., None]
+    share = OPACITY * strength[..., None]
     return np.asarray(np.clip((1 - share) * image + share * colors, 0, 255), np.uint8)

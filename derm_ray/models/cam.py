@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from derm_ray.errors import ConfigError, unknown_name
 from derm_ray.models.heads import CamHead
 from derm_ray.models.pooling import normalize_map
 from derm_ray.models.trunks import Trunk
@@ -40,8 +39,6 @@ class CamStream(nn.Module):
 
     def __init__(self, trunk: Trunk, head: CamHead, mode: str) -> None:
         super().__init__()
-        if mode not in CAM_MODES:
-            raise ConfigError(unknown_name("cam_mode", mode, CAM_MODES))
         self.trunk = trunk
         self.head = head
         self._mode = mode

@@ -50,7 +50,7 @@ class ShardOutcome:
 
 
 class PartWriter:
-    """Writes parts, each atomically, unless another process took the folder's lease; repetitions overwrite their own."""
+    """Writes parts, atomically, unless another process took the folder's lease; a repetition overwrites its own part."""
 
     def __init__(self, out_uri: str, description: RunDescription, lease_uri: str | None = None) -> None:
         self._out_uri = out_uri

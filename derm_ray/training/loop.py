@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from derm_ray.domain import PredictionKind
 from derm_ray.errors import DermRayError, TrainingError
-from derm_ray.inference.precision import autocast, resolve_precision, to_device
+from derm_ray.inference.precision import autocast, network_input, resolve_precision, to_device
 from derm_ray.models.networks import PairLogits, PairNetwork
 from derm_ray.models.trunks import Trunk
 from derm_ray.training.batches import Batch
@@ -209,12 +209,6 @@ class TrainingLoop:
         self.network.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._scheduler.load_state_dict(state["scheduler"])
-
-
-def network_input(array: npt.NDArray[Any], device: torch.device) -> Tensor:
-    """Return a batch (B, C, H, W) as the network takes it, from uint8 images or a stem's activations (B, H, W, C)."""
-    tensor = torch.from_numpy(array).to(device)
-    return (tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor).permute(0, 3, 1, 2)
 
 
 def _parameter_groups(network: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:

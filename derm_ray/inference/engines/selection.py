@@ -19,7 +19,7 @@ TRIAL_PAIRS = 2
 TRIALS = 2
 
 
-def make_engine(bundle: Bundle, name: str = "auto", device: torch.device | None = None) -> Engine:
+def make_engine(bundle: Bundle, name: str, device: torch.device | None = None) -> Engine:
     """Return an engine by name; see :func:`resolve_engine`."""
     chosen = device or default_device()
     base, _, detail = resolve_engine(bundle, name, chosen).partition("@")

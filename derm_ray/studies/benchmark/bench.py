@@ -2,7 +2,7 @@
 
 import logging
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,17 +21,27 @@ from derm_ray.studies.benchmark.computing import (
     against_channels_last,
     against_eager,
     against_matmul,
+    scaled_decoding,
     torch_engines_here,
 )
-from derm_ray.studies.benchmark.decoding import scaled_decoding
 from derm_ray.studies.benchmark.materials import benchmark_bundle
 from derm_ray.studies.benchmark.scoring import against_plain_loop, cost_at_scale
 from derm_ray.studies.benchmark.training import data_parallel
 
 logger = logging.getLogger(__name__)
 
-COMPARISONS = ("gflops", "int8", "engine", "decoding", "bulk", "training", "scale")
-"""Each gives one or more rows."""
+Comparison = Callable[[Bundle, str, Effort], list[Row]]
+
+COMPARISONS: Mapping[str, Comparison] = {
+    "gflops": lambda bundle, _, effort: [against_matmul(bundle, eager, effort) for eager in torch_engines_here()],
+    "int8": lambda bundle, _, effort: [against_channels_last(bundle, effort)],
+    "engine": lambda bundle, engine, effort: [against_eager(bundle, engine, effort)],
+    "decoding": lambda _bundle, _engine, effort: [scaled_decoding(effort)],
+    "bulk": against_plain_loop,
+    "training": lambda _bundle, _engine, effort: data_parallel(effort),
+    "scale": lambda _bundle, _engine, effort: [cost_at_scale(effort)],
+}
+"""Each takes model, engine and effort."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +68,7 @@ def run_benchmark(model_uri: str | None = None, *, only: Sequence[str] = (), qui
     """Measure this machine's CPUs.
 
     Args:
-        model_uri: a bundle; ``None`` for the paper's Triple-Net with CAM-BP at 224 px, untrained, with an int8 engine
-            where OpenVINO is installed.
+        model_uri: see :func:`derm_ray.studies.benchmark.materials.benchmark_bundle`.
         only: names of comparisons; all where there are none.
         quick: measure for a fifth of the time.
 
@@ -69,7 +78,7 @@ def run_benchmark(model_uri: str | None = None, *, only: Sequence[str] = (), qui
     """
     unknown = [name for name in only if name not in COMPARISONS]
     if unknown:
-        raise ConfigError(unknown_name("comparison", unknown[0], COMPARISONS))
+        raise ConfigError(unknown_name("comparison", unknown[0], tuple(COMPARISONS)))
     torch.set_num_threads(machine_cpus())
     effort, started = QUICK if quick else FULL, perf_counter()
     with benchmark_bundle(model_uri, int8=not only or bool({"int8", "engine", "bulk"} & set(only))) as bundle:
@@ -79,29 +88,11 @@ def run_benchmark(model_uri: str | None = None, *, only: Sequence[str] = (), qui
         for name in only or COMPARISONS:
             began = perf_counter()
             try:
-                rows += _measure(name, bundle, engine, effort)
+                rows += COMPARISONS[name](bundle, engine, effort)
             except DermRayError as error:
                 failures[name] = str(error)
             logger.info("%s: %.0f s", name, perf_counter() - began)
     return Benchmark(describe_machine(), rows, failures, perf_counter() - started)
-
-
-def _measure(name: str, bundle: Bundle, engine: str, effort: Effort) -> list[Row]:
-    match name:
-        case "gflops":
-            return [against_matmul(bundle, eager, effort) for eager in torch_engines_here()]
-        case "int8":
-            return [against_channels_last(bundle, effort)]
-        case "engine":
-            return [against_eager(bundle, engine, effort)]
-        case "decoding":
-            return [scaled_decoding(effort)]
-        case "bulk":
-            return against_plain_loop(bundle, engine, effort)
-        case "training":
-            return data_parallel(effort)
-        case _:
-            return [cost_at_scale(effort)]
 
 
 def describe_machine() -> dict[str, Any]:

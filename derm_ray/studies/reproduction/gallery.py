@@ -76,8 +76,7 @@ def make_gallery(results: StudyResults, manifest: Manifest, grid: Grid) -> Galle
     titles = trial.labels.titles
     cases = []
     for (i, pair), found in zip(usable, maps, strict=True):
-        images = {Modality.CLINICAL: pair.clinical, Modality.DERMOSCOPY: pair.dermoscopy}
-        given = {modality: image for modality, image in images.items() if image is not None}
+        given = {modality: image for modality in Modality if (image := pair.of(modality)) is not None}
         drawn = [*given.values(), *(overlay(image, found[modality]) for modality, image in given.items())]
         predictions = {kind: titles[int(scores[i].argmax())] for kind, scores in trial.given.items()}
         cases.append(Case(titles[int(trial.truth[i])], predictions, tuple(_data_uri(image) for image in drawn)))

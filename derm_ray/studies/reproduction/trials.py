@@ -91,7 +91,7 @@ class Grid:
         return sorted(int(ending) for ending in endings if ending.isdecimal())
 
     def run(self, trials: Sequence[Trial]) -> list[TrialOutcome]:
-        """Run the unfinished trials, CAM networks before those that need them; a failed one does not stop the others."""
+        """Run the unfinished trials, CAM networks first; one that fails does not stop the others."""
         done = {trial: read_predictions(self._folder(trial)) for trial in trials}
         problems: dict[Trial, str] = {}
         waiting = [trial for trial in trials if done[trial] is None]

@@ -16,7 +16,7 @@ from derm_ray import bundle, ray_internals, runtime, storage
 from derm_ray.data.manifest import Manifest, collapse
 from derm_ray.data.prepared import is_prepared, require_size
 from derm_ray.data.validation import validate
-from derm_ray.domain import LabelSet, PredictionKind, Split, label_set
+from derm_ray.domain import PredictionKind, Split, label_set
 from derm_ray.errors import ConfigError, InputError, TrainingError
 from derm_ray.evaluation.calibration import fit_calibration
 from derm_ray.lease import Lease, hold
@@ -156,9 +156,8 @@ def train(
                 "manifest_uri": manifest.uri,
                 "workers": workers if most == workers else f"{workers} to {most}",
             }
-            return _save_bundle(
-                task, start.architecture, result, labels, splits, provenance, lease, prepared=is_prepared(manifest)
-            )
+            prepared = is_prepared(manifest)
+            return _save_bundle(task, start.architecture, result, splits, provenance, lease, prepared=prepared)
 
 
 class _Trainer(TorchTrainer):  # type: ignore[misc]
@@ -200,7 +199,6 @@ def _save_bundle(
     task: WorkerTask,
     architecture: NetworkConfig,
     result: "ray.train.Result",
-    labels: LabelSet,
     splits: dict[Split, LabeledPairs],
     provenance: dict[str, Any],
     lease: Lease,
@@ -208,7 +206,7 @@ def _save_bundle(
     prepared: bool,
 ) -> TrainResult:
     """Save the best epoch's model as a bundle, with its calibration and drift reference."""
-    config = task.config
+    config, labels = task.config, label_set(task.config.label_set)
     images = measure_images(
         [pair for split in splits.values() for pair in split.pairs], config.preprocessing, config.seed
     )

@@ -52,11 +52,8 @@ def measure_images(pairs: Sequence[LesionPair], spec: Preprocessing, seed: int) 
 
 
 def _measure(pairs: Sequence[LesionPair], spec: Preprocessing) -> Measured:
-    uris = {modality: [uri for pair in pairs if (uri := pair.uri(modality)) is not None] for modality in Modality}
-    with (
-        ImageReader(uri for some in uris.values() for uri in some) as reader,
-        ThreadPoolExecutor(IMAGES_AT_ONCE) as executor,
-    ):
+    uris = [(modality, uri) for pair in pairs for modality in Modality if (uri := pair.uri(modality)) is not None]
+    with ImageReader(uri for _, uri in uris) as reader, ThreadPoolExecutor(IMAGES_AT_ONCE) as executor:
 
         def read(uri: str) -> ImageStatistics | None:
             try:
@@ -64,8 +61,12 @@ def _measure(pairs: Sequence[LesionPair], spec: Preprocessing) -> Measured:
             except ImageError:
                 return None
 
-        read_all = {modality: list(executor.map(read, some)) for modality, some in uris.items()}
-    return {modality: [one for one in some if one is not None] for modality, some in read_all.items()}
+        read_all = list(executor.map(read, (uri for _, uri in uris)))
+    found: dict[Modality, list[ImageStatistics]] = {modality: [] for modality in Modality}
+    for (modality, _), one in zip(uris, read_all, strict=True):
+        if one is not None:
+            found[modality].append(one)
+    return found
 
 
 def make_reference(
