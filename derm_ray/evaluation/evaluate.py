@@ -50,8 +50,7 @@ class Evaluation:
     """A model's metrics on one split.
 
     Attributes:
-        label_set: classes and tasks.
-        definition: which classes count as cancer.
+        label_set, definition: classes and tasks, and which classes count as cancer.
         split, pairs, lesions: what was evaluated; ``grouping`` is ``patient`` or ``lesion``.
         support: pairs per class.
         task_sizes: task name -> (positives, negatives).

@@ -48,7 +48,6 @@ def quantize_bundle(
         manifest: pairs with both images and a split; diagnoses where they are known.
         max_pairs: maximum number of pairs to compare, drawn at random; ``None`` is all.
         overwrite: replace an existing engine.
-        seed: random seed.
 
     Raises:
         ConfigError: the extra is not installed, ``val`` is empty, or the images are prepared at another size.

@@ -60,9 +60,7 @@ def _as_one_batch(function: Callable[[Tensor], Tensor], pair: PairMaps) -> PairM
 class PairCam(nn.Module):
     """The frozen CAM network of a pair network: one stream for both modalities, or one for each.
 
-    Args:
-        streams: one, or the clinical and the dermoscopy one.
-        from_stem: it reads the output of the pair network's frozen stem, not images.
+    With ``from_stem`` it reads the output of the pair network's frozen stem, not images.
     """
 
     def __init__(self, *streams: CamStream, from_stem: bool) -> None:

@@ -17,11 +17,7 @@ State = Mapping[str, Tensor]
 
 
 def read_init_weights(trunk: str, uri: str | None) -> State:
-    """Return ImageNet weights by torchvision's key names.
-
-    Args:
-        trunk: a pretrained key of :data:`derm_ray.models.trunks.TRUNKS`.
-        uri: a safetensors file, or ``None`` for the download that the trunk names.
+    """Return ImageNet weights by torchvision's key names, from a safetensors file or the download that the trunk names.
 
     Raises:
         StorageError: the file or the download is not available.

@@ -128,7 +128,7 @@ def load_run(out_uri: str) -> Run:
 
     Raises:
         StorageError: there is none.
-        ScoringError: its files do not belong together.
+        ScoringError: its files do not belong together, or another version wrote them.
     """
     out_uri = storage.absolute(out_uri)
     again = "Score again into another --out, or restore the file."

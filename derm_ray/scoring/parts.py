@@ -17,12 +17,7 @@ from derm_ray.scoring.shards import Shard
 
 
 class StageTimes(NamedTuple):
-    """Seconds of a shard, or of a piece of one.
-
-    Attributes:
-        read_s, decode_s: summed over the loading threads, which run in parallel with the rest.
-        infer_s, write_s: of the engine (and saliency), and of the part.
-    """
+    """Seconds of a shard or a piece of one; reading and decoding are summed over parallel threads."""
 
     read_s: float = 0.0
     decode_s: float = 0.0
@@ -50,7 +45,7 @@ class ShardOutcome:
 
 
 class PartWriter:
-    """Writes parts, atomically, unless another process took the folder's lease; a repetition overwrites its own part."""
+    """Writes parts, atomically, unless another process took the folder's lease; a repetition overwrites its own."""
 
     def __init__(self, out_uri: str, description: RunDescription, lease_uri: str | None = None) -> None:
         self._out_uri = out_uri
@@ -61,8 +56,7 @@ class PartWriter:
         """Write all rows of a shard, in order, and return its row of the ledger.
 
         Raises:
-            LeaseLostError: another process has taken the folder.
-            StorageError: it cannot be written.
+            LeaseLostError, StorageError: another process has taken the folder, or it cannot be written.
         """
         begun = time.perf_counter()
         table = pa.concat_tables(tables)
@@ -78,13 +72,10 @@ class PartWriter:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of a shard on its way between processes.
+    """A piece of a shard between processes: pairs with their pixels (a :data:`derm_ray.scoring.loader.Batch`), later
+    rows.
 
-    Attributes:
-        shard: the whole.
-        first: row of its first pair in the run.
-        content: its pairs with their pixels, a :data:`derm_ray.scoring.loader.Batch`; or their rows of the part.
-        times: durations so far.
+    ``first`` is the row of its first pair in the run.
     """
 
     shard: Shard

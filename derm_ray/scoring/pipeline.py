@@ -76,15 +76,7 @@ class ScoringOptions:
 
 @dataclass(frozen=True)
 class ScoringResult:
-    """A complete, reconciled run.
-
-    Attributes:
-        out_uri: its folder.
-        run_id: equal for all of its invocations.
-        counts: what its parts hold.
-        resumed: shards that existed already.
-        seconds: of this invocation.
-    """
+    """A complete, reconciled run: ``resumed`` shards existed already, ``seconds`` are those of this invocation."""
 
     out_uri: str
     run_id: str

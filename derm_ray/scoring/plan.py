@@ -45,12 +45,11 @@ def make_plan(
     Memory holds one piece of the input, one shard and a 16-byte hash per row (about 60 bytes where they are sorted).
 
     Args:
-        source: the pairs.
+        source, locations: the pairs, and the allow-list of images.
         run: model, engine and options, as JSON; part of every shard's digest.
-        shard_size: rows per shard, the last one shorter; all pairs of one ``.tar.gz`` are one shard, since
-            its stream is read once.
+        shard_size: rows per shard, the last one shorter; all pairs of one ``.tar.gz`` are one shard, since its stream
+            is read once.
         manifest_uri: of the copy; ``None`` writes none.
-        locations: allow-list of images.
         csv: the scores will be opened as CSV: ids must not begin a formula.
 
     Raises:

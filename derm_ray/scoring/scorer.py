@@ -79,8 +79,7 @@ class ShardScorer:
         """Score a shard and write its part, atomically; a repetition overwrites its own part.
 
         Raises:
-            StorageError: storage does not respond, for the images, the input's copy or the output. Nothing is
-                written then, so that the shard is scored when storage recovers.
+            StorageError: storage does not respond. Nothing is written then, so that a later call scores the shard.
         """
         tables: list[pa.Table] = []
         times: list[StageTimes] = []

@@ -24,8 +24,7 @@ class LabeledPairs:
 
     Attributes:
         listed: all pairs of the split; caches hold these, so that label sets share them.
-        positions: (N,) those that the label set includes.
-        labels: (N,) their class indices.
+        positions, labels: (N,) which of them the label set includes, and their class indices.
     """
 
     listed: tuple[LesionPair, ...]
@@ -64,13 +63,7 @@ def labeled(manifest: Manifest, split: Split, labels: LabelSet) -> LabeledPairs:
 
 @dataclass(frozen=True)
 class Share:
-    """One rank's share of a global batch, to be loaded.
-
-    Attributes:
-        pairs: B of them.
-        positions: (B,) their places among the split's listed pairs.
-        labels, indices, global_size: see :class:`Batch`.
-    """
+    """One rank's share of a global batch, to be loaded; ``positions`` (B,) are the pairs' places among the listed ones."""
 
     pairs: list[LesionPair]
     positions: Indices

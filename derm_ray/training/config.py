@@ -168,11 +168,7 @@ PRESETS: Mapping[str, Callable[[], TrainConfig]] = {"paper": paper, "cpu": cpu, 
 
 
 def make_config(preset: str, settings: Mapping[str, str] | Mapping[str, Any] | None = None) -> TrainConfig:
-    """Return a preset with some settings changed.
-
-    Args:
-        preset: a key of :data:`PRESETS`.
-        settings: field name -> value, as text or as its type.
+    """Return a preset with some settings changed; values may be text or have their type.
 
     Raises:
         ConfigError: the preset or a field is unknown, or a value is out of range; all are listed.

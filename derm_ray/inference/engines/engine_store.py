@@ -82,11 +82,7 @@ def stored_engines(bundle: Bundle) -> list[str]:
 
 
 def engine_digest(bundle: Bundle, name: str) -> str:
-    """Return the digest in :attr:`StoredEngine.identity`, without reading the engine's files.
-
-    Raises:
-        BundleError: as :func:`load_engine`, but for the files.
-    """
+    """Return the digest in :attr:`StoredEngine.identity` without reading the files; see :func:`load_engine`."""
     return _short(_read_index(bundle, name)["digest"])
 
 

@@ -65,12 +65,9 @@ class Benchmark:
 
 
 def run_benchmark(model_uri: str | None = None, *, only: Sequence[str] = (), quick: bool = False) -> Benchmark:
-    """Measure this machine's CPUs.
+    """Measure this machine's CPUs with a model; see :func:`derm_ray.studies.benchmark.materials.benchmark_bundle`.
 
-    Args:
-        model_uri: see :func:`derm_ray.studies.benchmark.materials.benchmark_bundle`.
-        only: names of comparisons; all where there are none.
-        quick: measure for a fifth of the time.
+    ``only`` names comparisons, by default all; ``quick`` measures for a fifth of the time.
 
     Raises:
         ConfigError: a name is unknown.

@@ -29,14 +29,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Claim:
-    """A sum of signed metrics that the claim says is above 0.
-
-    Attributes:
-        text: for people.
-        source: where the paper says so, or ``ours``.
-        terms: (sign, side).
-        metric: which metric.
-    """
+    """A sum of signed metrics that the claim says is above 0; ``source`` is where the paper says so, or ``ours``."""
 
     text: str
     source: str
@@ -49,11 +42,9 @@ class Verdict:
     """Verdict on a claim, from the test split.
 
     Attributes:
-        claim: which.
         difference: mean over the seeds, with its 95% interval from a paired bootstrap over lesions.
-        verdict: ``reproduced`` if the interval is above 0, ``not reproduced`` if it is below,
-            ``undecided`` in between; ``not run`` where the rows have no seed in common, ``not defined`` where the
-            test split has no such metric.
+        verdict: ``reproduced`` if the interval is above 0, ``not reproduced`` if it is below, ``undecided`` in between;
+            ``not run`` where the rows have no seed in common, ``not defined`` where the test split has no such metric.
         mcnemar: seed -> two-sided exact p of McNemar's test; only for two sides and accuracy.
         seeds: those that all rows have, and that the difference is of.
     """

@@ -17,11 +17,10 @@ class Row:
     """One configuration of the study.
 
     Attributes:
-        name: part of its trials' names.
-        title: for people.
+        name, title: part of its trials' names; for people.
         config: the recipe, without the seed.
         cam: name of the row that trains its CAM network; ``None`` for heads without one.
-        paper: the paper's accuracy on the 15 diseases, prediction kind -> 0..1 (Table 1), where it has the row.
+        paper: prediction kind -> the paper's accuracy on the 15 diseases, 0..1 (Table 1), where it has the row.
     """
 
     name: str
@@ -82,9 +81,7 @@ def _changed(base: TrainConfig, **settings: Any) -> TrainConfig:
 def table_rows(base: TrainConfig, *, cam_trunk: str) -> tuple[Row, ...]:
     """Return the CAM networks, Sole-, Share- and Triple-Net with each head, ResNet-50, and the tasks' own heads.
 
-    Args:
-        base: the recipe; its head is that of the networks without bilinear pooling.
-        cam_trunk: trunk of the CAM network inside CAM-BP.
+    The head of ``base`` is that of the networks without bilinear pooling.
     """
     spare = "googlenet" if cam_trunk == "vgg16" else "vgg16"
     rows = [Row(CAM, f"CAM network ({cam_trunk})", cam_config(base, cam_trunk))]

@@ -23,17 +23,12 @@ Metrics = Mapping[tuple[str, PredictionKind], SeedMetrics]
 
 @dataclass(frozen=True)
 class RowResult:
-    """One row of the tables.
+    """One row of the tables: a row of the grid, or a baseline, which has neither settings nor the paper's accuracy.
 
     Attributes:
-        name, title: of the row, or of a baseline.
-        paper: see :class:`derm_ray.studies.reproduction.grid.Row`.
-        label_set: name; empty for a baseline that was not run.
-        settings: the recipe; empty for baselines.
         problems: seed -> reason for a missing result.
         seeds: seed -> predictions.
-        metrics: (metric, prediction kind) -> values.
-        swapped: the same with swapped images, accuracy only.
+        metrics, swapped: (metric, prediction kind) -> values; with swapped images accuracy only.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """Running the grid: every trial is a Ray Train run; as many run in parallel as fit on the cluster."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from time import monotonic
@@ -17,10 +17,10 @@ from derm_ray.models.trunks import TRUNKS, Trunk
 from derm_ray.models.weights import load_trunk_weights, read_init_weights
 from derm_ray.studies.reproduction.grid import Trial
 from derm_ray.studies.reproduction.predictions import TrialPredictions, read_predictions, write_predictions
-from derm_ray.training.batches import LabeledPairs, labeled
+from derm_ray.training.batches import labeled
 from derm_ray.training.config import TrainConfig
-from derm_ray.training.feature_cache import LIMIT_GIB, FeatureCache, evict_caches
-from derm_ray.training.run.cache import plan_features, prepare_features
+from derm_ray.training.feature_cache import LIMIT_GIB, FeatureCache
+from derm_ray.training.run.cache import prepare_features
 from derm_ray.training.run.driver import train
 from derm_ray.training.run.predictions import predict_split
 
@@ -108,7 +108,9 @@ class Grid:
             cpus = max(runtime.machine_cpus() * 2, size.workers * size.cpus + 2)
             with runtime.ray_session(self._address, num_cpus=cpus) as session:
                 session.require(cpus=size.workers * size.cpus + 1, gpus=size.workers if size.use_gpu else 0)
-                self._prepare_features(ready)
+                # Before the trials start, so that no two of them compute the same.
+                configs = {(c.config.trunk, c.config.freeze): c.config for c in ready if c.cached}
+                self._features(configs.values(), Split)
                 for trial, result in self._run_all(ready).items():
                     if isinstance(result, TrialPredictions):
                         done[trial] = result
@@ -131,29 +133,14 @@ class Grid:
                 missing.add(trunk)
         return missing
 
-    def _prepare_features(self, trials: Sequence[Trial]) -> None:
-        """Compute shared features before the trials start, so that they are not computed twice.
-
-        Space is allocated for all of them together, so that no trial removes the cache of another.
-        """
-        configs = {(c.config.trunk, c.config.freeze): c.config for c in trials if c.cached}.values()
+    def _features(self, configs: Iterable[TrainConfig], splits: Collection[Split]) -> list[dict[Split, FeatureCache]]:
+        """Compute the features of some recipes, unless they are there; none removes the cache of another."""
+        wanted = [
+            (c, self._trunk(c), {split: labeled(self._manifest, split, label_set(c.label_set)) for split in splits})
+            for c in configs
+        ]
         folder, size = storage.join(self._out_uri, CACHE), self._resources
-        planned: list[tuple[FeatureCache, int]] = []
-        for config in configs:
-            trunk, parts = self._trunk(config), self._parts(config, tuple(Split))
-            caches = plan_features(config, trunk, parts, folder, use_gpu=size.use_gpu)
-            planned += [(cache, len(parts[split].listed)) for split, cache in caches.items()]
-        evict_caches(folder, planned, size.cache_limit_gib)
-        for config in configs:
-            self._features(config, tuple(Split))
-
-    def _features(self, config: TrainConfig, splits: Sequence[Split]) -> dict[Split, FeatureCache]:
-        folder, size = storage.join(self._out_uri, CACHE), self._resources
-        trunk, parts = self._trunk(config), self._parts(config, splits)
-        return prepare_features(config, trunk, parts, folder, limit_gib=size.cache_limit_gib, use_gpu=size.use_gpu)
-
-    def _parts(self, config: TrainConfig, splits: Sequence[Split]) -> dict[Split, LabeledPairs]:
-        return {split: labeled(self._manifest, split, label_set(config.label_set)) for split in splits}
+        return prepare_features(wanted, folder, limit_gib=size.cache_limit_gib, use_gpu=size.use_gpu)
 
     def _trunk(self, config: TrainConfig) -> Trunk:
         trunk = Trunk(config.trunk, config.tap, config.freeze)
@@ -208,7 +195,7 @@ class Grid:
             )
         labels = label_set(config.label_set)
         test = labeled(self._manifest, Split.TEST, labels)
-        features = self._features(config, [Split.TEST])[Split.TEST] if trial.cached else None
+        features = self._features([config], [Split.TEST])[0][Split.TEST] if trial.cached else None
         predicted = predict_split(bundle_uri, config, test, features, use_gpu=size.use_gpu)
         model = load_bundle(bundle_uri)
         metadata = {

@@ -1,7 +1,7 @@
 """Filling feature caches with Ray Data: one row per file, one trunk per actor."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -52,17 +52,6 @@ def common_stem(config: TrainConfig, network: PairNetwork) -> Trunk:
     return first
 
 
-def plan_features(
-    config: TrainConfig, trunk: Trunk, splits: Mapping[Split, LabeledPairs], folder: str, *, use_gpu: bool
-) -> dict[Split, FeatureCache]:
-    """Return the feature caches of some splits; train's includes mirrored images if the recipe mirrors."""
-    precision, spec = _precision(config, use_gpu=use_gpu), config.preprocessing
-    return {
-        split: plan_cache(folder, trunk, spec, precision, part.listed, mirrored=config.mirror and split is Split.TRAIN)
-        for split, part in splits.items()
-    }
-
-
 def plan_cache(
     folder: str, trunk: Trunk, spec: Preprocessing, precision: str, pairs: Sequence[LesionPair], *, mirrored: bool
 ) -> FeatureCache:
@@ -88,40 +77,59 @@ def _precision(config: TrainConfig, *, use_gpu: bool) -> str:
 
 
 def prepare_features(
-    config: TrainConfig,
-    trunk: Trunk,
-    splits: Mapping[Split, LabeledPairs],
+    wanted: Sequence[tuple[TrainConfig, Trunk, Mapping[Split, LabeledPairs]]],
     folder: str,
     *,
     limit_gib: float,
     use_gpu: bool,
-) -> dict[Split, FeatureCache]:
-    """Plan, allocate and fill the caches of some splits, on all free CPUs, or GPUs, of the cluster.
+) -> list[dict[Split, FeatureCache]]:
+    """Return the filled feature caches of some recipes' splits; train's include mirrored images if the recipe mirrors.
 
-    ``limit_gib`` bounds the folder; see :func:`plan_features` for the rest.
+    Space in the folder is allocated for all of them together. All free CPUs, or GPUs, of the cluster compute.
 
     Raises:
         ConfigError: the limit is too small.
         ImageError: an image cannot be used.
         StorageError: storage failed.
     """
-    caches = plan_features(config, trunk, splits, folder, use_gpu=use_gpu)
-    evict_caches(folder, [(cache, len(splits[split].listed)) for split, cache in caches.items()], limit_gib)
-    missing = []
-    for split, cache in caches.items():
-        there, pairs = set(storage.list_files(cache.uri)), splits[split].listed
-        missing += [
-            (cache, index, pairs[start : start + PAIRS_PER_FILE])
-            for index, start in enumerate(range(0, len(pairs), PAIRS_PER_FILE))
-            if cache.file(index) not in there
-        ]
-    if not missing:
-        return caches
+    planned: list[dict[Split, FeatureCache]] = []
+    sizes: list[tuple[FeatureCache, int]] = []
+    for config, trunk, splits in wanted:
+        precision, mirrors = _precision(config, use_gpu=use_gpu), {Split.TRAIN} if config.mirror else set()
+        planned.append(
+            {
+                split: plan_cache(
+                    folder, trunk, config.preprocessing, precision, part.listed, mirrored=split in mirrors
+                )
+                for split, part in splits.items()
+            }
+        )
+        sizes += [(cache, len(splits[split].listed)) for split, cache in planned[-1].items()]
+    evict_caches(folder, sizes, limit_gib)
+    for (config, trunk, splits), caches in zip(wanted, planned, strict=True):
+        missing = [task for split, cache in caches.items() for task in _missing(cache, splits[split].listed)]
+        if missing:
+            _compute(missing, trunk, config.preprocessing, _precision(config, use_gpu=use_gpu), use_gpu=use_gpu)
+    return planned
+
+
+_File = tuple[FeatureCache, int, Sequence[LesionPair]]
+"""A cache, the index of a file in it, and the pairs in that."""
+
+
+def _missing(cache: FeatureCache, pairs: Sequence[LesionPair]) -> Iterator[_File]:
+    there = set(storage.list_files(cache.uri))
+    for index, start in enumerate(range(0, len(pairs), PAIRS_PER_FILE)):
+        if cache.file(index) not in there:
+            yield cache, index, pairs[start : start + PAIRS_PER_FILE]
+
+
+def _compute(missing: Sequence[_File], trunk: Trunk, spec: Preprocessing, precision: str, *, use_gpu: bool) -> None:
     logger.info("computing the frozen layers' activations of %d pairs", sum(len(pairs) for *_, pairs in missing))
     free = int(ray.cluster_resources().get("GPU" if use_gpu else "CPU", 1)) - (0 if use_gpu else 1)
     written = dataset_of(missing).map(
         _FeatureActor,
-        fn_constructor_args=(ray.put(trunk), config.preprocessing, _precision(config, use_gpu=use_gpu)),
+        fn_constructor_args=(ray.put(trunk), spec, precision),
         fn_constructor_kwargs={"use_gpu": use_gpu},
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, min(len(missing), free))),
         num_cpus=1,
@@ -130,7 +138,6 @@ def prepare_features(
     for error in objects(written):
         if error is not None:
             raise error
-    return caches
 
 
 class _FeatureActor:
@@ -156,12 +163,7 @@ class FeatureWriter:
         self._executor = ThreadPoolExecutor(IMAGES_AT_ONCE)
 
     def write(self, cache: FeatureCache, index: int, pairs: Sequence[LesionPair]) -> None:
-        """Compute the file of some pairs, in order, and write it atomically.
-
-        Raises:
-            ImageError: an image cannot be used; the message names pair and file.
-            StorageError: storage failed.
-        """
+        """Compute the file of some pairs, in order, and write it atomically; errors as of :func:`load_images`."""
         groups = [pairs[start : start + PAIRS_AT_ONCE] for start in range(0, len(pairs), PAIRS_AT_ONCE)]
         records = np.concatenate([self._compute(cache, group) for group in groups])
         storage.write_bytes(cache.file(index), np.ascontiguousarray(records, cache.dtype).tobytes())

@@ -30,20 +30,12 @@ def batches(
     mirror: Mirror = None,
     features: FeatureCache | None = None,
 ) -> Iterator[Batch | DermRayError]:
-    """Yield one rank's share of every global batch, in order; the order determines the content of each step.
+    """Yield one rank's share of every global batch, in order: a batch, or the error of its first image that cannot be
+    used.
 
-    Ray Data loads them, one row a batch, on CPUs that no worker holds; without such CPUs, this process loads them.
-
-    Args:
-        split: where the pairs come from.
-        order: global batches as row indices.
-        spec: target size.
-        rank, world_size: of the reader.
-        mirror: which images are mirrored.
-        features: the split's activations, read in place of its images.
-
-    Yields:
-        A batch, or the error of its first image that cannot be used.
+    ``order`` are rows of the split, which alone determine the content of each step. Ray Data loads them, one row a
+    batch, on CPUs that no worker holds; without such CPUs, this process loads them. Features are read in place of
+    images.
 
     Raises:
         OSError: storage failed.

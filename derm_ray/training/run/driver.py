@@ -130,7 +130,8 @@ def train(
                 logger.info("%s  run %s", name, started["run_id"])
                 features = None
                 if cache is not None and stem is not None:
-                    features = prepare_features(config, stem, splits, cache, limit_gib=cache_limit_gib, use_gpu=use_gpu)
+                    wanted = [(config, stem, splits)]
+                    (features,) = prepare_features(wanted, cache, limit_gib=cache_limit_gib, use_gpu=use_gpu)
                 task = WorkerTask(
                     config=config,
                     class_weights=class_weights(splits[Split.TRAIN].labels, config.classes, config.class_weight),

@@ -53,11 +53,9 @@ class WorkerTask:
     """Task of every worker.
 
     Attributes:
-        config: the recipe.
         class_weights: of the loss (K,).
         run_uri: the run's folder.
-        network: reference to the network with its initial weights.
-        train, val: references to the splits.
+        network: with its initial weights.
         features: the splits' activations; ``None`` reads images.
         relay: the actor that carries progress lines to the driver.
         logs: how the worker itself logs.
