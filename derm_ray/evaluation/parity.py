@@ -109,7 +109,7 @@ def measure_parity(reference: Predictor, other: Predictor, pairs: Sequence[Lesio
         {kind: _compare(before[kind], after[kind]) for kind in before},
         task.name,
         int(positive.sum()),
-        _sensitivity(*(flags[positive] for flags in above), lesion_ids),
+        _sensitivity(above[0][positive], above[1][positive], lesion_ids),
     )
 
 

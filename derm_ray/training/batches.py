@@ -63,7 +63,7 @@ def labeled(manifest: Manifest, split: Split, labels: LabelSet) -> LabeledPairs:
 
 @dataclass(frozen=True)
 class Share:
-    """One rank's share of a global batch, to be loaded; ``positions`` (B,) are the pairs' places among the listed ones."""
+    """One rank's share of a global batch, to be loaded; ``positions`` (B,) are places among the listed pairs."""
 
     pairs: list[LesionPair]
     positions: Indices

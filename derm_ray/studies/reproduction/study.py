@@ -66,7 +66,7 @@ def reproduce(
         out_uri: the study's folder; the same call resumes.
         preset: a key of :data:`derm_ray.studies.reproduction.grid.PRESETS`.
         label_set_name: with a cancer task.
-        seeds: one trial of each row for each.
+        seeds: one trial of each row for each; all different.
         only: names of rows; empty means all. required CAM networks are added.
         init_weights: trunk -> safetensors file; others use torchvision's download.
         resources: of each trial.
@@ -81,8 +81,6 @@ def reproduce(
     labels = _detailed(label_set_name)
     table = make_rows(preset, label_set_name)
     rows = _chosen(table, only)
-    if len(set(seeds)) != len(seeds):
-        raise ConfigError(f"seeds {list(seeds)}: one of them is given twice.")
     for row in rows:
         require_size(manifest, row.config.preprocessing, "the preset's size")
     _check(manifest, labels)

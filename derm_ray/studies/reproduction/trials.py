@@ -1,7 +1,7 @@
 """Running the grid: every trial is a Ray Train run; as many run in parallel as fit on the cluster."""
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from time import monotonic
@@ -110,7 +110,7 @@ class Grid:
                 session.require(cpus=size.workers * size.cpus + 1, gpus=size.workers if size.use_gpu else 0)
                 # Before the trials start, so that no two of them compute the same.
                 configs = {(c.config.trunk, c.config.freeze): c.config for c in ready if c.cached}
-                self._features(configs.values(), Split)
+                self._features(configs.values(), tuple(Split))
                 for trial, result in self._run_all(ready).items():
                     if isinstance(result, TrialPredictions):
                         done[trial] = result
@@ -133,7 +133,7 @@ class Grid:
                 missing.add(trunk)
         return missing
 
-    def _features(self, configs: Iterable[TrainConfig], splits: Collection[Split]) -> list[dict[Split, FeatureCache]]:
+    def _features(self, configs: Iterable[TrainConfig], splits: Sequence[Split]) -> list[dict[Split, FeatureCache]]:
         """Compute the features of some recipes, unless they are there; none removes the cache of another."""
         wanted = [
             (c, self._trunk(c), {split: labeled(self._manifest, split, label_set(c.label_set)) for split in splits})
