@@ -58,25 +58,18 @@ class TrialOutcome:
     problem: str | None = None
 
 
+@dataclass(frozen=True)
 class Grid:
     """Runs trials of a validated manifest below one folder.
 
     Trunks without a safetensors file in ``init_weights`` use torchvision's download.
     """
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        out_uri: str,
-        init_weights: Mapping[str, str],
-        resources: Resources,
-        address: str | None = None,
-    ) -> None:
-        self._manifest = manifest
-        self._out_uri = out_uri
-        self._init_weights = init_weights
-        self._resources = resources
-        self._address = address
+    manifest: Manifest
+    out_uri: str
+    init_weights: Mapping[str, str]
+    resources: Resources
+    address: str | None = None
 
     def finished(self, trials: Sequence[Trial]) -> list[TrialOutcome]:
         """Return the finished trials of earlier calls."""
@@ -85,7 +78,7 @@ class Grid:
 
     def seeds(self) -> list[int]:
         """Return the seeds of all trials in the folder."""
-        folder = storage.join(self._out_uri, RUNS)
+        folder = storage.join(self.out_uri, RUNS)
         names = {uri.removeprefix(folder).strip("/").split("/")[0] for uri in storage.list_files(folder)}
         endings = {name.rpartition("-seed")[2] for name in names if "-seed" in name}
         return sorted(int(ending) for ending in endings if ending.isdecimal())
@@ -104,9 +97,9 @@ class Grid:
                 "Give a local file with --init-weights."
             )
         if ready := [trial for trial in waiting if trial not in problems]:
-            size = self._resources
+            size = self.resources
             cpus = max(runtime.machine_cpus() * 2, size.workers * size.cpus + 2)
-            with runtime.ray_session(self._address, num_cpus=cpus) as session:
+            with runtime.ray_session(self.address, num_cpus=cpus) as session:
                 session.require(cpus=size.workers * size.cpus + 1, gpus=size.workers if size.use_gpu else 0)
                 # Before the trials start, so that no two of them compute the same.
                 configs = {(c.config.trunk, c.config.freeze): c.config for c in ready if c.cached}
@@ -125,9 +118,9 @@ class Grid:
             if TRUNKS[trunk].pretrained is None:
                 continue
             try:
-                read_init_weights(trunk, self._init_weights.get(trunk))
+                read_init_weights(trunk, self.init_weights.get(trunk))
             except StorageError as error:
-                if trunk in self._init_weights:
+                if trunk in self.init_weights:
                     raise
                 logger.warning("%s", error)
                 missing.add(trunk)
@@ -136,21 +129,21 @@ class Grid:
     def _features(self, configs: Iterable[TrainConfig], splits: Sequence[Split]) -> list[dict[Split, FeatureCache]]:
         """Compute the features of some recipes, unless they are there; none removes the cache of another."""
         wanted = [
-            (c, self._trunk(c), {split: labeled(self._manifest, split, label_set(c.label_set)) for split in splits})
+            (c, self._trunk(c), {split: labeled(self.manifest, split, label_set(c.label_set)) for split in splits})
             for c in configs
         ]
-        folder, size = storage.join(self._out_uri, CACHE), self._resources
+        folder, size = storage.join(self.out_uri, CACHE), self.resources
         return prepare_features(wanted, folder, limit_gib=size.cache_limit_gib, use_gpu=size.use_gpu)
 
     def _trunk(self, config: TrainConfig) -> Trunk:
         trunk = Trunk(config.trunk, config.tap, config.freeze)
         if TRUNKS[config.trunk].pretrained is not None:
-            uri = self._init_weights.get(config.trunk)
+            uri = self.init_weights.get(config.trunk)
             load_trunk_weights(trunk, read_init_weights(config.trunk, uri), uri or "torchvision")
         return trunk
 
     def _run_all(self, trials: Sequence[Trial]) -> "dict[Trial, TrialPredictions | DermRayError]":
-        at_once = self._resources.trials_at_once()
+        at_once = self.resources.trials_at_once()
         logger.info("running %d trials, %d in parallel", len(trials), at_once)
         futures: dict[Trial, Future[TrialPredictions]] = {}
         results: dict[Trial, TrialPredictions | DermRayError] = {}
@@ -177,24 +170,24 @@ class Grid:
         """Train a trial if necessary, predict the test split, and save the predictions."""
         if cam is not None and (error := cam.exception()) is not None:
             raise WorkError(f"its CAM network failed: {error}") from error
-        began, size, config = monotonic(), self._resources, trial.config
+        began, size, config = monotonic(), self.resources, trial.config
         bundle_uri = storage.join(self._folder(trial), "bundle")
         if not storage.exists(storage.join(bundle_uri, INDEX)):
             train(
                 config,
-                self._manifest,
-                storage.join(self._out_uri, RUNS),
+                self.manifest,
+                storage.join(self.out_uri, RUNS),
                 trial.name,
-                init_weights=self._init_weights.get(config.trunk),
+                init_weights=self.init_weights.get(config.trunk),
                 cam=storage.join(self._folder(trial.cam), "bundle") if trial.cam is not None else None,
-                cache=storage.join(self._out_uri, CACHE) if trial.cached else None,
+                cache=storage.join(self.out_uri, CACHE) if trial.cached else None,
                 cache_limit_gib=size.cache_limit_gib,
                 workers=size.workers,
                 cpus_per_worker=size.cpus,
                 use_gpu=size.use_gpu,
             )
         labels = label_set(config.label_set)
-        test = labeled(self._manifest, Split.TEST, labels)
+        test = labeled(self.manifest, Split.TEST, labels)
         features = self._features([config], [Split.TEST])[0][Split.TEST] if trial.cached else None
         predicted = predict_split(bundle_uri, config, test, features, use_gpu=size.use_gpu)
         model = load_bundle(bundle_uri)
@@ -219,10 +212,10 @@ class Grid:
 
     def bundle_uri(self, row: str, seed: int) -> str:
         """Return the URI of a row's bundle for one seed."""
-        return storage.join(self._out_uri, RUNS, f"{row}-seed{seed}", "bundle")
+        return storage.join(self.out_uri, RUNS, f"{row}-seed{seed}", "bundle")
 
     def _folder(self, trial: Trial) -> str:
-        return storage.join(self._out_uri, RUNS, trial.name)
+        return storage.join(self.out_uri, RUNS, trial.name)
 
 
 def _publishable(error: DermRayError) -> str:
