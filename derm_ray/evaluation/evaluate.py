@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from derm_ray.domain import (
     Calibration,
     CancerDefinition,
     LabelSet,
+    LesionPair,
     OperatingPoint,
     PredictionKind,
     Split,
@@ -137,9 +139,7 @@ def evaluate(
     pairs = chosen.pairs()
     labels = np.array([label_set.class_names.index(str(pair.diagnosis)) for pair in pairs])
     shown = [replace(p, clinical_uri=p.dermoscopy_uri, dermoscopy_uri=p.clinical_uri) if swapped else p for p in pairs]
-    loaded = load_all(shown, predictor.bundle.preprocessing, manifest.uri)
-    predictions = [one.per_input_predictions for pixels in loaded for one in predictor.predict(pixels)]
-    scores = {kind: np.array([one[kind] for one in predictions]) for kind in PredictionKind}
+    scores = predict_pairs(predictor, shown, manifest.uri)
     lesion_ids = [pair.lesion_id for pair in pairs]
     tasks = {task.name: task for task in label_set.tasks(definition)}
     kinds = {
@@ -209,6 +209,15 @@ def compute_metrics(
     once = np.ones((1, len(labels)))
     values = compute_all(tasks, label_set.class_names, labels, probabilities, once)
     return {name: float(value[0]) for name, value in values.items()}
+
+
+def predict_pairs(
+    predictor: Predictor, pairs: Sequence[LesionPair], uri: str
+) -> dict[PredictionKind, npt.NDArray[np.float64]]:
+    """Return the probabilities (N, K) of pairs with both images; a ``ManifestError`` names ``uri`` and all bad images."""
+    loaded = load_all(pairs, predictor.bundle.preprocessing, uri)
+    predictions = [one.per_input_predictions for pixels in loaded for one in predictor.predict(pixels)]
+    return {kind: np.array([one[kind] for one in predictions]) for kind in PredictionKind}
 
 
 def _majority(

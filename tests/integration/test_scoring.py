@@ -13,7 +13,7 @@ from derm_ray.data.inputs import MemoryInput
 from derm_ray.data.manifest import Manifest
 from derm_ray.domain import PredictionKind, Split
 from derm_ray.errors import OutputExistsError, ScoringError
-from derm_ray.evaluation.evaluate import _predict
+from derm_ray.evaluation.evaluate import predict_pairs
 from derm_ray.inference.predictor import Predictor
 from derm_ray.scoring.pipeline import ScoringOptions, score
 from derm_ray.scoring.reconcile import verify
@@ -33,7 +33,7 @@ def test_evaluation_bulk_and_endpoint_give_the_same_probabilities(
 ) -> None:
     few = take(trained.manifest.select(Split.TEST), 24)
     exact = Predictor(load_bundle(trained.bundle_uri), "torch")
-    evaluated = _predict(exact, few.pairs(), few.uri)[PredictionKind.CROSS]
+    evaluated = predict_pairs(exact, few.pairs(), few.uri)[PredictionKind.CROSS]
     score(
         trained.bundle_uri,
         MemoryInput(few),
