@@ -214,7 +214,7 @@ def compute_metrics(
 def predict_pairs(
     predictor: Predictor, pairs: Sequence[LesionPair], uri: str
 ) -> dict[PredictionKind, npt.NDArray[np.float64]]:
-    """Return the probabilities (N, K) of pairs with both images; a ``ManifestError`` names ``uri`` and all bad images."""
+    """Return the probabilities (N, K) of pairs with both images; a ``ManifestError`` names all bad images."""
     loaded = load_all(pairs, predictor.bundle.preprocessing, uri)
     predictions = [one.per_input_predictions for pixels in loaded for one in predictor.predict(pixels)]
     return {kind: np.array([one[kind] for one in predictions]) for kind in PredictionKind}
