@@ -15,6 +15,7 @@ from derm_ray.bundle import Bundle
 from derm_ray.errors import ConfigError, DermRayError, unknown_name
 from derm_ray.inference.engines.selection import resolve_engine
 from derm_ray.runtime import machine_cpus
+from derm_ray.studies.benchmark import COMPARISONS
 from derm_ray.studies.benchmark.comparison import FULL, QUICK, Effort, Row
 from derm_ray.studies.benchmark.computing import (
     CPU,
@@ -29,19 +30,6 @@ from derm_ray.studies.benchmark.scoring import against_plain_loop, cost_at_scale
 from derm_ray.studies.benchmark.training import data_parallel
 
 logger = logging.getLogger(__name__)
-
-Comparison = Callable[[Bundle, str, Effort], list[Row]]
-
-COMPARISONS: Mapping[str, Comparison] = {
-    "gflops": lambda bundle, _, effort: [against_matmul(bundle, eager, effort) for eager in torch_engines_here()],
-    "int8": lambda bundle, _, effort: [against_channels_last(bundle, effort)],
-    "engine": lambda bundle, engine, effort: [against_eager(bundle, engine, effort)],
-    "decoding": lambda _bundle, _engine, effort: [scaled_decoding(effort)],
-    "bulk": against_plain_loop,
-    "training": lambda _bundle, _engine, effort: data_parallel(effort),
-    "scale": lambda _bundle, _engine, effort: [cost_at_scale(effort)],
-}
-"""Each takes model, engine and effort."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +52,18 @@ class Benchmark:
         }
 
 
+_MEASURES: Mapping[str, Callable[[Bundle, str, Effort], list[Row]]] = {
+    "gflops": lambda bundle, _, effort: [against_matmul(bundle, eager, effort) for eager in torch_engines_here()],
+    "int8": lambda bundle, _, effort: [against_channels_last(bundle, effort)],
+    "engine": lambda bundle, engine, effort: [against_eager(bundle, engine, effort)],
+    "decoding": lambda _bundle, _engine, effort: [scaled_decoding(effort)],
+    "bulk": against_plain_loop,
+    "training": lambda _bundle, _engine, effort: data_parallel(effort),
+    "scale": lambda _bundle, _engine, effort: [cost_at_scale(effort)],
+}
+"""By the names of :data:`derm_ray.studies.benchmark.COMPARISONS`."""
+
+
 def run_benchmark(model_uri: str | None = None, *, only: Sequence[str] = (), quick: bool = False) -> Benchmark:
     """Measure this machine's CPUs with a model; see :func:`derm_ray.studies.benchmark.materials.benchmark_bundle`.
 
@@ -75,7 +75,7 @@ def run_benchmark(model_uri: str | None = None, *, only: Sequence[str] = (), qui
     """
     unknown = [name for name in only if name not in COMPARISONS]
     if unknown:
-        raise ConfigError(unknown_name("comparison", unknown[0], tuple(COMPARISONS)))
+        raise ConfigError(unknown_name("comparison", unknown[0], COMPARISONS))
     torch.set_num_threads(machine_cpus())
     effort, started = QUICK if quick else FULL, perf_counter()
     with benchmark_bundle(model_uri, int8=not only or bool({"int8", "engine", "bulk"} & set(only))) as bundle:
@@ -85,7 +85,7 @@ def run_benchmark(model_uri: str | None = None, *, only: Sequence[str] = (), qui
         for name in only or COMPARISONS:
             began = perf_counter()
             try:
-                rows += COMPARISONS[name](bundle, engine, effort)
+                rows += _MEASURES[name](bundle, engine, effort)
             except DermRayError as error:
                 failures[name] = str(error)
             logger.info("%s: %.0f s", name, perf_counter() - began)
