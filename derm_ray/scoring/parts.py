@@ -111,9 +111,10 @@ def assemble(
                 if shard not in unfinished or [shard.start, *ends] != [*(c.first for c in chunks), shard.stop]:
                     raise ScoringError(f"the chunk of row {one.first} came twice; nothing more was written.")
                 times = StageTimes.total(chunk.times for chunk in chunks)
-                yield writer.write(shard, [chunk.content for chunk in chunks], times)
+                outcome = writer.write(shard, [chunk.content for chunk in chunks], times)
             except DermRayError as error:
-                yield ShardOutcome(shard, failure=str(error))
+                outcome = ShardOutcome(shard, failure=str(error))
             unfinished.pop(shard, None)
+            yield outcome
     if unfinished:
         raise ScoringError(f"{len(unfinished)} shards were not written. The same command resumes the run.")
