@@ -38,7 +38,7 @@ class Input(ABC):
 
     @abstractmethod
     def pieces(self) -> Iterator[Manifest]:
-        """Yield the pairs in order, image URIs absolute."""
+        """Yield the pairs in order."""
 
     def fingerprint(self) -> str:
         """Return a value that changes with the input, without reading it."""
@@ -58,7 +58,7 @@ class ManifestInput(Input):
     def pieces(self) -> Iterator[Manifest]:
         """See :class:`Input`."""
         if not self._parts:
-            return (piece.absolute() for piece in scan_manifest(self.uri))
+            return scan_manifest(self.uri)
         return (piece for part in self._parts for piece in self._part(part))
 
     def _part(self, part: str) -> Iterator[Manifest]:
@@ -74,7 +74,7 @@ class ManifestInput(Input):
         columns = values(relative(part, self.uri))
         for piece in scan_manifest(part):
             table = normalize_schema(with_values(piece.table, columns), self.uri).table
-            yield Manifest(table, self.uri, piece.missing_words).absolute()
+            yield Manifest(table, self.uri, piece.missing_words)
 
 
 class MemoryInput(Input):

@@ -98,6 +98,10 @@ class PairPixels:
             return "both"
         return Modality.CLINICAL if self.clinical is not None else Modality.DERMOSCOPY
 
+    def of(self, modality: Modality) -> Pixels | None:
+        """Return the image of one modality."""
+        return self.clinical if modality is Modality.CLINICAL else self.dermoscopy
+
 
 def to_pair(images: Mapping[Modality, LoadedImage]) -> PairPixels:
     """Return the images of one pair together, one of them at least."""

@@ -9,7 +9,7 @@ from statistics import median
 from derm_ray import storage
 from derm_ray.data.manifest import URI_COLUMNS, Manifest
 from derm_ray.data.normalization import has_unseen
-from derm_ray.domain import LabelSet, Split
+from derm_ray.domain import LabelSet, LesionPair, Split
 from derm_ray.errors import ManifestError, unknown_name
 
 GROUP_COLUMNS = ("lesion_id", "patient_id")
@@ -39,7 +39,11 @@ def validate(
     """
     needed = [split in complete for split in manifest.column("split")]
     problems = [] if len(manifest) else ["no rows"]
-    problems += [*row_problems(manifest), *_repetitions(manifest), *_incomplete(manifest, needed, purpose)]
+    problems += [
+        *row_problems(manifest, manifest.pairs()),
+        *_repetitions(manifest),
+        *_incomplete(manifest, needed, purpose),
+    ]
     if label_set is not None:
         problems += _diagnoses(manifest, label_set, needed, purpose)
     problems += [*_splits(manifest), *_attributes(manifest)]
@@ -62,14 +66,15 @@ def _positions(values: Iterable[str | None]) -> dict[str, list[int]]:
     return found
 
 
-def row_problems(manifest: Manifest, first_row: int = 0) -> Iterator[str]:
+def row_problems(manifest: Manifest, pairs: list[LesionPair], first_row: int = 0) -> Iterator[str]:
     """Yield problems of single rows: empty ids, invisible characters, no image, or the same image twice.
 
     Args:
         manifest: a whole one, or a piece.
+        pairs: its rows.
         first_row: the piece's first row in the whole, counted from 0.
     """
-    rows = zip(manifest.pairs(), manifest.column("patient_id"), strict=True)
+    rows = zip(pairs, manifest.column("patient_id"), strict=True)
     for row, (pair, patient) in enumerate(rows, first_row):
         if not pair.pair_id or not pair.lesion_id:
             yield f"{_rows([row])}: pair_id and lesion_id must not be empty (nor NA, None, nan, null or unknown)"

@@ -15,11 +15,8 @@ Channels = tuple[float, float, float]
 
 
 class TrunkFeatures(NamedTuple):
-    """Output of a trunk for one batch.
-
-    Attributes:
-        tap_BCHW: the map that the cross sub-network reads (the paper's l-th layer, Eq. 4).
-        last_BCHW: the last map after its ReLU, before the final pooling.
+    """The map (B, C, H, W) that the cross sub-network reads (the paper's l-th layer, Eq. 4), and the last one after its
+    ReLU.
     """
 
     tap_BCHW: Tensor

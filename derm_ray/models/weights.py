@@ -17,11 +17,7 @@ State = Mapping[str, Tensor]
 
 
 def read_init_weights(trunk: str, uri: str | None) -> State:
-    """Return ImageNet weights by torchvision's key names.
-
-    Args:
-        trunk: a pretrained key of :data:`derm_ray.models.trunks.TRUNKS`.
-        uri: a safetensors file, or ``None`` for the download that the trunk names.
+    """Return ImageNet weights by torchvision's key names, from a safetensors file or the download that the trunk names.
 
     Raises:
         StorageError: the file or the download is not available.
@@ -46,12 +42,7 @@ def read_init_weights(trunk: str, uri: str | None) -> State:
 
 
 def load_init_weights(network: PairNetwork, state: State, source: str) -> None:
-    """Load ImageNet weights into every stream's trunk, and the part that fits its head.
-
-    Args:
-        network: changed in place.
-        state: see :func:`read_init_weights`.
-        source: where they come from, for messages.
+    """Load ImageNet weights into every stream's trunk, and the part that fits its head; ``source`` is for messages.
 
     Raises:
         ConfigError: they do not fit the trunk.
@@ -78,15 +69,9 @@ def _trunk_state(trunk: Trunk, state: State) -> dict[str, Tensor]:
 
 
 def describe_cam(trained: NetworkConfig, weights: State, mode: str, trunk: Trunk, freeze: str) -> CamConfig:
-    """Return how a trained CAM network goes into a network that is to be trained.
+    """Return how a trained CAM network goes into a network that is to be trained with this trunk and freeze point.
 
     The stem is shared where both trunks are the same and the frozen layers hold the same numbers.
-
-    Args:
-        trained, weights: the CAM network's architecture and state dict.
-        mode: see :func:`derm_ray.models.cam.saliency`.
-        trunk: of the network to train, with its initial weights.
-        freeze: its freeze point.
 
     Raises:
         ConfigError: the trained network is not a CAM network.
@@ -109,12 +94,7 @@ def _same_stem(weights: State, trunk: Trunk) -> bool:
 
 
 def load_cam(network: PairNetwork, weights: State) -> None:
-    """Load a trained CAM network's streams into a CAM-BP network, in place.
-
-    Args:
-        network: built with the :class:`CamConfig` of :func:`describe_cam`.
-        weights: the CAM network's state dict.
-    """
+    """Load the streams of a CAM network's state dict into a network built with what :func:`describe_cam` returned."""
     assert network.cam is not None, "a CAM-BP network"
     names = ("stream",) if len(network.cam.streams) == 1 else ("clinical", "dermoscopy")
     for stream, name in zip(network.cam.streams, names, strict=True):

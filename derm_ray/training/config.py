@@ -22,11 +22,8 @@ from derm_ray.training.losses import LOSSES
 
 
 class OneOf(NamedTuple):
-    """Marks a setting whose values are the names of a registry, or of another closed list.
-
-    Attributes:
-        kind: what the names are of, for messages.
-        known: the names, or what returns them.
+    """Marks a setting of a ``kind`` whose values are the names of a registry, or of another closed list or its
+    function.
     """
 
     kind: str
@@ -118,10 +115,7 @@ class TrainConfig:
         return len(label_set(self.label_set).diagnoses)
 
     def architecture(self, cam: CamConfig | None = None) -> NetworkConfig:
-        """Return the network this recipe trains.
-
-        Args:
-            cam: the CAM network of a ``cam_bp`` head.
+        """Return the network this recipe trains, with the CAM network of a ``cam_bp`` head.
 
         Raises:
             ConfigError: the parts do not go together.
@@ -190,11 +184,7 @@ def make_config(preset: str, settings: Mapping[str, str] | Mapping[str, Any] | N
 
 
 def config_from_json(values: Mapping[str, Any]) -> TrainConfig:
-    """Return the recipe that JSON values describe.
-
-    Raises:
-        ConfigError: a value is out of range; all are listed.
-    """
+    """Return the recipe that JSON values describe; a ``ConfigError`` lists all that are out of range."""
     try:
         config = _ADAPTER.validate_python(dict(values))
     except ValidationError as error:
@@ -208,11 +198,7 @@ _ADAPTER = TypeAdapter(TrainConfig)
 
 
 def parse_settings(assignments: Sequence[str]) -> dict[str, str]:
-    """Parse ``key=value`` arguments.
-
-    Raises:
-        ConfigError: one has no ``=``.
-    """
+    """Parse ``key=value`` arguments; a ``ConfigError`` names one without ``=``."""
     settings: dict[str, str] = {}
     for assignment in assignments:
         key, equals, value = assignment.partition("=")

@@ -33,10 +33,7 @@ class Start:
 def make_start(config: TrainConfig, init_weights: str | None, cam: str | None) -> Start:
     """Return the initial network of a run; the seed determines all weights that are not loaded.
 
-    Args:
-        config: the recipe.
-        init_weights: see :func:`derm_ray.models.weights.read_init_weights`; a trunk trained from scratch takes none.
-        cam: bundle of the CAM network of a ``cam_bp`` head.
+    ``cam`` is the bundle of the CAM network of a head that needs a map.
 
     Raises:
         ConfigError, BundleError, StorageError: a part is missing, cannot be read, or does not fit.

@@ -16,7 +16,7 @@ from derm_ray.data.inputs import MemoryInput
 from derm_ray.data.manifest import Manifest
 from derm_ray.domain import Modality, PredictionKind, Split
 from derm_ray.errors import OutputExistsError, ScoringError
-from derm_ray.evaluation.evaluate import _predict
+from derm_ray.evaluation.evaluate import predict_pairs
 from derm_ray.inference.predictor import Predictor
 from derm_ray.scoring.pipeline import ScoringOptions, ScoringResult, score
 from derm_ray.scoring.reconcile import verify
@@ -64,7 +64,7 @@ def assert_same(
 ) -> None:
     """Compare probabilities in bulk and online with those of an evaluation, which computes in float32."""
     exact = Predictor(load_bundle(bundle_uri), "torch")
-    evaluated = _predict(exact, pairs.pairs(), pairs.uri)[PredictionKind.CROSS]
+    evaluated = predict_pairs(exact, pairs.pairs(), pairs.uri)[PredictionKind.CROSS]
     classes = exact.bundle.label_set.class_names
     frame = pd.read_parquet(out).set_index("pair_id").loc[pairs.column("pair_id")]
     bulk = frame[[f"p_{name}" for name in classes]].to_numpy()

@@ -30,12 +30,12 @@ from derm_ray.inference.predictor import Predictor
 from derm_ray.lease import hold
 from derm_ray.models.factory import build_network
 from derm_ray.storage import read_bytes
-from derm_ray.training.batches import load_batch, training_order
+from derm_ray.training.batches import labeled, load_batch, training_order
 from derm_ray.training.config import TrainConfig, debug
 from derm_ray.training.loop import TrainingLoop
 from derm_ray.training.run import driver, worker
 from derm_ray.training.run.data_loading import batches
-from derm_ray.training.run.driver import labeled, train
+from derm_ray.training.run.driver import train
 from derm_ray.training.run.folder import INVOCATIONS
 from tests.conftest import TrainedRun, take
 
@@ -63,15 +63,7 @@ def plain_losses(manifest: Manifest, config: TrainConfig) -> list[float]:
     order = training_order(len(split), config.global_batch_size, seed=config.seed, epoch=0)
     with ThreadPoolExecutor(2) as executor:
         whole = [
-            load_batch(
-                [split.pairs[row] for row in rows],
-                [split.labels[row] for row in rows],
-                rows,
-                config.preprocessing,
-                executor,
-                global_size=len(rows),
-                mirror=(config.seed, 0) if config.mirror else None,
-            )
+            load_batch(split.share(rows), config.preprocessing, executor, (config.seed, 0) if config.mirror else None)
             for rows in order
         ]
     TrainingLoop(config, network, torch.device("cpu")).train_epoch(0, whole, lambda _, loss, __: losses.append(loss))

@@ -26,10 +26,8 @@ class TrialPredictions:
 
     Attributes:
         labels: the trial's label set.
-        pair_ids, lesion_ids: of the pairs, in order.
-        truth: class indices (N,).
-        given: prediction kind -> (N, K).
-        swapped: the same with the two images swapped; empty for baselines.
+        pair_ids, lesion_ids, truth: of the N pairs, in order; class indices.
+        given, swapped: prediction kind -> (N, K), also with the two images swapped; that is empty for baselines.
         metadata: model digest, best epoch, seconds since the last start of the trial, temperatures.
     """
 
@@ -60,11 +58,7 @@ def write_predictions(predictions: TrialPredictions, folder: str) -> None:
 
 
 def read_predictions(folder: str) -> TrialPredictions | None:
-    """Return what :func:`write_predictions` wrote, or ``None`` where nothing is.
-
-    Raises:
-        StorageError: the file is damaged.
-    """
+    """Return what :func:`write_predictions` wrote, or ``None``; a ``StorageError`` names a damaged file."""
     uri = storage.join(folder, FILE)
     if not storage.exists(uri):
         return None

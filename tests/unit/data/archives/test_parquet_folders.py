@@ -58,7 +58,7 @@ def test_a_folder_of_a_manifest_s_parts_is_read_by_score(tmp_path: Path, name: s
     assert isinstance(open_input(uri), ManifestInput)
     scored = pieces(uri)
     assert scored.uri == uri
-    assert scored.column("clinical_uri") == [f"{tmp_path}/img/a.jpg", f"{tmp_path}/img/b.jpg"]
+    assert scored.absolute().column("clinical_uri") == [f"{tmp_path}/img/a.jpg", f"{tmp_path}/img/b.jpg"]
     assert open_input(uri).fingerprint() == open_input(uri).fingerprint()
     with pytest.raises(ManifestError, match="Use the folder as it is with `derm-ray score`"):
         index_archive(uri)
