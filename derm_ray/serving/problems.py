@@ -67,7 +67,7 @@ def shown(name: str) -> str:
     return repr(name) if _PLAIN.fullmatch(name) else "(its name is not a plain word)"
 
 
-def unknown_fields(kind: str, names: Sequence[str], known: Sequence[str]) -> str:
+def unknown_names(kind: str, names: Sequence[str], known: Sequence[str]) -> str:
     """Return the message for fields that are not ours; for a single one, with the nearest that is."""
     if known and len(names) == 1 and _PLAIN.fullmatch(names[0]):
         return unknown_name(kind, names[0], known)
@@ -98,7 +98,7 @@ def _describe(error: Mapping[str, Any]) -> str:
         return f"the body is not valid JSON at character {location[0]}"
     if error["type"] == "extra_forbidden":
         *location, name = location
-        what = unknown_fields("field", [str(name)], list((Pair if location else Pairs).model_fields))
+        what = unknown_names("field", [str(name)], list((Pair if location else Pairs).model_fields))
     else:
         what = error["msg"]
     where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in location).lstrip(".")
