@@ -35,10 +35,9 @@ lock: setup
 	$(BIN)/$(LOCK) --extra openvino --group dev --output-file requirements-dev.txt $(FLAGS)
 	$(BIN)/$(LOCK) --constraint requirements-dev.txt --output-file requirements.txt $(FLAGS)
 
-# Without Ray two at a time, then the rest. Fails below the coverage in pyproject.toml, of which both runs count.
+# Two files at a time, those that take longest first (tests/conftest.py). Fails below the coverage in pyproject.toml.
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not ray" -n 2 --dist loadfile --cov --cov-report= --cov-fail-under=0
-	$(BIN)/pytest -m "ray and not slow" --cov --cov-append
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov
 
 test-slow: setup
 	$(BIN)/pytest -m slow

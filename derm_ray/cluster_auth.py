@@ -20,6 +20,10 @@ INSECURE_VARIABLE = "DERM_RAY_INSECURE_CLUSTER"
 TOKEN = "RAY_AUTH_TOKEN"  # noqa: S105
 TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"  # noqa: S105
 TIMEOUT_S = 30.0
+USE_NODES = (
+    "Command and settings can be read by everyone who reaches the cluster. Give the nodes the credentials instead: an "
+    "IAM role, AWS_PROFILE, or a secret file mounted on them (AWS_SHARED_CREDENTIALS_FILE)."
+)
 _FIX = (
     "Set RAY_AUTH_MODE=token, and for a cluster RAY_AUTH_TOKEN_PATH, where Ray is started and here; or, on a network "
     f"that nobody else reaches, {INSECURE_VARIABLE}=1."
@@ -144,17 +148,14 @@ def refuse_open_jobs(url: str) -> None:
 
 
 def refuse_credentials(words: Iterable[str]) -> None:
-    """Refuse a command line with a credential: a cluster shows the command lines of its drivers.
+    """Refuse a command line with a credential: a cluster shows those of its drivers and jobs.
 
     Raises:
         ConfigError: there is one; the message does not repeat it.
     """
     for number, word in enumerate(words, 1):
         if kind := find_credential(word):
-            raise ConfigError(
-                f"argument {number} holds {kind}, and everyone who reaches the cluster can read the command lines of "
-                "what runs there. Give the nodes the credentials: a role, AWS_PROFILE, or a mounted secret file."
-            )
+            raise ConfigError(f"argument {number} holds {kind}. {USE_NODES}")
 
 
 def _other_hosts(hosts: Iterable[str]) -> str:

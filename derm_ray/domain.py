@@ -166,22 +166,12 @@ DERM7PT = LabelSet(
 def _binary(base: LabelSet, name: str, task_name: str, definition: CancerDefinition) -> LabelSet:
     """Return the label set of a task with its own head."""
     task = next(task for task in base.tasks(definition) if task.name == task_name)
-    melanoma = task_name == "melanoma"
-    return LabelSet(
-        name,
-        (
-            Diagnosis("not_cancer" if task_name == "cancer" else "benign", "Benign" if melanoma else "Not cancer"),
-            Diagnosis(task_name, "Melanoma" if melanoma else "Cancer", frozenset() if melanoma else _BOTH, melanoma),
-        ),
-        {
-            diagnosis: task_name
-            if diagnosis in task.positive
-            else ("benign" if melanoma else "not_cancer")
-            if diagnosis in task.negative
-            else None
-            for diagnosis in base.class_names
-        },
-    )
+    if task_name == "melanoma":
+        rest, found = Diagnosis("benign", "Benign"), Diagnosis("melanoma", "Melanoma", melanoma=True)
+    else:
+        rest, found = Diagnosis("not_cancer", "Not cancer"), Diagnosis("cancer", "Cancer", cancer=_BOTH)
+    collapses = dict.fromkeys(base.class_names) | dict.fromkeys(task.positive, found.name)
+    return LabelSet(name, (rest, found), collapses | dict.fromkeys(task.negative, rest.name))
 
 
 _DETAILED = (PAPER15, MILK10K, DERM7PT)

@@ -57,6 +57,7 @@ class ManifestError(InputError):
     """
 
     shown = 20
+    kind = "manifest"
 
     def __init__(self, uri: str, problems: Sequence[str]) -> None:
         self.uri = uri
@@ -65,11 +66,10 @@ class ManifestError(InputError):
 
     def __str__(self) -> str:
         lines = [f"  - {problem}" for problem in self.problems[: self.shown]]
-        if len(self.problems) > self.shown:
-            hidden = len(self.problems) - self.shown
+        if hidden := len(self.problems[self.shown :]):
             lines.append(f"  - ... and {hidden} more")
         noun = "problem" if len(self.problems) == 1 else "problems"
-        return redact(f"{self.uri}: {len(self.problems)} {noun} in this manifest:\n" + "\n".join(lines))
+        return redact(f"{self.uri}: {len(self.problems)} {noun} in this {self.kind}:\n" + "\n".join(lines))
 
 
 class StorageError(InputError):
@@ -145,3 +145,8 @@ def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:
     near = get_close_matches(name, known, n=1) or get_close_matches(name.lower(), known, n=1)
     hint = f" Did you mean {str(near[0])!r}?" if near else ""
     return f"unknown {kind} {name!r}.{hint} Known: {', '.join(known)}."
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun: ``1 pair``, ``2 pairs``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"

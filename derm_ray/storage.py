@@ -103,7 +103,7 @@ def translate_errors(uri: str) -> Iterator[None]:
     except StorageError:
         raise
     except FileNotFoundError as error:
-        raise StorageError(f"{uri}: not found. Check the path, and the bucket for object storage.") from error
+        raise StorageError(f"{uri}: not found. Correct the path; for object storage, check the bucket too.") from error
     except PermissionError as error:
         raise StorageError(f"{uri}: access denied. Check the credentials and the file's permissions.") from error
     except IsADirectoryError as error:

@@ -7,9 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import yaml
 from _tables import MEANINGS, ROOT, agree, sentence, table
 
 IMAGE_ERRORS: dict[str, str] = MEANINGS["image_errors"]
+PORTS = yaml.safe_load((ROOT / "docs" / "_ports.yaml").read_text(encoding="utf-8"))
 HTTP_ERRORS: dict[str, str] = MEANINGS["http_errors"]
 FRAMEWORK_ERRORS = {"not_found": 404, "method_not_allowed": 405}
 
@@ -143,10 +145,9 @@ def metrics() -> str:
 
 def ports() -> str:
     """What may listen."""
-    from derm_ray.operations.ports import ALLOWED, Reach
-
-    reach = {Reach.LOOPBACK: "127.0.0.1", Reach.NODE: "the node's address, 127.0.0.1", Reach.ALL: "all"}
-    rows = ([one.what, one.role, one.port, reach[one.reach], one.why, one.guard] for one in ALLOWED)
+    reach = {"loopback": "127.0.0.1", "node": "the node's address, 127.0.0.1", "all": "all"}
+    columns = ("what", "process", "port", "reach", "for", "guard")
+    rows = ([reach.get(one[name], one[name]) for name in columns] for one in PORTS)
     return table(["what", "process", "port", "bound to", "for", "guarded by"], rows)
 
 

@@ -91,7 +91,8 @@ def settings() -> str:
     """The recipe's settings, from the training configuration."""
     from pydantic import TypeAdapter
 
-    from derm_ray.training.config import PRESETS, TrainConfig
+    from derm_ray.training import PRESETS
+    from derm_ray.training.config import TrainConfig
 
     known = TypeAdapter(TrainConfig).json_schema()["properties"]
     meanings = attributes(TrainConfig)
@@ -127,7 +128,13 @@ def trunks() -> str:
     return table(
         ["`trunk`", "taps", "freeze points", "channels", "ImageNet weights"],
         (
-            [f"`{name}`", _names(of.taps), _names(of.freezes), of.channels, "yes" if of.pretrained else "no"]
+            [
+                f"`{name}`",
+                _names(of.taps),
+                _names(of.freezes),
+                of.channels,
+                "download" if of.pretrained else "none" if of.from_scratch else "file",
+            ]
             for name, of in TRUNKS.items()
         ),
     )

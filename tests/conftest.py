@@ -1,4 +1,4 @@
-"""Fixtures: synthetic pairs, a real S3 endpoint, a real local Ray, and a small trained run."""
+"""Fixtures: synthetic pairs, a real S3 endpoint, a real local Ray, and one model, trained run and endpoint for all."""
 
 import os
 import socket
@@ -16,7 +16,8 @@ from derm_ray.data.manifest import Manifest, write_manifest
 from derm_ray.data.reference import Reference
 from derm_ray.data.splits import split_manifest
 from derm_ray.data.synthetic import synthesize
-from derm_ray.domain import PAPER15, Calibration, LabelSet
+from derm_ray.domain import MILK10K, PAPER15, Calibration, LabelSet, Modality, OperatingPoint, PredictionKind
+from derm_ray.storage import read_bytes
 
 if TYPE_CHECKING:
     from derm_ray.models.factory import NetworkConfig
@@ -34,12 +35,52 @@ INTERRUPTIBLE = [
 """The command as a terminal starts it: a shell's background jobs hand down an ignored SIGINT."""
 
 
+ONE_PROCESS = {
+    "endpoint": (
+        "tests/attacks/",
+        "tests/cluster/test_metrics.py",
+        "tests/integration/test_drift.py",
+        "tests/integration/test_page.py",
+        "tests/integration/test_rollout.py",
+        "tests/integration/test_scoring.py",
+        "tests/integration/test_serving.py",
+    ),
+    "trained": ("tests/integration/test_engines.py", "tests/integration/test_training.py"),
+}
+"""Files that share what takes long to start; of several processes, one runs all of them."""
+
+
+def _share(nodeid: str) -> str:
+    path = nodeid.split("::", maxsplit=1)[0]
+    return next((name for name, files in ONE_PROCESS.items() if path.startswith(files)), path)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``-n``, let each process take a file after the other, or all that share something."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _share(nodeid)
+
+    return Scheduling(config, log)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts Ray through a fixture, before ``-m`` selects."""
-    for item in items:
-        if "ray_local" in getattr(item, "fixturenames", ()):
+    """Mark what starts Ray through a fixture, before ``-m`` selects; what takes long comes first.
+
+    The shared endpoint starts after tests that have one of their own: a Ray serves one model at a time.
+    """
+
+    def rank(item: pytest.Item) -> tuple[bool, bool, bool]:
+        fixtures = getattr(item, "fixturenames", ())
+        if "ray_local" in fixtures:
             item.add_marker(pytest.mark.ray)
+        return item.get_closest_marker("ray") is None, "served" in fixtures, _share(item.nodeid) not in ONE_PROCESS
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session")
@@ -163,6 +204,57 @@ def cam_bundle_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 
     config = NetworkConfig("triple", "tiny", "cam_bp", 15, cam=CamConfig("tiny", 15))
     return seal_untrained(str(tmp_path_factory.mktemp("bundles") / "cam"), config)
+
+
+@pytest.fixture(scope="session")
+def served_model_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model with maps and operating points: one that every probability reaches, one that none does."""
+    from derm_ray.models.factory import CamConfig, NetworkConfig
+
+    points = tuple(
+        OperatingPoint(kind, task, target, threshold, 0.9, 0.5)
+        for kind in PredictionKind
+        for task in ("cancer", "melanoma")
+        for target, threshold in ((0.9, 0.999), (0.95, 0.0001))
+    )
+    network = NetworkConfig("triple", "tiny", "cam_bp", 11, cam=CamConfig("tiny", 11))
+    uri = str(tmp_path_factory.mktemp("bundles") / "served")
+    return seal_untrained(uri, network, label_set=MILK10K, calibration=Calibration(operating_points=points))
+
+
+@dataclass(frozen=True)
+class Served:
+    """The endpoint that all tests share which only ask it."""
+
+    url: str
+    secret: str
+
+    @property
+    def bearer(self) -> dict[str, str]:
+        """The header with its token."""
+        return {"Authorization": f"Bearer {self.secret}"}
+
+
+@pytest.fixture(scope="session")
+def served(ray_local: None, served_model_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The shared endpoint; it starts after all tests that have one of their own."""
+    from derm_ray.serving.arguments import ServeArguments
+    from derm_ray.serving.endpoint import endpoint
+    from derm_ray.serving.tokens import new_token
+
+    secret, line = new_token("tests")
+    tokens = tmp_path_factory.mktemp("served") / "tokens"
+    tokens.write_text(line)
+    arguments = ServeArguments(model=served_model_uri, engine="torch", tokens=str(tokens), rate=1e6)
+    with endpoint(arguments, port=unused_port()) as started:
+        yield Served(started.url, secret)
+
+
+@pytest.fixture(scope="session")
+def photos(pairs: Manifest) -> dict[str, bytes]:
+    """The files of one pair, by the names of the form's fields."""
+    pair = pairs.pairs()[0]
+    return {str(modality): read_bytes(str(pair.uri(modality))) for modality in Modality}
 
 
 def unused_port() -> int:

@@ -34,6 +34,7 @@ from derm_ray.errors import DermRayError
 from derm_ray.runtime import ray_session
 from derm_ray.scoring.pipeline import ScoringOptions, score
 from derm_ray.serving import deployment
+from derm_ray.serving.arguments import ServeArguments
 from derm_ray.serving.endpoint import endpoint
 from derm_ray.storage import read_bytes
 from derm_ray.studies.benchmark.scoring import NoEngine
@@ -149,7 +150,8 @@ def _serve(model: str, manifest: str, address: str) -> str:
     pair = read_manifest(manifest).absolute().pairs()[0]
     files = {"clinical": read_bytes(str(pair.clinical_uri)), "dermoscopy": read_bytes(str(pair.dermoscopy_uri))}
     ended = threading.Event()
-    with endpoint(model, engine="torch", port=unused_port(), max_replicas=2, rate=1000, address=address) as served:
+    args = ServeArguments(model=model, engine="torch", max_replicas=2, rate=1000)
+    with endpoint(args, port=unused_port(), address=address) as served:
 
         def ask() -> int:
             count = 0

@@ -24,6 +24,7 @@ from derm_ray.data.synthetic import synthesize
 from derm_ray.domain import PAPER15
 from derm_ray.runtime import ray_session
 from derm_ray.scoring.pipeline import ScoringOptions, score
+from derm_ray.serving.arguments import ServeArguments
 from derm_ray.serving.endpoint import endpoint
 from derm_ray.storage import read_bytes
 from derm_ray.training.config import make_config
@@ -98,7 +99,7 @@ def use(model: str, manifest: Manifest, folder: Path) -> None:
     """Do the part of :func:`work` that takes a model."""
     pair = manifest.pairs()[0]
     photos = {"clinical": read_bytes(str(pair.clinical_uri)), "dermoscopy": read_bytes(str(pair.dermoscopy_uri))}
-    with endpoint(model, engine="torch", port=unused_port()) as served:
+    with endpoint(ServeArguments(model=model, engine="torch"), port=unused_port()) as served:
         for half in ("first", "second"):
             for upload in (photos, photos, {"clinical": photos["clinical"]}, {"clinical": b"text"}):
                 httpx.post(f"{served.url}/v1/score", files=upload, timeout=60)

@@ -4,17 +4,14 @@ from typing import Annotated
 
 import typer
 
-from derm_ray.cli.options import JsonOption, LabelSetOption, ManifestOption, emit
+from derm_ray.cli.options import InitWeightsOption, JsonOption, LabelSetOption, ManifestOption, emit
 
 
 def baseline(
     manifest: ManifestOption,
     label_set: LabelSetOption = "paper15",
-    init_weights: Annotated[
-        str | None,
-        typer.Option("--init-weights", help="ImageNet weights (safetensors file). Default: torchvision's download."),
-    ] = None,
-    size: Annotated[int, typer.Option("--size", min=32, help="Side of the input in pixels.")] = 128,
+    init_weights: InitWeightsOption = None,
+    size: Annotated[int, typer.Option(min=32, help="Side of the input in pixels.")] = 128,
     as_json: JsonOption = False,
 ) -> None:
     """Fit a logistic regression on frozen VGG-16 features, as a baseline for trained networks."""

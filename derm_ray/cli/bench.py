@@ -6,18 +6,18 @@ import typer
 
 from derm_ray.cli.options import JsonOption, emit
 from derm_ray.observability import format_duration
+from derm_ray.studies.benchmark import COMPARISONS
 
 
 def bench(
     model: Annotated[
-        str | None, typer.Option("--model", help="Bundle to measure. Default: an untrained Triple-Net with CAM-BP.")
+        str | None, typer.Option(help="Bundle to measure. Default: an untrained Triple-Net with CAM-BP.")
     ] = None,
     only: Annotated[
         list[str] | None,
         typer.Option(
-            "--only",
             metavar="NAME",
-            help="gflops, int8, engine, decoding, bulk, training or scale. Repeatable. Default: all.",
+            help=f"Comparison: {', '.join(COMPARISONS)}. Repeatable. Default: all.",
         ),
     ] = None,
     quick: Annotated[

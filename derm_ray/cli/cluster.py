@@ -1,6 +1,6 @@
 """``derm-ray cluster``: the files that make a cluster."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any
@@ -28,7 +28,6 @@ def validate(
     crds: Annotated[
         str | None,
         typer.Option(
-            "--crds",
             metavar="FOLDER",
             envvar="DERM_RAY_KUBERAY_CRDS",
             help="Definitions of custom resources, such as KubeRay's ray.io_*.yaml.",
@@ -41,9 +40,10 @@ def validate(
     Fields of Kubernetes' own objects are checked by its published schemas, those of KubeRay's by --crds, and Prometheus
     rules by promtool where it is installed. What could not be checked is reported.
     """
-    from derm_ray.operations.cluster.validation import validate_files
+    from derm_ray.operations.cluster.validation import validate_file
 
-    reports = validate_files(files, partial(check_words, context.find_root().command), crds)
+    check = partial(check_words, context.find_root().command)
+    reports = [validate_file(file, check, crds) for file in files]
     lines = [line for report in reports for line in report.lines]
     count = sum(len(report.problems) for report in reports)
     emit(
@@ -55,8 +55,8 @@ def validate(
         raise typer.Exit(2)
 
 
-def check_words(root: Any, words: Sequence[str]) -> tuple[str, Mapping[str, Any]]:
-    """Check the words after ``derm-ray``; return the command and its options' values."""
+def check_words(root: Any, words: Sequence[str]) -> None:
+    """Check the words after ``derm-ray``."""
     from derm_ray.errors import ConfigError, unknown_name
 
     if "--help" in words:
@@ -66,6 +66,7 @@ def check_words(root: Any, words: Sequence[str]) -> tuple[str, Mapping[str, Any]
         if word not in group.commands:
             raise ConfigError(unknown_name("command", word, tuple(group.commands)))
         if not hasattr(group.commands[word], "commands"):
-            return word, check_arguments(group, word, words[count:])
+            check_arguments(group, word, words[count:])
+            return
         group = group.commands[word]
     raise ConfigError("the command is missing; write derm-ray COMMAND ARGUMENTS")

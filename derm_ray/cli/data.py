@@ -14,6 +14,7 @@ from derm_ray.cli.options import (
     emit,
     warn,
 )
+from derm_ray.errors import counted
 
 app = typer.Typer(help="Create, check, split and prepare manifests of lesion pairs.", no_args_is_help=True)
 app.add_typer(importers.app, name="import")
@@ -40,15 +41,15 @@ def index(
     from derm_ray.data.archives.index import index_archive, write_index
     from derm_ray.data.archives.names import shown
     from derm_ray.data.archives.pairing import DEFAULT_RULE, PairingRule
-    from derm_ray.data.archives.writer import require_manifest_name
+    from derm_ray.data.manifest import manifest_format
 
-    require_manifest_name(out)
+    manifest_format(out)
     rule = PairingRule(clinical or (), dermoscopy or ()) if clinical or dermoscopy else DEFAULT_RULE
     result = index_archive(source, rule)
     write_index(result, out)
-    lines = [f"{result.pairs} pairs indexed to {out}, {result.single} of them with one image only"]
+    lines = [f"{counted(result.pairs, 'pair')} indexed to {out}, {result.single} of them with one image only"]
     if skipped := result.skipped.most_common():
-        lines.append(f"{result.skipped.total()} of {result.found} files skipped:")
+        lines.append(f"{result.skipped.total()} of {counted(result.found, 'file')} skipped:")
         lines += [f"  {count:>5}  {reason}" for reason, count in skipped]
     if columns := result.skipped_columns:
         lines.append(f"columns skipped: {', '.join(f'{shown(name)} ({kind})' for name, kind in columns.items())}")
@@ -61,7 +62,7 @@ def index(
 def validate(
     manifest: ManifestArgument,
     label_set: Annotated[
-        str | None, typer.Option("--label-set", help="Also check that all diagnoses belong to this label set.")
+        str | None, typer.Option(help="Also check that all diagnoses belong to this label set.")
     ] = None,
     training: Annotated[
         bool, typer.Option("--training", help="Also require both images and a diagnosis in every row.")
@@ -90,7 +91,7 @@ def validate(
     warn(warnings)
     emit(
         {"manifest": manifest, "pairs": len(read), "valid": True, "warnings": warnings},
-        "\n".join([f"{manifest}: {len(read)} pairs, valid", *summarize(read).missing_lines()]),
+        "\n".join([f"{manifest}: {counted(len(read), 'pair')}, valid", *summarize(read).missing_lines()]),
         as_json=as_json,
     )
 
@@ -98,8 +99,8 @@ def validate(
 @app.command()
 def split(
     manifest: ManifestArgument,
-    out: Annotated[str | None, typer.Option("--out", help="Manifest to write. Default: overwrite the input.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0,
+    out: Annotated[str | None, typer.Option(help="Manifest to write. Default: overwrite the input.")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Assign the splits: 70% train and 30% test, then 15% of train as val.
@@ -132,10 +133,8 @@ def split(
 @app.command()
 def prepare(
     manifest: ManifestArgument,
-    out: Annotated[
-        str, typer.Option("--out", help="Output folder for the images and manifest.parquet: a path or URI.")
-    ],
-    size: Annotated[int, typer.Option("--size", min=32, help="Side of the model's input in pixels.")] = 224,
+    out: Annotated[str, typer.Option(help="Output folder for the images and manifest.parquet: a path or URI.")],
+    size: Annotated[int, typer.Option(min=32, help="Side of the model's input in pixels.")] = 224,
     as_json: JsonOption = False,
 ) -> None:
     """Write all images at a model's input size, so that training does not decode large photos in every epoch.
@@ -149,7 +148,7 @@ def prepare(
 
     result = run(read_manifest(manifest), out, Preprocessing(size))
     pairs = len(result.manifest)
-    text = f"{pairs} pairs at {size} px in {result.tars} tar{'s' * (result.tars != 1)}, {result.manifest.uri}"
+    text = f"{counted(pairs, 'pair')} at {size} px in {counted(result.tars, 'tar')}, {result.manifest.uri}"
     if result.reused:
         text += f"\n{result.reused} of the tars existed already"
     values = {"manifest": result.manifest.uri, "pairs": pairs, "size": size}
@@ -168,10 +167,10 @@ def describe(manifest: ManifestArgument, as_json: JsonOption = False) -> None:
 
 @app.command()
 def synthesize(
-    out: Annotated[str, typer.Option("--out", help="Folder for images and manifest.parquet.")],
-    pairs: Annotated[int, typer.Option("--pairs", min=1, help="Number of lesion pairs.")] = 480,
+    out: Annotated[str, typer.Option(help="Folder for images and manifest.parquet.")],
+    pairs: Annotated[int, typer.Option(min=1, help="Number of lesion pairs.")] = 480,
     label_set: LabelSetOption = "paper15",
-    seed: Annotated[int, typer.Option("--seed", help="Random seed; the same seed gives the same bytes.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed; the same seed gives the same bytes.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Generate synthetic lesion pairs; the diagnosis can be determined from both images only."""
@@ -179,4 +178,6 @@ def synthesize(
     from derm_ray.domain import label_set as find
 
     manifest = draw(out, pairs, find(label_set), seed=seed)
-    emit({"manifest": manifest.uri, "pairs": len(manifest)}, f"{pairs} pairs, {manifest.uri}", as_json=as_json)
+    emit(
+        {"manifest": manifest.uri, "pairs": len(manifest)}, f"{counted(pairs, 'pair')}, {manifest.uri}", as_json=as_json
+    )

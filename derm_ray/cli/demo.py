@@ -9,7 +9,7 @@ from derm_ray.cli.options import JsonOption, emit
 
 
 def demo(
-    out: Annotated[str, typer.Option("--out", help="Output folder. An earlier demo there is replaced.")] = "demo",
+    out: Annotated[str, typer.Option(help="Output folder. An earlier demo there is replaced.")] = "demo",
     as_json: JsonOption = False,
 ) -> None:
     """Run the whole pipeline on synthetic pairs: train, evaluate, bulk score. Takes minutes on two cores."""

@@ -13,7 +13,6 @@ def doctor(
     storage: Annotated[
         list[str] | None,
         typer.Option(
-            "--storage",
             metavar="URI",
             help="Also check a folder, from every node of a cluster too: one file is written and removed. Repeatable.",
         ),

@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 def evaluate(
     model: ModelOption,
     manifest: ManifestOption,
-    out: Annotated[str, typer.Option("--out", help="Folder for evaluation.json and report.html.")],
-    split: Annotated[Split, typer.Option("--split", help="Split to evaluate.")] = Split.TEST,
+    out: Annotated[str, typer.Option(help="Folder for evaluation.json and report.html.")],
+    split: Annotated[Split, typer.Option(help="Split to evaluate.")] = Split.TEST,
     cancer_definition: Annotated[
         CancerDefinition,
-        typer.Option("--cancer-definition", help="paper, or isic, which also counts carcinoma in situ as cancer."),
+        typer.Option(help="paper, or isic, which also counts carcinoma in situ as cancer."),
     ] = CancerDefinition.PAPER,
     swap: Annotated[bool, typer.Option("--swap", help="Swap the clinical and the dermoscopy image.")] = False,
     engine: EngineOption = "auto",
     gpu: Annotated[bool, typer.Option("--gpu/--no-gpu", help="Predict on a GPU of the cluster.")] = False,
-    cpus: Annotated[int | None, typer.Option("--cpus", min=1, help="CPUs of the cluster to use. Default: 1.")] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="CPUs of the cluster to use. Default: 1.")] = None,
     address: Annotated[
         str | None,
-        typer.Option("--address", help="Ray cluster. Default: RAY_ADDRESS, or this process without a cluster."),
+        typer.Option(help="Ray cluster. Default: RAY_ADDRESS, or this process without a cluster."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from derm_ray.cli.options import JsonOption, LabelSetOption, ManifestOutOption, emit, warn
 from derm_ray.data.importers import IMPORTERS
+from derm_ray.errors import ConfigError, counted, unknown_name
 
 if TYPE_CHECKING:
     from derm_ray.data.importers.importer import Importer
@@ -30,6 +31,12 @@ class _Importers(TyperGroup):
     @commands.setter
     def commands(self, commands: MutableMapping[str, Any]) -> None:
         self._made = dict(commands)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Look up a command; an unknown one is refused with the names that there are."""
+        if args[0] not in self.commands:
+            raise ConfigError(unknown_name("importer", args[0], tuple(IMPORTERS)))
+        return super().resolve_command(ctx, args)
 
 
 app = typer.Typer(cls=_Importers, help="Import a data set as a manifest.", no_args_is_help=True)
@@ -79,7 +86,7 @@ def _import(importer: "Importer", *, source: str, out: str, label_set: str, as_j
     from derm_ray.data.validation import find_warnings, validate
     from derm_ray.domain import label_set as find
 
-    result = importer.read(source, find(label_set), out, **options)
+    result = importer.run(source, find(label_set), out, **options)
     validate(replace(result.manifest, uri=result.rows_of or out), find(label_set))
     write_manifest(result.manifest, out)
     warnings = list(find_warnings(result.manifest))
@@ -87,7 +94,7 @@ def _import(importer: "Importer", *, source: str, out: str, label_set: str, as_j
     skipped = sum(result.skipped.values())
     lines = [f"{len(result.manifest)} of {result.found} lesions imported as {label_set} to {out}"]
     if skipped:
-        lines.append(f"{skipped} lesions skipped: their diagnosis is not in {label_set}:")
+        lines.append(f"{counted(skipped, 'lesion')} skipped, with a diagnosis that is not in {label_set}:")
         lines += [f"  {count:>5}  {reason}" for reason, count in result.skipped.items()]
     summary = summarize(result.manifest)
     lines += summary.missing_lines()

@@ -52,9 +52,7 @@ def quantize(
     manifest: ManifestOption,
     pairs: Annotated[
         int | None,
-        typer.Option(
-            "--pairs", min=500, help="Maximum number of pairs to compare with fp32, drawn at random. Default: all."
-        ),
+        typer.Option(min=500, help="Maximum number of pairs to compare with fp32, drawn at random. Default: all."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing int8 engine.")] = False,
     as_json: JsonOption = False,

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from derm_ray.domain import LABEL_SETS
 from derm_ray.inference.engines import ENGINES
 
 ManifestOption = Annotated[
@@ -16,14 +17,15 @@ AddressOption = Annotated[
     str | None, typer.Option("--address", help="Ray cluster. Default: RAY_ADDRESS, or a local Ray.")
 ]
 EngineOption = Annotated[
-    str,
-    typer.Option(
-        "--engine",
-        help=f"auto, {ENGINES} (see model quantize); auto measures which is fastest.",
-    ),
+    str, typer.Option("--engine", help=f"auto, {ENGINES} (see model quantize); auto measures which is fastest.")
 ]
 ManifestOutOption = Annotated[str, typer.Option("--out", help="Manifest to write (.parquet, .csv or .jsonl).")]
-LabelSetOption = Annotated[str, typer.Option("--label-set", help="Label set: paper15, milk10k or derm7pt.")]
+_DETAILED = ", ".join(labels.name for labels in LABEL_SETS.values() if len(labels.class_names) > 2)
+LabelSetOption = Annotated[str, typer.Option("--label-set", help=f"Label set: {_DETAILED}.")]
+InitWeightsOption = Annotated[
+    str | None,
+    typer.Option("--init-weights", help="ImageNet weights (safetensors file). Default: torchvision's download."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of text.")]
 ClinicalOption = Annotated[
     list[str] | None,

@@ -7,35 +7,35 @@ import typer
 from derm_ray import RESEARCH_NOTICE
 from derm_ray.cli import stopping
 from derm_ray.cli.options import AddressOption, JsonOption, LabelSetOption, ManifestOption, emit
+from derm_ray.studies.reproduction import PRESETS
 
 
 def reproduce(
     manifest: ManifestOption,
-    out: Annotated[str, typer.Option("--out", help="Study folder: a path or URI. The same command resumes it.")],
-    preset: Annotated[str, typer.Option("--preset", help="Preset: milk10k-cpu, paper or debug.")] = "milk10k-cpu",
+    out: Annotated[str, typer.Option(help="Study folder: a path or URI. The same command resumes it.")],
+    preset: Annotated[str, typer.Option(help=f"Preset: {PRESETS}.")] = "milk10k-cpu",
     label_set: LabelSetOption = "paper15",
-    seeds: Annotated[str, typer.Option("--seeds", help="Random seeds, separated by commas.")] = "0",
+    seeds: Annotated[str, typer.Option(help="Random seeds, separated by commas.")] = "0",
     rows: Annotated[
         list[str] | None,
         typer.Option(
-            "--row", help="Train only this row, such as triple-cam_bp. Repeatable. An unknown name lists all."
+            "--row",
+            metavar="NAME",
+            help="Train only this row, such as triple-cam_bp. Repeatable. An unknown name lists all.",
         ),
     ] = None,
     init_weights: Annotated[
         list[str] | None,
         typer.Option(
-            "--init-weights",
             metavar="[TRUNK=]URI",
             help="ImageNet weights (safetensors file) of a trunk; without TRUNK= of vgg16. Repeatable. "
             "Default: torchvision's download.",
         ),
     ] = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Data-parallel workers per trial.")] = 1,
-    cpus_per_worker: Annotated[int, typer.Option("--cpus-per-worker", min=1, help="CPUs per worker.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Data-parallel workers per trial.")] = 1,
+    cpus_per_worker: Annotated[int, typer.Option(min=1, help="CPUs per worker.")] = 1,
     gpu: Annotated[bool, typer.Option("--gpu/--no-gpu", help="One GPU per worker.")] = False,
-    cache_limit: Annotated[
-        float, typer.Option("--cache-limit", metavar="GIB", min=0, help="Size limit of the feature cache.")
-    ] = 50.0,
+    cache_limit: Annotated[float, typer.Option(metavar="GIB", min=0, help="Size limit of the feature cache.")] = 50.0,
     images: Annotated[bool, typer.Option("--images/--no-images", help="Show lesion images in the report.")] = True,
     address: AddressOption = None,
     as_json: JsonOption = False,

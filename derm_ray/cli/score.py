@@ -26,7 +26,7 @@ def score(
     source: Annotated[
         str, typer.Option("--input", help="Manifest, folder, .tar, .tar.gz, .zip, or Parquet file with images.")
     ],
-    out: Annotated[str, typer.Option("--out", help="Output folder: a path or URI.")],
+    out: Annotated[str, typer.Option(help="Output folder: a path or URI.")],
     clinical: ClinicalOption = None,
     dermoscopy: DermoscopyOption = None,
     output_format: Annotated[str, typer.Option("--format", help="Output format: parquet, csv or jsonl.")] = "parquet",
@@ -38,14 +38,14 @@ def score(
         ),
     ] = False,
     saliency: Annotated[bool, typer.Option("--saliency", help="Also write saliency overlays (CAM-BP models).")] = False,
-    shard_size: Annotated[int, typer.Option("--shard-size", min=1, help="Pairs per output part.")] = 256,
+    shard_size: Annotated[int, typer.Option(min=1, help="Pairs per output part.")] = 256,
     replicas: Annotated[
         int | None,
-        typer.Option("--replicas", min=1, help="Scoring actors. Default: one locally; as many as fit on a cluster."),
+        typer.Option(min=1, help="Scoring actors. Default: one locally; as many as fit on a cluster."),
     ] = None,
     decoders: Annotated[
         int,
-        typer.Option("--decoders", min=0, help="Extra actors that read and decode images, one CPU each, on any node."),
+        typer.Option(min=0, help="Extra actors that read and decode images, one CPU each, on any node."),
     ] = 0,
     gpus: Annotated[
         float, typer.Option("--gpus-per-replica", min=0, help="GPUs per scoring actor; 0 uses CPUs, 0.5 shares a GPU.")
@@ -53,7 +53,6 @@ def score(
     max_error_rate: Annotated[
         float,
         typer.Option(
-            "--max-error-rate",
             min=0,
             max=1,
             help="Stop above this share of errors; checked from 100 pairs on, and at the end.",
@@ -63,7 +62,7 @@ def score(
         bool, typer.Option("--retry-errors", help="Also rescore parts with storage errors or crashes.")
     ] = False,
     allow_prefix: Annotated[
-        list[str] | None, typer.Option("--allow-prefix", help="Allow images in this folder only. Repeatable.")
+        list[str] | None, typer.Option(metavar="URI", help="Allow images in this folder only. Repeatable.")
     ] = None,
     address: AddressOption = None,
     as_json: JsonOption = False,

@@ -1,12 +1,14 @@
 """``derm-ray score-one``."""
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from derm_ray.cli.options import EngineOption, JsonOption, emit
-from derm_ray.errors import ConfigError
+from derm_ray.domain import Modality
+from derm_ray.errors import ConfigError, ServingError
 
 if TYPE_CHECKING:
     from derm_ray.serving.schemas import Score
@@ -16,15 +18,15 @@ SHOWN = 5
 
 
 def score_one(
-    clinical: Annotated[str | None, typer.Option("--clinical", help="Clinical photo: a path or URI.")] = None,
-    dermoscopy: Annotated[str | None, typer.Option("--dermoscopy", help="Dermoscopy image: a path or URI.")] = None,
+    clinical: Annotated[str | None, typer.Option(help="Clinical photo: a path or URI.")] = None,
+    dermoscopy: Annotated[str | None, typer.Option(help="Dermoscopy image: a path or URI.")] = None,
     url: Annotated[
         str | None,
-        typer.Option("--url", help=f"URL of an endpoint; its token is read from {TOKEN_VARIABLE}."),
+        typer.Option(help=f"URL of an endpoint; its token is read from {TOKEN_VARIABLE}."),
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", help="Bundle folder, to score without an endpoint.")] = None,
+    model: Annotated[str | None, typer.Option(help="Bundle folder, to score without an endpoint.")] = None,
     saliency: Annotated[
-        str | None, typer.Option("--saliency", metavar="FOLDER", help="Also write saliency overlays (CAM-BP models).")
+        str | None, typer.Option(metavar="FOLDER", help="Also write saliency overlays (CAM-BP models).")
     ] = None,
     engine: EngineOption = "auto",
     as_json: JsonOption = False,
@@ -37,14 +39,11 @@ def score_one(
         raise ConfigError("give either --url (an endpoint) or --model (a bundle).")
     if url is not None and engine != "auto":
         raise ConfigError("--engine works with --model only: an endpoint has its own engine. Remove --engine.")
-    images = tuple(storage.read_bytes(uri) if uri is not None else None for uri in (clinical, dermoscopy))
-    if images == (None, None):
+    images = {modality: uri for modality, uri in zip(Modality, (clinical, dermoscopy), strict=True) if uri is not None}
+    if not images:
         raise ConfigError("no image given. Give --clinical, --dermoscopy, or both (recommended).")
-    score = (
-        _ask(url, *images, saliency=saliency is not None)
-        if url is not None
-        else _here(str(model), engine, *images, saliency=saliency is not None)
-    )
+    wanted = saliency is not None
+    score = _ask(url, images, saliency=wanted) if url else _here(str(model), engine, images, saliency=wanted)
     written = {}
     if saliency is not None:
         for modality, png in overlays(score).items():
@@ -54,31 +53,35 @@ def score_one(
     emit(values, _text(score, written), as_json=as_json)
 
 
-def _ask(url: str, clinical: bytes | None, dermoscopy: bytes | None, *, saliency: bool) -> "Score":
+def _ask(url: str, images: Mapping[Modality, str], *, saliency: bool) -> "Score":
+    from derm_ray import storage
     from derm_ray.serving.client import Client
 
-    with Client(url, os.environ.get(TOKEN_VARIABLE), token_name=TOKEN_VARIABLE) as client:
-        return client.score(clinical, dermoscopy, saliency=saliency)
+    data = {modality: storage.read_bytes(uri) for modality, uri in images.items()}
+    try:
+        with Client(url, os.environ.get(TOKEN_VARIABLE), token_name=TOKEN_VARIABLE) as client:
+            return client.score(data.get(Modality.CLINICAL), data.get(Modality.DERMOSCOPY), saliency=saliency)
+    except ServingError as error:  # an endpoint knows an image by its modality only
+        message = str(error)
+        for modality, uri in images.items():
+            message = message.replace(f"{modality} image:", f"{modality} image {uri}:")
+        raise ServingError(message) from error
 
 
-def _here(model: str, engine: str, clinical: bytes | None, dermoscopy: bytes | None, *, saliency: bool) -> "Score":
+def _here(model: str, engine: str, images: Mapping[Modality, str], *, saliency: bool) -> "Score":
     from derm_ray.bundle import load_bundle
-    from derm_ray.data.preprocessing import pixels_from_bytes
+    from derm_ray.data.archives.reader import ImageReader
+    from derm_ray.data.preprocessing import load_image, to_pair
     from derm_ray.inference.predictor import Predictor
     from derm_ray.inference.saliency import SaliencyMapper, overlay_files
     from derm_ray.serving.schemas import to_score
 
     bundle = load_bundle(model)
     mapper = SaliencyMapper(bundle) if saliency else None
-    pixels = pixels_from_bytes(clinical, dermoscopy, bundle.preprocessing)
-    return to_score(
-        Predictor(bundle, engine).predict([pixels])[0],
-        None,
-        bundle.label_set,
-        bundle.model_digest,
-        flags=pixels.flags,
-        overlays=overlay_files(mapper, pixels) if mapper else None,
-    )
+    with ImageReader(images.values()) as reader:
+        pixels = to_pair({m: load_image(uri, bundle.preprocessing, reader) for m, uri in images.items()})
+    prediction = Predictor(bundle, engine).predict([pixels])[0]
+    return to_score(prediction, bundle, pixels.flags, overlay_files(mapper, pixels) if mapper else None)
 
 
 def _text(score: "Score", written: dict[str, str]) -> str:

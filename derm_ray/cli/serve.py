@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from derm_ray import RESEARCH_NOTICE
+from derm_ray.cli import stopping
 from derm_ray.cli.options import AddressOption, EngineOption
 from derm_ray.errors import ConfigError, DermRayError
 
@@ -17,31 +18,25 @@ if TYPE_CHECKING:
 
 def serve(
     context: typer.Context,
-    model: Annotated[str | None, typer.Option("--model", help="Bundle folder: a path or URI.")] = None,
+    model: Annotated[str | None, typer.Option(help="Bundle folder: a path or URI.")] = None,
     config: Annotated[
-        str | None, typer.Option("--config", help="Serve config file, instead of the other options; see cluster/serve.")
+        str | None, typer.Option(help="Serve config file, instead of the other options; see cluster/serve.")
     ] = None,
-    host: Annotated[
-        str, typer.Option("--host", help="Bind address; anything but loopback requires --tokens.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port.")] = 8000,
-    replicas: Annotated[int, typer.Option("--replicas", min=1, help="Replicas of the model.")] = 1,
+    host: Annotated[str, typer.Option(help="Bind address; anything but loopback requires --tokens.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port.")] = 8000,
+    replicas: Annotated[int, typer.Option(min=1, help="Replicas of the model.")] = 1,
     max_replicas: Annotated[
-        int | None, typer.Option("--max-replicas", min=1, help="Upper limit for autoscaling. Default: --replicas.")
+        int | None, typer.Option(min=1, help="Upper limit for autoscaling. Default: --replicas.")
     ] = None,
     gpu: Annotated[bool, typer.Option("--gpu/--no-gpu", help="One GPU per replica.")] = False,
     tokens: Annotated[
         str | None,
-        typer.Option(
-            "--tokens", help="File with lines id:sha256 (see `derm-ray token`). Default: the text in DERM_RAY_TOKENS."
-        ),
+        typer.Option(help="File with lines id:sha256 (see `derm-ray token`). Default: the text in DERM_RAY_TOKENS."),
     ] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Accept anyone who can reach the port.")] = False,
     rate: Annotated[
         float | None,
-        typer.Option(
-            "--rate", min=0.01, help="Requests per second and token, in bursts of up to 5 s. Default: no limit."
-        ),
+        typer.Option(min=0.01, help="Requests per second and token, in bursts of up to 5 s. Default: no limit."),
     ] = None,
     engine: EngineOption = "auto",
     address: AddressOption = None,
@@ -51,39 +46,40 @@ def serve(
     SIGHUP reloads the model folder, or the config file, without downtime. With --config on a cluster the command
     returns when the endpoint is ready; the endpoint keeps running.
     """
-    if config is not None:
-        _refuse_others(context, {"config", "address"})
-        from derm_ray import runtime
-        from derm_ray.serving.endpoint import configured_endpoint
-
-        with configured_endpoint(config, address) as served:
-            typer.echo(f"listening on {served.url}: open it in a browser.")
-            if runtime.cluster_address(address) is None:
-                _until_stopped(served)
-        return
-    if model is None:
-        raise ConfigError("give either --model (a bundle) or --config (a Serve config file).")
-    from derm_ray.serving.endpoint import endpoint
+    from derm_ray import runtime
+    from derm_ray.serving.arguments import ServeArguments
+    from derm_ray.serving.endpoint import configured_endpoint, endpoint
     from derm_ray.serving.tokens import find_tokens
 
-    known = find_tokens(tokens)
-    with endpoint(
-        model,
-        engine=engine,
-        host=host,
-        port=port,
-        replicas=replicas,
-        max_replicas=max_replicas,
-        use_gpu=gpu,
-        address=address,
-        tokens=known,
-        insecure=insecure,
-        rate=rate,
-    ) as served:
-        bearer = "-H 'Authorization: Bearer TOKEN' " if known else ""
-        images = "-F clinical=@clinical.jpg -F dermoscopy=@dermoscopy.jpg"
-        typer.echo(f"listening on {served.url}: open it in a browser, or")
-        typer.echo(f"  curl {bearer}{images} {served.url}/v1/score")
+    if config is not None:
+        _refuse_others(context, {"config", "address"})
+        starting = configured_endpoint(config, address)
+        if runtime.cluster_address(address) is not None:
+            with starting as served:
+                typer.echo(f"listening on {served.url}: open it in a browser.")
+            return
+    elif model is None:
+        raise ConfigError("give either --model (a bundle) or --config (a Serve config file).")
+    elif max_replicas is not None and max_replicas < replicas:
+        raise ConfigError(f"--max-replicas {max_replicas} is below --replicas {replicas}.")
+    else:
+        args = ServeArguments(
+            model=model,
+            engine=engine,
+            gpu=gpu,
+            replicas=replicas,
+            max_replicas=max_replicas,
+            tokens=tokens,
+            insecure=insecure,
+            rate=rate,
+        )
+        starting = endpoint(args, host=host, port=port, address=address)
+    with stopping.clean(), starting as served:
+        typer.echo(f"listening on {served.url}: open it in a browser{'.' if config else ', or'}")
+        if not config:
+            bearer = "-H 'Authorization: Bearer TOKEN' " if find_tokens(tokens) else ""
+            images = "-F clinical=@clinical.jpg -F dermoscopy=@dermoscopy.jpg"
+            typer.echo(f"  curl {bearer}{images} {served.url}/v1/score")
         _until_stopped(served)
 
 

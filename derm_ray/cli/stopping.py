@@ -38,6 +38,15 @@ def resumable() -> Iterator[None]:
 
 
 @contextmanager
+def clean() -> Iterator[None]:
+    """Let a command whose end is a signal succeed, also when one comes before its work has begun."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("stopped before the endpoint was ready")
+
+
+@contextmanager
 def resumable_at_once() -> Iterator[None]:
     """The same for commands whose threads wait for Ray: a signal ends all processes at once."""
     global _at_once

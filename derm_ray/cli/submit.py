@@ -31,7 +31,6 @@ def submit(
     package: Annotated[
         str | None,
         typer.Option(
-            "--package",
             metavar="WHEEL",
             help="Wheel of derm_ray for the job. Default: the version in the cluster's image.",
         ),
@@ -83,16 +82,13 @@ def submit(
         raise typer.Exit(2 if job.exit_code == 2 else 1)
 
 
-def check_arguments(root: Any, command: str, arguments: Sequence[str]) -> dict[str, Any]:
+def check_arguments(root: Any, command: str, arguments: Sequence[str]) -> None:
     """Check a job's arguments as its command will, and that their URIs can be read on a cluster.
 
     Args:
         root: the ``derm-ray`` command.
         command: name of the one that is submitted.
         arguments: of it.
-
-    Returns:
-        The options' values.
 
     Raises:
         ConfigError: the command would refuse them, or a path is relative.
@@ -120,4 +116,3 @@ def check_arguments(root: Any, command: str, arguments: Sequence[str]) -> dict[s
                 local.append(uri)
     if local:
         logger.warning("%s: read on each node of the cluster, not on this machine.", ", ".join(dict.fromkeys(local)))
-    return params

@@ -5,45 +5,43 @@ from typing import Annotated
 import typer
 
 from derm_ray.cli import stopping
-from derm_ray.cli.options import AddressOption, JsonOption, ManifestOption, emit
+from derm_ray.cli.options import AddressOption, InitWeightsOption, JsonOption, ManifestOption, emit, warn
+from derm_ray.training import PRESETS
 
 
 @stopping.resumable()
 def train(
     manifest: ManifestOption,
-    out: Annotated[str, typer.Option("--out", help="Folder for runs: a path or URI.")],
-    name: Annotated[
-        str, typer.Option("--name", help="Name of the run, a folder in --out. The same name resumes the run.")
-    ],
-    preset: Annotated[str, typer.Option("--preset", help="Preset: paper, cpu or debug.")] = "paper",
+    out: Annotated[str, typer.Option(help="Folder for runs: a path or URI.")],
+    name: Annotated[str, typer.Option(help="Name of the run, a folder in --out. The same name resumes the run.")],
+    preset: Annotated[str | None, typer.Option(help=f"Preset: {PRESETS}. Default: paper.")] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of the preset. Repeatable."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Override a setting of the preset; docs/reference/settings.md lists them. Repeatable.",
+        ),
     ] = None,
-    init_weights: Annotated[
-        str | None,
-        typer.Option("--init-weights", help="ImageNet weights (safetensors file). Default: torchvision's download."),
-    ] = None,
+    init_weights: InitWeightsOption = None,
     cam: Annotated[
-        str | None, typer.Option("--cam", help="For head=cam_bp: bundle of the CAM network, trained with head=cam.")
+        str | None, typer.Option(help="For head=cam_bp: bundle of the CAM network, trained with head=cam.")
     ] = None,
     cache: Annotated[
-        str | None, typer.Option("--cache", help="Folder for the feature cache: activations of the frozen layers.")
+        str | None, typer.Option(help="Folder for the feature cache: activations of the frozen layers.")
     ] = None,
-    cache_limit: Annotated[
-        float, typer.Option("--cache-limit", metavar="GIB", min=0, help="Size limit of the feature cache.")
-    ] = 50.0,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Data-parallel workers.")] = 1,
+    cache_limit: Annotated[float, typer.Option(metavar="GIB", min=0, help="Size limit of the feature cache.")] = 50.0,
+    workers: Annotated[int, typer.Option(min=1, help="Data-parallel workers.")] = 1,
     max_workers: Annotated[
         int | None,
-        typer.Option("--max-workers", min=1, help="Elastic training: up to this many workers. Default: --workers."),
+        typer.Option(min=1, help="Elastic training: up to this many workers. Default: --workers."),
     ] = None,
     cpus_per_worker: Annotated[
         int | None,
-        typer.Option("--cpus-per-worker", min=1, help="CPUs per worker. Default: an equal share; 1 on a cluster."),
+        typer.Option(min=1, help="CPUs per worker. Default: an equal share; 1 on a cluster."),
     ] = None,
     gpu: Annotated[bool, typer.Option("--gpu/--no-gpu", help="One GPU per worker.")] = False,
-    max_failures: Annotated[int, typer.Option("--max-failures", min=0, help="Worker failures to tolerate.")] = 3,
+    max_failures: Annotated[int, typer.Option(min=0, help="Worker failures to tolerate.")] = 3,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete an existing run of that name first.")] = False,
     address: AddressOption = None,
     as_json: JsonOption = False,
@@ -51,7 +49,9 @@ def train(
     """Train a network on lesion pairs. The same --name resumes an interrupted run."""
     from derm_ray.training.config import make_config, parse_settings
 
-    config = make_config(preset, parse_settings(settings or []))
+    if preset is None and not gpu:
+        warn(["the default preset, paper, takes very long on CPUs. Give --preset cpu, or --gpu."])
+    config = make_config(preset or "paper", parse_settings(settings or []))
     from derm_ray.data.manifest import read_manifest
     from derm_ray.training.run.driver import train as run
 

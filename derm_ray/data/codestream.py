@@ -3,6 +3,8 @@
 import struct
 from dataclasses import dataclass
 
+from derm_ray.data.image_errors import require_size, unsupported
+
 START = b"\xff\x4f\xff\x51"
 MAX_TILES = 16_384
 """OpenJPEG takes several kilobytes for each tile before it decodes any."""
@@ -12,59 +14,43 @@ _TILE_PART, _CODING_STYLE = b"\xff\x90", b"\xff\x52"
 
 @dataclass(frozen=True)
 class Codestream:
-    """The main header's first segment (A.5.1).
+    """What the main header says (A.5.1).
 
     Attributes:
         size: width and height, in pixels.
-        components: how many.
-        bits, signed: of the first component.
-        equal: whether all components are like the first one, and none is subsampled.
-        tiles: how many there are.
-        plain: whether image and tiles start at the origin, with at most :data:`MAX_TILES` tiles.
-        end: where the segment ends.
+        components: how many; all have the same bits and size.
+        bits, signed: of each component.
+        transformed: whether a color transform yields RGB (A.6.1).
     """
 
     size: tuple[int, int]
     components: int
     bits: int
     signed: bool
-    equal: bool
-    tiles: int
-    plain: bool
-    end: int
+    transformed: bool
 
 
 def read_codestream(data: bytes) -> Codestream:
-    """Read the first segment of a codestream.
-
-    Raises:
-        ValueError, struct.error, ZeroDivisionError, IndexError: it is damaged.
-    """
+    """Read and check the header of a codestream, and that all of its tiles are there: OpenJPEG leaves others black."""
     if not data.startswith(START):
         raise ValueError("no codestream")
-    length, _, right, bottom, left, top, width, height, *tiles_at, parts = struct.unpack_from(">HH8IH", data, 4)
+    length, _, right, bottom, left, top, width, height, *tiles_at, components = struct.unpack_from(">HH8IH", data, 4)
+    size = right - left, bottom - top
+    require_size(*size)
+    if data[42 : 42 + 3 * components] != bytes([data[42], 1, 1]) * components:
+        raise unsupported("JPEG 2000 with components of unequal depth or size")
     tiles = -(-right // width) * -(-bottom // height)
-    return Codestream(
-        size=(right - left, bottom - top),
-        components=parts,
-        bits=(data[42] & 0x7F) + 1,
-        signed=bool(data[42] & 0x80),
-        equal=data[42 : 42 + 3 * parts] == bytes([data[42], 1, 1]) * parts,
-        tiles=tiles,
-        plain=not (left or top or any(tiles_at)) and right * bottom <= MAX_TILES * width * height,
-        end=4 + length,
-    )
+    if left or top or any(tiles_at) or tiles > MAX_TILES:
+        raise unsupported(f"JPEG 2000 with an offset, or more than {MAX_TILES} tiles,")
+    found, transformed = _find_tiles(data, 4 + length)
+    if found < tiles:
+        raise ValueError(f"{found} of {tiles} tiles")
+    return Codestream(size, components, (data[42] & 0x7F) + 1, bool(data[42] & 0x80), transformed)
 
 
-def find_tiles(data: bytes, header: Codestream) -> tuple[int, bool]:
-    """Return the number of tiles present (A.4.2), and whether a color transform yields RGB (A.6.1).
-
-    OpenJPEG leaves missing tiles black.
-
-    Raises:
-        ValueError, struct.error, IndexError: the codestream is damaged.
-    """
-    offset, transformed = header.end, False
+def _find_tiles(data: bytes, offset: int) -> tuple[int, bool]:
+    """Return the number of tiles (A.4.2), and whether there is a color transform, from the second segment on."""
+    transformed = False
     while (marker := data[offset : offset + 2]) != _TILE_PART:
         if len(marker) < 2 or offset > MAX_MAIN_HEADER:
             raise ValueError("no tile")

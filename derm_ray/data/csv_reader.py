@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-from derm_ray.errors import ConfigError, ManifestError
+from derm_ray.errors import ConfigError, ManifestError, counted
 
 DELIMITERS = (",", ";", "\t", "|")
 """Detected automatically; others must be specified."""
@@ -38,34 +38,6 @@ _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
 _UNDECODED = re.compile("[\udc80-\udcff]")  # undecodable bytes under ``surrogateescape``
 
 
-@dataclass(frozen=True)
-class CsvFormat:
-    """Format of a CSV file.
-
-    Attributes:
-        delimiter: one character; ``None`` takes that of a first line ``sep=;``, else the one of ``,``, ``;``, tab and
-            ``|`` that occurs in the header, or that gives every row as many cells as the header.
-        encoding: a name that Python knows; ``None`` uses the byte order mark, or UTF-8 without one.
-
-    Raises:
-        ConfigError: it is not a single character, or not an encoding.
-    """
-
-    delimiter: str | None = None
-    encoding: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
-            raise ConfigError(f"--delimiter {self.delimiter!r}: give one character, such as ';', or tab.")
-        if self.encoding is not None:
-            try:
-                "".encode(self.encoding)
-            except (LookupError, ValueError) as error:
-                raise ConfigError(
-                    f"--encoding {self.encoding!r} is unknown. Examples: utf-8, utf-16, cp1252, latin-1."
-                ) from error
-
-
 @dataclass
 class CsvTables:
     """A CSV's rows as tables of text columns, empty cells null.
@@ -78,18 +50,36 @@ class CsvTables:
         file: seekable, binary.
         uri: for messages.
         rows: most rows in one table.
-        format: how it is written.
+        delimiter: one character, or ``tab``; ``None`` takes that of a first line ``sep=;``, else the one of ``,``,
+            ``;``, tab and ``|`` that occurs in the header, or that gives every row as many cells as the header.
+        encoding: a name that Python knows; ``None`` uses the byte order mark, or UTF-8 without one.
         empty_rows: rows that were skipped so far.
+
+    Raises:
+        ConfigError: the delimiter is not a single character, or there is no such encoding.
     """
 
     file: BinaryIO
     uri: str
     rows: int
-    format: CsvFormat = field(default_factory=CsvFormat)
+    delimiter: str | None = None
+    encoding: str | None = None
     empty_rows: int = 0
     _row: int = field(default=0, init=False)
     _line: int = field(default=0, init=False)
     _skipped: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        if self.delimiter is not None:
+            self.delimiter = "\t" if self.delimiter.lower() in ("tab", r"\t") else self.delimiter
+            if len(self.delimiter) != 1 or self.delimiter in '"\r\n':
+                raise ConfigError(f"--delimiter {self.delimiter!r}: give one character, such as ';', or tab.")
+        try:
+            "".encode(self.encoding or "utf-8")
+        except (LookupError, ValueError) as error:
+            raise ConfigError(
+                f"--encoding {self.encoding!r} is unknown. Examples: utf-8, utf-16, cp1252, latin-1."
+            ) from error
 
     def __iter__(self) -> Iterator[pa.Table]:
         """Yield at least one table.
@@ -98,7 +88,7 @@ class CsvTables:
             ManifestError: it is not a CSV, its encoding or delimiter is ambiguous, the header repeats a name or lacks
                 one, or a row has more or fewer cells; with the row's number.
         """
-        head = self.file.read(4096)
+        head = self.file.read(4)
         self.file.seek(0)
         encoding = self._encoding(head)
         text = TextIOWrapper(self.file, encoding, errors="surrogateescape", newline="")
@@ -118,14 +108,14 @@ class CsvTables:
         if separator:
             del sample[0]
             self._skipped += 1
-        delimiter = self.format.delimiter or (separator[1] if separator else self._delimiter(sample, cut=cut))
+        delimiter = self.delimiter or (separator[1] if separator else self._detected(sample, cut=cut))
         records = self._records(chain(sample, lines), delimiter)
         names = self._header(next(records, []))
-        count, empty = 0, True
+        count = 0
         while batch := list(islice(self._checked(records, len(names)), self.rows)):
             yield self._table(names, batch, count)
-            count, empty = count + len(batch), False
-        if empty:
+            count += len(batch)
+        if not count:
             yield self._table(names, [], 0)
 
     def _refuse(self, *problems: str) -> ManifestError:
@@ -134,26 +124,15 @@ class CsvTables:
     def _encoding(self, head: bytes) -> str:
         if not head:
             raise self._refuse("is empty; the first line of a CSV must name the columns")
-        for mark, what in _OTHER_FORMATS.items():
-            if head.startswith(mark):
-                raise self._refuse(f"is not a CSV but {what}")
-        asked = codecs.lookup(self.format.encoding).name if self.format.encoding else None
-        for mark, encoding in _MARKS.items():
-            if head.startswith(mark):
-                if asked and not asked.startswith(encoding.removesuffix("-sig")):
-                    raise self._refuse(
-                        f"its byte order mark says {encoding.removesuffix('-sig')}, not {asked}. Remove --encoding"
-                    )
-                return encoding
-        if asked is None and b"\0" in head:
-            if head[:1] != b"\0" != head[1:2]:
-                raise self._refuse("contains NUL bytes: it is not a CSV, or is damaged. Export it again")
-            guess = "utf-16-be" if head[:1] == b"\0" else "utf-16-le"
+        if other := next((what for mark, what in _OTHER_FORMATS.items() if head.startswith(mark)), None):
+            raise self._refuse(f"is not a CSV but {other}")
+        marked = next((encoding for mark, encoding in _MARKS.items() if head.startswith(mark)), None)
+        asked = codecs.lookup(self.encoding).name if self.encoding else None
+        if marked and asked and not asked.startswith(marked.removesuffix("-sig")):
             raise self._refuse(
-                f"looks like {guess} without a byte order mark. Save it as UTF-8, or read it with "
-                f"`derm-ray data import folder --encoding {guess}`"
+                f"its byte order mark says {marked.removesuffix('-sig')}, not {asked}. Remove --encoding"
             )
-        return "utf-8" if asked is None else asked
+        return marked or asked or "utf-8"
 
     def _lines(self, text: TextIOWrapper, encoding: str) -> Iterator[str]:
         number = 0
@@ -174,10 +153,13 @@ class CsvTables:
                     "cp1252` (Windows), latin-1, mac_roman ..."
                 )
             if "\0" in line:
-                raise self._refuse(f"line {number} contains a NUL character: the file is damaged. Export it again")
+                raise self._refuse(
+                    f"line {number} contains a NUL character: the file is damaged, or UTF-16 without a byte order "
+                    "mark. Save it as UTF-8, or specify it: `derm-ray data import folder --encoding utf-16-le`"
+                )
             yield line
 
-    def _delimiter(self, sample: list[str], *, cut: bool) -> str:
+    def _detected(self, sample: list[str], *, cut: bool) -> str:
         candidates = {name: _shape(sample, name, cut=cut) for name in DELIMITERS}
         present = [name for name, counts in candidates.items() if counts and counts[0] > 1]
         if len(present) < 2:
@@ -193,18 +175,15 @@ class CsvTables:
 
     def _records(self, lines: Iterator[str], delimiter: str) -> Iterator[list[str]]:
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
-        while True:
-            try:
-                record = next(reader, None)
-            except csv.Error as error:
-                where = f"row {self._row + 1} (line {self._line + 1})" if self._line else "the header"
-                raise self._refuse(
-                    f"{where}: {error}. Is a quotation mark not closed, or not doubled within quotes?"
-                ) from error
-            if record is None:
-                return
-            self._line = reader.line_num + self._skipped
-            yield record
+        try:
+            for record in reader:
+                self._line = reader.line_num + self._skipped
+                yield record
+        except csv.Error as error:
+            where = f"row {self._row + 1} (line {self._line + 1})" if self._line else "the header"
+            raise self._refuse(
+                f"{where}: {error}. Is a quotation mark not closed, or not doubled within quotes?"
+            ) from error
 
     def _header(self, cells: list[str]) -> list[str]:
         if cells and cells[0].startswith("#") and cells[0].strip() != "#":
@@ -221,36 +200,32 @@ class CsvTables:
 
     def _checked(self, records: Iterator[list[str]], width: int) -> Iterator[list[str]]:
         for cells in records:
-            if not (cells and cells[0].strip()) and not any(map(str.strip, cells)):
+            if not any(map(str.strip, cells)):
                 self.empty_rows += bool(cells)
                 continue
             self._row += 1
             if len(cells) != width:
-                count = f"{len(cells)} cell{'s' * (len(cells) != 1)}"
-                hint = (
-                    "Is it cut off?" if len(cells) < width else "Quote cells that contain the delimiter, or remove it"
-                )
+                hint = "Quote cells that contain the delimiter, or remove it"
                 if cells[0].startswith("#"):
                     hint = "Comments are not supported; remove the line"
-                raise self._refuse(f"row {self._row} (line {self._line}) has {count}, the header has {width}. {hint}")
+                elif len(cells) < width:
+                    hint = "Is it cut off?"
+                found = f"row {self._row} (line {self._line}) has {counted(len(cells), 'cell')}"
+                raise self._refuse(f"{found}, the header has {width}. {hint}")
             yield cells
 
     def _table(self, names: Sequence[str], batch: list[list[str]], before: int) -> pa.Table:
-        columns: Sequence[Sequence[str]] = list(zip(*batch, strict=True)) or [()] * len(names)
-        for number, (name, values) in enumerate(zip(names, columns, strict=True), 1):
-            if not name and number > 1:
-                for row, value in enumerate(values, before + 1):
-                    if value.strip():
-                        raise self._refuse(
-                            f"column {number} has no name, but row {row} has the value {value!r}. Name the column"
-                        )
-        return pa.table(
-            {
-                name: pa.array([value or None for value in values], pa.string())
-                for name, values in zip(names, columns, strict=True)
-                if name
-            }
-        )
+        columns = {}
+        for number, name in enumerate(names):
+            values = [record[number] or None for record in batch]
+            if name:
+                columns[name] = pa.array(values, pa.string())
+            elif number and (row := next((row for row, value in enumerate(values, 1) if (value or "").strip()), 0)):
+                raise self._refuse(
+                    f"column {number + 1} has no name, but row {before + row} has the value {values[row - 1]!r}. "
+                    "Name the column"
+                )
+        return pa.table(columns)
 
 
 def _shape(sample: list[str], delimiter: str, *, cut: bool) -> list[int]:

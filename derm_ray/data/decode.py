@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, TiffImagePlugin, UnidentifiedImageError, _imaging
 
 from derm_ray.data.dicom import decode_dicom, ignore_warnings_of, is_dicom
-from derm_ray.data.jpeg2000 import decode_jpeg_2000, is_jpeg_2000, too_many_pixels
-from derm_ray.data.layouts import GAMMA_TOLERANCE, check_layout, other_format, unsupported
+from derm_ray.data.image_errors import damage_reported, require_size, unsupported
+from derm_ray.data.jpeg2000 import decode_jpeg_2000, is_jpeg_2000
+from derm_ray.data.layouts import GAMMA_TOLERANCE, check_layout, other_format
 from derm_ray.domain import ImageFlag
 from derm_ray.errors import ImageError, ImageErrorCode
 
-MAX_PIXELS = 50_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 """Formats decoded by Pillow. DICOM and JPEG 2000 have their own decoders; no other decoder is used."""
 MAX_PROFILE_BYTES = 4_000_000
@@ -57,7 +57,7 @@ class Decoded:
     flags: tuple[str, ...] = ()
 
 
-def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, side: int | None = None) -> Decoded:
+def decode(data: bytes, *, side: int | None = None) -> Decoded:
     """Decode an image.
 
     The pixel count is read from the header and checked before any pixel is decoded. EXIF orientation and color
@@ -66,7 +66,6 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, side: int | None = None
 
     Args:
         data: an image of one of :data:`FORMATS`, JPEG 2000 or a DICOM file; its first frame counts.
-        max_pixels: largest width x height accepted.
         side: pixels that are wanted at least, each way: a JPEG photo is decoded at the smallest of 1/8, 1/4, 1/2 and
             all of its size that has them, at a fraction of the cost (libjpeg computes fewer DCT coefficients).
 
@@ -76,41 +75,25 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, side: int | None = None
     """
     if not data:
         raise ImageError(ImageErrorCode.EMPTY, "the file is empty")
-    if is_dicom(data):
-        return _from_dicom(data, max_pixels)
-    if is_jpeg_2000(data):
-        return _from_jpeg_2000(data, max_pixels)
-    image = _open(data, max_pixels)
-    # The further pictures of an MPO, as phones write them, are previews and depth maps of the same photo.
-    try:
+    with damage_reported():
+        if is_dicom(data):
+            image, flags = decode_dicom(data)
+            return Decoded(_to_rgb(image), min(image.size), flags)
+        if is_jpeg_2000(data):
+            image = decode_jpeg_2000(data)
+            return Decoded(_to_rgb(image), min(image.size))
+        image = _open(data)
+        # The further pictures of an MPO, as phones write them, are previews and depth maps of the same photo.
         animated = image.format != "MPO" and bool(getattr(image, "is_animated", False))
-    except Exception as error:
-        raise _damaged(error) from error
-    shorter_side = min(image.size)
-    if side is not None and image.format in ("JPEG", "MPO"):
-        image.draft(None, (side, side))
-    image.info["deep"] = any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
-    _load(image)
-    return Decoded(_to_rgb(image), shorter_side, (ImageFlag.ANIMATED,) if animated else ())
+        shorter_side = min(image.size)
+        if side is not None and image.format in ("JPEG", "MPO"):
+            image.draft(None, (side, side))
+        image.info["deep"] = any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
+        _load(image)
+        return Decoded(_to_rgb(image), shorter_side, (ImageFlag.ANIMATED,) if animated else ())
 
 
-def _from_dicom(data: bytes, max_pixels: int) -> Decoded:
-    """Decode the first frame of a DICOM file."""
-    image, flags = decode_dicom(data, max_pixels)
-    return Decoded(_to_rgb(image), min(image.size), flags)
-
-
-def _from_jpeg_2000(data: bytes, max_pixels: int) -> Decoded:
-    try:
-        image = decode_jpeg_2000(data, max_pixels)
-    except ImageError:
-        raise
-    except Exception as error:
-        raise _damaged(error) from error
-    return Decoded(_to_rgb(image), min(image.size))
-
-
-def _open(data: bytes, max_pixels: int) -> Image.Image:
+def _open(data: bytes) -> Image.Image:
     """Read the header and check the pixel count."""
     ignore_warnings_of("PIL")
     check_layout(data)
@@ -121,37 +104,25 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         if any(accept is not None and accept(data[:16]) for accept in accepts):
             raise ImageError(ImageErrorCode.CORRUPT, "its header is damaged") from error
         if (name := other_format(data)) is not None:
-            raise unsupported(name, "Convert the image to JPEG or PNG") from error
+            raise unsupported(name) from error
         raise ImageError(ImageErrorCode.NOT_AN_IMAGE, "not an image in a known format") from error
     except Image.DecompressionBombError as error:
         raise ImageError(ImageErrorCode.TOO_MANY_PIXELS, f"{error}") from error
-    except Exception as error:
-        raise ImageError(ImageErrorCode.CORRUPT, f"unreadable header: {error}") from error
     if image.format == "GIF" and "transparency" not in image.info and image.tile[0].extents != (0, 0, *image.size):
         raise unsupported("GIF whose first picture does not fill its canvas")
-    width, height = image.size
-    if width * height > max_pixels:
-        raise too_many_pixels(width, height, max_pixels)
+    require_size(*image.size)
     return image
 
 
 def _load(image: Image.Image) -> None:
     """Decode the pixels in offset, and turn them upright."""
-    try:
-        # Decoders raise anything from OSError to SyntaxError and struct.error on damaged files.
-        image.load()
-        if isinstance(image, TiffImagePlugin.TiffImageFile) and image.mode == "P":
-            colors = image.tag_v2[TiffImagePlugin.COLORMAP]
-            if max(colors) < 256:  # of 8 bits, as libtiff's tools take them, though the standard has 16
-                image.putpalette(np.reshape(colors, (3, -1)).T.astype(np.uint8).tobytes())
-    except Exception as error:
-        raise _damaged(error) from error
+    image.load()
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.mode == "P":
+        colors = image.tag_v2[TiffImagePlugin.COLORMAP]
+        if max(colors) < 256:  # of 8 bits, as libtiff's tools take them, though the standard has 16
+            image.putpalette(np.reshape(colors, (3, -1)).T.astype(np.uint8).tobytes())
     with suppress(Exception):  # damaged EXIF has no orientation
         ImageOps.exif_transpose(image, in_place=True)
-
-
-def _damaged(error: Exception) -> ImageError:
-    return ImageError(ImageErrorCode.CORRUPT, f"damaged or truncated: {error}")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -159,26 +130,21 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     profile, deep = image.info.get("icc_profile"), image.info.get("deep", False)
     gamma = image.info.get("gamma") if not image.info.keys() & {"icc_profile", "srgb"} else None
     if image.mode in ("I", "F", "LAB"):
-        raise ImageError(ImageErrorCode.UNSUPPORTED, f"pixels of mode {image.mode} are not supported (32 bits, or Lab)")
-    try:
-        if image.mode.startswith("I;16"):
-            image = _eight_bits(image)
-        image = _on_white(image)
-        if image.mode not in ("L", "RGB", "CMYK"):
-            image = image.convert("L" if image.mode == "1" else "RGB")
-        if gamma and abs(gamma / 0.45455 - 1) > GAMMA_TOLERANCE:  # PNG's gAMA, as browsers apply it
-            image = image.point([round(255 * (v / 255) ** (1 / (2.2 * gamma))) for v in range(256)] * len(image.mode))
-        if isinstance(profile, bytes) and len(profile) <= MAX_PROFILE_BYTES:
-            transform = _to_srgb(profile, image.mode)
-            if transform is not None and deep and image.mode != "CMYK" and _steepest(transform, image.mode) > MAX_STEP:
-                raise unsupported("a 16-bit image with a linear color profile", "Convert the image to sRGB")
-            if transform is not None:
-                image = transform.apply(image)
-        return image if image.mode == "RGB" else image.convert("RGB")
-    except ImageError:
-        raise
-    except Exception as error:
-        raise _damaged(error) from error
+        raise unsupported(f"an image with 32 bits per channel, or in Lab (Pillow mode {image.mode}),")
+    if image.mode.startswith("I;16"):
+        image = _eight_bits(image)
+    image = _on_white(image)
+    if image.mode not in ("L", "RGB", "CMYK"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    if gamma and abs(gamma / 0.45455 - 1) > GAMMA_TOLERANCE:  # PNG's gAMA, as browsers apply it
+        image = image.point([round(255 * (v / 255) ** (1 / (2.2 * gamma))) for v in range(256)] * len(image.mode))
+    if isinstance(profile, bytes) and len(profile) <= MAX_PROFILE_BYTES:
+        transform = _to_srgb(profile, image.mode)
+        if transform is not None and deep and image.mode != "CMYK" and _steepest(transform, image.mode) > MAX_STEP:
+            raise unsupported("a 16-bit image with a linear color profile", "Convert the image to sRGB")
+        if transform is not None:
+            image = transform.apply(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -210,10 +176,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 @lru_cache(maxsize=16)
 def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Return what brings pixels of a color profile to sRGB.
-
-    ``None`` where there is nothing to do: the profile is broken, is for pixels of another kind, or is sRGB.
-    """
+    """Return what brings pixels of a profile to sRGB; ``None`` if it is broken, for other pixels, or sRGB itself."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if source.profile.xcolor_space.strip() != {"L": "GRAY"}.get(mode, mode):

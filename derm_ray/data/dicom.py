@@ -13,6 +13,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import read_dataset
 
 from derm_ray.data.dicom_pixels import first_frame
+from derm_ray.data.image_errors import damage_reported, unsupported
+from derm_ray.data.normalization import is_missing, normalize
 from derm_ray.domain import ImageFlag, Modality
 from derm_ray.errors import ImageError, ImageErrorCode
 
@@ -56,14 +58,13 @@ def is_dicom(data: bytes) -> bool:
 
 @dataclass(frozen=True)
 class DicomHeader:
-    """Metadata of a DICOM image; ``None`` where the header has no value.
+    """Metadata of a DICOM image; ``None`` where the header has no value, or a word for a missing one.
 
     Attributes:
         patient_id: (0010,0020).
         tracking_id, tracking_uid: of the lesion, (0062,0020) and (0062,0021) at any sequence level.
         modality: from the SOP class; ``None`` for secondary captures.
         sop_instance_uid: (0008,0018).
-        burned_in: whether the pixels are said to hold text.
         age_years: in years.
         sex: ``male``, ``female`` or ``other``.
         acquired: sorts images of a lesion by time: date and time, then instance number.
@@ -74,7 +75,6 @@ class DicomHeader:
     tracking_uid: str | None
     modality: Modality | None
     sop_instance_uid: str | None
-    burned_in: bool
     age_years: float | None
     sex: str | None
     acquired: tuple[str, int]
@@ -90,52 +90,30 @@ def read_header(data_or_head: bytes) -> DicomHeader:
         ImageError: it is not a DICOM file (``not_an_image``), of an unsupported SOP class or encoding
             (``unsupported``), or damaged (``corrupt``).
     """
-    header, _ = _read(data_or_head)
-    try:
-        return _summary(header)
-    except Exception as error:
-        raise _damaged(error) from error
+    with damage_reported(" DICOM"):
+        return _summary(_read(data_or_head)[0])
 
 
-def decode_dicom(data: bytes, max_pixels: int) -> tuple[Image.Image, tuple[str, ...]]:
-    """Return the first frame of a DICOM file as the standard displays it, and its flags.
+def decode_dicom(data: bytes) -> tuple[Image.Image, tuple[str, ...]]:
+    """Return the first frame of a DICOM file as the standard displays it, mode L or RGB, and its flags.
 
     Gray values pass through the modality LUT or the rescale, then through the first VOI LUT or else the first window,
     and MONOCHROME1 is inverted (PS3.3 C.11.1, C.11.2 and C.7.6.3.1.2). Without a VOI LUT and a window, the full range
     that the stored bits can express becomes 0..255, whatever part of it the image uses. Colors of more than 8 bits
     keep their upper 8. An element without a value counts as absent. An EXIF orientation inside a frame is ignored.
-
-    Args:
-        data: a DICOM file.
-        max_pixels: largest width x height accepted. The DICOM header and the frame's own header are checked before
-            any pixel is decoded.
-
-    Returns:
-        The image, mode L or RGB, with the ICC profile in its ``info``, and values of
-        :class:`derm_ray.domain.ImageFlag`.
+    The ICC profile is in the image's ``info``; flags are values of :class:`derm_ray.domain.ImageFlag`.
 
     Raises:
-        ImageError: with the code ``not_an_image``, ``too_many_pixels``, ``unsupported`` (a layout that is not read,
-            named in the message) or ``corrupt``.
+        ImageError: ``not_an_image``, ``too_many_pixels``, ``unsupported`` (named in the message) or ``corrupt``.
     """
-    header, offset = _read(data)
-    try:
+    with damage_reported(" DICOM"):
+        header, offset = _read(data)
         flags = []
         if int(header.get("NumberOfFrames") or 1) > 1:
             flags.append(ImageFlag.ANIMATED)
-        if _burned_in(header):
+        if str(header.get("BurnedInAnnotation", "")).upper() == "YES":
             flags.append(ImageFlag.BURNED_IN_ANNOTATION)
-        return first_frame(header, data, offset, max_pixels), tuple(flags)
-    except ImageError:
-        raise
-    except Exception as error:
-        raise _damaged(error) from error
-
-
-def _damaged(error: Exception) -> ImageError:
-    return ImageError(
-        ImageErrorCode.CORRUPT, f"damaged or truncated DICOM: {type(error).__name__}: {' '.join(str(error).split())}"
-    )
+        return first_frame(header, data, offset), tuple(flags)
 
 
 class _Head(io.BytesIO):
@@ -167,19 +145,14 @@ def _read(data: bytes) -> tuple[Dataset, int]:
 
     head = _Head(data[:HEAD_BYTES])
     head.seek(132)
-    try:
-        meta = read_dataset(head, False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2)
-        syntax = uids.UID(meta.TransferSyntaxUID)
-        if syntax not in NATIVE + ENCAPSULATED:
-            raise ImageError(ImageErrorCode.UNSUPPORTED, f"DICOM transfer syntax {_named(syntax)} is not supported")
-        header = read_dataset(head, syntax.is_implicit_VR, syntax.is_little_endian, stop_when=at_pixels)
-        sop_class = uids.UID(header.get("SOPClassUID", ""))
-    except ImageError:
-        raise
-    except Exception as error:
-        raise _damaged(error) from error
+    meta = read_dataset(head, False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2)
+    syntax = uids.UID(meta.TransferSyntaxUID)
+    if syntax not in NATIVE + ENCAPSULATED:
+        raise unsupported(f"DICOM transfer syntax {_named(syntax)}")
+    header = read_dataset(head, syntax.is_implicit_VR, syntax.is_little_endian, stop_when=at_pixels)
+    sop_class = uids.UID(header.get("SOPClassUID", ""))
     if sop_class not in SOP_CLASSES:
-        raise ImageError(ImageErrorCode.UNSUPPORTED, f"DICOM of SOP class {_named(sop_class)} is not a skin photograph")
+        raise unsupported(f"DICOM of SOP class {_named(sop_class)}", "Give photographs or dermoscopy images only")
     header.file_meta = FileMetaDataset()
     header.file_meta.TransferSyntaxUID = syntax
     return header, head.tell()
@@ -201,24 +174,21 @@ def _summary(header: Dataset) -> DicomHeader:
         f"{header.get('AcquisitionTime') or header.get('ContentTime') or ''}"
     )
     return DicomHeader(
-        patient_id=_text(header, "PatientID"),
-        tracking_id=found.get("TrackingID"),
-        tracking_uid=found.get("TrackingUID"),
+        patient_id=_known(header.get("PatientID")),
+        tracking_id=_known(found.get("TrackingID")),
+        tracking_uid=_known(found.get("TrackingUID")),
         modality=MODALITIES.get(str(header.SOPClassUID)),
-        sop_instance_uid=_text(header, "SOPInstanceUID"),
-        burned_in=_burned_in(header),
+        sop_instance_uid=_known(header.get("SOPInstanceUID")),
         age_years=_age(str(header.get("PatientAge") or "")),
         sex={"M": "male", "F": "female", "O": "other"}.get(str(header.get("PatientSex") or "")),
         acquired=(str(time), int(header.get("InstanceNumber") or 0)),
     )
 
 
-def _burned_in(header: Dataset) -> bool:
-    return str(header.get("BurnedInAnnotation", "")).upper() == "YES"
-
-
-def _text(header: Dataset, keyword: str) -> str | None:
-    return str(header.get(keyword) or "").strip() or None
+def _known(value: object) -> str | None:
+    """Return an id in its one form, ``None`` for a word that means missing."""
+    text = str(value or "")
+    return None if is_missing(text) else normalize(text)
 
 
 def _age(text: str) -> float | None:

@@ -14,38 +14,32 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_windowing
 from pydicom.pixels.utils import as_pixel_options, get_expected_length
 
-from derm_ray.data.codestream import START, find_tiles, read_codestream
+from derm_ray.data.codestream import START, read_codestream
+from derm_ray.data.image_errors import require_size, unsupported
 from derm_ray.errors import ImageError, ImageErrorCode
 
 _GRAYS = ("MONOCHROME1", "MONOCHROME2")
 _YBR = ("YBR_FULL", "YBR_FULL_422")
 _TRANSFORMED = ("YBR_ICT", "YBR_RCT")  # by JPEG 2000, which undoes it
-_SAMPLES = dict.fromkeys((*_GRAYS, "PALETTE COLOR"), 1) | dict.fromkeys(("RGB", *_YBR, *_TRANSFORMED), 3)
+_SAMPLES = dict.fromkeys(_GRAYS, 1) | dict.fromkeys(("RGB", *_YBR, *_TRANSFORMED), 3)
 _WINDOW = ("WindowCenter", "WindowWidth", "VOILUTFunction")
-_TABLE = "PaletteColorLookupTable"
-_PALETTE = tuple(f"{color}{_TABLE}{part}" for color in ("Red", "Green", "Blue") for part in ("Descriptor", "Data"))
 _REQUIRED = (
     *("PhotometricInterpretation", "SamplesPerPixel", "Rows", "Columns"),
     *("BitsAllocated", "BitsStored", "PixelRepresentation"),
 )
 _ELEMENTS = (
     *(*_REQUIRED, "PlanarConfiguration", "NumberOfFrames", "HighBit", "RescaleSlope", "RescaleIntercept"),
-    *("ModalityLUTSequence", "VOILUTSequence", *_WINDOW, *_PALETTE, "ICCProfile"),
+    *("ModalityLUTSequence", "VOILUTSequence", *_WINDOW, "ICCProfile"),
 )
 
 
-def first_frame(header: Dataset, data: bytes, offset: int, max_pixels: int) -> Image.Image:
+def first_frame(header: Dataset, data: bytes, offset: int) -> Image.Image:
     """Return the first frame, mode L or RGB; its ``info`` holds the ICC profile, if any.
 
     Args:
         header: all elements before the pixels, and the transfer syntax.
         data: the file.
         offset: position of its pixel element.
-        max_pixels: largest width x height accepted.
-
-    Raises:
-        ImageError: with the code ``too_many_pixels``, ``unsupported`` or ``corrupt``.
-        Exception: of pydicom and decoders, for damaged files.
     """
     image = _elements(header)
     syntax: uids.UID = header.file_meta.TransferSyntaxUID
@@ -58,23 +52,23 @@ def first_frame(header: Dataset, data: bytes, offset: int, max_pixels: int) -> I
         image.setdefault("PixelRepresentation", 0)  # colors have no sign
     if missing := [keyword for keyword in _REQUIRED if keyword not in image]:
         raise ImageError(ImageErrorCode.CORRUPT, f"the DICOM header has no value for {', '.join(missing)}")
-    _check_size((image.Columns, image.Rows), image, max_pixels)
+    require_size(image.Columns, image.Rows)
     photometric, allocated, stored = image.PhotometricInterpretation, image.BitsAllocated, image.BitsStored
     if _SAMPLES.get(photometric) != image.SamplesPerPixel:
-        raise _unsupported(image, f"{photometric} of {image.SamplesPerPixel} samples a pixel")
-    if allocated not in (1, 8, 16) or not 1 <= stored <= allocated or (allocated == 1 and photometric not in _GRAYS):
-        raise _unsupported(image, "pixels are read of 8 or 16 allocated bits, grays of 1 as well")
-    if image.PixelRepresentation and (image.SamplesPerPixel == 3 or allocated == 1):
-        raise _unsupported(image, "only grays and palettes of 8 or 16 bits may be signed")
+        raise _unsupported(image, f"color space {photometric} of {image.SamplesPerPixel} samples per pixel")
+    if allocated not in (8, 16) or not 1 <= stored <= allocated:
+        raise _unsupported(image, "a bit depth other than 8 or 16")
+    if image.PixelRepresentation and image.SamplesPerPixel == 3:
+        raise _unsupported(image, "signed colors")
     if not syntax.is_encapsulated:
         shown = _displayed(_native(data, offset, image, syntax), image)
     else:
         frame = get_frame(data[offset + 12 :], 0, number_of_frames=max(int(image.get("NumberOfFrames", 1)), 1))
         if frame.startswith(b"\xff\xd8"):
-            picture = _jpeg(frame, image, max_pixels)
+            picture = _jpeg(frame, image)
             shown = picture if picture.mode == "RGB" else _displayed(np.asarray(picture), image)
         else:
-            shown = _displayed(_jpeg_2000(frame, image, max_pixels), image)
+            shown = _displayed(_jpeg_2000(frame, image), image)
     if "ICCProfile" in image:
         shown.info["icc_profile"] = image.ICCProfile
     return shown
@@ -99,19 +93,13 @@ def _unsupported(image: Dataset, what: str) -> ImageError:
     sign = "signed" if image.get("PixelRepresentation") else "unsigned"
     bits = f"{image.get('BitsStored', '?')} of {image.get('BitsAllocated', '?')} bits"
     pixels = f"{image.get('PhotometricInterpretation', '?')}, {bits}, {sign}"
-    return ImageError(ImageErrorCode.UNSUPPORTED, f"DICOM pixels ({pixels}) are not supported: {what}")
+    return unsupported(f"DICOM with {what} (pixels: {pixels})")
 
 
-def _check_size(size: tuple[int, int], image: Dataset, max_pixels: int) -> None:
-    width, height = size
-    if width * height > max_pixels:
-        raise ImageError(
-            ImageErrorCode.TOO_MANY_PIXELS,
-            f"{width} x {height} = {width * height / 1e6:.1f} megapixels, at most {max_pixels / 1e6:g} are accepted",
-        )
+def _check_size(size: tuple[int, int], image: Dataset) -> None:
     if size != (image.Columns, image.Rows):
         said = f"{image.Columns} x {image.Rows}"
-        raise ImageError(ImageErrorCode.CORRUPT, f"the frame is {width} x {height}, its DICOM header says {said}")
+        raise ImageError(ImageErrorCode.CORRUPT, f"the frame is {size[0]} x {size[1]}, its DICOM header says {said}")
 
 
 def _range(image: Dataset) -> tuple[int, int]:
@@ -125,17 +113,15 @@ def _native(data: bytes, offset: int, image: Dataset, syntax: uids.UID) -> npt.N
     start = offset + (8 if syntax.is_implicit_VR else 12)
     length = int.from_bytes(data[start - 4 : start], "little" if syntax.is_little_endian else "big")
     if image.PhotometricInterpretation in _TRANSFORMED:
-        raise _unsupported(image, "a color space of JPEG 2000, in native pixels")
+        raise _unsupported(image, "uncompressed pixels in a color space of JPEG 2000")
     if image.BitsStored < image.BitsAllocated and image.get("HighBit", image.BitsStored - 1) != image.BitsStored - 1:
         raise _unsupported(image, f"high bit {image.HighBit}")
-    if image.BitsAllocated == 1 and not syntax.is_little_endian:
-        raise _unsupported(image, "single bits in big endian")
     frames, image.NumberOfFrames = max(int(image.get("NumberOfFrames", 1)), 1), 1
     expected = int(get_expected_length(image, unit="bytes"))
     if image.PhotometricInterpretation == "YBR_FULL_422" and (
         image.get("PlanarConfiguration") or image.Columns % 2 or length >= frames * expected * 3 // 2
     ):
-        raise _unsupported(image, "YBR_FULL_422 is read as pairs of pixels that share their color")
+        raise _unsupported(image, "YBR_FULL_422 that is planar, of odd width, or not subsampled")
     found = min(length, len(data) - start)
     if found < expected or length == 0xFFFFFFFF:
         raise ImageError(ImageErrorCode.CORRUPT, f"DICOM pixels of {found} bytes, not {expected}")
@@ -143,27 +129,27 @@ def _native(data: bytes, offset: int, image: Dataset, syntax: uids.UID) -> npt.N
     return _decoded(pixels, syntax, image, pixel_vr=vr, view_only=True)
 
 
-def _jpeg(frame: bytes, image: Dataset, max_pixels: int) -> Image.Image:
+def _jpeg(frame: bytes, image: Dataset) -> Image.Image:
     """Decode a JPEG frame. Its own markers decide whether it is RGB; without markers, the DICOM header does."""
-    if image.PhotometricInterpretation in ("PALETTE COLOR", *_TRANSFORMED):
-        raise _unsupported(image, "this photometric interpretation, in JPEG")
+    if image.PhotometricInterpretation in _TRANSFORMED:
+        raise _unsupported(image, "JPEG frames in this color space")
     if image.BitsStored != 8 or image.PixelRepresentation:
-        raise _unsupported(image, "JPEG is read of 8 bits, unsigned")
+        raise _unsupported(image, "JPEG frames that do not have 8 unsigned bits")
     try:
         picture = JpegImagePlugin.JpegImageFile(io.BytesIO(frame))
     except SyntaxError as error:
         if "cannot handle" in str(error):
-            raise _unsupported(image, f"JPEG is read of 8 bits, 1 or 3 components ({error})") from error
+            raise _unsupported(image, f"JPEG frames that do not have 8 bits and 1 or 3 components ({error})") from error
         raise
-    _check_size(picture.size, image, max_pixels)
+    _check_size(picture.size, image)
     if len(picture.getbands()) != image.SamplesPerPixel:
-        raise _unsupported(image, f"JPEG of {len(picture.getbands())} components")
+        raise _unsupported(image, f"JPEG frames of {len(picture.getbands())} components")
     ids, factors = bytes(part[0] for part in picture.layer), {part[1:3] for part in picture.layer}
     marked = picture.info.keys() & {"adobe", "jfif", "exif"} or ids == b"RGB" or len(factors) > 1
     if ids.upper() == b"RGB" and (
         "jfif" in picture.info or (ids == b"rgb" and image.PhotometricInterpretation != "RGB")
     ):
-        raise _unsupported(image, "JPEG whose marks for RGB and YBR contradict each other")
+        raise _unsupported(image, "JPEG frames whose markers for RGB and YBR contradict each other")
     if image.PhotometricInterpretation == "RGB" and not marked:
         picture.draft("YCbCr", None)  # keeps libjpeg from converting what is RGB already
         return Image.merge("RGB", picture.split())
@@ -171,37 +157,31 @@ def _jpeg(frame: bytes, image: Dataset, max_pixels: int) -> Image.Image:
     return picture
 
 
-def _jpeg_2000(frame: bytes, image: Dataset, max_pixels: int) -> npt.NDArray[Any]:
+def _jpeg_2000(frame: bytes, image: Dataset) -> npt.NDArray[Any]:
     """Decode a JPEG 2000 frame, once its own header agrees with the DICOM header."""
     start = frame.find(START)
     if start < 0 or (start and frame[4:8] != b"jP  "):
         raise ImageError(ImageErrorCode.CORRUPT, "the frame of the DICOM file is neither JPEG nor JPEG 2000")
     if b"pclr" in frame[:start] or b"cdef" in frame[:start]:
-        raise _unsupported(image, "JPEG 2000 with a palette or channel definitions")
+        raise _unsupported(image, "JPEG 2000 frames with a palette or channel definitions")
     frame = frame[start:]
     header = read_codestream(frame)
-    _check_size(header.size, image, max_pixels)
-    if header.components != image.SamplesPerPixel or not header.equal:
-        raise _unsupported(image, f"JPEG 2000 of {header.components} components, or with subsampled or unequal ones")
-    if not header.plain:
-        raise _unsupported(image, "JPEG 2000 with an offset or many tiles")
-    precision = header.bits
-    same = precision == image.BitsStored and image.PhotometricInterpretation in _GRAYS
-    if precision > image.BitsAllocated or (header.signed != image.PixelRepresentation and not same):
-        raise _unsupported(image, f"JPEG 2000 of {precision} bits, {'signed' if header.signed else 'unsigned'}")
-    found, transformed = find_tiles(frame, header)
-    if transformed and image.PhotometricInterpretation in _YBR:
-        raise _unsupported(image, "JPEG 2000 whose own color transform yields RGB")
-    if found < header.tiles:
-        raise ImageError(ImageErrorCode.CORRUPT, f"the JPEG 2000 frame has {found} of its {header.tiles} tiles")
+    _check_size(header.size, image)
+    if header.components != image.SamplesPerPixel:
+        raise _unsupported(image, f"JPEG 2000 frames of {header.components} components")
+    same = header.bits == image.BitsStored and image.PhotometricInterpretation in _GRAYS
+    if header.bits > image.BitsAllocated or (header.signed != image.PixelRepresentation and not same):
+        raise _unsupported(image, f"JPEG 2000 frames of {header.bits} {'signed' if header.signed else 'unsigned'} bits")
+    if header.transformed and image.PhotometricInterpretation in _YBR:
+        raise _unsupported(image, "JPEG 2000 frames whose own color transform yields RGB")
     values = _decoded(encapsulate([frame]), uids.JPEG2000, image, decoding_plugin="pylibjpeg", planar_configuration=0)
-    return values if precision <= image.BitsStored else np.clip(values, *_range(image))
+    return values if header.bits <= image.BitsStored else np.clip(values, *_range(image))
 
 
 def _decoded(pixels: bytes | memoryview, syntax: uids.UID, image: Dataset, **options: Any) -> npt.NDArray[Any]:
     """Decode one frame with pydicom: stored values, or RGB."""
     if image.PhotometricInterpretation in _YBR and (image.BitsAllocated, image.BitsStored) != (8, 8):
-        raise _unsupported(image, "YBR is read of 8 bits")
+        raise _unsupported(image, "YBR pixels that do not have 8 bits")
     options = as_pixel_options(image, pixel_keyword="PixelData", number_of_frames=1) | options
     values: npt.NDArray[Any] = get_decoder(syntax).as_array(pixels, index=0, **options)[0]
     return values
@@ -213,9 +193,7 @@ def _displayed(values: npt.NDArray[Any], image: Dataset) -> Image.Image:
     if image.SamplesPerPixel == 1:
         low, high = _range(image)
         with np.errstate(all="ignore"):
-            levels = (_grays if image.PhotometricInterpretation in _GRAYS else _palette)(
-                np.arange(low, high + 1), image
-            )
+            levels = _grays(np.arange(low, high + 1), image)
         # Row by row, since an index takes eight bytes a pixel.
         values = np.stack([levels[row.astype(np.intp) - low] for row in values])
     elif stored < 8:
@@ -246,21 +224,13 @@ def _grays(values: npt.NDArray[Any], image: Dataset) -> npt.NDArray[np.uint8]:
         try:
             values = apply_windowing(values, window)
         except ValueError as error:
-            raise _unsupported(image, f"{error}") from error
+            raise _unsupported(image, f"a window that cannot be applied: {error}") from error
     levels: npt.NDArray[np.float64] = np.rint((values - span[0]) * np.divide(255, span[1] - span[0]))
     if not np.isfinite(levels).all():
         raise _unsupported(image, "a rescale slope of 0, or a number that is not finite")
     if image.PhotometricInterpretation == "MONOCHROME1":
         levels = 255 - levels
     return levels.astype(np.uint8)
-
-
-def _palette(values: npt.NDArray[Any], image: Dataset) -> npt.NDArray[np.uint8]:
-    """Return the colors of stored values (PS3.3 C.7.6.3.1.5)."""
-    if not all(keyword in image for keyword in _PALETTE):
-        raise _unsupported(image, "a palette that is segmented or missing")
-    found = (_look_up(values, image[_PALETTE[n]].value, image[_PALETTE[n + 1]].value, image) for n in (0, 2, 4))
-    return np.stack([np.rint(levels * (255 / highest)) for levels, highest in found], -1).astype(np.uint8)
 
 
 def _table(image: Dataset, keyword: str) -> tuple[Any, Any] | None:
@@ -277,7 +247,7 @@ def _look_up(
     """Return values passed through a lookup table, and the highest value that its bits can express.
 
     pydicom's own functions index with as many bits as an entry has, so that a table of 300 entries of 8 bits wraps
-    around, and read palettes of big endian files in little endian.
+    around.
     """
     entries, first, bits = (int(number) for number in descriptor)
     entries = entries or 2**16

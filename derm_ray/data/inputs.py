@@ -1,18 +1,17 @@
 """Inputs of bulk scoring: a manifest, or an archive, which is indexed first."""
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 from derm_ray import storage
-from derm_ray.data.archives.containers import kind
+from derm_ray.data.archives.containers import Damaged, kind
 from derm_ray.data.archives.index import index_archive
-from derm_ray.data.archives.names import Damaged
 from derm_ray.data.archives.pairing import DEFAULT_RULE, PairingRule
 from derm_ray.data.archives.parquet_columns import Content
 from derm_ray.data.archives.parquet_tables import parquet_content
 from derm_ray.data.manifest import Manifest, normalize_schema, scan_manifest
-from derm_ray.data.parts import SUFFIX, is_folder, parquet_parts, relative, values, with_values
+from derm_ray.data.parts import SUFFIX, parquet_parts, relative, values, with_values
 from derm_ray.data.prepared import require_size
 from derm_ray.data.preprocessing import Preprocessing
 from derm_ray.errors import ConfigError, ManifestError
@@ -20,44 +19,46 @@ from derm_ray.errors import ConfigError, ManifestError
 MANIFEST_SUFFIXES = (".csv", ".jsonl")
 
 
-class Input(Protocol):
-    """Lesion pairs, read piece by piece."""
+class Input(ABC):
+    """Lesion pairs, read piece by piece.
 
-    uri: str
-    may_be_rewritten: bool
-    """Whether equal rows mean an equal input; images inside an archive could have been replaced."""
-    patterns: dict[str, list[str]]
-    """Pairing patterns by modality; empty for a manifest."""
-    skipped: Counter[str]
-    """Reason -> number of files that are not part of a pair; complete when all pieces are read."""
+    Attributes:
+        uri: absolute.
+        may_be_rewritten: whether equal rows mean an equal input; images inside an archive could have been replaced.
+        patterns: pairing patterns by modality; empty for a manifest.
+        skipped: reason -> number of files that are not part of a pair; complete when all pieces are read.
+    """
 
+    may_be_rewritten = True
+
+    def __init__(self, uri: str) -> None:
+        self.uri = storage.absolute(uri)
+        self.patterns: dict[str, list[str]] = {}
+        self.skipped: Counter[str] = Counter()
+
+    @abstractmethod
     def pieces(self) -> Iterator[Manifest]:
-        """Yield the pairs in order, image URIs absolute."""
-        ...
+        """Yield the pairs in order."""
 
     def fingerprint(self) -> str:
         """Return a value that changes with the input, without reading it."""
-        ...
+        return storage.fingerprint(self.uri)
 
 
-class ManifestInput:
+class ManifestInput(Input):
     """A manifest: a file, or a folder of Parquet files that are its parts.
 
     Relative image URIs resolve against the folder of the file, or the parent of the folder of parts.
     """
 
-    may_be_rewritten = True
-
     def __init__(self, uri: str, parts: Sequence[str] = ()) -> None:
-        self.uri = storage.absolute(uri)
+        super().__init__(uri)
         self._parts = parts
-        self.patterns: dict[str, list[str]] = {}
-        self.skipped: Counter[str] = Counter()
 
     def pieces(self) -> Iterator[Manifest]:
         """See :class:`Input`."""
         if not self._parts:
-            return (piece.absolute() for piece in scan_manifest(self.uri))
+            return scan_manifest(self.uri)
         return (piece for part in self._parts for piece in self._part(part))
 
     def _part(self, part: str) -> Iterator[Manifest]:
@@ -73,22 +74,14 @@ class ManifestInput:
         columns = values(relative(part, self.uri))
         for piece in scan_manifest(part):
             table = normalize_schema(with_values(piece.table, columns), self.uri).table
-            yield Manifest(table, self.uri, piece.missing_words).absolute()
-
-    def fingerprint(self) -> str:
-        """See :class:`Input`."""
-        return storage.fingerprint(self.uri)
+            yield Manifest(table, self.uri, piece.missing_words)
 
 
-class MemoryInput:
+class MemoryInput(Input):
     """A manifest in memory."""
 
-    may_be_rewritten = True
-
     def __init__(self, manifest: Manifest) -> None:
-        self.uri = manifest.uri
-        self.patterns: dict[str, list[str]] = {}
-        self.skipped: Counter[str] = Counter()
+        super().__init__(manifest.uri)
         self._manifest = manifest.absolute()
 
     def pieces(self) -> Iterator[Manifest]:
@@ -100,14 +93,13 @@ class MemoryInput:
         return self._manifest.digest
 
 
-class ArchiveInput:
+class ArchiveInput(Input):
     """A folder tree, tar, zip, tar.gz or Parquet with images, or DICOM files."""
 
     may_be_rewritten = False
 
     def __init__(self, uri: str, rule: PairingRule) -> None:
-        self.uri = storage.absolute(uri)
-        self.skipped: Counter[str] = Counter()
+        super().__init__(uri)
         self.patterns = {"clinical": list(rule.clinical), "dermoscopy": list(rule.dermoscopy)}
         self._rule = rule
 
@@ -117,32 +109,17 @@ class ArchiveInput:
         self.skipped.update(index.skipped)
         return (normalize_schema(table, self.uri) for table in index.tables())
 
-    def fingerprint(self) -> str:
-        """See :class:`Input`."""
-        return storage.fingerprint(self.uri)
 
-
-class SizedInput:
-    """An input whose prepared images must match one model.
-
-    Args:
-        source: the input.
-        spec: the model's.
-    """
+class SizedInput(Input):
+    """An input whose prepared images must match one model's preprocessing."""
 
     def __init__(self, source: Input, spec: Preprocessing) -> None:
-        self.uri = source.uri
-        self.may_be_rewritten = source.may_be_rewritten
-        self.patterns = source.patterns
-        self.skipped = source.skipped
+        super().__init__(source.uri)
+        self.may_be_rewritten, self.patterns, self.skipped = source.may_be_rewritten, source.patterns, source.skipped
         self._source, self._spec = source, spec
 
     def pieces(self) -> Iterator[Manifest]:
-        """See :class:`Input`.
-
-        Raises:
-            ConfigError: images were prepared at another size.
-        """
+        """See :class:`Input`; images of another size raise ``ConfigError``."""
         for piece in self._source.pieces():
             require_size(piece, self._spec, "the model's size")
             yield piece
@@ -179,7 +156,7 @@ def _manifest_parts(uri: str) -> list[str] | None:
     container = kind(uri)
     if container is not None and container.members is not None:
         return None
-    if is_folder(uri):
+    if storage.kind(uri) == "directory":
         parts = parquet_parts(uri)
         return parts if parts and _is_manifest(parts[0]) else None
     return [] if uri.lower().endswith(SUFFIX) and _is_manifest(uri) else None

@@ -7,8 +7,8 @@ import numpy as np
 from openjpeg.utils import decode as decode_openjpeg
 from PIL import Image
 
-from derm_ray.data.codestream import START, find_tiles, read_codestream
-from derm_ray.errors import ImageError, ImageErrorCode
+from derm_ray.data.codestream import START, read_codestream
+from derm_ray.data.image_errors import unsupported
 
 _FILE = b"\0\0\0\x0cjP  \r\n\x87\n"
 _GRAY, _SRGB, _SYCC, _PROFILE, _UNSTATED = "gray", "sRGB", "sYCC", "of a profile", "not stated"
@@ -27,22 +27,18 @@ def is_jpeg_2000(data: bytes) -> bool:
     return data.startswith((START, _FILE))
 
 
-def decode_jpeg_2000(data: bytes, max_pixels: int) -> Image.Image:
-    """Decode a JPEG 2000 file with OpenJPEG.
+def decode_jpeg_2000(data: bytes) -> Image.Image:
+    """Decode a JP2 or JPX file, or a codestream, with OpenJPEG.
 
     Read are 1 to 16 unsigned bits of gray, sRGB or (8 bits) sYCC, or with a color profile; the former with or without
     alpha.
-
-    Args:
-        data: a JP2 or JPX file, or a codestream.
-        max_pixels: largest width x height accepted; checked before any pixel is decoded.
 
     Returns:
         Mode L, LA, RGB, RGBA or YCbCr, 8 bits a channel (the upper 8 of more), with the ICC profile in its
         ``info``, and there as ``deep`` whether there were more.
 
     Raises:
-        ImageError: with the code ``too_many_pixels``, ``unsupported`` (named in the message) or ``corrupt``.
+        ImageError: ``too_many_pixels`` or ``unsupported``.
         Exception: for damaged files.
     """
     space, alpha, profile, codestream = _UNSTATED, False, b"", data
@@ -52,14 +48,16 @@ def decode_jpeg_2000(data: bytes, max_pixels: int) -> Image.Image:
         for kind, content in _boxes(boxes[b"jp2h"]):
             header.setdefault(kind, content)  # the first color specification counts
         if header.keys() & {b"pclr", b"cmap"}:
-            raise _unsupported("with a palette")
+            raise unsupported("JPEG 2000 with a palette")
         space, profile = _color(header.get(b"colr", b""))
         alpha = _has_alpha(header.get(b"cdef", b""))
         codestream = boxes[b"jp2c"]
-    components, bits = _check_codestream(codestream, max_pixels)
-    mode = _MODES.get((space, components, alpha))
+    found = read_codestream(codestream)
+    bits, mode = found.bits, _MODES.get((space, found.components, alpha))
+    if found.signed or bits > 16:
+        raise unsupported(f"JPEG 2000 with {'signed' if found.signed else f'{bits}-bit'} components")
     if mode is None or (space == _SYCC and bits != 8):
-        raise _unsupported(f"of {components} components of {bits} bits, color space {space}")
+        raise unsupported(f"JPEG 2000 with {found.components} components, {bits} bits each, in color space {space},")
     values = decode_openjpeg(codestream, j2k_format=0)
     if bits < 8:
         values = np.rint(values * (255 / (2**bits - 1)))
@@ -71,20 +69,6 @@ def decode_jpeg_2000(data: bytes, max_pixels: int) -> Image.Image:
     if profile:
         image.info["icc_profile"] = profile
     return image
-
-
-def too_many_pixels(width: int, height: int, max_pixels: int) -> ImageError:
-    """Return the error for an image that has more pixels than accepted."""
-    return ImageError(
-        ImageErrorCode.TOO_MANY_PIXELS,
-        f"{width} x {height} = {width * height / 1e6:.1f} megapixels, at most {max_pixels / 1e6:g} are accepted",
-    )
-
-
-def _unsupported(what: str) -> ImageError:
-    return ImageError(
-        ImageErrorCode.UNSUPPORTED, f"JPEG 2000 {what} is not supported. Convert the image to PNG or 8-bit TIFF"
-    )
 
 
 def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -114,7 +98,7 @@ def _color(box: bytes) -> tuple[str, bytes]:
     (number,) = struct.unpack_from(">I", box, 3)
     space = {16: _SRGB, 17: _GRAY, 18: _SYCC}.get(number) if box[0] == 1 else None
     if space is None:
-        raise _unsupported(f"of color space {number} (method {box[0]})")
+        raise unsupported(f"JPEG 2000 of color space {number} (method {box[0]})")
     return space, b""
 
 
@@ -127,22 +111,5 @@ def _has_alpha(box: bytes) -> bool:
     alpha = channels[-1][1:] == (1, 0)
     colors = channels[:-1] if alpha else channels
     if colors != [(number, 0, number + 1) for number in range(len(colors))]:
-        raise _unsupported("with channels in another order, or of other kinds than colors and alpha")
+        raise unsupported("JPEG 2000 with channels in another order, or of other kinds than colors and alpha")
     return alpha
-
-
-def _check_codestream(data: bytes, max_pixels: int) -> tuple[int, int]:
-    """Check that a codestream is complete; return the number of its components and their bits."""
-    header = read_codestream(data)
-    if header.size[0] * header.size[1] > max_pixels:
-        raise too_many_pixels(*header.size, max_pixels)
-    if header.signed:
-        raise _unsupported("of signed components")
-    if header.bits > 16 or not header.equal:
-        raise _unsupported("of more than 16 bits, or with components of unequal depth or size,")
-    if not header.plain:
-        raise _unsupported("with an offset, or many tiles,")
-    found, _ = find_tiles(data, header)
-    if found < header.tiles:
-        raise ValueError(f"{found} of {header.tiles} tiles")
-    return header.components, header.bits

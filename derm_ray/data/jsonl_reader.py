@@ -12,12 +12,7 @@ from derm_ray.errors import ManifestError
 
 
 def jsonl_tables(file: BinaryIO, uri: str, rows: int) -> Iterator[pa.Table]:
-    """Yield JSON Lines as tables; a key that a row lacks is null there.
-
-    Args:
-        file: binary.
-        uri: for messages.
-        rows: most rows in one table.
+    """Yield JSON Lines as tables of at most ``rows`` rows; a key that a row lacks is null there.
 
     Raises:
         ManifestError: a line is not a JSON object or repeats a key, or a column mixes types; with the row's number.

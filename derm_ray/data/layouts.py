@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import TiffImagePlugin
 
-from derm_ray.errors import ImageError, ImageErrorCode
+from derm_ray.data.image_errors import unsupported
 
 _OTHERS = (
     (rb"....ftyp(hei[cxsm]|hev[cx]|mif1|msf1)", "HEIC, as iPhones save photos,"),
@@ -21,45 +21,19 @@ _OTHERS = (
     (rb"II\xbc[\x00\x01]", "JPEG XR"),
     (rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--.{,500}?-->\s*)?(<!DOCTYPE svg[^>]*>\s*)?<svg[\s>]", "SVG"),
     (rb"%PDF-", "PDF"),
-    (rb"%!PS", "PostScript"),
     (rb"8BPS", "Photoshop (PSD)"),
-    (rb"P[1-7]\s", "PNM (PBM, PGM, PPM, PAM)"),
-    (rb"\x76\x2f\x31\x01", "OpenEXR"),
-    (rb"#\?(RADIANCE|RGBE)", "Radiance HDR"),
-    (rb"\0\0[\x01\x02]\0[\x01-\x20]\0", "ICO"),
-    (rb"gimp xcf", "GIMP (XCF)"),
-    (rb"\x8aMNG|\x8bJNG", "MNG"),
-    (rb"DDS ", "DDS"),
-    (rb"qoif", "QOI"),
-    (rb"BPG\xfb", "BPG"),
-    (rb"AT&TFORM", "DjVu"),
 )
-"""Signatures of unsupported formats."""
+"""Signatures of formats that people take for photos, and that are not supported."""
 _JPEG_PROCESSES = (
     dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "hierarchical JPEG")
     | dict.fromkeys((0xC9, 0xCA), "arithmetic JPEG")
     | dict.fromkeys((0xC3, 0xCB), "lossless JPEG")
     | {0xF7: "JPEG-LS"}
 )
-_TIFF_PACKINGS = dict.fromkeys((1, 5, 7, 8, 32773, 32946, 34925, 50000)) | {
-    number: name
-    for name, numbers in (
-        ("CCITT fax", (2, 3, 4)),
-        ("old-style JPEG", (6,)),
-        ("JPEG 2000", (33003, 33004, 33005, 34712)),
-        ("JPEG XR", (22610, 34934)),
-        ("JPEG XL", (50002, 52546)),
-        ("LogLuv", (34676, 34677)),
-        ("WebP", (50001,)),
-        ("LERC", (34887,)),
-        ("PNG", (34933,)),
-    )
-    for number in numbers
-}
-"""TIFF compressions; ``None`` for supported ones."""
+_TIFF_PACKINGS = (1, 5, 7, 8, 32773, 32946, 34925, 50000)
+"""Supported compressions."""
 _TIFF_COLORS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}
 _TIFF_BITS = {0: (1, 2, 4, 8, 16), 1: (1, 2, 4, 8, 12, 16), 2: (8, 16), 3: (1, 2, 4, 8), 5: (8, 16), 6: (8,)}
-_TIFF_SPACES = {4: "a mask", 8: "CIELab", 9: "ICCLab", 10: "ITULab", 32803: "a sensor", 32844: "LogL", 32845: "LogLuv"}
 _LUMA = [0.3, 0.59, 0.11]
 MAX_TILE_PIXELS = 2048 * 2048
 """Limit for a TIFF tile, or the image's size if larger; libtiff allocates whole tiles."""
@@ -88,26 +62,10 @@ def other_format(data: bytes) -> str | None:
 
 
 def check_layout(data: bytes) -> None:
-    """Refuse an image with an unsupported layout.
-
-    Raises:
-        ImageError: with the code ``unsupported``, with the layout and the fix; ``corrupt`` for a damaged header.
-    """
-    checks = {b"\xff\xd8\xff": _jpeg, b"\x89PNG": _png, b"BM": _bmp, b"RIFF": _webp}
-    checks |= dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0"), _tiff)
-    for magic, check in checks.items():
+    """Refuse an image with an unsupported layout."""
+    for magic, check in _CHECKS:
         if data.startswith(magic):
-            try:
-                check(data)
-            except ImageError:
-                raise
-            except Exception as error:  # struct.error and whatever else Pillow raises on damaged headers
-                raise ImageError(ImageErrorCode.CORRUPT, "its header is damaged or truncated") from error
-
-
-def unsupported(what: str, fix: str = "Convert the image to PNG or 8-bit TIFF") -> ImageError:
-    """Return the error for an unsupported layout."""
-    return ImageError(ImageErrorCode.UNSUPPORTED, f"{what} is not supported. {fix}")
+            check(data)
 
 
 def _jpeg(data: bytes) -> None:
@@ -127,9 +85,9 @@ def _jpeg(data: bytes) -> None:
         offset += 2 + length
     bits, parts = data[offset + 4], data[offset + 9]
     if bits != 8:
-        raise unsupported(f"JPEG of {bits} bits")
+        raise unsupported(f"{bits}-bit JPEG")
     if parts not in (1, 3) and not (parts == 4 and adobe):
-        raise unsupported(f"JPEG of {parts} components of unknown meaning")
+        raise unsupported(f"JPEG with {parts} components of unknown meaning")
 
 
 def _png(data: bytes) -> None:
@@ -147,14 +105,14 @@ def _png(data: bytes) -> None:
         primaries = struct.unpack(">8I", found.get(b"cHRM", struct.pack(">8I", *_SRGB_PRIMARIES)))
         (gamma,) = struct.unpack(">I", found.get(b"gAMA", struct.pack(">I", 45455)))
         if max(abs(value - srgb) for value, srgb in zip(primaries, _SRGB_PRIMARIES, strict=True)) > 1000:
-            raise unsupported("PNG of primary colors other than sRGB's (cHRM)", _TO_SRGB)
+            raise unsupported("PNG with other primary colors than sRGB (cHRM)", _TO_SRGB)
         if found.get(b"cICP", _SRGB_CICP) != _SRGB_CICP:
-            raise unsupported("PNG of a color space other than sRGB (cICP)", _TO_SRGB)
+            raise unsupported("PNG in another color space than sRGB (cICP)", _TO_SRGB)
         if abs(gamma / 45455 - 1) > GAMMA_TOLERANCE and (bits == 16 or b"cICP" in found):
-            raise unsupported(f"PNG of {bits} bits with another gamma than sRGB's (gAMA)", _TO_SRGB)
+            raise unsupported(f"{bits}-bit PNG with another gamma than sRGB (gAMA)", _TO_SRGB)
     if b"tRNS" in found and (bits, color) in ((2, 0), (4, 0), (16, 2)):
         # Pillow compares scaled pixels with a color that is not scaled.
-        raise unsupported(f"PNG of {bits} bits with one transparent color")
+        raise unsupported(f"{bits}-bit PNG with one transparent color")
 
 
 def _webp(data: bytes) -> None:
@@ -177,20 +135,16 @@ def _bmp(data: bytes) -> None:
     size, bits, packing, used = struct.unpack_from("<I10xHI12xI", data, 14)
     if size == 12:
         return
-    if size not in (40, 52, 56, 64, 108, 124):
-        raise unsupported(f"BMP with a header of {size} bytes")
-    if size == 64 and packing:
-        raise unsupported("compressed BMP of OS/2")
-    if packing not in (0, 1, 2, 3):
-        raise unsupported(f"BMP with compression {packing}")
+    if size not in (40, 52, 56, 64, 108, 124) or packing not in (0, 1, 2, 3) or (size == 64 and packing):
+        raise unsupported(f"BMP with a header of {size} bytes and compression {packing}")
     if packing == 3:
         masks = struct.unpack_from("<4I", data, 54)
         masks = masks if size >= 56 else (*masks[:3], 0)
         if masks not in _BMP_MASKS.get(bits, set()):
-            raise unsupported(f"BMP of {bits} bits with the masks {', '.join(f'{mask:X}' for mask in masks)}")
+            raise unsupported(f"{bits}-bit BMP with the masks {', '.join(f'{mask:X}' for mask in masks)}")
     palette = data[14 + size : 22 + size]
     if bits in (4, 8) and used == 2 and palette[:3] + palette[4:7] == b"\0\0\0\xff\xff\xff":
-        raise unsupported(f"BMP of {bits} bits with a palette of black and white")  # Pillow takes it for single bits
+        raise unsupported(f"{bits}-bit BMP with a palette of black and white")  # Pillow takes it for single bits
     if size == 124 and data[14 + 56 : 14 + 60] in (b"DEBM", b"KNIL"):
         raise unsupported("BMP with a color profile", "Convert the image to PNG")
 
@@ -207,53 +161,64 @@ def _tiff(data: bytes) -> None:
         raise ValueError("a directory that Pillow reads in part, while libtiff goes on")
     width, height = _number(tags, 256), _number(tags, 257)
     if 50706 in tags or _number(tags, 254, 0) & 1:
-        raise unsupported("TIFF of a camera's raw format, or that begins with a thumbnail,")
+        raise unsupported("camera raw TIFF, or TIFF that begins with a thumbnail,")
     across, down = _number(tags, 322, 0), _number(tags, 323, 0)
     if across * down > max(MAX_TILE_PIXELS, (width + 15) * (height + 15)):
-        raise unsupported(f"TIFF of {width} x {height} pixels in tiles of {across} x {down}")
+        raise unsupported(f"TIFF with {width} x {height} pixels in tiles of {across} x {down}")
     packing, planar = _number(tags, 259, 1), _number(tags, 284, 1) == 2
-    if (name := _TIFF_PACKINGS.get(packing, f"number {packing}")) is not None:
-        raise unsupported(f"TIFF with {name} compression")
+    if packing not in _TIFF_PACKINGS:
+        name = TiffImagePlugin.COMPRESSION_INFO.get(packing, "an unknown method")
+        raise unsupported(f"TIFF compressed with {name} (number {packing})")
     space, bits, kinds = _number(tags, 262, 0), _several(tags.get(258, 1)), _several(tags.get(339, 1))
     if space not in _TIFF_COLORS:
-        raise unsupported(f"TIFF of {_TIFF_SPACES.get(space, f'color space {space}')}")
+        raise unsupported(f"TIFF with color space {space} (neither grayscale, RGB, CMYK nor YCbCr)")
     if set(kinds) - {1, 4}:
-        raise unsupported(f"TIFF of {'floating-point' if 3 in kinds else 'signed or complex'} pixels of {bits[0]} bits")
+        raise unsupported(f"TIFF with {bits[0]}-bit {'floating-point' if 3 in kinds else 'signed or complex'} pixels")
     if len(set(bits)) > 1 or bits[0] not in _TIFF_BITS[space]:
-        raise unsupported(f"TIFF of {' and '.join(map(str, sorted(set(bits))))} bits a channel in this color space")
+        raise unsupported(f"TIFF with {' and '.join(map(str, sorted(set(bits))))} bits per channel in this color space")
     samples, extra = _number(tags, 277, 1), _several(tags.get(338, ()))
     if 1 in extra and bits[0] == 16:
-        raise unsupported("TIFF of 16 bits with premultiplied alpha")  # Pillow divides in 8 bits
+        raise unsupported("16-bit TIFF with premultiplied alpha")  # Pillow divides in 8 bits
     if extra and planar and (space != 2 or len(extra) > 1):
-        raise unsupported("TIFF of planes with channels besides the colors")  # Pillow drops some and mixes others
+        raise unsupported("planar TIFF with extra channels")  # Pillow drops some and mixes others
     if samples != _TIFF_COLORS[space] + len(extra):
-        raise unsupported(f"TIFF of {samples} channels, {len(extra)} of them named as more than colors,")
+        raise unsupported(f"TIFF with {samples} channels, {len(extra)} of them declared as extra,")
     if _number(tags, 266, 1) != 1:
         raise unsupported("TIFF with bits in reverse order")
     if space == 3 and len(_several(tags[320])) != 3 << bits[0]:
-        raise ImageError(ImageErrorCode.CORRUPT, "the color map of the TIFF is cut off")
+        raise ValueError("the color map is cut off")
     if packing == 7 and bits[0] != 8:
-        raise unsupported(f"TIFF with JPEG of {bits[0]} bits")  # libtiff loses the last column of odd widths
+        raise unsupported(f"TIFF compressed with {bits[0]}-bit JPEG")  # libtiff loses the last column of odd widths
     if _number(tags, 317, 1) != 1 and (bits[0] not in (8, 16) or packing in (1, 7, 32773)):
-        raise unsupported(f"TIFF of {bits[0]} bits with a predictor in this compression")
+        raise unsupported(f"{bits[0]}-bit TIFF with a predictor in this compression")
     if space == 6 and packing != 7 and (planar or _several(tags.get(530, (2, 2)))[1] > 2):
-        raise unsupported("TIFF of YCbCr in planes, or with colors shared by four rows")  # libtiff loses some pixels
+        raise unsupported("YCbCr TIFF in planes, or with colors shared by four rows,")  # libtiff loses some pixels
     if _number(tags, 332, 1) != 1 or _several(tags.get(336, 0))[0] != 0:
-        raise unsupported("TIFF of other inks than CMYK, or of inverted ones")
+        raise unsupported("TIFF with other inks than CMYK, or inverted ones,")
     if set(_several(tags.get(532, ()))) - {0, 128, 2 ** bits[0] - 1}:
         raise unsupported("TIFF with another black and white than its lowest and highest values")
     if packing == 7 and [round(float(share), 2) for share in _several(tags.get(529, tuple(_LUMA)))] != _LUMA:
         raise unsupported("TIFF with JPEG of other YCbCr coefficients than JPEG's own")  # libjpeg ignores them
     if (tags.prefix, space, (1,), 1, bits[:1] * samples, extra) not in TiffImagePlugin.OPEN_INFO:
-        raise unsupported(f"TIFF of {samples} x {bits[0]} bits in this color space and byte order")
+        raise unsupported(f"TIFF with {samples} x {bits[0]} bits in this color space and byte order")
 
 
 def _number(tags: TiffImagePlugin.ImageFileDirectory_v2, tag: int, *default: int) -> int:
     value = tags.get(tag, *default)
     if not isinstance(value, int):  # bytes, or several
-        raise ValueError(f"tag {tag} is no number")
+        raise ValueError(f"tag {tag} is not a number")
     return value
 
 
 def _several(value: Any) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, (tuple, bytes)) else (value,)
+
+
+_CHECKS = (
+    (b"\xff\xd8\xff", _jpeg),
+    (b"\x89PNG", _png),
+    (b"BM", _bmp),
+    (b"RIFF", _webp),
+    ((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0"), _tiff),
+)
+"""First bytes -> check."""

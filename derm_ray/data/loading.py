@@ -46,7 +46,4 @@ def load_all(
 def pair_images(pairs: Sequence[LesionPair], spec: Preprocessing, uri: str) -> dict[Modality, npt.NDArray[np.uint8]]:
     """Return the images of pairs that have both, (N, size, size, 3) each, in order; see :func:`load_all`."""
     loaded = [pixels for chunk in load_all(pairs, spec, uri) for pixels in chunk]
-    return {
-        Modality.CLINICAL: np.stack([pixels.clinical for pixels in loaded if pixels.clinical is not None]),
-        Modality.DERMOSCOPY: np.stack([pixels.dermoscopy for pixels in loaded if pixels.dermoscopy is not None]),
-    }
+    return {m: np.stack([image for pixels in loaded if (image := pixels.of(m)) is not None]) for m in Modality}

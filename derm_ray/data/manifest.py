@@ -1,12 +1,14 @@
 """The manifest: one row per lesion pair, as Parquet, CSV or JSON Lines at any fsspec URI."""
 
 import json
+import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from functools import cached_property
-from io import BytesIO
+from pathlib import Path
 from typing import BinaryIO
 
 import pandas as pd
@@ -17,7 +19,7 @@ from derm_ray import storage
 from derm_ray.data.csv_reader import CsvTables
 from derm_ray.data.jsonl_reader import jsonl_tables
 from derm_ray.data.normalization import column_key, convert, has_unseen, not_numbers
-from derm_ray.domain import LabelSet, LesionPair, Modality, Split
+from derm_ray.domain import LabelSet, LesionPair, Split
 from derm_ray.errors import ConfigError, ManifestError
 
 SCHEMA = pa.schema(
@@ -41,7 +43,6 @@ fitzpatrick (1 light .. 6 dark) or monk (1 light .. 10 dark). Further columns ar
 
 ID_COLUMNS = ("pair_id", "lesion_id", "patient_id")
 URI_COLUMNS = ("clinical_uri", "dermoscopy_uri")
-_SUFFIXES = (".parquet", ".csv", ".jsonl")
 BATCH_ROWS = 65_536
 _LISTED = 400
 _UNPARSABLE = (ValueError, OverflowError, RecursionError, pa.ArrowException)
@@ -90,28 +91,20 @@ class Manifest:
 
     def pairs(self) -> list[LesionPair]:
         """Return all rows with absolute image URIs."""
-        return list(self._iterate())
-
-    def _iterate(self) -> Iterator[LesionPair]:
-        base = storage.parent(self.uri)
-        names = ("pair_id", "lesion_id", *URI_COLUMNS, "diagnosis")
-        for pair_id, lesion_id, clinical, dermoscopy, diagnosis in zip(
-            *(self.column(name) for name in names), strict=True
-        ):
-            yield LesionPair(
-                pair_id=pair_id or "",
-                lesion_id=lesion_id or "",
-                clinical_uri=storage.resolve(clinical, base) if clinical else None,
-                dermoscopy_uri=storage.resolve(dermoscopy, base) if dermoscopy else None,
-                diagnosis=diagnosis,
-            )
+        ids = ([value or "" for value in self.column(name)] for name in ("pair_id", "lesion_id"))
+        rows = zip(*ids, *map(self._resolved, URI_COLUMNS), self.column("diagnosis"), strict=True)
+        return [LesionPair(*row) for row in rows]
 
     def absolute(self) -> "Manifest":
         """Return a copy with absolute image URIs."""
-        moved, pairs = self, self.pairs()
-        for modality in Modality:
-            moved = moved.with_column(f"{modality}_uri", [pair.uri(modality) for pair in pairs])
+        moved = self
+        for name in URI_COLUMNS:
+            moved = moved.with_column(name, self._resolved(name))
         return moved
+
+    def _resolved(self, name: str) -> list[str | None]:
+        base = storage.parent(self.uri)
+        return [storage.resolve(uri, base) if uri else None for uri in self.column(name)]
 
 
 def collapsed(label_set: LabelSet, diagnosis: str | None) -> str | None:
@@ -148,11 +141,16 @@ def require_split(manifest: Manifest, split: Split) -> Manifest:
     return chosen
 
 
-def _suffix(uri: str) -> str:
-    for suffix in _SUFFIXES:
-        if uri.lower().endswith(suffix):
-            return suffix
-    raise ConfigError(f"{uri}: a manifest's name must end in one of {', '.join(_SUFFIXES)}.")
+def manifest_format(uri: str) -> str:
+    """Return ``parquet``, ``csv`` or ``jsonl``, by the name.
+
+    Raises:
+        ConfigError: it ends in none of them.
+    """
+    suffix = uri.lower().rpartition(".")[2]
+    if suffix not in _WRITERS:
+        raise ConfigError(f"{uri}: a manifest's name must end in one of .parquet, .csv, .jsonl. Rename it.")
+    return suffix
 
 
 def normalize_schema(table: pa.Table, uri: str, *, first_row: int = 0) -> Manifest:
@@ -173,12 +171,12 @@ def normalize_schema(table: pa.Table, uri: str, *, first_row: int = 0) -> Manife
     """
     names = _known_columns(table.column_names, uri)
     problems: list[str] = []
-    arrays: list[pa.ChunkedArray] = []
+    columns: dict[str, pa.ChunkedArray] = {}
     missing_words: dict[str, Counter[str]] = {}
     for field in SCHEMA:
         name = names.get(field.name, names.get({"pair_id": "lesion_id", "lesion_id": "pair_id"}.get(field.name, "")))
         if name is None:
-            arrays.append(pa.nulls(table.num_rows, field.type))
+            columns[field.name] = pa.nulls(table.num_rows, field.type)
             continue
         column = table[name]
         try:
@@ -190,25 +188,17 @@ def normalize_schema(table: pa.Table, uri: str, *, first_row: int = 0) -> Manife
                 f"column {name!r} of type {column.type}: {error}"
             ]
             continue
-        arrays.append(converted)
+        columns[field.name] = converted
         if words and field.name in names:
             missing_words[field.name] = words
     if problems:
         raise ManifestError(uri, problems)
-    nullable = pa.schema([field.with_nullable(True) for field in SCHEMA])
-    normalized = pa.table(arrays, schema=nullable)
-    for name in table.column_names:
-        if name not in names.values():
-            normalized = normalized.append_column(name, table[name])
-    return Manifest(normalized, uri, missing_words)
+    columns |= {name: table[name] for name in table.column_names if name not in names.values()}
+    return Manifest(pa.table(columns), uri, missing_words)
 
 
 def _known_columns(names: Sequence[str], uri: str) -> dict[str, str]:
-    """Return known name -> name in the table.
-
-    Raises:
-        ManifestError: see :func:`normalize_schema`.
-    """
+    """Return known name -> name in the table."""
     problems = [f"column {name!r} occurs more than once; keep one" for name, n in Counter(names).items() if n > 1]
     problems += [f"column {name!r}: its name contains invisible characters" for name in names if has_unseen(name)]
     keys = {column_key(known): known for known in SCHEMA.names}
@@ -246,14 +236,14 @@ def scan_manifest(uri: str, rows: int = BATCH_ROWS) -> Iterator[Manifest]:
         StorageError: the file cannot be read.
         ManifestError: its content cannot be parsed or a column has the wrong type.
     """
-    suffix = _suffix(uri)
+    form = manifest_format(uri)
     first_row = 0
     with storage.open_read(uri) as file:
         tables = iter(
             CsvTables(file, uri, rows)
-            if suffix == ".csv"
+            if form == "csv"
             else jsonl_tables(file, uri, rows)
-            if suffix == ".jsonl"
+            if form == "jsonl"
             else _parquet_tables(file, rows)
         )
         while True:
@@ -261,7 +251,7 @@ def scan_manifest(uri: str, rows: int = BATCH_ROWS) -> Iterator[Manifest]:
                 with storage.translate_errors(uri):
                     table = next(tables, None)
             except _UNPARSABLE as error:
-                raise ManifestError(uri, [f"cannot be parsed as {suffix[1:]}: {error}"]) from error
+                raise ManifestError(uri, [f"cannot be parsed as {form}: {error}"]) from error
             if table is None:
                 return
             yield normalize_schema(table, storage.absolute(uri), first_row=first_row)
@@ -280,8 +270,7 @@ def read_manifest(uri: str) -> Manifest:
         tables.append(piece.table)
         for name, words in piece.missing_words.items():
             missing_words[name] = missing_words.get(name, Counter()) + words
-    table = pa.concat_tables(tables, promote_options="permissive")
-    return Manifest(table, storage.absolute(uri), missing_words)
+    return Manifest(pa.concat_tables(tables, promote_options="permissive"), storage.absolute(uri), missing_words)
 
 
 def _parquet_tables(file: BinaryIO, rows: int) -> Iterator[pa.Table]:
@@ -294,19 +283,44 @@ def _parquet_tables(file: BinaryIO, rows: int) -> Iterator[pa.Table]:
 
 
 def write_manifest(manifest: Manifest, uri: str) -> None:
-    """Write a manifest atomically, in the format its name ends in."""
-    suffix = _suffix(uri)
-    sink = BytesIO()
-    if suffix == ".parquet":
-        pq.write_table(manifest.table, sink)
-    elif suffix == ".csv":
-        manifest.table.to_pandas(types_mapper=_integers).to_csv(sink, index=False)
-    else:
-        for row in manifest.table.to_pylist():
-            sink.write(json.dumps(row, ensure_ascii=False, default=str).encode() + b"\n")
-    storage.write_bytes(uri, sink.getvalue())
+    """Write a manifest; see :func:`write_tables`."""
+    write_tables([manifest.table], uri)
 
 
-def _integers(kind: pa.DataType) -> pd.Int64Dtype | None:
-    """Keep integer columns with nulls integers on their way through pandas."""
-    return pd.Int64Dtype() if pa.types.is_integer(kind) else None
+def write_tables(tables: Iterable[pa.Table], uri: str) -> None:
+    """Write tables of one schema as a manifest, atomically and piece by piece, in the format its name ends in.
+
+    Raises:
+        ConfigError: the name ends in no known suffix.
+        StorageError: it cannot be written.
+    """
+    form = manifest_format(uri)
+    with tempfile.TemporaryDirectory(prefix="derm_ray_") as folder:
+        path = Path(folder) / "manifest"
+        with storage.translate_errors(str(path)), path.open("xb") as file:
+            _WRITERS[form](tables, file)
+        storage.upload(str(path), uri)
+
+
+def _write_parquet(tables: Iterable[pa.Table], file: BinaryIO) -> None:
+    with ExitStack() as stack:
+        writer: pq.ParquetWriter | None = None
+        for table in tables:
+            writer = writer or stack.enter_context(pq.ParquetWriter(file, table.schema))
+            writer.write_table(table)
+
+
+def _write_csv(tables: Iterable[pa.Table], file: BinaryIO) -> None:
+    for number, table in enumerate(tables):
+        # Through pandas integers with nulls stay integers only in a type of their own.
+        frame = table.to_pandas(types_mapper=lambda kind: pd.Int64Dtype() if pa.types.is_integer(kind) else None)
+        frame.to_csv(file, header=number == 0, index=False)
+
+
+def _write_jsonl(tables: Iterable[pa.Table], file: BinaryIO) -> None:
+    for table in tables:
+        for row in table.to_pylist():
+            file.write(json.dumps(row, ensure_ascii=False, default=str).encode() + b"\n")
+
+
+_WRITERS = {"parquet": _write_parquet, "csv": _write_csv, "jsonl": _write_jsonl}

@@ -13,29 +13,13 @@ _VALUE = re.compile(r"([^=/]+)=([^/]*)")
 _NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
-def is_folder(uri: str) -> bool:
-    """Return whether a URI is a folder with files.
-
-    Raises:
-        StorageError: storage failed.
-    """
-    fs, path = storage.filesystem(uri)
-    with storage.translate_errors(uri):
-        fs.invalidate_cache()
-        return bool(fs.isdir(path))
-
-
 def is_hidden(path: str) -> bool:
     """Return whether a path is hidden: a part of it begins with ``_`` or ``.``."""
     return any(part.startswith(("_", ".")) and not _VALUE.fullmatch(part) for part in path.split("/"))
 
 
 def parquet_parts(uri: str) -> list[str]:
-    """Return the Parquet files of a folder that holds nothing else but hidden files; empty where it holds more.
-
-    Raises:
-        StorageError: storage failed.
-    """
+    """Return the Parquet files of a folder that holds nothing else but hidden files; empty where it holds more."""
     below = [name for name in storage.list_files(uri) if not name.endswith("/") and not is_hidden(relative(name, uri))]
     return below if all(name.lower().endswith(SUFFIX) for name in below) else []
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from derm_ray import storage
 from derm_ray.data.archives.address import TarMember
-from derm_ray.data.archives.names import Damaged
+from derm_ray.data.archives.containers import Damaged
 from derm_ray.data.archives.tars import TarFile
 from derm_ray.data.loading import THREADS, load_all
 from derm_ray.data.manifest import Manifest, write_manifest
@@ -64,7 +64,7 @@ class _Block:
         ]
 
 
-def prepare(manifest: Manifest, out_uri: str, spec: Preprocessing, *, tar_bytes: int = TAR_BYTES) -> Prepared:
+def prepare(manifest: Manifest, out_uri: str, spec: Preprocessing) -> Prepared:
     """Write a manifest's images at a model's input size, so that training neither decodes nor resizes large photos.
 
     The pixels that are loaded from the prepared manifest equal those of the original at the same size, bit by bit.
@@ -76,7 +76,6 @@ def prepare(manifest: Manifest, out_uri: str, spec: Preprocessing, *, tar_bytes:
         manifest: any pairs.
         out_uri: the folder; the image URIs in its manifest are relative, so that it can be moved whole.
         spec: target size.
-        tar_bytes: most bytes of pixels in one tar.
 
     Raises:
         OutputExistsError: the folder already holds a manifest.
@@ -92,10 +91,9 @@ def prepare(manifest: Manifest, out_uri: str, spec: Preprocessing, *, tar_bytes:
         )
     require_size(manifest, spec, "--size")
     validate(manifest)
-    most = max(1, min(TAR_PAIRS, tar_bytes // (len(Modality) * 3 * spec.size**2)))
+    most = max(1, min(TAR_PAIRS, TAR_BYTES // (len(Modality) * 3 * spec.size**2)))
     blocks = _cut(manifest.pairs(), spec, most)
-    written = {block.name: _reusable(block, out_uri) for block in blocks if block.name in there}
-    done = {name: uris for name, uris in written.items() if uris is not None}
+    done = {block.name: uris for block in blocks if block.name in there and (uris := _addresses(block, out_uri))}
     reused = len(done)
     todo = [block for block in blocks if block.name not in done]
     pairs = [pair for block in todo for pair in block.pairs]
@@ -126,8 +124,7 @@ def require_size(manifest: Manifest, spec: Preprocessing, whose: str) -> None:
         whose: origin of the size for messages, such as ``the recipe's size``.
 
     Raises:
-        ConfigError: the images would be resized twice.
-        ManifestError: ``prepared_size`` holds no numbers.
+        ConfigError, ManifestError: the images would be resized twice; ``prepared_size`` holds no numbers.
     """
     if not is_prepared(manifest):
         return
@@ -152,18 +149,15 @@ def _cut(pairs: list[LesionPair], spec: Preprocessing, most: int) -> list[_Block
     return blocks
 
 
-def _reusable(block: _Block, out_uri: str) -> _Uris | None:
+def _addresses(block: _Block, folder: str) -> _Uris | None:
     """Return the addresses in an existing tar, or ``None`` if it is not usable."""
     try:
-        uris = _addresses(storage.join(out_uri, block.name), block.name)
+        entries = list(TarFile(storage.join(folder, block.name), packed=False).entries())
     except Damaged:
         return None
-    return uris if list(uris) == [name for names in block.members for name in names.values()] else None
-
-
-def _addresses(uri: str, name: str) -> _Uris:
-    entries = TarFile(uri, packed=False).entries()
-    return {entry.name: str(TarMember(name, entry.name, entry.offset, entry.size)) for entry in entries}
+    if [entry.name for entry in entries] != [name for names in block.members for name in names.values()]:
+        return None
+    return {entry.name: str(TarMember(block.name, entry.name, entry.offset, entry.size)) for entry in entries}
 
 
 def _write(block: _Block, loaded: Sequence[PairPixels], out_uri: str, executor: Executor) -> _Uris:
@@ -181,7 +175,8 @@ def _write(block: _Block, loaded: Sequence[PairPixels], out_uri: str, executor: 
                 info = tarfile.TarInfo(name)
                 info.size = len(data)
                 tar.addfile(info, BytesIO(data))
-        uris = _addresses(path, block.name)
+        uris = _addresses(block, folder)
+        assert uris is not None, "the tar is as it was written"
         storage.upload(path, storage.join(out_uri, block.name))
     return uris
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from concurrent.futures import Executor, wait
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from derm_ray.data.archives.reader import ImageReader
-from derm_ray.data.decode import MAX_PIXELS, decode
+from derm_ray.data.decode import decode
 from derm_ray.domain import LesionPair, Modality
 from derm_ray.errors import BundleError, ImageError
 
@@ -34,7 +34,7 @@ class Preprocessing:
 
     def to_json(self) -> dict[str, Any]:
         """Return the specification as JSON types."""
-        return {"resize": "stretch-bilinear", **asdict(self)}
+        return {"resize": "stretch-bilinear", "size": self.size}
 
     @classmethod
     def from_json(cls, spec: Mapping[str, Any]) -> "Preprocessing":
@@ -98,6 +98,10 @@ class PairPixels:
             return "both"
         return Modality.CLINICAL if self.clinical is not None else Modality.DERMOSCOPY
 
+    def of(self, modality: Modality) -> Pixels | None:
+        """Return the image of one modality."""
+        return self.clinical if modality is Modality.CLINICAL else self.dermoscopy
+
 
 def to_pair(images: Mapping[Modality, LoadedImage]) -> PairPixels:
     """Return the images of one pair together, one of them at least."""
@@ -111,51 +115,38 @@ def to_pair(images: Mapping[Modality, LoadedImage]) -> PairPixels:
     )
 
 
-def _prepare(data: bytes, spec: Preprocessing, max_pixels: int, read_s: float = 0.0) -> LoadedImage:
+def _prepare(data: bytes, spec: Preprocessing, what: str, read_s: float = 0.0) -> LoadedImage:
     started = perf_counter()
-    decoded = decode(data, max_pixels=max_pixels, side=spec.size)
-    pixels = spec.resize(decoded.image)
+    try:
+        decoded = decode(data, side=spec.size)
+        pixels = spec.resize(decoded.image)
+    except ImageError as error:
+        raise ImageError(error.code, f"{what}: {error.message}") from error
     return LoadedImage(pixels, decoded.shorter_side, decoded.flags, read_s, perf_counter() - started)
 
 
-def image_from_bytes(
-    modality: Modality, data: bytes, spec: Preprocessing, *, max_pixels: int = MAX_PIXELS
-) -> LoadedImage:
+def image_from_bytes(modality: Modality, data: bytes, spec: Preprocessing) -> LoadedImage:
     """Decode and resize one image given as encoded bytes.
 
     Raises:
         ImageError: it cannot be decoded; the message names its modality.
     """
-    try:
-        return _prepare(data, spec, max_pixels)
-    except ImageError as error:
-        raise ImageError(error.code, f"{modality} image: {error.message}") from error
+    return _prepare(data, spec, f"{modality} image")
 
 
-def pixels_from_bytes(
-    clinical: bytes | None, dermoscopy: bytes | None, spec: Preprocessing, *, max_pixels: int = MAX_PIXELS
-) -> PairPixels:
-    """Decode and resize a pair given as encoded bytes.
-
-    Raises:
-        ImageError: an image cannot be decoded; the message names its modality.
-    """
+def pixels_from_bytes(clinical: bytes | None, dermoscopy: bytes | None, spec: Preprocessing) -> PairPixels:
+    """Decode and resize a pair given as encoded bytes; see :func:`image_from_bytes`."""
     given = zip(Modality, (clinical, dermoscopy), strict=True)
-    return to_pair({m: image_from_bytes(m, data, spec, max_pixels=max_pixels) for m, data in given if data is not None})
+    return to_pair({m: image_from_bytes(m, data, spec) for m, data in given if data is not None})
 
 
 def load_image(
-    uri: str,
-    spec: Preprocessing,
-    reader: ImageReader,
-    *,
-    max_pixels: int = MAX_PIXELS,
-    decoding: AbstractContextManager[object] | None = None,
+    uri: str, spec: Preprocessing, reader: ImageReader, decoding: AbstractContextManager[object] | None = None
 ) -> LoadedImage:
     """Read, decode and resize one image.
 
     Args:
-        uri, spec, reader, max_pixels: see :func:`load_pairs`.
+        uri, spec, reader: see :func:`load_pairs`.
         decoding: entered while it is decoded and resized.
 
     Raises:
@@ -164,11 +155,8 @@ def load_image(
     started = perf_counter()
     data = reader.read(uri)
     read_s = perf_counter() - started
-    try:
-        with decoding or nullcontext():
-            return _prepare(data, spec, max_pixels, read_s)
-    except ImageError as error:
-        raise ImageError(error.code, f"{uri}: {error.message}") from error
+    with decoding or nullcontext():
+        return _prepare(data, spec, uri, read_s)
 
 
 def load_pairs(
@@ -177,7 +165,6 @@ def load_pairs(
     executor: Executor,
     *,
     reader: ImageReader | None = None,
-    max_pixels: int = MAX_PIXELS,
     decoding: AbstractContextManager[object] | None = None,
 ) -> list[PairPixels | ImageError]:
     """Read, decode and resize the images of many pairs at once.
@@ -187,7 +174,6 @@ def load_pairs(
         spec: target size.
         executor: runs one task per image.
         reader: reads the bytes; ``None`` for one of its own for these pairs.
-        max_pixels: see :func:`derm_ray.data.decode.decode`.
         decoding: entered while an image is decoded, such as a semaphore that keeps it to fewer threads than read.
 
     Returns:
@@ -197,11 +183,7 @@ def load_pairs(
     own = ImageReader(uri for uris in wanted for uri in uris.values()) if reader is None else nullcontext(reader)
     with own as source:
         futures = [
-            {
-                m: executor.submit(load_image, uri, spec, source, max_pixels=max_pixels, decoding=decoding)
-                for m, uri in uris.items()
-            }
-            for uris in wanted
+            {m: executor.submit(load_image, uri, spec, source, decoding) for m, uri in uris.items()} for uris in wanted
         ]
         wait([future for loading in futures for future in loading.values()])
     results: list[PairPixels | ImageError] = []

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+from pydantic import TypeAdapter
+
 
 class Quantity(StrEnum):
     """Quantities monitored for drift: predicted diagnosis, confidence, and image statistics.
@@ -57,14 +59,7 @@ class Distribution:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Distribution":
         """Read a distribution back."""
-        return cls(
-            Quantity(values["quantity"]),
-            str(values["modality"]),
-            int(values["samples"]),
-            tuple(map(str, values["bins"])),
-            tuple(map(float, values["edges"])),
-            tuple(map(float, values["shares"])),
-        )
+        return TypeAdapter(cls).validate_python(values)
 
 
 Reference = tuple[Distribution, ...]

@@ -21,13 +21,7 @@ class SplitResult:
     warnings: tuple[str, ...]
 
 
-def split_manifest(
-    manifest: Manifest,
-    seed: int = 0,
-    *,
-    test_fraction: float = TEST_FRACTION,
-    val_fraction: float = VAL_FRACTION,
-) -> SplitResult:
+def split_manifest(manifest: Manifest, seed: int = 0, *, val_fraction: float = VAL_FRACTION) -> SplitResult:
     """Split 7:3 into train and test by patient (lesion where unknown), then take 15% of train as val.
 
     Lesions that share a patient, and pairs that share a lesion, stay together. The draw is stratified by
@@ -37,7 +31,10 @@ def split_manifest(
     """
     groups = _connected_groups(manifest)
     by_diagnosis: dict[str, list[str]] = defaultdict(list)
-    for name, rows in _members(groups).items():
+    members: dict[str, list[int]] = defaultdict(list)
+    for row, name in enumerate(groups):
+        members[name].append(row)
+    for name, rows in members.items():
         by_diagnosis[_main_diagnosis(manifest, rows)].append(name)
 
     generator = np.random.default_rng(seed)
@@ -48,12 +45,12 @@ def split_manifest(
         if len(names) < MIN_GROUPS:
             assigned.update(dict.fromkeys(names, Split.TRAIN))
             warnings.append(
-                f"{diagnosis or 'no diagnosis'}: only {len(names)} patient(s) or lesion(s) without a patient, all in "
-                "train; val and test have none of this class."
+                f"{diagnosis or 'no diagnosis'}: only {len(names)} of {MIN_GROUPS} patients needed (lesions where the "
+                "patient is unknown), all in train; val and test have none of this class."
             )
             continue
         shuffled = [names[i] for i in generator.permutation(len(names))]
-        tests = _draw(len(shuffled), test_fraction, generator)
+        tests = _draw(len(shuffled), TEST_FRACTION, generator)
         vals = _draw(len(shuffled) - tests, val_fraction, generator)
         for index, name in enumerate(shuffled):
             part = Split.TEST if index < tests else Split.VAL if index < tests + vals else Split.TRAIN
@@ -84,13 +81,6 @@ def _connected_groups(manifest: Manifest) -> list[str]:
         first, second = root(lesion), root(patient or lesion)
         parents[max(first, second)] = min(first, second)
     return [root(lesion) for lesion in lesions]
-
-
-def _members(groups: list[str]) -> dict[str, list[int]]:
-    members: dict[str, list[int]] = defaultdict(list)
-    for row, name in enumerate(groups):
-        members[name].append(row)
-    return members
 
 
 def _main_diagnosis(manifest: Manifest, rows: list[int]) -> str:

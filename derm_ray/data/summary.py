@@ -8,6 +8,7 @@ from typing import Any
 
 from derm_ray.data.manifest import SCHEMA, Manifest
 from derm_ray.domain import Split
+from derm_ray.errors import counted
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,11 @@ class ManifestSummary:
         parts = [*Split, "unsplit"]
         used = [part for part in parts if any(part in row for row in self.diagnoses.values())]
         width = max([len(name) for name in self.diagnoses] + [9])
-        patients = f"{self.patients} patients" if self.patients else "no patient ids: splits are by lesion"
+        patients = counted(self.patients, "patient") if self.patients else "no patient ids: splits are by lesion"
         if self.patients and (unknown := self.missing.get("patient_id")):
-            patients += f", {unknown} pairs without a patient id (split by lesion)"
+            patients += f", {counted(unknown, 'pair')} without a patient id (split by lesion)"
         lines = [
-            f"{self.pairs} pairs, {self.lesions} lesions, {patients}",
+            f"{counted(self.pairs, 'pair')}, {counted(self.lesions, 'lesion')}, {patients}",
             "images      " + _inline(self.modalities),
             "sex         " + _inline(self.sexes),
             "site        " + _inline(self.sites),
@@ -80,10 +81,9 @@ def summarize(manifest: Manifest) -> ManifestSummary:
         for clinical, dermoscopy in zip(columns["clinical_uri"], columns["dermoscopy_uri"], strict=True)
     )
     totals = Counter(v or "(none)" for v in columns["diagnosis"])
-    diagnoses: dict[str, dict[str, int]] = {name: {} for name, _ in totals.most_common()}
+    diagnoses = {name: Counter[str]() for name, _ in totals.most_common()}
     for diagnosis, split in zip(columns["diagnosis"], columns["split"], strict=True):
-        row = diagnoses[diagnosis or "(none)"]
-        row[split or "unsplit"] = row.get(split or "unsplit", 0) + 1
+        diagnoses[diagnosis or "(none)"][split or "unsplit"] += 1
     tones = [
         f"{scale} {tone}" if tone is not None else None
         for scale, tone in zip(columns["skin_tone_scale"], columns["skin_tone"], strict=True)
@@ -94,7 +94,7 @@ def summarize(manifest: Manifest) -> ManifestSummary:
         lesions=len(set(columns["lesion_id"])),
         patients=len({v for v in columns["patient_id"] if v is not None}),
         modalities=dict(modalities),
-        diagnoses=diagnoses,
+        diagnoses={name: dict(row) for name, row in diagnoses.items()},
         sexes=_count(columns["sex"]),
         sites=_count(columns["site"]),
         skin_tones=dict(sorted(_count(tones).items())),

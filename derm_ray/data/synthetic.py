@@ -19,6 +19,7 @@ dermoscopy image only the pattern inside it, so that either alone leaves about L
 _COLORS = ((122, 74, 46), (188, 62, 66), (62, 52, 70), (214, 160, 104))
 _PIGMENT = (92, 56, 40)
 _Generator = np.random.Generator
+_Floats = npt.NDArray[np.float64]
 
 
 def synthesize(out_uri: str, pairs: int, label_set: LabelSet, *, seed: int = 0, size: int = 160) -> Manifest:
@@ -65,7 +66,7 @@ def synthesize(out_uri: str, pairs: int, label_set: LabelSet, *, seed: int = 0, 
     return manifest
 
 
-def _skin(generator: _Generator, size: int) -> npt.NDArray[np.float64]:
+def _skin(generator: _Generator, size: int) -> _Floats:
     """Return skin with uneven light: (size, size, 3), 0..255."""
     tone = np.array((236, 198, 178)) - generator.uniform(0, 1) * np.array((96, 104, 100))
     y, x = np.mgrid[0:size, 0:size] / size - 0.5
@@ -74,7 +75,7 @@ def _skin(generator: _Generator, size: int) -> npt.NDArray[np.float64]:
     return np.asarray(tone + light[..., None] + generator.normal(0, 6, (size, size, 1)))
 
 
-def _outline(generator: _Generator, size: int) -> tuple[npt.NDArray[np.float64], float, float, float]:
+def _outline(generator: _Generator, size: int) -> tuple[_Floats, float, float, float]:
     """Return a soft lobed mask (size, size) in 0..1, its center and its radius in pixels."""
     center = generator.uniform(0.42, 0.58, 2) * size
     radius = generator.uniform(0.22, 0.34) * size
@@ -87,9 +88,7 @@ def _outline(generator: _Generator, size: int) -> tuple[npt.NDArray[np.float64],
     return np.clip((border - distance) / 4 + 0.5, 0, 1), center[0], center[1], radius
 
 
-def _blend(
-    skin: npt.NDArray[np.float64], lesion: npt.NDArray[np.float64], mask: npt.NDArray[np.float64]
-) -> Image.Image:
+def _blend(skin: _Floats, lesion: _Floats, mask: _Floats) -> Image.Image:
     pixels = skin * (1 - mask[..., None]) + lesion * mask[..., None]
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
@@ -120,25 +119,19 @@ def _network(draw: ImageDraw.ImageDraw, generator: _Generator, y: float, x: floa
 
 def _globules(draw: ImageDraw.ImageDraw, generator: _Generator, y: float, x: float, radius: float) -> None:
     for _ in range(30):
-        cy, cx = np.array((y, x)) + generator.uniform(-radius, radius, 2)
-        r = generator.uniform(0.06, 0.12) * radius
-        draw.ellipse([cx - r, cy - r, cx + r, cy + r], fill=255)
+        dy, dx = generator.uniform(-radius, radius, 2)
+        draw.circle((x + dx, y + dy), generator.uniform(0.06, 0.12) * radius, fill=255)
 
 
 def _streaks(draw: ImageDraw.ImageDraw, generator: _Generator, y: float, x: float, radius: float) -> None:
     start = generator.uniform(0, np.pi)
     for angle in start + np.linspace(0, 2 * np.pi, 14, endpoint=False):
-        direction = np.array((np.cos(angle), np.sin(angle))) * radius
-        draw.line(
-            [(x + 0.3 * direction[0], y + 0.3 * direction[1]), (x + 1.4 * direction[0], y + 1.4 * direction[1])],
-            fill=255,
-            width=4,
-        )
+        dy, dx = np.array((np.cos(angle), np.sin(angle))) * radius
+        draw.line([(x + 0.3 * dx, y + 0.3 * dy), (x + 1.4 * dx, y + 1.4 * dy)], fill=255, width=4)
 
 
 def _structureless(draw: ImageDraw.ImageDraw, generator: _Generator, y: float, x: float, radius: float) -> None:
-    r = generator.uniform(0.4, 0.7) * radius
-    draw.ellipse([x - r, y - r, x + r, y + r], fill=140)
+    draw.circle((x, y), generator.uniform(0.4, 0.7) * radius, fill=140)
 
 
 _PATTERNS: tuple[Callable[[ImageDraw.ImageDraw, _Generator, float, float, float], None], ...] = (

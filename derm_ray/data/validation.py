@@ -3,13 +3,13 @@
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from statistics import median
 
 from derm_ray import storage
 from derm_ray.data.manifest import URI_COLUMNS, Manifest
 from derm_ray.data.normalization import has_unseen
-from derm_ray.domain import LabelSet, Split
+from derm_ray.domain import LabelSet, LesionPair, Split
 from derm_ray.errors import ManifestError, unknown_name
 
 GROUP_COLUMNS = ("lesion_id", "patient_id")
@@ -37,29 +37,18 @@ def validate(
         ManifestError: one line for every problem, with row numbers counted from 1 (neither the header nor empty rows
             counted).
     """
-    problems = list(find_problems(manifest, label_set, complete=complete, purpose=purpose))
+    needed = [split in complete for split in manifest.column("split")]
+    problems = [] if len(manifest) else ["no rows"]
+    problems += [
+        *row_problems(manifest, manifest.pairs()),
+        *_repetitions(manifest),
+        *_incomplete(manifest, needed, purpose),
+    ]
+    if label_set is not None:
+        problems += _diagnoses(manifest, label_set, needed, purpose)
+    problems += [*_splits(manifest), *_attributes(manifest)]
     if problems:
         raise ManifestError(manifest.uri, problems)
-
-
-def find_problems(
-    manifest: Manifest,
-    label_set: LabelSet | None = None,
-    *,
-    complete: Collection[str | None] = (),
-    purpose: str = "training",
-) -> Iterator[str]:
-    """Yield every broken rule as a line; see :func:`validate`."""
-    if len(manifest) == 0:
-        yield "no rows"
-    yield from row_problems(manifest)
-    yield from _repetitions(manifest)
-    needed = [split in complete for split in manifest.column("split")]
-    yield from _incomplete(manifest, needed, purpose)
-    if label_set is not None:
-        yield from _diagnoses(manifest, label_set, needed, purpose)
-    yield from _splits(manifest)
-    yield from _attributes(manifest)
 
 
 def _rows(indices: Iterable[int]) -> str:
@@ -77,14 +66,15 @@ def _positions(values: Iterable[str | None]) -> dict[str, list[int]]:
     return found
 
 
-def row_problems(manifest: Manifest, first_row: int = 0) -> Iterator[str]:
+def row_problems(manifest: Manifest, pairs: list[LesionPair], first_row: int = 0) -> Iterator[str]:
     """Yield problems of single rows: empty ids, invisible characters, no image, or the same image twice.
 
     Args:
         manifest: a whole one, or a piece.
+        pairs: its rows.
         first_row: the piece's first row in the whole, counted from 0.
     """
-    rows = zip(manifest.pairs(), manifest.column("patient_id"), strict=True)
+    rows = zip(pairs, manifest.column("patient_id"), strict=True)
     for row, (pair, patient) in enumerate(rows, first_row):
         if not pair.pair_id or not pair.lesion_id:
             yield f"{_rows([row])}: pair_id and lesion_id must not be empty (nor NA, None, nan, null or unknown)"
@@ -117,20 +107,25 @@ def _incomplete(manifest: Manifest, needed: list[bool], purpose: str) -> Iterato
             yield f"{_rows([row])}: {absent} is empty; {purpose} needs both images"
 
 
+def _unknown(values: list[str | None], kind: str, known: Sequence[str]) -> Iterator[str]:
+    """Yield a line for every value that is not known; the first one lists what is."""
+    unknown = {value: rows for value, rows in _positions(values).items() if value not in known}
+    for number, (value, rows) in enumerate(unknown.items()):
+        text = unknown_name(kind, value, known)
+        yield f"{_rows(rows)}: {text.partition(' Known: ')[0] if number else text}"
+
+
 def _diagnoses(manifest: Manifest, label_set: LabelSet, needed: list[bool], purpose: str) -> Iterator[str]:
-    for row, diagnosis in enumerate(manifest.column("diagnosis")):
-        if diagnosis is None:
-            if needed[row]:
-                yield f"{_rows([row])}: diagnosis is empty; {purpose} needs one"
-        elif diagnosis not in label_set.class_names:
-            yield f"{_rows([row])}: " + unknown_name(f"{label_set.name} diagnosis", diagnosis, label_set.class_names)
+    diagnoses = manifest.column("diagnosis")
+    for row, diagnosis in enumerate(diagnoses):
+        if diagnosis is None and needed[row]:
+            yield f"{_rows([row])}: diagnosis is empty; {purpose} needs one"
+    yield from _unknown(diagnoses, f"{label_set.name} diagnosis", label_set.class_names)
 
 
 def _splits(manifest: Manifest) -> Iterator[str]:
     splits = manifest.column("split")
-    for row, split in enumerate(splits):
-        if split is not None and split not in set(Split):
-            yield f"{_rows([row])}: " + unknown_name("split", split, tuple(Split))
+    yield from _unknown(splits, "split", tuple(Split))
     for column in GROUP_COLUMNS:
         for group, rows in _positions(manifest.column(column)).items():
             names = {split for row in rows if (split := splits[row]) is not None}
@@ -139,17 +134,16 @@ def _splits(manifest: Manifest) -> Iterator[str]:
 
 
 def _attributes(manifest: Manifest) -> Iterator[str]:
-    columns = (manifest.table[name].to_pylist() for name in ("age_years", "skin_tone", "skin_tone_scale"))
-    for row, (age, tone, scale) in enumerate(zip(*columns, strict=True)):
+    ages, tones, scales = (manifest.table[name].to_pylist() for name in ("age_years", "skin_tone", "skin_tone_scale"))
+    yield from _unknown(scales, "skin_tone_scale", tuple(SKIN_TONE_SCALES))
+    for row, (age, tone, scale) in enumerate(zip(ages, tones, scales, strict=True)):
         if age is not None and not 0 <= age <= 130:
             yield f"{_rows([row])}: age_years {age:g} is outside 0..130"
-        if scale is not None and scale not in SKIN_TONE_SCALES:
-            yield f"{_rows([row])}: " + unknown_name("skin_tone_scale", scale, tuple(SKIN_TONE_SCALES))
-        elif tone is not None:
-            if scale is None:
-                yield f"{_rows([row])}: skin_tone needs a skin_tone_scale ({', '.join(SKIN_TONE_SCALES)})"
-            elif not SKIN_TONE_SCALES[scale][0] <= tone <= SKIN_TONE_SCALES[scale][1]:
-                low, high = SKIN_TONE_SCALES[scale]
+        if tone is not None and scale is None:
+            yield f"{_rows([row])}: skin_tone needs a skin_tone_scale ({', '.join(SKIN_TONE_SCALES)})"
+        elif tone is not None and scale in SKIN_TONE_SCALES:
+            low, high = SKIN_TONE_SCALES[scale]
+            if not low <= tone <= high:
                 yield f"{_rows([row])}: skin_tone {tone} is outside {low}..{high} of the {scale} scale"
 
 

@@ -37,13 +37,7 @@ def negative_log_likelihood(labels: Labels, probabilities: Scores) -> float:
 def fit_calibration(
     label_set: LabelSet, labels: Labels, probabilities: Mapping[PredictionKind, npt.NDArray[np.float32]]
 ) -> Calibration:
-    """Fit temperatures, and operating points on the tempered probabilities, of every prediction kind.
-
-    Args:
-        label_set: class order and tasks.
-        labels: of the val split.
-        probabilities: prediction kind -> (N, K), as the network gives them.
-    """
+    """Fit temperatures, and operating points on the tempered probabilities, of each prediction kind's (N, K) on val."""
     temperatures = {kind: fit_temperature(labels, p) for kind, p in probabilities.items()}
     points = [
         point
@@ -105,12 +99,12 @@ class Reliability:
     nll: float
 
 
-def reliability(labels: Labels, probabilities: Scores, bins: int = BINS) -> Reliability:
+def reliability(labels: Labels, probabilities: Scores) -> Reliability:
     """Compute :class:`Reliability` with bins of equal width over 0..1."""
     confidence = probabilities.max(1)
     right = probabilities.argmax(1) == labels
-    which = np.minimum((confidence * bins).astype(int), bins - 1)
-    filled = [which == b for b in range(bins) if (which == b).any()]
+    which = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    filled = [which == b for b in range(BINS) if (which == b).any()]
     means = [float(confidence[mask].mean()) for mask in filled]
     shares = [float(right[mask].mean()) for mask in filled]
     counts = [int(mask.sum()) for mask in filled]

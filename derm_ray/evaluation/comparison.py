@@ -17,12 +17,7 @@ BLOCK = 4_000_000
 
 @dataclass(frozen=True)
 class Interval:
-    """A metric with its bootstrap interval.
-
-    Attributes:
-        value: the metric on all pairs; NaN where undefined.
-        low, high: percentile interval; NaN where the metric is undefined.
-    """
+    """A metric on all pairs with its percentile interval; NaN where it is undefined."""
 
     value: float
     low: float
@@ -38,15 +33,15 @@ def finite_or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def lesion_weights(lesion_ids: Sequence[str], *, seed: int = 0, resamples: int = RESAMPLES) -> Draws:
+def lesion_weights(lesion_ids: Sequence[str], *, resamples: int = RESAMPLES) -> Draws:
     """Return how often each pair counts (1 + resamples, N): once each, then as lesions are drawn with replacement."""
-    return np.concatenate(list(_blocks(lesion_ids, seed=seed, resamples=resamples)))
+    return np.concatenate(list(_blocks(lesion_ids, resamples)))
 
 
-def _blocks(lesion_ids: Sequence[str], *, seed: int, resamples: int) -> Iterator[Draws]:
+def _blocks(lesion_ids: Sequence[str], resamples: int) -> Iterator[Draws]:
     """Yield the rows of :func:`lesion_weights`, in blocks that fit in memory; (D, N) in Fortran order."""
     _, lesion = np.unique(np.asarray(lesion_ids), return_inverse=True)
-    count, generator = int(lesion.max()) + 1, np.random.default_rng(seed)
+    count, generator = int(lesion.max()) + 1, np.random.default_rng(0)
     yield np.ones((1, len(lesion)))
     most = max(1, BLOCK // len(lesion))
     for start in range(0, resamples, most):
@@ -55,21 +50,14 @@ def _blocks(lesion_ids: Sequence[str], *, seed: int, resamples: int) -> Iterator
 
 
 def bootstrap(
-    compute: Callable[[Draws], Mapping[str, Draws]],
-    lesion_ids: Sequence[str],
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    compute: Callable[[Draws], Mapping[str, Draws]], lesion_ids: Sequence[str], *, resamples: int = RESAMPLES
 ) -> dict[str, Interval]:
-    """Compute metrics on all pairs with 95% percentile intervals clustered by lesion.
+    """Compute metrics on all pairs with 95% percentile intervals from draws of lesions.
 
-    Args:
-        compute: weights of the pairs (D, N) -> metric name -> values (D,).
-        lesion_ids: one per pair.
-        resamples: number of draws; a draw in which a metric is undefined does not count for it.
-        seed: of the draws.
+    ``compute`` takes weights of the pairs (D, N) and returns metric name -> values (D,). A draw in which a metric is
+    undefined does not count for it.
     """
-    parts = [compute(weights) for weights in _blocks(lesion_ids, seed=seed, resamples=resamples)]
+    parts = [compute(weights) for weights in _blocks(lesion_ids, resamples)]
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return {name: percentile_interval(values[0], values[1:]) for name, values in whole.items()}
 

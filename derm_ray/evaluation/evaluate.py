@@ -35,10 +35,9 @@ class KindEvaluation:
     """The metrics of one prediction kind.
 
     Attributes:
-        metrics: metric name -> interval; those of a task under ``<task>/<metric>``, those of each class against the
-            rest, such as AUROC, under ``<metric>/<class>``.
+        metrics: ``<metric>``, ``<task>/<metric>`` and, of each class against the rest, ``<metric>/<class>``.
         confusion: counts (K, K), rows true, columns predicted.
-        reliability: reliability of the probabilities.
+        reliability: of the probabilities.
         operating: the model's operating points, with sensitivity and specificity on this split.
     """
 
@@ -53,8 +52,7 @@ class Evaluation:
     """A model's metrics on one split.
 
     Attributes:
-        label_set: classes and tasks.
-        definition: which classes count as cancer.
+        label_set, definition: classes and tasks, and which classes count as cancer.
         split, pairs, lesions: what was evaluated; ``grouping`` is ``patient`` or ``lesion``.
         support: pairs per class.
         task_sizes: task name -> (positives, negatives).
@@ -141,7 +139,7 @@ def evaluate(
     pairs = chosen.pairs()
     labels = np.array([label_set.class_names.index(str(pair.diagnosis)) for pair in pairs])
     shown = [replace(p, clinical_uri=p.dermoscopy_uri, dermoscopy_uri=p.clinical_uri) if swapped else p for p in pairs]
-    scores = _predict(predictor, shown, manifest.uri)
+    scores = predict_pairs(predictor, shown, manifest.uri)
     lesion_ids = [pair.lesion_id for pair in pairs]
     tasks = {task.name: task for task in label_set.tasks(definition)}
     kinds = {
@@ -157,8 +155,8 @@ def evaluate(
         )
         for kind, probabilities in scores.items()
     }
-    any_scores = next(iter(scores.values()))
-    sides = {name: task_scores(task, label_set.class_names, labels, any_scores) for name, task in tasks.items()}
+    cross = scores[PredictionKind.CROSS]
+    sides = {name: task_scores(task, label_set.class_names, labels, cross) for name, task in tasks.items()}
     return Evaluation(
         label_set=label_set,
         definition=definition,
@@ -213,15 +211,13 @@ def compute_metrics(
     return {name: float(value[0]) for name, value in values.items()}
 
 
-def _predict(
+def predict_pairs(
     predictor: Predictor, pairs: Sequence[LesionPair], uri: str
 ) -> dict[PredictionKind, npt.NDArray[np.float64]]:
-    found: dict[PredictionKind, list[tuple[float, ...]]] = {kind: [] for kind in PredictionKind}
-    for loaded in load_all(pairs, predictor.bundle.preprocessing, uri):
-        for prediction in predictor.predict(loaded):
-            for kind, probabilities in prediction.per_input_predictions.items():
-                found[kind].append(probabilities)
-    return {kind: np.array(rows) for kind, rows in found.items()}
+    """Return the probabilities (N, K) of pairs with both images; a ``ManifestError`` names all bad images."""
+    loaded = load_all(pairs, predictor.bundle.preprocessing, uri)
+    predictions = [one.per_input_predictions for pixels in loaded for one in predictor.predict(pixels)]
+    return {kind: np.array([one[kind] for one in predictions]) for kind in PredictionKind}
 
 
 def _majority(

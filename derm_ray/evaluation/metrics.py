@@ -82,14 +82,7 @@ def compute(
     probabilities: Scores,
     weights: Draws,
 ) -> Draws:
-    """Return the values (D,) of one metric; NaN where it is undefined.
-
-    Args:
-        name: one of :func:`metric_names`.
-        tasks: by name.
-        class_names: K names in class order.
-        labels, probabilities, weights: see above.
-    """
+    """Return the values (D,) of one metric of :func:`metric_names`; NaN where it is undefined."""
     task_name, _, base = name.rpartition("/")
     metric = METRICS[base]
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from derm_ray.bundle import Bundle
 from derm_ray.data.loading import load_all
 from derm_ray.domain import LesionPair, PredictionKind, Task
-from derm_ray.evaluation.comparison import Interval, bootstrap
+from derm_ray.evaluation.comparison import Interval, bootstrap, finite_or_none
 from derm_ray.inference.predictor import Predictor
 
 MIN_AGREEMENT = 0.99
@@ -22,12 +22,8 @@ Probabilities = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class KindParity:
-    """Comparison of two predictors' outputs of one kind over the same pairs.
-
-    Attributes:
-        agreement: share of pairs with the same most probable class, 0..1.
-        mean_difference: mean of |dp| over pairs and classes, 0..1.
-        largest_difference: its largest value.
+    """Two predictors over the same pairs: share with the same most probable class, mean and largest change of
+    probability.
     """
 
     agreement: float
@@ -45,16 +41,14 @@ class Parity:
         task: the label set's first, cancer where it has that.
         positives: pairs whose diagnosis is one of the task's positives.
         sensitivity: share of these above the threshold of the model's first operating point for the task (0.5 where it
-            has none), from both images: reference, then candidate.
-        sensitivity_difference: candidate minus reference, paired, with its interval over lesions.
+            has none), from both images: ``reference``, ``candidate`` and, paired, their ``difference``.
     """
 
     pairs: int
     kinds: dict[PredictionKind, KindParity]
     task: str
     positives: int
-    sensitivity: tuple[float, float]
-    sensitivity_difference: Interval
+    sensitivity: Mapping[str, Interval]
 
     @property
     def passed(self) -> bool:
@@ -72,9 +66,8 @@ class Parity:
             "sensitivity": {
                 "task": self.task,
                 "positives": self.positives,
-                "reference": self.sensitivity[0] if self.positives else None,
-                "candidate": self.sensitivity[1] if self.positives else None,
-                "difference": self.sensitivity_difference.to_json(),
+                **{name: finite_or_none(self.sensitivity[name].value) for name in ("reference", "candidate")},
+                "difference": self.sensitivity["difference"].to_json(),
             },
         }
 
@@ -86,23 +79,16 @@ class Parity:
             for kind, metrics in self.kinds.items()
         ]
         if self.positives:
-            before, after = self.sensitivity
-            difference = self.sensitivity_difference
+            before, after, difference = (self.sensitivity[name] for name in ("reference", "candidate", "difference"))
             lines.append(
-                f"{self.task} sensitivity {before:.4f} -> {after:.4f}, difference {difference.value:+.4f} "
+                f"{self.task} sensitivity {before.value:.4f} -> {after.value:.4f}, difference {difference.value:+.4f} "
                 f"({difference.low:+.4f}..{difference.high:+.4f}), {self.positives} pairs"
             )
         return lines
 
 
 def measure_parity(reference: Predictor, other: Predictor, pairs: Sequence[LesionPair], uri: str) -> Parity:
-    """Compare two predictors on the same pairs, each with its own preprocessing.
-
-    Args:
-        reference: the baseline.
-        other: the candidate.
-        pairs: with both images.
-        uri: the manifest's, for errors.
+    """Compare two predictors on pairs with both images, each with its own preprocessing; errors name ``uri``.
 
     Raises:
         ManifestError: images cannot be used; all are listed.
@@ -117,15 +103,13 @@ def measure_parity(reference: Predictor, other: Predictor, pairs: Sequence[Lesio
     task = reference.bundle.label_set.tasks()[0]
     above = [_above_threshold(reference.bundle, task, kinds[PredictionKind.CROSS]) for kinds in (before, after)]
     positive = np.array([pair.diagnosis in task.positive for pair in pairs])
+    lesion_ids = [pair.lesion_id for pair, counts in zip(pairs, positive, strict=True) if counts]
     return Parity(
         len(pairs),
         {kind: _compare(before[kind], after[kind]) for kind in before},
         task.name,
         int(positive.sum()),
-        (_share(above[0][positive]), _share(above[1][positive])),
-        _difference(
-            above[0][positive], above[1][positive], [pairs[int(i)].lesion_id for i in np.flatnonzero(positive)]
-        ),
+        _sensitivity(above[0][positive], above[1][positive], lesion_ids),
     )
 
 
@@ -143,12 +127,10 @@ def _above_threshold(bundle: Bundle, task: Task, probabilities: Probabilities) -
     return np.asarray(scores >= (points[0].threshold if points else UNCALIBRATED_THRESHOLD))
 
 
-def _share(flags: npt.NDArray[np.bool_]) -> float:
-    return float(flags.mean()) if len(flags) else float("nan")
-
-
-def _difference(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_], lesion_ids: list[str]) -> Interval:
+def _sensitivity(
+    before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_], lesion_ids: list[str]
+) -> dict[str, Interval]:
+    shares = {"reference": before, "candidate": after, "difference": after.astype(float) - before}
     if not lesion_ids:
-        return Interval(float("nan"), float("nan"), float("nan"))
-    change = after.astype(float) - before
-    return bootstrap(lambda weights: {"difference": weights @ change / weights.sum(1)}, lesion_ids)["difference"]
+        return dict.fromkeys(shares, Interval(*[float("nan")] * 3))
+    return bootstrap(lambda weights: {name: weights @ of / weights.sum(1) for name, of in shares.items()}, lesion_ids)

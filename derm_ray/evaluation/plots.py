@@ -1,12 +1,16 @@
-"""Plots as inline SVG."""
+"""Pages without scripts, and their plots as inline SVG."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from derm_ray import RESEARCH_NOTICE
 from derm_ray.domain import PredictionKind
 from derm_ray.evaluation.calibration import Reliability
 from derm_ray.evaluation.comparison import Interval
@@ -20,18 +24,27 @@ COLORS: Mapping[PredictionKind, str] = {
 _OFFSET = 0.24
 
 
-def svg(figure: Figure) -> str:
+def render_page(package: str, filters: Mapping[str, Callable[[Any], str]], **values: Any) -> str:
+    """Return the page that a package's template ``report.html.j2`` makes of some values."""
+    environment = Environment(
+        loader=PackageLoader(package), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(filters)
+    return environment.get_template("report.html.j2").render(notice=RESEARCH_NOTICE, **values)
+
+
+def svg(figure: Figure) -> Markup:
     """Return a figure as an SVG element; the same figure gives the same text."""
     buffer = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "derm_ray"}):
         figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    return Markup(text[text.index("<svg") :])
 
 
 def interval_plot(
     names: Sequence[str], rows: Mapping[PredictionKind, Sequence[Interval]], label: str, chance: float | None = None
-) -> str:
+) -> Markup:
     """Return a dot plot with intervals: one line per name, one dot per prediction kind; axis 0..1."""
     figure = Figure(figsize=(8, 0.9 + 0.42 * len(names)))
     axes = figure.add_subplot()
@@ -54,7 +67,7 @@ def interval_plot(
     return svg(figure)
 
 
-def reliability_plot(measured: Reliability) -> str:
+def reliability_plot(measured: Reliability) -> Markup:
     """Return the reliability diagram: accuracy over confidence, dots as large as their bins."""
     figure = Figure(figsize=(4.2, 4.2))
     axes = figure.add_subplot()
@@ -70,7 +83,7 @@ def reliability_plot(measured: Reliability) -> str:
     return svg(figure)
 
 
-def confusion_plot(evaluation: Evaluation, kind: PredictionKind) -> str:
+def confusion_plot(evaluation: Evaluation, kind: PredictionKind) -> Markup:
     """Return the confusion matrix as a heat map of recall per true class, with counts."""
     counts = evaluation.kinds[kind].confusion
     titles = evaluation.label_set.titles

@@ -1,18 +1,16 @@
 """An evaluation as JSON and as one self-contained HTML page."""
 
 import math
-from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from derm_ray import RESEARCH_NOTICE, storage
+from derm_ray import storage
 from derm_ray.domain import PredictionKind
 from derm_ray.errors import OutputExistsError
 from derm_ray.evaluation.comparison import Interval
 from derm_ray.evaluation.evaluate import Evaluation
 from derm_ray.evaluation.metrics import metric_names, metric_title
-from derm_ray.evaluation.plots import confusion_plot, interval_plot, reliability_plot
+from derm_ray.evaluation.plots import confusion_plot, interval_plot, reliability_plot, render_page
 
 JSON_NAME = "evaluation.json"
 HTML_NAME = "report.html"
@@ -25,10 +23,7 @@ WHY_NOT_DEFINED = (
 
 
 def write_evaluation(evaluation: Evaluation, out_uri: str) -> tuple[str, str]:
-    """Write ``evaluation.json`` and ``report.html`` into a folder.
-
-    Returns:
-        The URIs of both.
+    """Write ``evaluation.json`` and ``report.html`` into a folder and return the URIs of both.
 
     Raises:
         OutputExistsError: the folder contains the evaluation of another model or manifest.
@@ -46,24 +41,16 @@ def write_evaluation(evaluation: Evaluation, out_uri: str) -> tuple[str, str]:
 
 def render_html(evaluation: Evaluation) -> str:
     """Return the page: metrics with intervals, plots and provenance; it loads nothing from elsewhere."""
-    environment = Environment(
-        loader=PackageLoader("derm_ray.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters["metric"] = figure_text
-    environment.filters["number"] = number_text
-    return environment.get_template("report.html.j2").render(
-        notice=RESEARCH_NOTICE,
+    overall = {name: metric_title(name) for name in metric_names(evaluation.task_sizes)}
+    return render_page(
+        "derm_ray.evaluation",
+        {"metric": figure_text, "number": number_text},
         evaluation=evaluation,
-        overall=_overall(evaluation),
-        plots=_plots(evaluation),
+        overall=overall,
+        plots=_plots(evaluation, overall),
         cross=PredictionKind.CROSS,
         why_not_defined=WHY_NOT_DEFINED,
     )
-
-
-def _overall(evaluation: Evaluation) -> dict[str, str]:
-    """Return the titles of all metrics that are not of one class, by name."""
-    return {name: metric_title(name) for name in metric_names(evaluation.task_sizes)}
 
 
 def figure_text(interval: Interval) -> str:
@@ -85,7 +72,7 @@ def _reached(name: str, value: float, lacking: str) -> str:
 def summary_text(evaluation: Evaluation) -> str:
     """Return the main metrics as a table for a terminal."""
     kinds = list(evaluation.kinds)
-    overall = _overall(evaluation)
+    overall = {name: metric_title(name) for name in metric_names(evaluation.task_sizes)}
     width = max(map(len, overall.values()))
     lines = [f"{'':<{width}}" + "".join(f"  {kind!s:<21}" for kind in kinds) + "  majority class"]
     for name, title in overall.items():
@@ -102,17 +89,16 @@ def summary_text(evaluation: Evaluation) -> str:
     return "\n".join(lines)
 
 
-def _plots(evaluation: Evaluation) -> dict[str, Any]:
+def _plots(evaluation: Evaluation, overall: dict[str, str]) -> dict[str, Markup]:
     def rows(names: list[str]) -> dict[PredictionKind, list[Interval]]:
         return {kind: [result.metrics[name] for name in names] for kind, result in evaluation.kinds.items()}
 
-    overall = _overall(evaluation)
     present = [d for d in evaluation.label_set.diagnoses if evaluation.support[d.name]]
     areas = [f"auroc/{diagnosis.name}" for diagnosis in present]
     names = [f"{d.title} ({evaluation.support[d.name]})" for d in present]
     return {
-        "overall": Markup(interval_plot(list(overall.values()), rows(list(overall)), "metric, 95% interval")),
-        "classes": Markup(interval_plot(names, rows(areas), "one-vs-rest AUROC, 95% interval", chance=0.5)),
-        "reliability": Markup(reliability_plot(evaluation.kinds[PredictionKind.CROSS].reliability)),
-        "confusion": Markup(confusion_plot(evaluation, PredictionKind.CROSS)),
+        "overall": interval_plot(list(overall.values()), rows(list(overall)), "metric, 95% interval"),
+        "classes": interval_plot(names, rows(areas), "one-vs-rest AUROC, 95% interval", chance=0.5),
+        "reliability": reliability_plot(evaluation.kinds[PredictionKind.CROSS].reliability),
+        "confusion": confusion_plot(evaluation, PredictionKind.CROSS),
     }

@@ -1,7 +1,9 @@
 """Number formats and memory layout."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -37,3 +39,9 @@ def default_device() -> torch.device:
 def to_device(network: AnyNetwork, device: torch.device) -> AnyNetwork:
     """Move a network to a device, its weights in channels-last order, in place."""
     return network.to(device).to(memory_format=torch.channels_last)
+
+
+def network_input(images: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
+    """Return uint8 images, or a stem's activations, (B, H, W, C) as the network takes them: (B, C, H, W)."""
+    tensor = torch.from_numpy(images).to(device)
+    return (tensor.view(torch.bfloat16) if images.dtype == np.uint16 else tensor).permute(0, 3, 1, 2)

@@ -46,13 +46,12 @@ class Predictor:
     def predict(self, pairs: Sequence[PairPixels]) -> list[Prediction]:
         """Return one prediction per pair, in order; pairs with one image use its stream alone."""
         predictions: dict[int, Prediction] = {}
-        for indices in self._batches(pairs):
+        temperatures = self.bundle.calibration.temperatures
+        for modality, indices in self._batches(pairs):
             raw = self._run([pairs[i] for i in indices])
-            temperatures = self.bundle.calibration.temperatures
             kinds = {kind: temper(p, temperatures.get(kind, 1.0)).tolist() for kind, p in raw.items()}
             for row, index in enumerate(indices):
-                per_input_predictions = {kind: tuple(rows[row]) for kind, rows in kinds.items()}
-                predictions[index] = self._to_prediction(pairs[index].modality, per_input_predictions)
+                predictions[index] = self._to_prediction(modality, {k: tuple(rows[row]) for k, rows in kinds.items()})
         return [predictions[i] for i in range(len(pairs))]
 
     def _run(self, batch: list[PairPixels]) -> Mapping[PredictionKind, Probabilities]:
@@ -69,12 +68,12 @@ class Predictor:
             return self._run(batch)
         return {kind: np.concatenate([part[kind] for part in raw]) for kind in raw[0]}
 
-    def _batches(self, pairs: Sequence[PairPixels]) -> Iterator[list[int]]:
+    def _batches(self, pairs: Sequence[PairPixels]) -> Iterator[tuple[str, list[int]]]:
         size = self.batch_size  # may be halved by a batch
         for modality in ("both", *Modality):
             indices = [i for i, pair in enumerate(pairs) if pair.modality == modality]
             for start in range(0, len(indices), size):
-                yield indices[start : start + size]
+                yield modality, indices[start : start + size]
 
     def _to_prediction(
         self, modality: str, per_input_predictions: dict[PredictionKind, tuple[float, ...]]
@@ -111,6 +110,5 @@ def temper(probabilities: Probabilities, temperature: float) -> Probabilities:
 
 
 def _stack(batch: list[PairPixels], modality: Modality) -> Images | None:
-    images = [pair.clinical if modality is Modality.CLINICAL else pair.dermoscopy for pair in batch]
-    given = [image for image in images if image is not None]
+    given = [image for pair in batch if (image := pair.of(modality)) is not None]
     return np.stack(given) if given else None

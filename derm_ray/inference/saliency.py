@@ -13,7 +13,8 @@ from derm_ray.bundle import Bundle
 from derm_ray.data.preprocessing import PairPixels, Pixels
 from derm_ray.domain import Modality
 from derm_ray.errors import ConfigError
-from derm_ray.inference.precision import default_device, to_device
+from derm_ray.inference.precision import default_device, network_input, to_device
+from derm_ray.models.heads import HEADS
 
 Map = npt.NDArray[np.float32]
 """Weights of an image's positions, (H, W), >= 0 and summing to 1."""
@@ -22,11 +23,7 @@ OPACITY = 0.45
 
 
 class SaliencyMapper:
-    """Computes the CAM-BP weights of images (Ge et al. 2017, Eq. 6 left and Fig. 3).
-
-    Args:
-        bundle: a model with a ``cam_bp`` head.
-        device: ``None`` is the first GPU, or the CPU.
+    """Computes the CAM-BP weights of images (Ge et al. 2017, Eq. 6 left and Fig. 3), by default on the first GPU.
 
     Raises:
         ConfigError: the model has no CAM network.
@@ -40,21 +37,19 @@ class SaliencyMapper:
     def maps(self, pair: PairPixels) -> Mapping[Modality, Map]:
         """Return the map of every image given."""
         with torch.inference_mode():
-            maps = self._network.saliency(self._tensor(pair.clinical), self._tensor(pair.dermoscopy))
+            maps = self._network.saliency(*map(self._tensor, (pair.clinical, pair.dermoscopy)))
         named = zip(Modality, maps, strict=True)
         return {modality: one[0].cpu().numpy() for modality, one in named if one is not None}
 
     def _tensor(self, image: Pixels | None) -> torch.Tensor | None:
-        if image is None:
-            return None
-        return torch.from_numpy(image[None].copy()).to(self._device).permute(0, 3, 1, 2)
+        return network_input(image[None].copy(), self._device) if image is not None else None
 
 
 def overlay_files(mapper: SaliencyMapper, pair: PairPixels) -> dict[Modality, bytes]:
     """Return the overlay of every image given, as PNG files."""
     files = {}
     for modality, weights in mapper.maps(pair).items():
-        image = pair.clinical if modality is Modality.CLINICAL else pair.dermoscopy
+        image = pair.of(modality)
         assert image is not None
         sink = BytesIO()
         Image.fromarray(overlay(image, weights)).save(sink, "PNG")
@@ -63,26 +58,22 @@ def overlay_files(mapper: SaliencyMapper, pair: PairPixels) -> dict[Modality, by
 
 
 def require_cam(bundle: Bundle) -> None:
-    """Check that a model has maps.
-
-    Raises:
-        ConfigError: it has no CAM network.
-    """
+    """Raise a ``ConfigError`` unless a model has a CAM network."""
     if bundle.network.cam is None:
-        raise ConfigError(f"saliency needs a model with head cam_bp; this one's head is {bundle.network.head}.")
+        raise ConfigError(no_maps(bundle))
 
 
-def overlay(image: Pixels, weights: Map, opacity: float = OPACITY) -> Pixels:
-    """Return the image with its map on it, red where the weights are largest.
+def no_maps(bundle: Bundle) -> str:
+    """Return the message for a model without maps."""
+    heads = " or ".join(name for name, head in HEADS.items() if head.needs_map)
+    return f"saliency needs a model with head {heads}; this one's head is {bundle.network.head}."
 
-    Args:
-        image: (H, W, 3) uint8.
-        weights: any grid; scaled by its largest value and resized (bicubic) to the image.
-        opacity: of the colors where the weights are largest, 0..1.
-    """
+
+def overlay(image: Pixels, weights: Map) -> Pixels:
+    """Return an image (H, W, 3) with its map on it, of any grid, red where the weights are largest."""
     height, width = image.shape[:2]
     scaled = Image.fromarray((255 * weights / max(float(weights.max()), 1e-12)).astype(np.uint8))
     strength = np.asarray(scaled.resize((width, height), Image.Resampling.BICUBIC), np.float32) / 255
     colors = colormaps["turbo"](strength)[..., :3] * 255
-    share = opacity * strength[..., None]
+    share = OPACITY * strength[..., None]
     return np.asarray(np.clip((1 - share) * image + share * colors, 0, 255), np.uint8)

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from derm_ray.errors import ConfigError, unknown_name
 from derm_ray.models.heads import CamHead
 from derm_ray.models.pooling import normalize_map
 from derm_ray.models.trunks import Trunk
@@ -36,21 +35,10 @@ def saliency(activation_maps_BKHW: Tensor, logits_BK: Tensor, mode: str) -> Tens
 
 
 class CamStream(nn.Module):
-    """A trunk and a CAM head, frozen: images, or the stem's output, to saliency.
-
-    Args:
-        trunk: with ``body_only`` where another trunk's stem serves it as well.
-        head: trained.
-        mode: one of :data:`CAM_MODES`.
-
-    Raises:
-        ConfigError: the mode is unknown.
-    """
+    """A trunk and a trained CAM head, frozen: images, or the stem's output, to saliency in one of :data:`CAM_MODES`."""
 
     def __init__(self, trunk: Trunk, head: CamHead, mode: str) -> None:
         super().__init__()
-        if mode not in CAM_MODES:
-            raise ConfigError(unknown_name("cam_mode", mode, CAM_MODES))
         self.trunk = trunk
         self.head = head
         self._mode = mode

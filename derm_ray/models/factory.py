@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import nn
-
 from derm_ray.errors import ConfigError, unknown_name
 from derm_ray.models.cam import CAM_MODES, CamStream
 from derm_ray.models.heads import HEADS, CamHead, Head
@@ -80,11 +78,7 @@ class NetworkConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "NetworkConfig":
-        """Read an architecture back.
-
-        Raises:
-            ConfigError: a name is unknown to this version.
-        """
+        """Read an architecture back; a ``ConfigError`` names what this version does not know."""
         cam = values.get("cam")
         return cls(**{**values, "cam": CamConfig(**cam) if cam is not None else None})
 
@@ -127,8 +121,3 @@ def _build_cam(config: CamConfig) -> PairCam:
         return CamStream(trunk, CamHead(trunk.channels, config.classes), config.mode)
 
     return PairCam(*(stream() for _ in range(config.networks)), from_stem=config.stem is not None)
-
-
-def count_parameters(network: nn.Module) -> int:
-    """Return the number of trainable and frozen parameters."""
-    return sum(parameter.numel() for parameter in network.parameters())

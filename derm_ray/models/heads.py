@@ -35,12 +35,7 @@ class Head(nn.Module):
     takes_rank = False
 
     def load_pretrained(self, state: Mapping[str, Tensor], source: str) -> None:
-        """Load the part of ImageNet weights that fits this head; by default none.
-
-        Args:
-            state: see :func:`derm_ray.models.weights.read_init_weights`.
-            source: where they come from, for messages.
-        """
+        """Load the part of ImageNet weights that fits this head, by default none; ``source`` is for messages."""
 
 
 HEADS: Registry[type[Head]] = Registry(
@@ -138,11 +133,7 @@ class CamHead(Head):
 
 
 class BilinearHead(Head):
-    """Bilinear pooling (BP) of all positions alike, and a linear layer.
-
-    Args:
-        rank: see :class:`derm_ray.models.pooling.BilinearPool`.
-    """
+    """Bilinear pooling (BP) of all positions alike, and a linear layer."""
 
     takes_rank = True
 

@@ -60,9 +60,7 @@ def _as_one_batch(function: Callable[[Tensor], Tensor], pair: PairMaps) -> PairM
 class PairCam(nn.Module):
     """The frozen CAM network of a pair network: one stream for both modalities, or one for each.
 
-    Args:
-        streams: one, or the clinical and the dermoscopy one.
-        from_stem: it reads the output of the pair network's frozen stem, not images.
+    With ``from_stem`` it reads the output of the pair network's frozen stem, not images.
     """
 
     def __init__(self, *streams: CamStream, from_stem: bool) -> None:
@@ -138,15 +136,13 @@ class PairNetwork(nn.Module, ABC):
         """
         inputs = PairMaps(clinical_BCHW, dermoscopy_BCHW)
         stems = inputs if from_stem else self.stems(inputs)
-        return self._classify(stems, self._maps(inputs, stems, from_stem=from_stem))
+        return self._classify(stems, self._maps(inputs, stems))
 
     def encode(self, images_BCHW: Tensor, modality: Modality) -> ImageEncoding:
         """Return what images of one modality give; :meth:`forward` is this and the cross sub-network."""
-        given = {name: images_BCHW if name == modality else None for name in PairMaps._fields}
-        inputs = PairMaps(**given)
+        inputs = PairMaps(**{name: images_BCHW if name == modality else None for name in PairMaps._fields})
         stems = self.stems(inputs)
-        maps = self._maps(inputs, stems, from_stem=False)
-        stem, weights = getattr(stems, modality), getattr(maps, modality)
+        stem, weights = getattr(stems, modality), getattr(self._maps(inputs, stems), modality)
         logits, tap = self.stream_of(modality)(stem, weights)
         return ImageEncoding(logits, tap, weights)
 
@@ -160,19 +156,14 @@ class PairNetwork(nn.Module, ABC):
         shared_cam = self.cam is None or len(self.cam.streams) == 1
         return shared_cam and self.stream_of(Modality.CLINICAL) is self.stream_of(Modality.DERMOSCOPY)
 
-    def saliency(
-        self, clinical_BCHW: Tensor | None, dermoscopy_BCHW: Tensor | None, *, from_stem: bool = False
-    ) -> PairMaps:
+    def saliency(self, clinical_BCHW: Tensor | None, dermoscopy_BCHW: Tensor | None) -> PairMaps:
         """Return the CAM-BP weights of each image, (B, H, W); see :meth:`forward`."""
         inputs = PairMaps(clinical_BCHW, dermoscopy_BCHW)
-        reads_stems = from_stem or (self.cam is not None and self.cam.from_stem)
-        stems = self.stems(inputs) if reads_stems and not from_stem else inputs
-        return self._maps(inputs, stems, from_stem=from_stem)
+        return self._maps(inputs, self.stems(inputs) if self.cam is not None and self.cam.from_stem else inputs)
 
-    def _maps(self, inputs: PairMaps, stems: PairMaps, *, from_stem: bool) -> PairMaps:
+    def _maps(self, inputs: PairMaps, stems: PairMaps) -> PairMaps:
         if self.cam is None:
             return PairMaps(None, None)
-        assert self.cam.from_stem or not from_stem, "a CAM network with a stem of its own needs images"
         maps: PairMaps = self.cam(stems if self.cam.from_stem else inputs)
         return maps
 

@@ -57,7 +57,7 @@ def make_spec(name: str) -> TrunkSpec:
         mean=config.mean,
         std=config.std,
         pretrained=partial(_download, name) if config.has_weights else None,
-        published=frozenset(whole.state_dict()),
+        published=whole.state_dict,
         source_key=parts.source_key,
         as_map=parts.as_map,
     )
@@ -158,7 +158,7 @@ def _split_transformer(name: str) -> _Parts:
     blocks, norm, width = list(network.blocks), network.norm, network.embed_dim
     network.blocks, network.norm = nn.Identity(), nn.Identity()
     network.attn_pool, network.fc_norm, network.head = None, nn.Identity(), nn.Identity()
-    layers = OrderedDict(embed=_Embedding(network))
+    layers: OrderedDict[str, nn.Module] = OrderedDict(embed=_Embedding(network))
     layers.update((f"block{number}", block) for number, block in enumerate(blocks, 1))
     layers["norm"] = norm
     ends = {f"block{number}": Layer(number + 1, width) for number in range(1, len(blocks))}

@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from http.client import HTTPException
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,7 @@ def make_spec(name: str) -> TrunkSpec:
         mean=tuple(preset.mean),
         std=tuple(preset.std),
         pretrained=partial(_download, name, weights),
-        published=frozenset(models.get_model(name, weights=None).state_dict()),
+        published=lambda: models.get_model(name, weights=None).state_dict(),
         source_key=_source_key,
     )
 
@@ -86,7 +87,7 @@ def _source_key(key: str) -> str:
 
 def _download(name: str, weights: models.WeightsEnum) -> Mapping[str, Tensor]:
     try:
-        return weights.get_state_dict(progress=False, check_hash=True)
+        return cast("Mapping[str, Tensor]", weights.get_state_dict(progress=False, check_hash=True))
     except (OSError, HTTPException, RuntimeError) as error:  # the last is a wrong hash
         raise StorageError(
             f"the weights of torchvision/{name} cannot be downloaded ({error}). Give a local file with --init-weights."

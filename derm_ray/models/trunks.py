@@ -15,11 +15,8 @@ Channels = tuple[float, float, float]
 
 
 class TrunkFeatures(NamedTuple):
-    """Output of a trunk for one batch.
-
-    Attributes:
-        tap_BCHW: the map that the cross sub-network reads (the paper's l-th layer, Eq. 4).
-        last_BCHW: the last map after its ReLU, before the final pooling.
+    """The map (B, C, H, W) that the cross sub-network reads (the paper's l-th layer, Eq. 4), and the last one after its
+    ReLU.
     """
 
     tap_BCHW: Tensor
@@ -43,8 +40,8 @@ class TrunkSpec:
         taps: name -> the layer; the first is the default.
         freezes: name -> index just after the last frozen layer; ``none`` is always there.
         mean, std: normalization of RGB in 0..1 that the layers expect; the default is ImageNet's.
-        pretrained: returns published weights by their own key names; ``None`` for a trunk trained from scratch.
-        published: the key names of the whole published network; ``None`` takes weights with any others than needed.
+        pretrained: downloads published weights, by their own key names; ``None`` where there is no download.
+        published: returns the key names of the whole published network; ``None``: any others than needed may be there.
         source_key: returns the published key name of a tensor of the layers.
         as_map: turns the layers' output, in a form of their own, into a map (B, C, H, W); ``None``: it is one.
     """
@@ -56,9 +53,14 @@ class TrunkSpec:
     mean: Channels = (0.485, 0.456, 0.406)
     std: Channels = (0.229, 0.224, 0.225)
     pretrained: Callable[[], Mapping[str, Tensor]] | None = None
-    published: Collection[str] | None = None
+    published: Callable[[], Collection[str]] | None = None
     source_key: Callable[[str], str] = str
     as_map: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether there are no weights to start from."""
+        return self.pretrained is None and self.published is None
 
 
 TRUNKS: Registry[TrunkSpec] = Registry(

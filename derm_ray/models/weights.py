@@ -17,22 +17,20 @@ State = Mapping[str, Tensor]
 
 
 def read_init_weights(trunk: str, uri: str | None) -> State:
-    """Return published weights by their own key names.
-
-    Args:
-        trunk: a pretrained key of :data:`derm_ray.models.trunks.TRUNKS`.
-        uri: a safetensors file, or ``None`` for the download that the trunk names.
+    """Return published weights by their own key names, from a safetensors file or the download that the trunk names.
 
     Raises:
         StorageError: the file or the download is not available.
         ConfigError: it is not such a file, or the trunk is trained from scratch.
     """
-    pretrained = TRUNKS[trunk].pretrained
-    if pretrained is None:
-        raise ConfigError(f"trunk {trunk} has no published weights. Remove --init-weights, or use another trunk.")
+    spec = TRUNKS[trunk]
+    if spec.from_scratch:
+        raise ConfigError(f"trunk {trunk} is trained from scratch. Remove --init-weights, or use another trunk.")
     if uri is None:
+        if spec.pretrained is None:
+            raise ConfigError(f"trunk {trunk} has no weights to download. Give a safetensors file with --init-weights.")
         try:
-            return pretrained()
+            return spec.pretrained()
         except (OSError, HTTPException, RuntimeError) as error:  # the last is a wrong hash
             raise StorageError(
                 f"the {trunk} trunk's weights cannot be downloaded ({error}). Give a local file with --init-weights."
@@ -46,12 +44,7 @@ def read_init_weights(trunk: str, uri: str | None) -> State:
 
 
 def load_init_weights(network: PairNetwork, state: State, source: str) -> None:
-    """Load ImageNet weights into every stream's trunk, and the part that fits its head.
-
-    Args:
-        network: changed in place.
-        state: see :func:`read_init_weights`.
-        source: where they come from, for messages.
+    """Load ImageNet weights into every stream's trunk, and the part that fits its head; ``source`` is for messages.
 
     Raises:
         ConfigError: they do not fit the trunk.
@@ -64,12 +57,13 @@ def load_init_weights(network: PairNetwork, state: State, source: str) -> None:
 def load_trunk_weights(trunk: Trunk, state: State, source: str) -> None:
     """Load published weights into one trunk; see :func:`load_init_weights`."""
     spec = TRUNKS[trunk.name]
+    published = state if spec.published is None else spec.published()
     layers = trunk.features.state_dict()
     keys = {key: spec.source_key(key) for key in layers}
     given = {key: state[name].to(layers[key].dtype) for key, name in keys.items() if name in state}
     problems = {
         "missing": [name for name in keys.values() if name not in state and not name.endswith("num_batches_tracked")],
-        "unexpected": [name for name in state if spec.published is not None and name not in spec.published],
+        "unexpected": [name for name in state if name not in published],
         "of another shape": [
             f"{keys[key]} {tuple(value.shape)}, not {tuple(layers[key].shape)}"
             for key, value in given.items()
@@ -88,15 +82,9 @@ def _shorten(names: list[str]) -> str:
 
 
 def describe_cam(trained: NetworkConfig, weights: State, mode: str, trunk: Trunk, freeze: str) -> CamConfig:
-    """Return how a trained CAM network goes into a network that is to be trained.
+    """Return how a trained CAM network goes into a network that is to be trained with this trunk and freeze point.
 
     The stem is shared where both trunks are the same and the frozen layers hold the same numbers.
-
-    Args:
-        trained, weights: the CAM network's architecture and state dict.
-        mode: see :func:`derm_ray.models.cam.saliency`.
-        trunk: of the network to train, with its initial weights.
-        freeze: its freeze point.
 
     Raises:
         ConfigError: the trained network is not a CAM network.
@@ -119,12 +107,7 @@ def _same_stem(weights: State, trunk: Trunk) -> bool:
 
 
 def load_cam(network: PairNetwork, weights: State) -> None:
-    """Load a trained CAM network's streams into a CAM-BP network, in place.
-
-    Args:
-        network: built with the :class:`CamConfig` of :func:`describe_cam`.
-        weights: the CAM network's state dict.
-    """
+    """Load the streams of a CAM network's state dict into a network built with what :func:`describe_cam` returned."""
     assert network.cam is not None, "a CAM-BP network"
     names = ("stream",) if len(network.cam.streams) == 1 else ("clinical", "dermoscopy")
     for stream, name in zip(network.cam.streams, names, strict=True):

@@ -8,9 +8,8 @@ import torch
 from derm_ray.datasets import Row, packed, unpacked
 from derm_ray.errors import DermRayError
 from derm_ray.observability import WorkerLogs
-from derm_ray.scoring.chunks import Chunk
 from derm_ray.scoring.metrics import WorkMetrics
-from derm_ray.scoring.parts import ShardOutcome
+from derm_ray.scoring.parts import Chunk, ShardOutcome
 from derm_ray.scoring.scorer import ShardScorer
 from derm_ray.scoring.shards import Shard
 
@@ -20,10 +19,7 @@ logger = logging.getLogger(__name__)
 class ScoringActor:
     """A :class:`ShardScorer` for Ray Data; expected errors are returned as failed outcomes.
 
-    Args:
-        threads: of torch, OpenVINO and decoding, regardless of ``OMP_NUM_THREADS``.
-        logs: how it logs.
-        scorer: the scorer's arguments.
+    ``threads`` are those of torch, OpenVINO and decoding, regardless of ``OMP_NUM_THREADS``.
     """
 
     def __init__(self, *, threads: int, logs: WorkerLogs = WorkerLogs(), **scorer: Any) -> None:

@@ -14,12 +14,8 @@ class Attempts:
     """Record of the attempts on a shard; Ray restarts the task of a dead actor without limit.
 
     After :data:`WHOLE_ATTEMPTS` attempts, pairs are scored one by one and recorded before they start. A pair during
-    which the process died :data:`DEATHS` times is skipped. So a pair costs at most four processes, and a pair that
-    was in progress when a node was lost is not blamed. The record is removed at the end of the block.
-
-    Args:
-        folder_uri: of the records.
-        shard: to be scored.
+    which the process died :data:`DEATHS` times is skipped. So a pair costs at most four processes, and a pair that was
+    in progress when a node was lost is not blamed. The record is removed at the end of the block.
     """
 
     def __init__(self, folder_uri: str, shard: Shard) -> None:

@@ -16,12 +16,9 @@ from derm_ray.errors import ConfigError, unknown_name
 
 @dataclass(frozen=True)
 class PartFormat:
-    """How a table becomes bytes and back.
+    """How a table becomes bytes and back; ``name`` is also the suffix of the files.
 
-    Attributes:
-        name: also the suffix of the files.
-        write: (table, file) writes it.
-        decode: (bytes, schema, names) -> table with the named columns; raises ``ValueError`` on anything else.
+    ``decode`` returns the named columns of bytes with a schema, or raises ``ValueError``.
     """
 
     name: str
@@ -36,11 +33,7 @@ class PartFormat:
 
 
 def part_format(name: str) -> PartFormat:
-    """Return a format by name.
-
-    Raises:
-        ConfigError: the name is unknown.
-    """
+    """Return a format by name; a ``ConfigError`` lists the known ones."""
     if name not in FORMATS:
         raise ConfigError(unknown_name("format", name, tuple(FORMATS)))
     return FORMATS[name]
@@ -54,23 +47,17 @@ def _from_parquet(data: bytes, schema: pa.Schema, names: Sequence[str]) -> pa.Ta
 
 
 def _from_csv(data: bytes, schema: pa.Schema, names: Sequence[str]) -> pa.Table:
-    convert = pacsv.ConvertOptions(
-        column_types=schema,
-        include_columns=list(names),
-        strings_can_be_null=True,
-        quoted_strings_can_be_null=False,
-        null_values=[""],
-    )
     table = pacsv.read_csv(
         io.BytesIO(data),
         pacsv.ReadOptions(use_threads=False),
         pacsv.ParseOptions(newlines_in_values=True),
-        convert,
+        pacsv.ConvertOptions(
+            column_types=schema, strings_can_be_null=True, quoted_strings_can_be_null=False, null_values=[""]
+        ),
     )
-    header = data.partition(b"\n")[0].decode().replace('"', "").strip().split(",")
-    if header != schema.names:
+    if table.column_names != schema.names:
         raise ValueError("its columns are not those of this run")
-    return table
+    return table.select(list(names))
 
 
 def _to_jsonl(table: pa.Table, sink: BinaryIO) -> None:
@@ -82,10 +69,9 @@ def _from_jsonl(data: bytes, schema: pa.Schema, names: Sequence[str]) -> pa.Tabl
     rows: list[dict[str, Any]] = [json.loads(line) for line in data.splitlines()]
     if any(not isinstance(row, dict) or list(row) != schema.names for row in rows):
         raise ValueError("its columns are not those of this run")
-    times = [field.name for field in schema if pa.types.is_timestamp(field.type) and field.name in names]
     for row in rows:
-        row |= {name: datetime.fromisoformat(row[name]) for name in times}
-    return pa.Table.from_pylist(rows, schema=pa.schema([schema.field(name) for name in names]))
+        row["scored_at"] = datetime.fromisoformat(row["scored_at"])
+    return pa.Table.from_pylist(rows, schema=schema).select(list(names))
 
 
 FORMATS = {

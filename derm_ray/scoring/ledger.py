@@ -62,7 +62,6 @@ class Run:
 
     Attributes:
         out_uri: its folder.
-        description: everything that determines the scores.
         source: URI, fingerprint, digest and skipped files of the input.
         shards: all of them, in order.
         run_id: created at the start; affects no result.
@@ -112,21 +111,13 @@ def part_name(shard: Shard, format_name: str) -> str:
     return f"{shard.name}.{format_name}"
 
 
-def recorded_engine(out_uri: str) -> str | None:
-    """Return the engine of the run in a folder, if there is one."""
-    run_uri = storage.join(out_uri, RUN)
-    if not storage.exists(run_uri):
-        return None
-    with readable(run_uri):
-        return str(storage.read_json(run_uri)["engine"])
+def recorded_run(out_uri: str) -> Run | None:
+    """Return the run in a folder, if there is one; see :func:`load_run`."""
+    return load_run(out_uri) if storage.exists(storage.join(out_uri, RUN)) else None
 
 
 def check_folder(out_uri: str) -> None:
-    """Check that a folder is empty or contains a scoring run.
-
-    Raises:
-        OutputExistsError: it contains something else.
-    """
+    """Raise an ``OutputExistsError`` if a folder contains something else than a scoring run."""
     names = storage.list_folder(out_uri)
     if RUN not in names and any(name != f"{FOLDER}/" and not name.endswith(".tmp") for name in names):
         raise OutputExistsError(f"{out_uri} contains files that are not a scoring run. Choose another --out.")
@@ -137,15 +128,16 @@ def load_run(out_uri: str) -> Run:
 
     Raises:
         StorageError: there is none.
-        ScoringError: its files do not belong together.
+        ScoringError: its files do not belong together, or another version wrote them.
     """
     out_uri = storage.absolute(out_uri)
-    with readable(storage.join(out_uri, RUN)) as uri:
+    again = "Score again into another --out, or restore the file."
+    with readable(storage.join(out_uri, RUN), again) as uri:
         recorded = storage.read_json(uri)
         known = {name: recorded.pop(name) for name in ("run_id", "derm_ray_version", "model_run_id")}
         source, pairs = recorded.pop("input"), recorded.pop("pairs")
         description = RunDescription(**recorded)
-    with readable(storage.join(out_uri, SHARDS)) as uri:
+    with readable(storage.join(out_uri, SHARDS), again) as uri:
         table = pq.ParquetFile(BytesIO(storage.read_bytes(uri))).read(use_threads=False)
         shards = tuple(Shard(**row) for row in table.to_pylist())
     if sum(map(len, shards)) != pairs:
@@ -158,7 +150,7 @@ def open_run(
     source: Input,
     description: RunDescription,
     locations: Locations,
-    *,
+    fingerprint: str,
     model_run_id: str | None = None,
 ) -> Run:
     """Start a run in a folder, or resume the one in it.
@@ -166,23 +158,20 @@ def open_run(
     ``_RUN.json`` is written before the first part. An input that storage says is unchanged is not read again.
 
     Args:
-        out_uri: the folder; the caller has its lease.
-        source: the pairs.
+        out_uri: the folder; the caller has its lease, and called :func:`check_folder` before.
+        source, fingerprint: the pairs.
         description: everything that determines the scores.
         locations: the images' allow-list.
         model_run_id: the training run of the model, if known.
 
     Raises:
-        OutputExistsError: the folder contains another run, or something else; the message names the difference.
+        OutputExistsError: the folder contains another run; the message names the difference.
         ManifestError: rows that break the rules.
     """
     out_uri = storage.absolute(out_uri)
-    check_folder(out_uri)
     if out_uri.startswith(source.uri.rstrip("/") + "/"):
         raise OutputExistsError(f"{out_uri} is inside the input {source.uri}. Choose an --out outside it.")
-    fingerprint = source.fingerprint()
-    if storage.exists(storage.join(out_uri, RUN)):
-        run = load_run(out_uri)
+    if run := recorded_run(out_uri):
         _refuse_changes(out_uri, asdict(run.description), asdict(description))
         _refuse_changes(out_uri, run.source, {"patterns": source.patterns})
         if fingerprint != run.source["fingerprint"]:
@@ -211,19 +200,21 @@ def open_run(
 
 
 @contextmanager
-def readable(uri: str, hint: str = "Restore it, or score into another folder.") -> Iterator[str]:
-    """Turn parser errors on a damaged file into one error that names it.
+def readable(uri: str, hint: str) -> Iterator[str]:
+    """Turn parser errors on a file into one error that names it, and what to do.
 
     Raises:
-        ScoringError: the file is damaged.
+        ScoringError: the file is damaged, or another version wrote it.
     """
     try:
         yield uri
     except DermRayError:
         raise
     except (ValueError, KeyError, TypeError, OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ScoringError(f"{uri} is damaged, or was written by another version ({reason}). {hint}") from error
+        reason = f": {str(error).splitlines()[0]}" if isinstance(error, ValueError) and str(error) else ""
+        raise ScoringError(
+            f"this version of derm_ray cannot read {uri}: it is damaged, or another version wrote it{reason}. {hint}"
+        ) from error
 
 
 def _plan(source: Input, description: RunDescription, locations: Locations, manifest_uri: str | None) -> Plan:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from threading import Semaphore
 from typing import Any
 
@@ -12,7 +12,7 @@ from derm_ray.data.preprocessing import PairPixels, Preprocessing, load_pairs
 from derm_ray.domain import LesionPair, Modality
 from derm_ray.errors import ImageError, ImageErrorCode, StorageError
 from derm_ray.scoring.attempts import Attempts
-from derm_ray.scoring.ledger import ATTEMPTS
+from derm_ray.scoring.ledger import ATTEMPTS, MANIFEST
 from derm_ray.scoring.parts import StageTimes
 from derm_ray.scoring.shards import PairReader, Shard
 
@@ -25,32 +25,18 @@ LOADING_THREADS = 8
 OUTAGE_PAIRS = 32
 MIN_OUTAGE_PAIRS = 8
 """Limit for shorter shards; even shorter ones give rows."""
-Loaded = list[PairPixels | ImageError]
-Batch = tuple[list[LesionPair], Loaded]
-"""Consecutive pairs, and the pixels or the error of each."""
+Batch = list[tuple[LesionPair, PairPixels | ImageError]]
+"""Consecutive pairs, each with its pixels or its error."""
 
 
 class ShardLoader:
-    """Loads shards, one after the other.
+    """Loads shards of the run in a folder, one after the other, and records attempts there.
 
-    Args:
-        manifest_uri: the run's copy of its input.
-        out_uri: folder of the run; attempts are recorded in it.
-        spec: of the model.
-        batch_size: pairs loaded at once.
-        decoding_threads: images decoded at once, :data:`LOADING_THREADS` at most.
+    ``batch_size`` pairs are loaded at once, and ``decoding_threads`` images decoded, :data:`LOADING_THREADS` at most.
     """
 
-    def __init__(
-        self,
-        manifest_uri: str,
-        out_uri: str,
-        spec: Preprocessing,
-        batch_size: int = BATCH_SIZE,
-        *,
-        decoding_threads: int = LOADING_THREADS,
-    ) -> None:
-        self._pairs = PairReader(manifest_uri)
+    def __init__(self, out_uri: str, spec: Preprocessing, batch_size: int, *, decoding_threads: int) -> None:
+        self._pairs = PairReader(storage.join(out_uri, MANIFEST))
         self._attempts_uri = storage.join(out_uri, ATTEMPTS)
         self._spec = spec
         self._batch_size = batch_size
@@ -70,35 +56,29 @@ class ShardLoader:
             yield from self._load(shard, attempts)
 
     def chunks(self, shard: Shard, size: int) -> Generator[Batch]:
-        """Yield a shard in chunks of ``size`` pairs, the last one shorter.
+        """Yield a shard in chunks of ``size`` pairs, the last one shorter; see :meth:`batches`.
 
         Deaths of the caller are not blamed on a pair.
-
-        Raises:
-            StorageError: as :meth:`batches`.
         """
         with Attempts(self._attempts_uri, shard) as attempts:
-            pairs: list[LesionPair] = []
-            loaded: Loaded = []
+            ready: Batch = []
             left = len(shard)
-            for some, of_some in self._load(shard, attempts):
-                pairs += some
-                loaded += of_some
-                left -= len(some)
-                while len(pairs) >= size or (pairs and not left):
+            for batch in self._load(shard, attempts):
+                ready += batch
+                left -= len(batch)
+                while len(ready) >= size or (ready and not left):
                     attempts.end()
-                    yield pairs[:size], loaded[:size]
-                    pairs, loaded = pairs[size:], loaded[size:]
+                    yield ready[:size]
+                    ready = ready[size:]
 
     def _load(self, shard: Shard, attempts: Attempts) -> Iterator[Batch]:
         pairs = self._pairs.read(shard)
-        unanswered = done = 0
-        for loaded in self._one_by_one(pairs, shard, attempts) if attempts.one_by_one else self._at_once(pairs):
-            unanswered = _count_unanswered(loaded, unanswered, len(pairs))
-            yield pairs[done : done + len(loaded)], loaded
-            done += len(loaded)
+        unanswered = 0
+        for batch in self._one_by_one(pairs, shard, attempts) if attempts.one_by_one else self._at_once(pairs):
+            unanswered = _count_unanswered(batch, unanswered, len(pairs))
+            yield batch
 
-    def _at_once(self, pairs: list[LesionPair]) -> Iterator[Loaded]:
+    def _at_once(self, pairs: list[LesionPair]) -> Iterator[Batch]:
         """Yield micro-batches; the next one is read and decoded while the caller works on this one."""
         size = self._batch_size
         with (
@@ -107,30 +87,31 @@ class ShardLoader:
             ThreadPoolExecutor(1) as ahead,
         ):
 
-            def begin(start: int) -> "Future[Loaded]":
-                some = pairs[start : start + size]
-                return ahead.submit(load_pairs, some, self._spec, images, reader=reader, decoding=self._decoding)
+            def load(some: list[LesionPair]) -> Batch:
+                loaded = load_pairs(some, self._spec, images, reader=reader, decoding=self._decoding)
+                return list(zip(some, loaded, strict=True))
 
-            following = begin(0)
+            following = ahead.submit(load, pairs[:size])
             for start in range(size, len(pairs) + size, size):
-                loaded = following.result()
-                following = begin(start)
-                yield loaded
+                batch = following.result()
+                following = ahead.submit(load, pairs[start : start + size])
+                yield batch
 
-    def _one_by_one(self, pairs: list[LesionPair], shard: Shard, attempts: Attempts) -> Iterator[Loaded]:
+    def _one_by_one(self, pairs: list[LesionPair], shard: Shard, attempts: Attempts) -> Iterator[Batch]:
         """Yield single pairs, each recorded before it starts; those that crashed their process become errors."""
         logger.warning("shard %d: its process died; retrying its pairs one by one", shard.index)
         with ImageReader(_uris(pairs), kept=self._kept) as reader, ThreadPoolExecutor(1) as images:
             for row, pair in enumerate(pairs, shard.start):
                 if attempts.begin(row):
-                    yield load_pairs([pair], self._spec, images, reader=reader)
+                    yield [(pair, load_pairs([pair], self._spec, images, reader=reader)[0])]
                 else:
-                    yield [ImageError(ImageErrorCode.CRASH, "the process died each time it worked on this pair")]
+                    crash = ImageError(ImageErrorCode.CRASH, "the process died each time it worked on this pair")
+                    yield [(pair, crash)]
 
 
-def _count_unanswered(loaded: Loaded, before: int, of: int) -> int:
+def _count_unanswered(batch: Batch, before: int, of: int) -> int:
     """Count consecutive pairs without a response of storage; many of them are an outage and not recorded as rows."""
-    for result in loaded:
+    for _, result in batch:
         if isinstance(result, ImageError) and result.code in (ImageErrorCode.STORAGE, ImageErrorCode.TIMEOUT):
             before += 1
             if before >= min(OUTAGE_PAIRS, max(of, MIN_OUTAGE_PAIRS)):
@@ -140,9 +121,9 @@ def _count_unanswered(loaded: Loaded, before: int, of: int) -> int:
     return before
 
 
-def loading_times(loaded: Loaded) -> StageTimes:
+def loading_times(batch: Batch) -> StageTimes:
     """Return the seconds that reading and decoding took, summed over threads."""
-    pixels = [p for p in loaded if isinstance(p, PairPixels)]
+    pixels = [loaded for _, loaded in batch if isinstance(loaded, PairPixels)]
     return StageTimes(sum(p.read_s for p in pixels), sum(p.decode_s for p in pixels))
 
 

@@ -16,11 +16,7 @@ _GAUGE_S = 5.0
 
 
 class WorkMetrics:
-    """Metrics of a process of a run, from :data:`derm_ray.observability.WORK`; repeated work counts again.
-
-    Args:
-        out_uri: folder of the run.
-    """
+    """Metrics of a process of a run, from :data:`derm_ray.observability.WORK`; repeated work counts again."""
 
     def __init__(self, out_uri: str) -> None:
         self._counters = {
@@ -37,12 +33,7 @@ class WorkMetrics:
 
 
 class RunMetrics:
-    """Metrics of the driver, from the ledger rows of a run; a context manager for the duration of the run.
-
-    Args:
-        out_uri: folder of the run.
-        pairs: to be scored.
-    """
+    """Metrics of the driver for ``pairs`` to be scored; a context manager for the duration of the run."""
 
     def __init__(self, out_uri: str, pairs: int) -> None:
         self._left = pairs

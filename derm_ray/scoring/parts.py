@@ -1,13 +1,15 @@
-"""Writing the part of a shard, and its ledger row."""
+"""Writing the part of a shard, whole or from chunks, and its row of the run's ledger."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from derm_ray import storage
+from derm_ray.errors import DermRayError, ScoringError
 from derm_ray.lease import LeaseLostError, is_taken
 from derm_ray.observability import WORK
 from derm_ray.scoring.ledger import RunDescription, part_name
@@ -15,12 +17,7 @@ from derm_ray.scoring.shards import Shard
 
 
 class StageTimes(NamedTuple):
-    """Seconds of a shard, or of a piece of one.
-
-    Attributes:
-        read_s, decode_s: summed over the loading threads, which run in parallel with the rest.
-        infer_s, write_s: of the engine (and saliency), and of the part.
-    """
+    """Seconds of a shard or a piece of one; reading and decoding are summed over parallel threads."""
 
     read_s: float = 0.0
     decode_s: float = 0.0
@@ -37,11 +34,7 @@ class StageTimes(NamedTuple):
 class ShardOutcome:
     """One row of a run's ledger.
 
-    Attributes:
-        shard: the whole.
-        scored, errors: its rows by status.
-        times: of its stages.
-        failure: why the shard has no part; empty if it has one.
+    ``scored`` and ``errors`` are its rows by status, ``failure`` is why it has no part, empty if it has one.
     """
 
     shard: Shard
@@ -52,13 +45,7 @@ class ShardOutcome:
 
 
 class PartWriter:
-    """Writes parts, each atomically; a repetition overwrites its own part.
-
-    Args:
-        out_uri: folder of the parts.
-        description: the run's identity.
-        lease_uri: the run's record in the folder's lease; nothing is written after another process took it.
-    """
+    """Writes parts, atomically, unless another process took the folder's lease; a repetition overwrites its own."""
 
     def __init__(self, out_uri: str, description: RunDescription, lease_uri: str | None = None) -> None:
         self._out_uri = out_uri
@@ -66,16 +53,10 @@ class PartWriter:
         self._lease_uri = lease_uri
 
     def write(self, shard: Shard, tables: Sequence[pa.Table], times: StageTimes) -> ShardOutcome:
-        """Write a shard's rows and return its row of the ledger.
-
-        Args:
-            shard: complete.
-            tables: its rows, in order.
-            times: durations so far.
+        """Write all rows of a shard, in order, and return its row of the ledger.
 
         Raises:
-            LeaseLostError: another process has taken the folder.
-            StorageError: it cannot be written.
+            LeaseLostError, StorageError: another process has taken the folder, or it cannot be written.
         """
         begun = time.perf_counter()
         table = pa.concat_tables(tables)
@@ -87,3 +68,53 @@ class PartWriter:
         errors = table["error_code"].drop_null().length()
         times = times._replace(write_s=time.perf_counter() - begun)
         return ShardOutcome(shard, table.num_rows - errors, errors, times)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of a shard between processes: pairs with their pixels (a :data:`derm_ray.scoring.loader.Batch`), later
+    rows.
+
+    ``first`` is the row of its first pair in the run.
+    """
+
+    shard: Shard
+    first: int
+    content: Any
+    times: StageTimes
+
+
+def assemble(
+    arrived: Generator[Chunk | ShardOutcome], shards: Iterable[Shard], writer: PartWriter
+) -> Generator[ShardOutcome]:
+    """Write the part of a shard when all of its chunks have arrived, in any order; yield one outcome per shard.
+
+    Rows of unfinished shards stay in memory, never pixels.
+
+    Raises:
+        ScoringError: chunks are missing.
+    """
+    unfinished: dict[Shard, list[Chunk]] = {shard: [] for shard in shards}
+    with closing(arrived):
+        for one in arrived:
+            shard = one.shard
+            if isinstance(one, ShardOutcome):  # its decoding or its scoring failed
+                yield one
+                continue
+            chunks = unfinished.get(shard, [])
+            chunks.append(one)
+            if shard in unfinished and sum(chunk.content.num_rows for chunk in chunks) < len(shard):
+                continue
+            chunks.sort(key=lambda chunk: chunk.first)
+            ends = [chunk.first + chunk.content.num_rows for chunk in chunks]
+            try:
+                if shard not in unfinished or [shard.start, *ends] != [*(c.first for c in chunks), shard.stop]:
+                    raise ScoringError(f"the chunk of row {one.first} came twice; nothing more was written.")
+                times = StageTimes.total(chunk.times for chunk in chunks)
+                outcome = writer.write(shard, [chunk.content for chunk in chunks], times)
+            except DermRayError as error:
+                outcome = ShardOutcome(shard, failure=str(error))
+            unfinished.pop(shard, None)
+            yield outcome
+    if unfinished:
+        raise ScoringError(f"{len(unfinished)} shards were not written. The same command resumes the run.")

@@ -3,7 +3,7 @@
 import logging
 import re
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -17,14 +17,13 @@ from derm_ray.bundle import Bundle, load_bundle
 from derm_ray.data.inputs import Input, SizedInput
 from derm_ray.data.locations import Locations
 from derm_ray.datasets import dataset_of, objects
-from derm_ray.errors import DermRayError, ScoringError
+from derm_ray.errors import ScoringError
 from derm_ray.inference.engines.engine import Engine
 from derm_ray.inference.engines.selection import resolve_engine, resolve_engine_of
 from derm_ray.inference.saliency import require_cam
 from derm_ray.lease import Lease, hold
 from derm_ray.observability import ProgressLine, WorkerLogs, working_for
 from derm_ray.scoring.actor import ScoringActor
-from derm_ray.scoring.chunks import CHUNK_BYTES, Assembler, Chunk
 from derm_ray.scoring.decoder import DecodingActor
 from derm_ray.scoring.formats import part_format
 from derm_ray.scoring.ledger import (
@@ -35,16 +34,18 @@ from derm_ray.scoring.ledger import (
     RunDescription,
     check_folder,
     open_run,
-    recorded_engine,
+    recorded_run,
 )
 from derm_ray.scoring.metrics import RunMetrics
-from derm_ray.scoring.parts import PartWriter, ShardOutcome, StageTimes
+from derm_ray.scoring.parts import PartWriter, ShardOutcome, StageTimes, assemble
 from derm_ray.scoring.reconcile import Reconciliation, reconcile, with_errors
 from derm_ray.scoring.report import complete_run
 from derm_ray.scoring.shards import SHARD_SIZE, Shard
 
 MAX_ERROR_RATE = 0.5
 JUDGED_PAIRS = 100
+CHUNK_BYTES = 32_000_000
+"""Most pixels that a decoder passes on at once; a single pair may be larger."""
 
 logger = logging.getLogger(__name__)
 
@@ -75,15 +76,7 @@ class ScoringOptions:
 
 @dataclass(frozen=True)
 class ScoringResult:
-    """A complete, reconciled run.
-
-    Attributes:
-        out_uri: its folder.
-        run_id: equal for all of its invocations.
-        counts: what its parts hold.
-        resumed: shards that existed already.
-        seconds: of this invocation.
-    """
+    """A complete, reconciled run: ``resumed`` shards existed already, ``seconds`` are those of this invocation."""
 
     out_uri: str
     run_id: str
@@ -125,6 +118,7 @@ def score(
     started = time.perf_counter()
     options = options or ScoringOptions()
     model_uri, out_uri = storage.absolute(model_uri), storage.absolute(out_uri)
+    fingerprint = source.fingerprint()  # an input that is not there is refused before engines are measured
     model = load_bundle(model_uri)
     part_format(output_format)
     if saliency:
@@ -143,7 +137,7 @@ def score(
         )
         sized = SizedInput(source, model.preprocessing)
         locations = Locations(source.uri, options.allow_prefixes)
-        run = open_run(out_uri, sized, description, locations, model_run_id=model.run_id)
+        run = open_run(out_uri, sized, description, locations, fingerprint, model.run_id)
         with working_for(run.run_id):
             counts, resumed = _complete(run, model, resolved, options, lease)
     return ScoringResult(out_uri, run.run_id, counts, resumed, time.perf_counter() - started)
@@ -178,7 +172,8 @@ def _engine(engine: str | Engine, model: Bundle, out_uri: str, options: ScoringO
     """Resolve the engine once per run, where it will run; ``auto`` reuses the recorded engine of the run."""
     if not isinstance(engine, str):
         return engine
-    engine = (recorded_engine(out_uri) or engine) if engine == "auto" else engine
+    if engine == "auto" and (run := recorded_run(out_uri)):
+        engine = run.description.engine
     gpus = options.gpus_per_replica
     if not gpus and not runtime.cluster_address(options.address):
         return resolve_engine(model, engine, torch.device("cpu"))
@@ -206,7 +201,6 @@ def _score_shards(
         scorer = {
             "model_uri": model.uri,
             "engine": engine,
-            "manifest_uri": run.manifest_uri,
             "out_uri": run.out_uri,
             "description": run.description,
             "use_gpu": gpus > 0,
@@ -221,13 +215,7 @@ def _score_shards(
             dataset = dataset.flat_map(
                 DecodingActor,
                 compute=_pool(decoders),
-                fn_constructor_kwargs={
-                    "manifest_uri": run.manifest_uri,
-                    "out_uri": run.out_uri,
-                    "spec": model.preprocessing,
-                    "chunk_bytes": CHUNK_BYTES,
-                    "logs": logs,
-                },
+                fn_constructor_args=(run.out_uri, model.preprocessing, CHUNK_BYTES, logs),
                 num_cpus=1,
             )
         scored = dataset.map(
@@ -235,7 +223,7 @@ def _score_shards(
         )
         running = objects(scored)
         if decoders:
-            running = _assembled(running, todo, PartWriter(run.out_uri, run.description, lease.uri))
+            running = assemble(running, todo, PartWriter(run.out_uri, run.description, lease.uri))
         # Ray Data must have stopped before Ray does: its threads would join any other Ray of the machine.
         with closing(running) as outcomes:
             _follow(run, todo, outcomes, options, lease)
@@ -251,22 +239,6 @@ def _replicas(session: runtime.RaySession, gpus_per_replica: float, decoders: in
 
 def _pool(actors: int) -> ray.data.ActorPoolStrategy:
     return ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors)
-
-
-def _assembled(
-    arrived: Generator[Chunk | ShardOutcome], shards: Sequence[Shard], writer: PartWriter
-) -> Generator[ShardOutcome]:
-    """Yield one outcome per shard; its part is written when its last chunk arrives."""
-    assembler = Assembler(writer)
-    with closing(arrived):
-        for one in arrived:
-            try:
-                outcome = one if isinstance(one, ShardOutcome) else assembler.add(one)
-            except DermRayError as error:
-                outcome = ShardOutcome(one.shard, failure=str(error))
-            if outcome:
-                yield outcome
-    assembler.end(shards)
 
 
 def _follow(

@@ -25,12 +25,7 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 class Plan(NamedTuple):
-    """An input cut into shards.
-
-    Attributes:
-        digest: SHA-256 of all rows' ids and image URIs, in order.
-        shards: in order.
-    """
+    """An input cut into shards, with the SHA-256 of all rows' ids and image URIs, in order."""
 
     digest: str
     shards: tuple[Shard, ...]
@@ -50,12 +45,11 @@ def make_plan(
     Memory holds one piece of the input, one shard and a 16-byte hash per row (about 60 bytes where they are sorted).
 
     Args:
-        source: the pairs.
+        source, locations: the pairs, and the allow-list of images.
         run: model, engine and options, as JSON; part of every shard's digest.
-        shard_size: rows per shard, the last one shorter; all pairs of one ``.tar.gz`` are one shard, since
-            its stream is read once.
+        shard_size: rows per shard, the last one shorter; all pairs of one ``.tar.gz`` are one shard, since its stream
+            is read once.
         manifest_uri: of the copy; ``None`` writes none.
-        locations: allow-list of images.
         csv: the scores will be opened as CSV: ids must not begin a formula.
 
     Raises:
@@ -104,7 +98,7 @@ def _checked(
 def _piece_problems(
     piece: Manifest, pairs: list[LesionPair], first: int, locations: Locations, *, csv: bool
 ) -> Iterator[str]:
-    yield from row_problems(piece, first)
+    yield from row_problems(piece, pairs, first)
     for row, pair in enumerate(pairs, first + 1):
         for name, uri in (("clinical_uri", pair.clinical_uri), ("dermoscopy_uri", pair.dermoscopy_uri)):
             if uri is not None and (refusal := locations.refusal(uri)):

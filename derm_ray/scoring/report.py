@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from derm_ray import RESEARCH_NOTICE, storage
-from derm_ray.evaluation.plots import svg
+from derm_ray import storage
+from derm_ray.evaluation.plots import render_page, svg
 from derm_ray.lease import Lease, records
 from derm_ray.scoring.ledger import INVOCATIONS, SUCCESS, Run
 from derm_ray.scoring.parts import StageTimes
@@ -24,12 +23,8 @@ COLOR = "#3b7ea1"
 
 
 def complete_run(run: Run, counts: Reconciliation, lease: Lease) -> None:
-    """Write the report, and then ``_SUCCESS.json``: the last file of a run.
-
-    Args:
-        run: complete.
-        counts: totals over its parts.
-        lease: of this invocation; its record is not written yet.
+    """Write the report, and then ``_SUCCESS.json``: the last file of a run. This invocation's record is not on disk
+    yet.
     """
     report = describe(run, counts, [*records(storage.join(run.out_uri, INVOCATIONS))[:-1], lease.record])
     storage.write_json(storage.join(run.out_uri, JSON_NAME), report)
@@ -45,13 +40,7 @@ def complete_run(run: Run, counts: Reconciliation, lease: Lease) -> None:
 
 
 def describe(run: Run, counts: Reconciliation, invocations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the report as JSON types.
-
-    Args:
-        run: complete.
-        counts: totals over its parts.
-        invocations: the records of all leases; those without work have no pairs.
-    """
+    """Return the report of a complete run as JSON types; ``invocations`` are the records of all leases."""
     return {
         "run": run.identity(),
         "input": run.source,
@@ -90,27 +79,23 @@ def _throughput(times: Sequence[tuple[float, int]]) -> list[dict[str, float]]:
 
 def render_html(report: Mapping[str, Any]) -> str:
     """Return the page; it loads nothing from elsewhere."""
-    environment = Environment(
-        loader=PackageLoader("derm_ray.scoring"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
     spans = report["throughput"]
     plots = {
-        "throughput": Markup(_throughput_plot(spans)) if spans else None,
-        "diagnoses": Markup(_diagnoses_plot(report["diagnoses"])) if report["diagnoses"] else None,
-        "confidence": Markup(_confidence_plot(report["confidence"]["pairs"])),
+        "throughput": _throughput_plot(spans) if spans else None,
+        "diagnoses": _diagnoses_plot(report["diagnoses"]) if report["diagnoses"] else None,
+        "confidence": _confidence_plot(report["confidence"]["pairs"]),
     }
-    template = environment.get_template("report.html.j2")
-    return template.render(notice=RESEARCH_NOTICE, report=report, plots=plots, stages=STAGES)
+    return render_page("derm_ray.scoring", {}, report=report, plots=plots, stages=STAGES)
 
 
-def _throughput_plot(spans: Sequence[Mapping[str, float]]) -> str:
+def _throughput_plot(spans: Sequence[Mapping[str, float]]) -> Markup:
     figure, axes = _plot(2.6, "seconds after the first part", "pairs/s")
     axes.step([s["second"] for s in spans], [s["pairs_per_second"] for s in spans], where="post", color=COLOR)
     axes.set_ylim(bottom=0)
     return svg(figure)
 
 
-def _diagnoses_plot(diagnoses: Mapping[str, int]) -> str:
+def _diagnoses_plot(diagnoses: Mapping[str, int]) -> Markup:
     names = sorted(diagnoses, key=diagnoses.__getitem__)
     figure, axes = _plot(0.8 + 0.32 * len(names), "pairs")
     bars = axes.barh(names, [diagnoses[name] for name in names], color=COLOR)
@@ -118,7 +103,7 @@ def _diagnoses_plot(diagnoses: Mapping[str, int]) -> str:
     return svg(figure)
 
 
-def _confidence_plot(counts: Sequence[int]) -> str:
+def _confidence_plot(counts: Sequence[int]) -> Markup:
     figure, axes = _plot(2.6, "probability of the most probable class", "pairs")
     axes.bar(np.arange(BINS) / BINS, counts, 1 / BINS, align="edge", color=COLOR, edgecolor="white")
     axes.set_xlim(0, 1)

@@ -13,16 +13,14 @@ import torch
 from derm_ray import __version__, storage
 from derm_ray.bundle import load_bundle
 from derm_ray.data.preprocessing import PairPixels
-from derm_ray.domain import LesionPair
 from derm_ray.errors import BundleError, ImageError
 from derm_ray.inference.engines.engine import Engine
 from derm_ray.inference.predictor import Predictor
 from derm_ray.inference.saliency import SaliencyMapper, overlay_files
 from derm_ray.observability import WORK
-from derm_ray.scoring.chunks import Chunk
 from derm_ray.scoring.ledger import SALIENCY, RunDescription
-from derm_ray.scoring.loader import BATCH_SIZE, LOADING_THREADS, Loaded, ShardLoader, loading_times
-from derm_ray.scoring.parts import PartWriter, ShardOutcome, StageTimes
+from derm_ray.scoring.loader import BATCH_SIZE, LOADING_THREADS, Batch, ShardLoader, loading_times
+from derm_ray.scoring.parts import Chunk, PartWriter, ShardOutcome, StageTimes
 from derm_ray.scoring.schema import error_columns, prediction_columns
 from derm_ray.scoring.shards import Shard
 
@@ -33,11 +31,9 @@ class ShardScorer:
     Args:
         model_uri: a bundle.
         engine: its resolved name, or an engine.
-        manifest_uri: the run's copy of its input.
-        out_uri: folder of the parts and overlays.
+        out_uri: folder of the run.
         description: the run's identity.
         use_gpu: run on the GPU; otherwise on CPU, also where a GPU is visible.
-        batch_size: pairs per forward pass.
         lease_uri: the run's record in the folder's lease; nothing is written after another process took it.
         on_batch: called after each batch.
 
@@ -49,7 +45,6 @@ class ShardScorer:
         self,
         model_uri: str,
         engine: str | Engine,
-        manifest_uri: str,
         out_uri: str,
         description: RunDescription,
         *,
@@ -72,7 +67,6 @@ class ShardScorer:
         self._out_uri = out_uri
         self._schema = description.schema
         self._loader = ShardLoader(
-            manifest_uri,
             out_uri,
             self._bundle.preprocessing,
             batch_size,
@@ -85,45 +79,33 @@ class ShardScorer:
         """Score a shard and write its part, atomically; a repetition overwrites its own part.
 
         Raises:
-            StorageError: storage does not respond, for the images, the input's copy or the output. Nothing is
-                written then, so that the shard is scored when storage recovers.
+            StorageError: storage does not respond. Nothing is written then, so that a later call scores the shard.
         """
         tables: list[pa.Table] = []
         times: list[StageTimes] = []
         row = shard.start
         with closing(self._loader.batches(shard)) as batches:
-            for pairs, loaded in batches:
+            for batch in batches:
                 begun = time.perf_counter()
-                tables.append(self._table(shard, row, pairs, loaded))
-                times.append(loading_times(loaded)._replace(infer_s=time.perf_counter() - begun))
-                row += len(pairs)
+                tables.append(self._table(shard, row, batch))
+                times.append(loading_times(batch)._replace(infer_s=time.perf_counter() - begun))
+                row += len(batch)
                 self._on_batch()
         return self._writer.write(shard, tables, StageTimes.total(times))
 
     def predict(self, chunk: Chunk) -> Chunk:
-        """Return a chunk of pixels as the chunk of its rows, predicted in the batches of :meth:`score`.
-
-        Args:
-            chunk: pairs with their pixels.
-        """
+        """Return a chunk of pixels as the chunk of its rows, predicted in the batches of :meth:`score`."""
         begun = time.perf_counter()
-        pairs, loaded = chunk.content
         tables = [
-            self._table(chunk.shard, chunk.first + at, pairs[at : at + BATCH_SIZE], loaded[at : at + BATCH_SIZE])
-            for at in range(0, len(pairs), BATCH_SIZE)
+            self._table(chunk.shard, chunk.first + at, chunk.content[at : at + BATCH_SIZE])
+            for at in range(0, len(chunk.content), BATCH_SIZE)
         ]
         times = chunk.times._replace(infer_s=time.perf_counter() - begun)
         return replace(chunk, content=pa.concat_tables(tables), times=times)
 
-    def _table(self, shard: Shard, first: int, pairs: list[LesionPair], loaded: Loaded) -> pa.Table:
-        """Return the rows of pairs that follow each other, and write their overlays.
-
-        Args:
-            shard: theirs.
-            first: row of the first one in the run.
-            pairs, loaded: the pairs, and the pixels or the error of each.
-        """
-        predictions = iter(self._predictor.predict([p for p in loaded if isinstance(p, PairPixels)]))
+    def _table(self, shard: Shard, first: int, batch: Batch) -> pa.Table:
+        """Return the rows of a batch, whose first pair has this row in the run, and write their overlays."""
+        predictions = iter(self._predictor.predict([pixels for _, pixels in batch if isinstance(pixels, PairPixels)]))
         same = {
             "model_digest": self._bundle.model_digest,
             "engine": self._predictor.engine.name,
@@ -131,7 +113,7 @@ class ShardScorer:
             "scored_at": datetime.now(UTC),
         }
         rows = []
-        for row, (pair, result) in enumerate(zip(pairs, loaded, strict=True), first):
+        for row, (pair, result) in enumerate(batch, first):
             if isinstance(result, ImageError):
                 WORK.add("errors", str(result.code))
                 own = error_columns(result)

@@ -20,12 +20,10 @@ PAIR_SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
 
 @dataclass(frozen=True)
 class Shard:
-    """A reference to rows, without their content.
+    """A reference to the rows ``start`` to ``stop``, without their content.
 
-    Attributes:
-        index: position in the run; also the row group of the copy.
-        start, stop: rows.
-        digest: SHA-256 of the rows and of the run's model, engine and options.
+    ``index`` is its position in the run and its row group of the copy, ``digest`` the SHA-256 of the rows and of the
+    run's model, engine and options.
     """
 
     index: int
@@ -48,22 +46,14 @@ def row_line(pair: LesionPair) -> bytes:
 
 
 class PairReader:
-    """Reads shards from the run's copy of its input; the file's footer is read once.
-
-    Args:
-        uri: of the copy.
-    """
+    """Reads shards from the run's copy of its input; the file's footer is read once."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
         self._metadata: pq.FileMetaData | None = None
 
     def read(self, shard: Shard) -> list[LesionPair]:
-        """Return a shard's pairs.
-
-        Raises:
-            StorageError: the copy cannot be read.
-        """
+        """Return a shard's pairs; a ``StorageError`` says that the copy cannot be read."""
         with self._open() as file:
             table = file.read_row_group(shard.index, use_threads=False)
         if table.num_rows != len(shard):

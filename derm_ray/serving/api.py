@@ -1,16 +1,15 @@
 """The HTTP API, independent of Ray and torch."""
 
 import asyncio
-from collections.abc import Callable
-from typing import Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, File, Form, Request, Response, UploadFile
 from fastapi.security import HTTPBearer
 
 from derm_ray import RESEARCH_NOTICE, __version__
-from derm_ray.serving.admission import Admission
+from derm_ray.serving.body import MAX_IMAGE_BYTES
 from derm_ray.serving.contract import MODEL_DIGEST
-from derm_ray.serving.middleware import CHARGE, AccessLine, AdmissionMiddleware, Limits, Traffic, access
+from derm_ray.serving.middleware import CHARGE, AdmissionMiddleware, Checks
 from derm_ray.serving.page import add_page
 from derm_ray.serving.problems import PROBLEM_JSON, ApiError, add_problem_handlers, to_problem
 from derm_ray.serving.schemas import (
@@ -24,12 +23,10 @@ from derm_ray.serving.schemas import (
     State,
 )
 from derm_ray.serving.strict import StrictRoute
-from derm_ray.serving.tokens import Tokens
 
-MAX_IMAGE_BYTES = 25_000_000
-MAX_BODY_BYTES = 2 * MAX_IMAGE_BYTES + 100_000
+if TYPE_CHECKING:
+    from derm_ray.serving.model import ServedModel
 
-Observe = Callable[[str | None, int, float], None]
 Upload = Annotated[UploadFile | None, File(description="An encoded image, such as JPEG or PNG.")]
 _PROBLEMS = {
     400: "the request is invalid",
@@ -42,40 +39,14 @@ _PROBLEMS = {
 }
 
 
-class Backend(Protocol):
-    """The backend of the application, such as :class:`derm_ray.serving.model.ServedModel`."""
-
-    admission: Admission
-
-    @property
-    def description(self) -> Model:
-        """Description of the model."""
-        ...
-
-    async def score(self, clinical: bytes | None, dermoscopy: bytes | None, saliency: bool) -> Score:
-        """Score the encoded images of one lesion, or raise :class:`ApiError`."""
-        ...
-
-
-def create_app(
-    backend: Backend,
-    *,
-    tokens: Tokens | None = None,
-    limits: Limits | None = None,
-    traffic: Traffic | None = None,
-    observe: Observe | None = None,
-    log: Callable[[AccessLine], None] = access.info,
-) -> FastAPI:
+def create_app(model: "ServedModel", checks: Checks | None = None) -> FastAPI:
     """Return the application.
 
     Args:
-        backend: scores pairs and controls admission.
-        tokens: of the callers; ``None`` accepts everyone.
-        limits: per caller.
-        traffic: counts requests, and lets them drain.
-        observe: called with the route, status and seconds of every request.
-        log: called with every request's line of the access log.
+        model: scores pairs and controls admission.
+        checks: of every request; ``None`` accepts everyone.
     """
+    checks = checks or Checks()
     app = FastAPI(
         title="derm_ray",
         version=__version__,
@@ -89,7 +60,7 @@ def create_app(
         for status, text in _PROBLEMS.items()
     }
 
-    digest = backend.description.model_digest
+    digest = model.description.model_digest
 
     async def answer(pair: Pair, *, saliency: bool) -> Score:
         images = [pair.clinical, pair.dermoscopy]
@@ -98,7 +69,7 @@ def create_app(
         if any(image is not None and len(image) > MAX_IMAGE_BYTES for image in images):
             raise ApiError(413, "too_large", f"An image may have at most {MAX_IMAGE_BYTES // 1_000_000} MB.")
         try:
-            return await backend.score(pair.clinical, pair.dermoscopy, saliency)
+            return await model.score(pair.clinical, pair.dermoscopy, saliency)
         except ApiError as error:
             error.headers = {**(error.headers or {}), MODEL_DIGEST: digest}
             raise
@@ -119,14 +90,16 @@ def create_app(
 
     # The middleware checks the token; this only documents it in the schema.
     bearer = HTTPBearer(auto_error=False, description="See `derm-ray token`.")
-    versioned = APIRouter(prefix="/v1", dependencies=[Depends(bearer)] if tokens else [], route_class=StrictRoute)
+    versioned = APIRouter(
+        prefix="/v1", dependencies=[Depends(bearer)] if checks.tokens else [], route_class=StrictRoute
+    )
 
     @versioned.head("/model", include_in_schema=False)
     @versioned.get("/model", responses={status: problems[status] for status in (401, 422, 429, 503)})
     async def get_model(response: Response) -> Model:
         """Describe the model, with its validation metrics."""
         response.headers[MODEL_DIGEST] = digest
-        return backend.description
+        return model.description
 
     @versioned.post("/score", responses=problems)
     async def score(
@@ -167,15 +140,7 @@ def create_app(
     app.include_router(versioned)
     add_page(app)
     add_problem_handlers(app)
-    app.add_middleware(
-        AdmissionMiddleware,
-        tokens=tokens,
-        limits=limits or Limits(MAX_BODY_BYTES),
-        traffic=traffic or Traffic(),
-        admission=backend.admission,
-        observe=observe,
-        log=log,
-    )
+    app.add_middleware(AdmissionMiddleware, checks=checks, admission=model.admission)
     return app
 
 

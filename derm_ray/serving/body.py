@@ -8,6 +8,29 @@ from starlette.types import Message, Receive
 
 from derm_ray.serving.problems import ApiError
 
+MAX_IMAGE_BYTES = 25_000_000
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one caller may do.
+
+    Attributes:
+        body_bytes: of one request.
+        body_s: seconds in which a whole body has to arrive.
+        answer_s: seconds after which Serve's proxy gives a request up.
+        all_bodies_bytes: of all requests under way.
+        per_s: requests a second, of each token; ``None`` sets no limit.
+        burst_s: seconds of ``per_s`` that may come at once.
+    """
+
+    body_bytes: int = 2 * MAX_IMAGE_BYTES + 100_000
+    body_s: float = 20.0
+    answer_s: float = 30.0
+    all_bodies_bytes: int = 500_000_000
+    per_s: float | None = None
+    burst_s: float = 5.0
+
 
 @dataclass
 class Held:
@@ -21,21 +44,18 @@ class Body:
 
     Args:
         receive: of the server.
-        max_bytes: of this body.
-        seconds: in which it has to arrive.
+        limits: of its bytes and time, and of all bodies.
         held: of all bodies; this one's bytes are added as they come.
-        max_held: of those.
 
     Attributes:
         cut: the caller hung up before its end.
     """
 
-    def __init__(self, receive: Receive, max_bytes: int, seconds: float, held: Held, max_held: int) -> None:
+    def __init__(self, receive: Receive, limits: Limits, held: Held) -> None:
         self._receive = receive
-        self._max_bytes = max_bytes
-        self._ends = time.monotonic() + seconds
+        self._limits = limits
+        self._ends = time.monotonic() + limits.body_s
         self._held = held
-        self._max_held = max_held
         self._received = 0
         self._whole = False
         self.cut = False
@@ -52,9 +72,9 @@ class Body:
         size = len(message.get("body", b""))
         self._received += size
         self._held.bytes += size
-        if self._received > self._max_bytes:
-            raise too_large(self._max_bytes)
-        if self._held.bytes > self._max_held:
+        if self._received > self._limits.body_bytes:
+            raise too_large(self._limits.body_bytes)
+        if self._held.bytes > self._limits.all_bodies_bytes:
             raise ApiError(503, "busy", "Too many large requests at once. Try again.", {"retry-after": "5"})
         self._whole = not message.get("more_body", False)
         return message

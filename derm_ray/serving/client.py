@@ -21,7 +21,7 @@ T = TypeVar("T", bound=BaseModel)
 
 
 class Client:
-    """Asks an endpoint; a context manager.
+    """Asks an endpoint; a context manager. No response, or a refusal, is a :class:`ServingError` with its code.
 
     Args:
         url: such as ``http://127.0.0.1:8000``.
@@ -77,11 +77,7 @@ class Client:
         self._http.close()
 
     def model(self) -> Model:
-        """Return the endpoint's description of its model.
-
-        Raises:
-            ServingError: no response, or a refusal.
-        """
+        """Return the endpoint's description of its model."""
         return self._ask(Model, "GET", "/v1/model")
 
     def score(
@@ -98,9 +94,6 @@ class Client:
             clinical, dermoscopy: encoded images, one of them at least.
             pair_id: returned in the score.
             saliency: also ask for overlays; see :func:`overlays`.
-
-        Raises:
-            ServingError: no response, or a refusal; the message includes its code.
         """
         files = {str(m): data for m, data in zip(Modality, (clinical, dermoscopy), strict=True) if data is not None}
         fields = {"saliency": "png" if saliency else "none"} | ({"pair_id": pair_id} if pair_id is not None else {})
@@ -114,9 +107,6 @@ class Client:
 
         Returns:
             One result per pair, in order: a score, or a problem.
-
-        Raises:
-            ServingError: no response, or a refusal of the whole batch.
         """
         encoded = [{str(m): b64encode(data).decode() for m, data in pair.items()} for pair in pairs]
         return self._ask(BatchResult, "POST", "/v1/score-batch", json={"pairs": encoded}).results

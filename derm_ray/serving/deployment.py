@@ -5,7 +5,6 @@ from functools import partial
 
 import torch
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ray import serve
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
@@ -14,9 +13,11 @@ from derm_ray.bundle import Bundle, load_bundle
 from derm_ray.errors import ConfigError
 from derm_ray.inference.engines.selection import differs, resolve_engine, resolve_engine_of
 from derm_ray.observability import WorkerLogs, configure_logging
-from derm_ray.serving.api import MAX_BODY_BYTES, create_app
+from derm_ray.serving.api import create_app
+from derm_ray.serving.arguments import ServeArguments
+from derm_ray.serving.body import Limits
 from derm_ray.serving.metrics import RequestMetrics
-from derm_ray.serving.middleware import Limits, Traffic, access
+from derm_ray.serving.middleware import Checks, access
 from derm_ray.serving.model import MAX_BATCH, MAX_PAIRS, ServedModel
 from derm_ray.serving.recorder import Recorder
 from derm_ray.serving.tokens import Tokens, find_tokens
@@ -44,89 +45,35 @@ STARTS = 3
 """How often a replica is started that does not come up, before an update is given up."""
 
 
-class ServeArguments(BaseModel):
-    """What to serve, and how: ``args`` of an application in a Serve config file.
-
-    Attributes:
-        model: URI of a bundle.
-        engine: name.
-        gpu: one GPU per replica.
-        cpus: of each replica; its threads.
-        replicas: of the model.
-        max_replicas: how many there may be under load; ``None`` keeps ``replicas``.
-        tokens: URI of a token file; ``None`` takes the variable ``DERM_RAY_TOKENS``.
-        insecure: accept requests without tokens.
-        rate: requests a second that one token may keep up at each replica, and five times as many at once; ``None``
-            sets no limit.
-        revision: another value rolls out what lies at the same URIs; ``derm-ray serve`` fills in :func:`revision`.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    model: str
-    engine: str = "auto"
-    gpu: bool = False
-    cpus: int = Field(1, ge=1)
-    replicas: int = Field(1, ge=1)
-    max_replicas: int | None = Field(None, ge=1)
-    tokens: str | None = None
-    insecure: bool = False
-    rate: float | None = Field(None, gt=0)
-    revision: str = ""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "ServeArguments":
-        if self.most < self.replicas:
-            raise ValueError(f"max_replicas {self.max_replicas} is below replicas {self.replicas}")
-        return self
-
-    @property
-    def most(self) -> int:
-        """The most replicas there may be."""
-        return self.replicas if self.max_replicas is None else self.max_replicas
-
-
 class ModelReplica:
     """Speaks HTTP for a model of its own, so that no queue lies between admission and the model's batches.
 
     Args:
-        model_uri, model_digest, engine, use_gpu, threads, logs: see :class:`ServedModel`.
+        args: with the engine's name resolved.
+        model_digest: of the bundle.
         tokens: who may call; ``None`` lets everybody in.
-        rate: see :class:`ServeArguments`.
+        logs: how it logs.
     """
 
-    def __init__(
-        self,
-        model_uri: str,
-        model_digest: str,
-        engine: str,
-        use_gpu: bool,
-        threads: int,
-        logs: WorkerLogs,
-        tokens: Tokens | None,
-        rate: float | None,
-    ) -> None:
+    def __init__(self, args: ServeArguments, model_digest: str, tokens: Tokens | None, logs: WorkerLogs) -> None:
+        logs.begin()
         self._recorder = Recorder()
-        self._model = ServedModel(model_uri, model_digest, engine, use_gpu, threads, logs, self._recorder)
-        self._tokens = tokens
-        self._limits = Limits(MAX_BODY_BYTES, answer_s=REQUEST_TIMEOUT_S, per_s=rate)
-        self._traffic = Traffic()
+        self._model = ServedModel(args, model_digest, self._recorder)
+        self._checks = Checks(
+            tokens,
+            Limits(answer_s=REQUEST_TIMEOUT_S, per_s=args.rate),
+            observe=RequestMetrics(self._recorder).request,
+            log=partial(self._recorder.later, access.info),
+        )
         configure_logging(log_format=logs.log_format)  # the access log goes to this replica's log file
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Build the application on the replica, when Serve asks for it."""
-        return create_app(
-            self._model,
-            tokens=self._tokens,
-            limits=self._limits,
-            traffic=self._traffic,
-            observe=RequestMetrics(self._recorder).request,
-            log=partial(self._recorder.later, access.info),
-        )
+        return create_app(self._model, self._checks)
 
     async def drain(self) -> None:
         """Refuse new requests, wait for those under way, and record them."""
-        await self._traffic.drain()
+        await self._checks.traffic.drain()
         self._recorder.flush()
 
 
@@ -182,11 +129,14 @@ def build(args: ServeArguments, tokens: Tokens | None) -> serve.Application:
     A replica admits what it can answer in time and refuses the rest with a problem document. A new version's replicas
     answer before old ones leave, and those end what they have begun.
     """
-    uri = storage.absolute(args.model)
-    bundle = load_bundle(uri)
+    bundle = load_bundle(args.model)
     if not bundle.reference:
-        logger.info("%s holds no reference of its training data: drift is not counted", uri)
-    engine = _engine(args, bundle)
+        logger.info(
+            "%s: the endpoint exports no drift metrics, because this bundle has no reference distributions. They need "
+            "more training lesions; see `docs/guides/drift.md`.",
+            bundle.uri,
+        )
+    args = args.model_copy(update={"model": bundle.uri, "engine": _engine(args, bundle)})
     scaling = AutoscalingConfig(
         min_replicas=args.replicas,
         max_replicas=args.most,
@@ -206,5 +156,4 @@ def build(args: ServeArguments, tokens: Tokens | None) -> serve.Application:
         max_constructor_retry_count=STARTS,
         ray_actor_options={"num_cpus": args.cpus, "num_gpus": 1 if args.gpu else 0},
     )
-    logs = WorkerLogs.like_here(bundle.run_id)
-    return replicas.bind(uri, bundle.model_digest, engine, args.gpu, args.cpus, logs, tokens, args.rate)
+    return replicas.bind(args, bundle.model_digest, tokens, WorkerLogs.like_here(bundle.run_id))

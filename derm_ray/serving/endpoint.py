@@ -15,13 +15,14 @@ from ray.serve.config import HTTPOptions
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, LoggingConfig, ServeApplicationSchema, ServeDeploySchema
 
-from derm_ray import ray_internals, runtime, storage
+from derm_ray import ray_internals, runtime
 from derm_ray.bundle import load_bundle
 from derm_ray.errors import ConfigError, ServingError
 from derm_ray.proxies import is_loopback
+from derm_ray.serving.arguments import ServeArguments
 from derm_ray.serving.config import IMPORT_PATH, read_config
-from derm_ray.serving.deployment import REQUEST_TIMEOUT_S, ServeArguments, application, build, revision
-from derm_ray.serving.tokens import Tokens
+from derm_ray.serving.deployment import REQUEST_TIMEOUT_S, application, build, revision
+from derm_ray.serving.tokens import find_tokens
 
 APP = "derm_ray"
 QUIET = LoggingConfig(log_level="ERROR", enable_access_log=False)
@@ -43,18 +44,7 @@ class Endpoint:
 
 @contextmanager
 def endpoint(
-    model_uri: str,
-    *,
-    engine: str = "auto",
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    replicas: int = 1,
-    max_replicas: int | None = None,
-    use_gpu: bool = False,
-    address: str | None = None,
-    tokens: Tokens | None = None,
-    insecure: bool = False,
-    rate: float | None = None,
+    args: ServeArguments, *, host: str = "127.0.0.1", port: int = 8000, address: str | None = None
 ) -> Iterator[Endpoint]:
     """Serve a model for the length of a block, on this machine or on a cluster.
 
@@ -62,16 +52,9 @@ def endpoint(
     applications; the model is one more.
 
     Args:
-        model_uri: a bundle.
-        engine: name.
-        host, port: where to listen.
-        replicas: of the model.
-        max_replicas: how many there may be under load; ``None`` keeps ``replicas``.
-        use_gpu: one GPU per replica.
+        args: what to serve; ``cpus`` that are not set are an equal share of this machine, or 1 on a cluster.
+        host, port: where to listen; beyond this machine with tokens only, or ``insecure``.
         address: a cluster's; ``None`` takes ``RAY_ADDRESS``, or starts a Ray on this machine where that is unset.
-        tokens: who may call; ``None`` lets everybody in who reaches the port.
-        insecure: listen beyond this machine without tokens.
-        rate: requests a second that one token may keep up; ``None`` sets no limit.
 
     Yields:
         The endpoint, once it answers.
@@ -82,26 +65,16 @@ def endpoint(
         ServingError: host and port are taken, the cluster serves a model already, or the replicas do not start.
     """
     on_cluster = runtime.cluster_address(address) is not None
-    most = max_replicas or replicas
-    if most < replicas:
-        raise ConfigError(f"--max-replicas {most} is below --replicas {replicas}.")
-    load_bundle(model_uri)
-    args = ServeArguments(
-        model=storage.absolute(model_uri),
-        engine=engine,
-        gpu=use_gpu,
-        cpus=1 if on_cluster else max(1, runtime.machine_cpus() // most),
-        replicas=replicas,
-        max_replicas=most,
-        rate=rate,
-    )
-    _check_open(host, tokens, insecure=insecure)
+    load_bundle(args.model)
+    if not on_cluster and "cpus" not in args.model_fields_set:
+        args = args.model_copy(update={"cpus": max(1, runtime.machine_cpus() // args.most)})
+    _check_open(host, args)
     if not on_cluster:
         _check_free(host, port)
 
     def deploy() -> None:
         with _one_message():
-            serve.run(build(args, tokens), name=APP, route_prefix="/", logging_config=QUIET)
+            serve.run(build(args, find_tokens(args.tokens)), name=APP, route_prefix="/", logging_config=QUIET)
 
     with _session(address, args, on_cluster=on_cluster):
         before = serve.status()
@@ -111,9 +84,8 @@ def endpoint(
                 f"node: python -c \"import ray; from ray import serve; ray.init('auto'); serve.delete('{APP}')\"."
             )
         try:
-            _start({"host": host, "port": port, "request_timeout_s": REQUEST_TIMEOUT_S}, "HeadOnly")
-            where = ray_internals.serve_http_options()
-            _check_open(where.host, tokens, insecure=insecure)
+            where = _start({"host": host, "port": port, "request_timeout_s": REQUEST_TIMEOUT_S}, "HeadOnly")
+            _check_open(where.host, args)
             deploy()
             yield Endpoint(_url(where), deploy)
             _drain(APP)
@@ -163,8 +135,7 @@ def configured_endpoint(config_uri: str, address: str | None = None) -> Iterator
 
     with _session(address, _arguments(config), on_cluster=on_cluster):
         try:
-            _start(http, config.proxy_location)
-            where = ray_internals.serve_http_options()
+            where = _start(http, config.proxy_location)
             deploy()
             ours = _ours(config)
             yield Endpoint(_url(where) + (ours.route_prefix or "").rstrip("/"), deploy)
@@ -197,9 +168,10 @@ def _session(address: str | None, args: ServeArguments, *, on_cluster: bool) -> 
         yield
 
 
-def _start(http_options: dict[str, Any], proxy_location: Any) -> None:
+def _start(http_options: dict[str, Any], proxy_location: Any) -> HTTPOptions:
     with _one_message():
         serve.start(proxy_location=proxy_location, http_options=http_options, logging_config=QUIET)
+    return ray_internals.serve_http_options()
 
 
 @contextmanager
@@ -224,9 +196,9 @@ def _wait_for(name: str) -> None:
         time.sleep(0.2)
 
 
-def _check_open(host: str, tokens: Tokens | None, *, insecure: bool) -> None:
+def _check_open(host: str, args: ServeArguments) -> None:
     """Refuse to let others than this machine's users call without a token."""
-    if tokens is None and not insecure and not is_loopback(host):
+    if find_tokens(args.tokens) is None and not args.insecure and not is_loopback(host):
         raise ConfigError(
             f"--host {host} can be reached from other machines, and there are no tokens. Give --tokens FILE "
             "(`derm-ray token ID` makes one), or say --insecure."

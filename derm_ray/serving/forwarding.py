@@ -31,9 +31,6 @@ class ForwardedBodies:
     """ASGI middleware of Serve's proxy that puts a request's body into its scope, where a model gave the last score.
 
     Another application behind the same proxy would miss its bodies.
-
-    Args:
-        app: the proxy.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -12,11 +12,7 @@ REPLICA_LOST = ApiError(
 
 
 class LostReplicas:
-    """ASGI middleware of Serve's proxy, which leaves such a request without an answer.
-
-    Args:
-        app: the proxy.
-    """
+    """ASGI middleware of Serve's proxy, which leaves such a request without an answer."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -6,7 +6,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from derm_ray.serving.admission import Admission
-from derm_ray.serving.body import Body, Held, too_large
+from derm_ray.serving.body import Body, Held, Limits, too_large
 from derm_ray.serving.contract import MODEL_DIGEST, REQUEST_ID, SCORING
 from derm_ray.serving.forwarding import MAX_DIGITS, receive_forwarded
 from derm_ray.serving.problems import ApiError, busy, respond
@@ -24,6 +24,8 @@ from derm_ray.serving.tokens import Tokens
 
 logger = logging.getLogger(__name__)
 access = logging.getLogger("derm_ray.access")
+
+Observe = Callable[[str | None, int, float], None]
 
 PUBLIC = frozenset({"/", "/healthz", "/readyz", "/openapi.json"})
 """Paths that need no token, nor does what lies under :data:`STATIC`."""
@@ -50,27 +52,6 @@ STOPPING = ApiError(503, "stopping", "The endpoint is being stopped.", {"retry-a
 UNEXPECTED = ApiError(500, "internal_error", "The server could not answer. Try again.")
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What one caller may do.
-
-    Attributes:
-        body_bytes: of one request.
-        body_s: seconds in which a whole body has to arrive.
-        answer_s: seconds after which Serve's proxy gives a request up.
-        all_bodies_bytes: of all requests under way.
-        per_s: requests a second, of each token; ``None`` sets no limit.
-        burst_s: seconds of ``per_s`` that may come at once.
-    """
-
-    body_bytes: int
-    body_s: float = 20.0
-    answer_s: float = 30.0
-    all_bodies_bytes: int = 500_000_000
-    per_s: float | None = None
-    burst_s: float = 5.0
-
-
 class AccessLine(dict[str, Any]):
     """A line of the access log: JSON also where other lines are text."""
 
@@ -92,6 +73,25 @@ class Traffic:
             await asyncio.sleep(0.05)
 
 
+@dataclass(frozen=True)
+class Checks:
+    """What is checked of requests, and where they are recorded.
+
+    Attributes:
+        tokens: of the callers; ``None`` lets everybody in.
+        limits: per caller.
+        traffic: counts requests, and lets them drain; what comes after it was closed is refused.
+        observe: called with the route, status and seconds of every request.
+        log: called with every request's line of the access log.
+    """
+
+    tokens: Tokens | None = None
+    limits: Limits = field(default_factory=Limits)
+    traffic: Traffic = field(default_factory=Traffic)
+    observe: Observe | None = None
+    log: Callable[[AccessLine], None] = access.info
+
+
 class AdmissionMiddleware:
     """ASGI middleware that refuses, with a problem document, what must not reach the application.
 
@@ -100,33 +100,17 @@ class AdmissionMiddleware:
 
     Args:
         app: the application.
-        tokens: who may call; ``None`` lets everybody in.
-        limits: what one caller may do.
-        traffic: counts requests; what comes after it was closed is refused.
+        checks: of every request.
         admission: asked at a request's head whether it would be answered in time; ``None`` admits all.
-        observe: called with the route, status and seconds of every request.
-        log: called with every request's line of the access log.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        tokens: Tokens | None,
-        limits: Limits,
-        traffic: Traffic,
-        admission: Admission | None = None,
-        observe: Callable[[str | None, int, float], None] | None = None,
-        log: Callable[[AccessLine], None] = access.info,
-    ) -> None:
+    def __init__(self, app: ASGIApp, checks: Checks, admission: Admission | None = None) -> None:
         self._app = app
-        self._tokens = tokens
-        self._limits = limits
-        self._traffic = traffic
+        self._checks = checks
+        self._limits = checks.limits
         self._admission = admission
-        self._observe = observe
-        self._log = log
-        self._rate = RateLimit(limits.per_s, max(1, round(limits.per_s * limits.burst_s))) if limits.per_s else None
+        per_s, burst_s = checks.limits.per_s, checks.limits.burst_s
+        self._rate = RateLimit(per_s, max(1, round(per_s * burst_s))) if per_s else None
         self._held = Held()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -149,10 +133,11 @@ class AdmissionMiddleware:
                 model_digest = headers.get(MODEL_DIGEST)
             await send(message)
 
-        caller = self._tokens.identify(Headers(scope=scope).get("authorization")) if self._tokens else "anyone"
-        received = receive_forwarded(scope, receive)
-        body = Body(received, self._limits.body_bytes, self._limits.body_s, self._held, self._limits.all_bodies_bytes)
-        self._traffic.ongoing += 1
+        caller = (
+            self._checks.tokens.identify(Headers(scope=scope).get("authorization")) if self._checks.tokens else "anyone"
+        )
+        body = Body(receive_forwarded(scope, receive), self._limits, self._held)
+        self._checks.traffic.ongoing += 1
         try:
             self._admit(scope, caller)
             if caller is not None and self._rate is not None:
@@ -165,13 +150,13 @@ class AdmissionMiddleware:
             if status is None:
                 await respond(UNEXPECTED)(scope, receive, answer)
         finally:
-            self._traffic.ongoing -= 1
+            self._checks.traffic.ongoing -= 1
             body.release()
             route, seconds = getattr(scope.get("route"), "path", None), time.perf_counter() - begun
             if status is None or body.cut:
                 status = TIMED_OUT if not body.cut and seconds > self._limits.answer_s - 1 else HUNG_UP
-            if self._observe is not None:
-                self._observe(route, status, seconds)
+            if self._checks.observe is not None:
+                self._checks.observe(route, status, seconds)
             line = AccessLine(
                 time=datetime.now(UTC).isoformat(timespec="milliseconds"),
                 request_id=request_id,
@@ -182,11 +167,11 @@ class AdmissionMiddleware:
                 ms=round(1000 * seconds, 1),
                 model_digest=model_digest,
             )
-            self._log(line)
+            self._checks.log(line)
 
     def _admit(self, scope: Scope, caller: str | None) -> None:
         """Refuse by what the request's head says."""
-        if not self._traffic.open:
+        if not self._checks.traffic.open:
             raise STOPPING
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if path in PUBLIC or path.startswith(STATIC):

@@ -16,15 +16,15 @@ from derm_ray.data.statistics import ImageStatistics, measure
 from derm_ray.domain import Modality, Prediction
 from derm_ray.errors import BundleError, ImageError
 from derm_ray.inference.predictor import Predictor
-from derm_ray.inference.saliency import SaliencyMapper, overlay_files
-from derm_ray.observability import WorkerLogs
+from derm_ray.inference.saliency import SaliencyMapper, no_maps, overlay_files
 from derm_ray.serving.admission import Admission
+from derm_ray.serving.arguments import ServeArguments
 from derm_ray.serving.batches import Batches, Late
 from derm_ray.serving.drift import DriftMetrics
 from derm_ray.serving.metrics import ModelMetrics
 from derm_ray.serving.problems import ApiError, busy
 from derm_ray.serving.recorder import Recorder
-from derm_ray.serving.schemas import Model, Score, describe_model, to_score
+from derm_ray.serving.schemas import Score, describe_model, to_score
 
 MAX_BATCH = 16
 ANSWER_S = 10.0
@@ -43,45 +43,35 @@ class ServedModel:
     So while one model takes over from another, whatever their input sizes and classes, no answer mixes the two.
 
     Args:
-        model_uri: a bundle.
+        args: the bundle, the engine's resolved name, and the device; of ``cpus`` threads, as many compute as decode.
         model_digest: of the bundle.
-        engine: name.
-        use_gpu: where the network runs.
-        threads: that compute, and as many that decode and word answers.
-        logs: how it logs.
         recorder: records what it measures.
+
+    Attributes:
+        description: which model this is.
+        admission: which pairs it takes.
 
     Raises:
         BundleError, StorageError: the bundle cannot be loaded, or is another one by now.
     """
 
-    def __init__(
-        self,
-        model_uri: str,
-        model_digest: str,
-        engine: str,
-        use_gpu: bool,
-        threads: int,
-        logs: WorkerLogs,
-        recorder: Recorder,
-    ) -> None:
-        logs.begin()
-        torch.set_num_threads(threads)
-        self._bundle = load_bundle(model_uri)
+    def __init__(self, args: ServeArguments, model_digest: str, recorder: Recorder) -> None:
+        torch.set_num_threads(args.cpus)
+        self._bundle = load_bundle(args.model)
         if self._bundle.model_digest != model_digest:
-            raise BundleError(f"{model_uri} has changed while it was being served. Serve it again.")
-        device = torch.device("cuda" if use_gpu else "cpu")
-        self._predictor = Predictor(self._bundle, engine, batch_size=MAX_BATCH, device=device)
+            raise BundleError(f"{args.model} has changed while it was being served. Serve it again.")
+        device = torch.device("cuda" if args.gpu else "cpu")
+        self._predictor = Predictor(self._bundle, args.engine, batch_size=MAX_BATCH, device=device)
         self._mapper = SaliencyMapper(self._bundle, device) if self._bundle.network.cam is not None else None
-        card = storage.read_bytes(storage.join(model_uri, CARD)).decode()
-        self._description = describe_model(self._bundle, engine, card)
+        card = storage.read_bytes(storage.join(args.model, CARD)).decode()
+        self.description = describe_model(self._bundle, args.engine, card)
+        self.admission = Admission(WAIT_S, MAX_PAIRS)
         self._metrics = ModelMetrics(recorder)
         self._drift = DriftMetrics(self._bundle.reference, recorder)
-        self._threads = ThreadPoolExecutor(threads)
+        self._threads = ThreadPoolExecutor(args.cpus)
         self._forward = ThreadPoolExecutor(1)
         self._batches = Batches(self.predict_batch, MAX_BATCH)
-        self.admission = Admission(WAIT_S, MAX_PAIRS)
-        self._warm_up(MAX_BATCH if use_gpu else 1)
+        self._warm_up(MAX_BATCH if args.gpu else 1)
 
     def _warm_up(self, batch: int) -> None:
         """Run the first pass of each kind, which is slow, before the model reports that it is ready."""
@@ -91,11 +81,6 @@ class ServedModel:
         if self._mapper is not None:
             overlay_files(self._mapper, pair)
 
-    @property
-    def description(self) -> Model:
-        """Which model this is."""
-        return self._description
-
     async def score(self, clinical: bytes | None, dermoscopy: bytes | None, saliency: bool) -> Score:
         """Answer for the encoded images of one lesion, one of them at least.
 
@@ -103,7 +88,7 @@ class ServedModel:
             ApiError: an image cannot be used (422), the model has no maps (400), or there is no time for it (503).
         """
         if saliency and self._mapper is None:
-            raise ApiError(400, "no_saliency", "This model has no maps: its head is not cam_bp.")
+            raise ApiError(400, "no_saliency", f"This model has no maps: {no_maps(self._bundle)}")
         if wait_s := self.admission.retry_after_s():
             raise busy(wait_s)
         deadline = monotonic() + ANSWER_S
@@ -117,14 +102,7 @@ class ServedModel:
             prediction = await self.predict((pixels, perf_counter()), deadline)
             with self._metrics.stage("encode"):
                 overlays = await self._off(overlay_files, self._mapper, pixels) if saliency else None
-                score = to_score(
-                    prediction,
-                    None,
-                    self._bundle.label_set,
-                    self._bundle.model_digest,
-                    flags=pixels.flags,
-                    overlays=overlays,
-                )
+                score = to_score(prediction, self._bundle, pixels.flags, overlays)
         self._metrics.prediction(prediction)
         self._drift.observe(prediction, statistics)
         return score

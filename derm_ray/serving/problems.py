@@ -67,13 +67,14 @@ def shown(name: str) -> str:
     return repr(name) if _PLAIN.fullmatch(name) else "(its name is not a plain word)"
 
 
-def unknown_field(kind: str, name: str, known: Sequence[str]) -> str:
-    """Return the message for a field that is not ours, with the nearest one that is."""
-    if not known:
-        return f"unknown {kind} {shown(name)}. This URL accepts none."
-    if _PLAIN.fullmatch(name):
-        return unknown_name(kind, name, known)
-    return f"unknown {kind} {shown(name)}. Known: {', '.join(known)}."
+def unknown_names(kind: str, names: Sequence[str], known: Sequence[str]) -> str:
+    """Return the message for fields that are not ours; for a single one, with the nearest that is."""
+    if known and len(names) == 1 and _PLAIN.fullmatch(names[0]):
+        return unknown_name(kind, names[0], known)
+    listed = ", ".join(map(shown, names[:MAX_REPORTED]))
+    more = f" and {len(names) - MAX_REPORTED} more" if len(names) > MAX_REPORTED else ""
+    accepted = f"Known: {', '.join(known)}." if known else "This URL accepts none."
+    return f"unknown {kind}{'s' * (len(names) > 1)} {listed}{more}. {accepted}"
 
 
 def add_problem_handlers(app: FastAPI) -> None:
@@ -97,7 +98,7 @@ def _describe(error: Mapping[str, Any]) -> str:
         return f"the body is not valid JSON at character {location[0]}"
     if error["type"] == "extra_forbidden":
         *location, name = location
-        what = unknown_field("field", str(name), list((Pair if location else Pairs).model_fields))
+        what = unknown_names("field", [str(name)], list((Pair if location else Pairs).model_fields))
     else:
         what = error["msg"]
     where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in location).lstrip(".")

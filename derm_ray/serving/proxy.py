@@ -164,11 +164,7 @@ class BoundedHead(HttpToolsProtocol):
 
 
 class WithoutControls:
-    """ASGI middleware that drops the headers in :data:`CONTROLS`.
-
-    Args:
-        app: the proxy.
-    """
+    """ASGI middleware that drops the headers in :data:`CONTROLS`."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -10,7 +10,7 @@ from pydantic import Base64Encoder, BaseModel, ConfigDict, EncodedBytes, Field
 from pydantic_core import PydanticCustomError
 
 from derm_ray import RESEARCH_NOTICE
-from derm_ray.domain import LabelSet, Modality, Prediction, PredictionKind
+from derm_ray.domain import Modality, Prediction, PredictionKind
 
 if TYPE_CHECKING:
     from derm_ray.bundle import Bundle
@@ -185,30 +185,15 @@ def describe_model(bundle: "Bundle", engine: str, card: str) -> Model:
 
 
 def to_score(
-    prediction: Prediction,
-    pair_id: str | None,
-    labels: LabelSet,
-    model_digest: str,
-    *,
-    flags: tuple[str, ...] = (),
-    overlays: Mapping[Modality, bytes] | None = None,
+    prediction: Prediction, bundle: "Bundle", flags: tuple[str, ...], overlays: Mapping[Modality, bytes] | None
 ) -> Score:
-    """Return a prediction as a response.
-
-    Args:
-        prediction: the model's answer.
-        pair_id: the caller's.
-        labels: of the model.
-        model_digest: of the model.
-        flags: of the images.
-        overlays: PNG files.
-    """
+    """Return a model's prediction as a response, with the flags of the images and overlays as PNG files."""
 
     def named(probabilities: tuple[float, ...]) -> dict[str, float]:
-        return dict(zip(labels.class_names, probabilities, strict=True))
+        return dict(zip(bundle.label_set.class_names, probabilities, strict=True))
 
     return Score(
-        pair_id=pair_id,
+        pair_id=None,
         modality=prediction.modality,
         diagnosis=prediction.diagnosis,
         confidence=prediction.confidence,
@@ -220,5 +205,5 @@ def to_score(
         },
         flags=list(flags),
         saliency={modality: b64encode(png).decode() for modality, png in (overlays or {}).items()},
-        model_digest=model_digest,
+        model_digest=bundle.model_digest,
     )

@@ -13,7 +13,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.types import Receive, Scope
 
-from derm_ray.serving.problems import ApiError, invalid_request, shown, unknown_field
+from derm_ray.serving.problems import ApiError, invalid_request, shown, unknown_names
 
 
 class StrictRoute(APIRoute):
@@ -90,7 +90,8 @@ class _Parser(MultiPartParser):
 def _check(kind: str, given: Sequence[str], known: Sequence[str]) -> list[str]:
     """Return the problems with the field names of a request."""
     repeated = [name for name, count in Counter(given).items() if count > 1]
-    problems = [unknown_field(kind, name, known) for name in dict.fromkeys(given) if name not in known]
+    unknown = [name for name in dict.fromkeys(given) if name not in known]
+    problems = [unknown_names(kind, unknown, known)] if unknown else []
     return problems + [f"{kind} {shown(name)} is repeated. Send it once." for name in repeated]
 
 

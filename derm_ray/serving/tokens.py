@@ -58,25 +58,19 @@ def new_token(name: str) -> tuple[str, str]:
 
 
 def find_tokens(uri: str | None) -> Tokens | None:
-    """Return the tokens of a file, else those of the environment variable :data:`VARIABLE`, else ``None``."""
-    if uri is not None:
-        return read_tokens(uri)
-    text = os.environ.get(VARIABLE)
-    return parse_tokens(text, VARIABLE) if text is not None else None
-
-
-def read_tokens(uri: str) -> Tokens:
-    """Read a token file.
+    """Return the tokens of a file, else those of the environment variable :data:`VARIABLE`, else ``None``.
 
     Raises:
-        StorageError: it cannot be read.
+        StorageError: the file cannot be read.
         ConfigError: a line is not ``id:sha256``.
     """
+    if uri is None:
+        text = os.environ.get(VARIABLE)
+        return parse_tokens(text, VARIABLE) if text is not None else None
     try:
-        text = storage.read_bytes(uri).decode("utf-8-sig")
+        return parse_tokens(storage.read_bytes(uri).decode("utf-8-sig"), uri)
     except UnicodeDecodeError as error:
         raise ConfigError(f"{uri}: not a text file of lines `id:sha256`.") from error
-    return parse_tokens(text, uri)
 
 
 def parse_tokens(text: str, where: str) -> Tokens:

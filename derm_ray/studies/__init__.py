@@ -1,1 +1,1 @@
-"""Whole experiments made of the other rooms."""
+"""Whole experiments made of the other packages."""

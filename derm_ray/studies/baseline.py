@@ -1,6 +1,5 @@
 """Baseline: a logistic regression on frozen ImageNet features."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,14 +9,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from derm_ray.data.loading import load_all
 from derm_ray.data.manifest import Manifest, require_split
 from derm_ray.data.prepared import require_size
-from derm_ray.data.preprocessing import PairPixels, Pixels, Preprocessing, load_pairs
+from derm_ray.data.preprocessing import Pixels, Preprocessing
 from derm_ray.data.validation import validate
-from derm_ray.domain import LabelSet, LesionPair, PredictionKind, Split
-from derm_ray.errors import ManifestError
+from derm_ray.domain import LabelSet, LesionPair, Modality, PredictionKind, Split
 from derm_ray.evaluation.evaluate import compute_metrics
-from derm_ray.inference.precision import autocast, default_device, resolve_precision, to_device
+from derm_ray.inference.precision import autocast, default_device, network_input, resolve_precision, to_device
 from derm_ray.models.trunks import Trunk
 from derm_ray.models.weights import load_trunk_weights, read_init_weights
 
@@ -29,12 +28,8 @@ Features = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class BaselineResult:
-    """The baseline's metrics.
-
-    Attributes:
-        kinds: prediction kind -> metrics on the test split; cross means the features of both images.
-        strengths: prediction kind -> inverse regularization C, chosen by macro AUROC on val.
-        predictions: prediction kind -> probabilities of the test pairs (N, K), in manifest order.
+    """Metrics on test, inverse regularization C by macro AUROC on val, and probabilities of test (N, K) in manifest
+    order.
     """
 
     kinds: dict[PredictionKind, dict[str, float]]
@@ -45,15 +40,10 @@ class BaselineResult:
 def run_baseline(
     manifest: Manifest, labels: LabelSet, *, init_weights: str | None = None, size: int = 128
 ) -> BaselineResult:
-    """Fit on train, choose the regularization on val, report on test.
+    """Fit on train, choose the regularization on val, report on test; every pair has both images, diagnosis and split.
 
-    Features are the spatial means of VGG-16's relu5_3 (512 per image), standardized on train.
-
-    Args:
-        manifest: pairs with both images, diagnosis and split.
-        labels: class order.
-        init_weights: see :func:`derm_ray.models.weights.read_init_weights`.
-        size: side of the input in pixels.
+    Features are the spatial means of VGG-16's relu5_3 (512 per image) for images of ``size`` pixels, standardized on
+    train; those of both images together give cross.
 
     Raises:
         ManifestError, ConfigError, StorageError: the input is not usable.
@@ -110,18 +100,14 @@ def _extract(trunk: Trunk, pairs: list[LesionPair], uri: str, spec: Preprocessin
 
     def embed(images: list[Pixels]) -> Features:
         with torch.inference_mode(), autocast(precision, device):
-            batch = torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2)
-            embedded: Features = trunk(batch).last_BCHW.float().mean((2, 3)).cpu().numpy()
+            embedded: Features = (
+                trunk(network_input(np.stack(images), device)).last_BCHW.float().mean((2, 3)).cpu().numpy()
+            )
         return embedded
 
-    clinical: list[Features] = []
-    dermoscopy: list[Features] = []
-    with ThreadPoolExecutor(8) as executor:
-        for start in range(0, len(pairs), BATCH):
-            loaded = load_pairs(pairs[start : start + BATCH], spec, executor)
-            if problems := [str(error) for error in loaded if not isinstance(error, PairPixels)]:
-                raise ManifestError(uri, problems)
-            good = [p for p in loaded if isinstance(p, PairPixels)]
-            clinical.append(embed([p.clinical for p in good if p.clinical is not None]))
-            dermoscopy.append(embed([p.dermoscopy for p in good if p.dermoscopy is not None]))
-    return np.concatenate(clinical), np.concatenate(dermoscopy)
+    features: dict[Modality, list[Features]] = {modality: [] for modality in Modality}
+    for loaded in filter(None, load_all(pairs, spec, uri, chunk=BATCH)):
+        for modality, found in features.items():
+            found.append(embed([image for pixels in loaded if (image := pixels.of(modality)) is not None]))
+    clinical, dermoscopy = (np.concatenate(found) for found in features.values())
+    return clinical, dermoscopy

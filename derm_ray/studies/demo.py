@@ -28,15 +28,7 @@ WORKERS = 2
 
 @dataclass(frozen=True)
 class DemoResult:
-    """Results of the demo.
-
-    Attributes:
-        report_uri: HTML page of the evaluation.
-        evaluation: its metrics.
-        scores: the bulk run over all pairs.
-        bundle_uri: the model.
-        manifest_uri: the pairs.
-    """
+    """Results of the demo: the evaluation and its page, the bulk run over all pairs, model and manifest."""
 
     report_uri: str
     evaluation: Evaluation
@@ -48,13 +40,8 @@ class DemoResult:
 def run_demo(out_uri: str, *, pairs: int = PAIRS, epochs: int = EPOCHS) -> DemoResult:
     """Generate synthetic pairs, train a small Triple-Net, evaluate it and score all pairs in bulk.
 
-    Args:
-        out_uri: a folder; an earlier demo in it is replaced.
-        pairs: how many to draw.
-        epochs: of training.
-
     Raises:
-        OutputExistsError: the folder contains something else.
+        OutputExistsError: the folder contains something else than an earlier demo, which is replaced.
     """
     out_uri = storage.absolute(out_uri)
     marker_uri = storage.join(out_uri, MARKER)

@@ -71,7 +71,7 @@ class Job:
 
 
 class Cluster:
-    """A cluster's jobs server.
+    """A cluster's jobs server; methods that take a job's id raise :class:`ConfigError` where the server lacks it.
 
     Args:
         address: its URL; ``None`` takes ``RAY_API_SERVER_ADDRESS``, or this machine's.
@@ -104,11 +104,7 @@ class Cluster:
         return sorted(found, key=lambda job: job.started or 0, reverse=True)
 
     def job(self, job_id: str) -> Job:
-        """Return one job.
-
-        Raises:
-            ConfigError: the cluster does not know it.
-        """
+        """Return one job."""
         with _explained(self.address, job_id):
             return _job(self._client.get_job_info(job_id))
 
@@ -134,11 +130,7 @@ class Cluster:
                 time.sleep(4 * _POLL_S)
 
     def log(self, job_id: str) -> str:
-        """Return all that a job has printed so far.
-
-        Raises:
-            ConfigError: the cluster does not know it.
-        """
+        """Return all that a job has printed so far."""
         with _explained(self.address, job_id):
             return str(self._client.get_job_logs(job_id))
 
@@ -146,7 +138,6 @@ class Cluster:
         """Yield what a job prints, from its first line on, until it ends.
 
         Raises:
-            ConfigError: the cluster does not know it.
             SubmissionError: the cluster does not answer any more.
         """
         shown = 0
@@ -170,7 +161,6 @@ class Cluster:
         """Stop a job and wait for its end.
 
         Raises:
-            ConfigError: the cluster does not know it.
             SubmissionError: it does not end.
         """
         with _explained(self.address, job_id):

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from derm_ray import __version__
-from derm_ray.cluster_auth import INSECURE_VARIABLE, insecure_allowed
+from derm_ray.cluster_auth import INSECURE_VARIABLE, USE_NODES, insecure_allowed, refuse_credentials
+from derm_ray.credentials import find_credential, names_a_secret
 from derm_ray.errors import ConfigError, unknown_name
 from derm_ray.observability import LOG_FORMAT_VARIABLE
 from derm_ray.storage import digest, is_local
 from derm_ray.submission.package import Package
-from derm_ray.submission.secrets import refuse_secrets
 from derm_ray.submission.version import VERSION_VARIABLE
 
 COMMANDS = ("train", "evaluate", "score", "reproduce")
@@ -90,6 +90,22 @@ class JobRequest:
     def metadata(self) -> dict[str, str]:
         """What the cluster keeps beside the job."""
         return {"derm_ray_version": self.version, "derm_ray_digest": self.digest}
+
+
+def refuse_secrets(arguments: Sequence[str], settings: Mapping[str, str]) -> None:
+    """Check that no argument of a job, and none of its environment variables, looks like a secret.
+
+    Raises:
+        ConfigError: one does; the message says where, and never repeats the value.
+    """
+    refuse_credentials(arguments)
+    for number, argument in enumerate(arguments, 1):
+        name, _, value = argument.partition("=")
+        if value and "/" not in name and names_a_secret(name.lstrip("-"), value):
+            raise ConfigError(f"argument {number}: {name!r} looks like the name of a secret. {USE_NODES}")
+    for name, value in settings.items():
+        if names_a_secret(name, value) or find_credential(value):
+            raise ConfigError(f"--env {name}: looks like a secret. {USE_NODES}")
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, str]:

@@ -8,11 +8,68 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from derm_ray.data.preprocessing import Pixels, Preprocessing, load_pairs
-from derm_ray.domain import LesionPair, Modality
-from derm_ray.errors import ConfigError, ImageError
+from derm_ray.data.manifest import Manifest, collapsed, require_split
+from derm_ray.data.preprocessing import Preprocessing, load_pairs
+from derm_ray.domain import LabelSet, LesionPair, Modality, Split
+from derm_ray.errors import ConfigError, ImageError, ImageErrorCode, StorageError
 
 Indices = npt.NDArray[np.int64]
+Mirror = tuple[int, int] | None
+"""Seed and epoch that decide which images are mirrored; ``None`` mirrors none."""
+
+
+@dataclass(frozen=True, eq=False)
+class LabeledPairs:
+    """The pairs of one split that a label set includes, in manifest order.
+
+    Attributes:
+        listed: all pairs of the split; caches hold these, so that label sets share them.
+        positions, labels: (N,) which of them the label set includes, and their class indices.
+    """
+
+    listed: tuple[LesionPair, ...]
+    positions: Indices
+    labels: Indices
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @property
+    def pairs(self) -> list[LesionPair]:
+        """Those that the label set includes."""
+        return [self.listed[position] for position in self.positions]
+
+    def share(self, batch: Indices, rank: int = 0, world_size: int = 1) -> "Share":
+        """Return one rank's share of a global batch; shares differ by one pair at most."""
+        rows = np.array_split(batch, world_size)[rank]
+        positions = self.positions[rows]
+        return Share([self.listed[p] for p in positions], positions, self.labels[rows], rows, len(batch))
+
+
+def labeled(manifest: Manifest, split: Split, labels: LabelSet) -> LabeledPairs:
+    """Return one split with its class indices.
+
+    Raises:
+        ConfigError: the split is empty, or the label set excludes all of it.
+    """
+    listed = tuple(require_split(manifest, split).pairs())
+    classes = [collapsed(labels, pair.diagnosis) for pair in listed]
+    included = [(at, labels.class_names.index(name)) for at, name in enumerate(classes) if name is not None]
+    if not included:
+        raise ConfigError(f"{manifest.uri}: label set {labels.name!r} excludes every pair of split {split!s}.")
+    positions, indices = np.array(included, np.int64).T
+    return LabeledPairs(listed, positions, indices)
+
+
+@dataclass(frozen=True)
+class Share:
+    """One rank's share of a global batch, to be loaded; ``positions`` (B,) are places among the listed pairs."""
+
+    pairs: list[LesionPair]
+    positions: Indices
+    labels: Indices
+    indices: Indices
+    global_size: int
 
 
 @dataclass(frozen=True)
@@ -22,14 +79,14 @@ class Batch:
     Attributes:
         clinical, dermoscopy: images (B, size, size, 3) uint8, or the frozen stem's activations (B, H, W, C),
             float32 or the bits of bfloat16 as uint16.
-        labels: (B,) int64 class indices.
-        indices: (B,) int64 rows of the split.
+        labels: (B,) class indices.
+        indices: (B,) rows of the split.
         global_size: pairs in the whole global batch.
     """
 
     clinical: npt.NDArray[np.uint8 | np.uint16 | np.float32]
     dermoscopy: npt.NDArray[np.uint8 | np.uint16 | np.float32]
-    labels: npt.NDArray[np.int64]
+    labels: Indices
     indices: Indices
     global_size: int
 
@@ -44,11 +101,6 @@ def training_order(pairs: int, global_batch_size: int, *, seed: int, epoch: int)
 def evaluation_order(pairs: int, batch_size: int) -> list[Indices]:
     """Return batches that hold every pair exactly once, in order."""
     return [np.arange(start, min(start + batch_size, pairs)) for start in range(0, pairs, batch_size)]
-
-
-def rank_share(batch: Indices, rank: int, world_size: int) -> Indices:
-    """Return one rank's pairs of a global batch; shares differ by one pair at most."""
-    return np.array_split(batch, world_size)[rank]
 
 
 def check_batch_size(pairs: int, global_batch_size: int, workers: int) -> None:
@@ -69,57 +121,41 @@ def check_batch_size(pairs: int, global_batch_size: int, workers: int) -> None:
         )
 
 
-def is_mirrored(pair: LesionPair, modality: Modality, *, seed: int, epoch: int) -> bool:
-    """Return whether an image is mirrored in an epoch: a fair coin keyed by seed, epoch, pair and modality."""
+def is_mirrored(pair: LesionPair, modality: Modality, mirror: Mirror) -> bool:
+    """Return whether an image is mirrored: a fair coin keyed by seed, epoch, pair and modality."""
+    if mirror is None:
+        return False
+    seed, epoch = mirror
     key = f"{seed}/{epoch}/{pair.pair_id}/{modality}".encode()
     return bool(hashlib.blake2b(key, digest_size=1).digest()[0] & 1)
 
 
-def load_batch(
-    pairs: Sequence[LesionPair],
-    labels: Sequence[int] | npt.NDArray[np.int64],
-    indices: Indices,
-    spec: Preprocessing,
-    executor: Executor,
-    *,
-    global_size: int,
-    mirror: tuple[int, int] | None = None,
-) -> Batch:
-    """Read, decode, resize and mirror a batch.
-
-    Args:
-        pairs, labels, indices: of the batch, in order.
-        spec, executor, mirror: see :func:`load_images`.
-        global_size: pairs in the whole global batch.
-
-    Raises:
-        ImageError: an image cannot be used; the message names pair and file.
-    """
-    return Batch(*load_images(pairs, spec, executor, mirror), np.asarray(labels, np.int64), indices, global_size)
+def load_batch(share: Share, spec: Preprocessing, executor: Executor, mirror: Mirror) -> Batch:
+    """Read, decode, resize and mirror the images of a share; see :func:`load_images`."""
+    clinical, dermoscopy = load_images(share.pairs, spec, executor, mirror)
+    return Batch(clinical, dermoscopy, share.labels, share.indices, share.global_size)
 
 
 def load_images(
-    pairs: Sequence[LesionPair], spec: Preprocessing, executor: Executor, mirror: tuple[int, int] | None = None
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Return the clinical and the dermoscopy images of pairs, (B, size, size, 3) each.
+    pairs: Sequence[LesionPair], spec: Preprocessing, executor: Executor, mirror: Mirror = None
+) -> npt.NDArray[np.uint8]:
+    """Return the clinical and the dermoscopy images of pairs that have both: (2, B, size, size, 3).
 
-    Args:
-        pairs: with both images.
-        spec: target size.
-        executor: runs one task per image.
-        mirror: (seed, epoch), or ``None`` for no mirroring.
+    ``executor`` runs one task per image.
 
     Raises:
         ImageError: an image cannot be used; the message names pair and file.
+        StorageError: storage failed.
     """
-    images: dict[Modality, list[Pixels]] = {modality: [] for modality in Modality}
-    for pair, pixels in zip(pairs, load_pairs(list(pairs), spec, executor), strict=True):
+    images = np.empty((2, len(pairs), spec.size, spec.size, 3), np.uint8)
+    for row, (pair, pixels) in enumerate(zip(pairs, load_pairs(list(pairs), spec, executor), strict=True)):
         if isinstance(pixels, ImageError):
-            raise ImageError(pixels.code, f"pair {pair.pair_id}: {pixels.message}")
-        for modality, image in zip(Modality, (pixels.clinical, pixels.dermoscopy), strict=True):
+            message = f"pair {pair.pair_id}: {pixels.message}"
+            if pixels.code is ImageErrorCode.STORAGE:
+                raise StorageError(message)
+            raise ImageError(pixels.code, message)
+        for slot, modality in enumerate(Modality):
+            image = pixels.of(modality)
             assert image is not None, "validated: training has both images"
-            flipped = mirror is not None and is_mirrored(pair, modality, seed=mirror[0], epoch=mirror[1])
-            images[modality].append(image[:, ::-1] if flipped else image)
-    empty = np.empty((0, spec.size, spec.size, 3), np.uint8)  # of a rank whose share is empty
-    clinical, dermoscopy = (np.stack(some) if some else empty for some in images.values())
-    return clinical, dermoscopy
+            images[slot, row] = image[:, ::-1] if is_mirrored(pair, modality, mirror) else image
+    return images

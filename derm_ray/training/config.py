@@ -17,15 +17,13 @@ from derm_ray.models.cam import CAM_MODES
 from derm_ray.models.factory import NETWORKS, CamConfig, NetworkConfig
 from derm_ray.models.heads import HEADS
 from derm_ray.models.trunks import TRUNKS
+from derm_ray.training import PRESETS
 from derm_ray.training.losses import LOSSES
 
 
 class OneOf(NamedTuple):
-    """Marks a setting whose values are the names of a registry, or of another closed list.
-
-    Attributes:
-        kind: what the names are of, for messages.
-        known: the names, or what returns them.
+    """Marks a setting of a ``kind`` whose values are the names of a registry, or of another closed list or its
+    function.
     """
 
     kind: str
@@ -117,10 +115,7 @@ class TrainConfig:
         return len(label_set(self.label_set).diagnoses)
 
     def architecture(self, cam: CamConfig | None = None) -> NetworkConfig:
-        """Return the network this recipe trains.
-
-        Args:
-            cam: the CAM network of a ``cam_bp`` head.
+        """Return the network this recipe trains, with the CAM network of a ``cam_bp`` head.
 
         Raises:
             ConfigError: the parts do not go together.
@@ -170,34 +165,26 @@ def debug() -> TrainConfig:
     )
 
 
-PRESETS: Mapping[str, Callable[[], TrainConfig]] = {"paper": paper, "cpu": cpu, "debug": debug}
-
-
 def make_config(preset: str, settings: Mapping[str, str] | Mapping[str, Any] | None = None) -> TrainConfig:
     """Return a preset with some settings changed.
 
     Args:
-        preset: a key of :data:`PRESETS`.
+        preset: a name in :data:`derm_ray.training.PRESETS`.
         settings: field name -> value, as text or as its type.
 
     Raises:
         ConfigError: the preset or a field is unknown, or a value is out of range; all are listed.
     """
-    if preset not in PRESETS:
-        raise ConfigError(unknown_name("preset", preset, tuple(PRESETS)))
+    start = PRESETS[preset]()
     known = [field.name for field in fields(TrainConfig)]
     for name in settings or {}:
         if name not in known:
             raise ConfigError(unknown_name("setting", name, known))
-    return config_from_json({**asdict(PRESETS[preset]()), **(settings or {})})
+    return config_from_json({**asdict(start), **(settings or {})})
 
 
 def config_from_json(values: Mapping[str, Any]) -> TrainConfig:
-    """Return the recipe that JSON values describe.
-
-    Raises:
-        ConfigError: a value is out of range; all are listed.
-    """
+    """Return the recipe that JSON values describe; a ``ConfigError`` lists all that are out of range."""
     try:
         config = _ADAPTER.validate_python(dict(values))
     except ValidationError as error:
@@ -211,11 +198,7 @@ _ADAPTER = TypeAdapter(TrainConfig)
 
 
 def parse_settings(assignments: Sequence[str]) -> dict[str, str]:
-    """Parse ``key=value`` arguments.
-
-    Raises:
-        ConfigError: one has no ``=``.
-    """
+    """Parse ``key=value`` arguments; a ``ConfigError`` names one without ``=``."""
     settings: dict[str, str] = {}
     for assignment in assignments:
         key, equals, value = assignment.partition("=")

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from derm_ray import storage
 from derm_ray.domain import LesionPair, Modality
 from derm_ray.errors import ConfigError, StorageError
-from derm_ray.training.batches import Indices, is_mirrored
+from derm_ray.training.batches import Indices, Mirror, is_mirrored
 
 PAIRS_PER_FILE = 64
 LIMIT_GIB = 50.0
@@ -26,14 +26,8 @@ class FeatureCache:
     """The activations of one list of pairs.
 
     Files hold fixed-size records, one per pair in order; a record is the clinical and the dermoscopy image's
-    activations (H, W, C), and those of both images mirrored. Any range of a file can be read alone, locally and
-    from object storage.
-
-    Attributes:
-        uri: the folder.
-        shape: (H, W, C) of one image.
-        dtype: ``uint16`` (the bits of bfloat16) or ``float32``.
-        mirrored: whether records hold the mirrored images too.
+    activations (H, W, C), and those of both images mirrored. Any range of a file can be read alone, locally and from
+    object storage. ``shape`` is (H, W, C) of one image, ``dtype`` ``uint16`` (the bits of bfloat16) or ``float32``.
     """
 
     uri: str
@@ -55,24 +49,13 @@ class FeatureCache:
         """Return the URI of one file."""
         return storage.join(self.uri, f"{index:06d}.features")
 
-    def write(self, index: int, records: Activations) -> None:
-        """Write one file of records (pairs, images, H, W, C), atomically."""
-        storage.write_bytes(self.file(index), np.ascontiguousarray(records, self.dtype).tobytes())
-
     def touch(self, pairs: int) -> None:
         """Record that the cache, with this number of pairs, is in use."""
         record = {"bytes": self.record_bytes * pairs, "used_at": time.time()}
         storage.write_json(storage.join(self.uri, INDEX), record)
 
-    def read(
-        self, pairs: Sequence[LesionPair], rows: Indices, mirror: tuple[int, int] | None
-    ) -> tuple[Activations, Activations]:
-        """Return clinical and dermoscopy activations (B, H, W, C).
-
-        Args:
-            pairs: of the batch.
-            rows: their places in the list of pairs.
-            mirror: (seed, epoch), or ``None`` for no mirroring.
+    def read(self, pairs: Sequence[LesionPair], positions: Indices, mirror: Mirror) -> tuple[Activations, Activations]:
+        """Return clinical and dermoscopy activations (B, H, W, C) of pairs at these places in the list.
 
         Raises:
             StorageError: a file cannot be read, or is cut short.
@@ -80,28 +63,22 @@ class FeatureCache:
         filesystem, folder = storage.filesystem(self.uri)
         files: list[str] = []
         starts: list[int] = []
-        for pair, row in zip(pairs, rows.tolist(), strict=True):
+        for pair, row in zip(pairs, positions.tolist(), strict=True):
             for slot, modality in enumerate(Modality):
-                flipped = mirror is not None and is_mirrored(pair, modality, seed=mirror[0], epoch=mirror[1])
                 files.append(f"{folder}/{row // PAIRS_PER_FILE:06d}.features")
-                image = slot + 2 * (flipped and self.mirrored)
+                image = slot + 2 * (self.mirrored and is_mirrored(pair, modality, mirror))
                 starts.append(row % PAIRS_PER_FILE * self.record_bytes + image * self.image_bytes)
         with storage.translate_errors(self.uri):
             ends = [start + self.image_bytes for start in starts]
             parts = filesystem.cat_ranges(files, starts, ends, on_error="raise")
         if any(len(part) != self.image_bytes for part in parts):
             raise StorageError(f"{self.uri}: its files are truncated. Delete this folder; it will be computed again.")
-        images = np.frombuffer(b"".join(parts), self.dtype).reshape(len(rows), 2, *self.shape)
+        images = np.frombuffer(b"".join(parts), self.dtype).reshape(len(pairs), 2, *self.shape)
         return np.ascontiguousarray(images[:, 0]), np.ascontiguousarray(images[:, 1])
 
 
 def evict_caches(folder: str, caches: Sequence[tuple[FeatureCache, int]], limit_gib: float) -> None:
-    """Remove the least recently used caches until these fit the limit, and record that they are in use.
-
-    Args:
-        folder: of all caches.
-        caches: those needed, each with its number of pairs.
-        limit_gib: bound on the whole folder.
+    """Remove a folder's least recently used caches until these, each with its number of pairs, fit; mark these as used.
 
     Raises:
         ConfigError: they do not fit alone.

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from derm_ray.domain import PredictionKind
 from derm_ray.errors import DermRayError, TrainingError
-from derm_ray.inference.precision import autocast, resolve_precision, to_device
+from derm_ray.inference.precision import autocast, network_input, resolve_precision, to_device
 from derm_ray.models.networks import PairLogits, PairNetwork
 from derm_ray.models.trunks import Trunk
 from derm_ray.training.batches import Batch
@@ -29,12 +29,7 @@ KindProbabilities = dict[PredictionKind, npt.NDArray[np.float32]]
 class TrainingLoop:
     """Network, optimizer and schedule of a run.
 
-    Args:
-        config: the recipe.
-        network: with its initial weights, not wrapped; it is changed in place.
-        device: where to run.
-        weights: of each class in the loss (K,); ``None`` weighs all alike.
-        watchdog: informed of steps and waits.
+    ``network`` has its initial weights and is changed in place; ``weights`` are those of each class in the loss (K,).
     """
 
     def __init__(
@@ -162,14 +157,9 @@ class TrainingLoop:
         return logits
 
     def predict(self, batches: Iterable[Batch | DermRayError], pairs: int) -> KindProbabilities:
-        """Return the probabilities of every pair, gathered from all ranks.
+        """Return the probabilities of every pair, (pairs, classes) float32 per prediction kind, the same on all ranks.
 
-        Args:
-            batches: this rank's shares, or errors; all ranks together hold every index of ``range(pairs)`` once.
-            pairs: their number.
-
-        Returns:
-            Prediction kind -> (pairs, classes) float32, the same on all ranks.
+        The batches are this rank's shares; all ranks together hold every index of ``range(pairs)`` once.
 
         Raises:
             TrainingError: a probability is not finite.
@@ -219,12 +209,6 @@ class TrainingLoop:
         self.network.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._scheduler.load_state_dict(state["scheduler"])
-
-
-def network_input(array: npt.NDArray[Any], device: torch.device) -> Tensor:
-    """Return a batch (B, C, H, W) as the network takes it, from uint8 images or a stem's activations (B, H, W, C)."""
-    tensor = torch.from_numpy(array).to(device)
-    return (tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor).permute(0, 3, 1, 2)
 
 
 def _parameter_groups(network: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:

@@ -25,13 +25,10 @@ LOSSES = {"squared": squared, "cross_entropy": cross_entropy}
 
 
 def class_weights(labels: npt.NDArray[np.int64], classes: int, scheme: str) -> npt.NDArray[np.float32]:
-    """Return one weight per class (K,), whose mean over the pairs is 1.
+    """Return one weight per class (K,), whose mean over the pairs (N,) is 1; a class without pairs gets 0.
 
-    Args:
-        labels: of train (N,).
-        classes: K; a class without pairs gets weight 0.
-        scheme: ``none``, ``inverse`` frequency, or ``effective`` number (1 - b) / (1 - b^n) with b = 0.999
-            (Cui et al. 2019, Eq. 2).
+    ``scheme`` is ``none``, ``inverse`` frequency, or ``effective`` number (1 - b) / (1 - b^n) with b = 0.999 (Cui et
+    al. 2019, Eq. 2).
     """
     counts = np.bincount(labels, minlength=classes)
     if scheme == "none":

@@ -33,10 +33,7 @@ class Start:
 def make_start(config: TrainConfig, init_weights: str | None, cam: str | None) -> Start:
     """Return the initial network of a run; the seed determines all weights that are not loaded.
 
-    Args:
-        config: the recipe.
-        init_weights: see :func:`derm_ray.models.weights.read_init_weights`; a trunk trained from scratch takes none.
-        cam: bundle of the CAM network of a ``cam_bp`` head.
+    ``cam`` is the bundle of the CAM network of a head that needs a map.
 
     Raises:
         ConfigError, BundleError, StorageError: a part is missing, cannot be read, or does not fit.
@@ -50,7 +47,7 @@ def make_start(config: TrainConfig, init_weights: str | None, cam: str | None) -
         )
     check_size(config.trunk, config.size)
     state: State | None = None
-    if TRUNKS[config.trunk].pretrained is not None or init_weights is not None:
+    if not TRUNKS[config.trunk].from_scratch or init_weights is not None:
         state = read_init_weights(config.trunk, init_weights)
     source = init_weights or f"the download for {config.trunk}"
 

@@ -11,11 +11,7 @@ _KEYS = ("epoch", "step", "elapsed_s")
 
 
 def tensorboard_events(history: Sequence[Mapping[str, Any]]) -> bytes:
-    """Return an event file of the losses by step and of every metric by epoch.
-
-    Args:
-        history: the lines of ``metrics.jsonl``: one per step, one per epoch.
-    """
+    """Return an event file of the losses by step and of every metric by epoch, the lines of ``metrics.jsonl``."""
     with tempfile.TemporaryDirectory() as folder:
         with SummaryWriter(folder) as writer:
             steps = 0

@@ -1,11 +1,9 @@
-"""A real endpoint and its callers, well-meant or not."""
+"""The shared endpoint and its callers, well-meant or not."""
 
-import itertools
 import os
 import socket
 import statistics
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,31 +12,19 @@ import httpx
 import psutil
 import pytest
 
-from derm_ray.data.manifest import Manifest
-from derm_ray.serving.endpoint import endpoint
-from derm_ray.serving.tokens import new_token, parse_tokens
-from derm_ray.storage import read_bytes
-from tests.conftest import unused_port
-
-CALLERS = [new_token(f"caller-{number}") for number in range(40)]
-"""So many that no test runs into the rate of one."""
+from tests.conftest import Served
 
 
 @dataclass
 class Target:
-    """The endpoint as callers with tokens see it."""
+    """The endpoint as a caller with a token sees it."""
 
     url: str
+    bearer: dict[str, str]
     files: dict[str, bytes]
 
-    def __post_init__(self) -> None:
-        self._secrets = itertools.cycle(secret for secret, _ in CALLERS)
-
-    def bearer(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {next(self._secrets)}"}
-
     def ask(self, path: str = "/v1/score", *, headers: dict[str, str] | None = None, **options: Any) -> httpx.Response:
-        return httpx.post(self.url + path, headers=self.bearer() | (headers or {}), timeout=60, **options)
+        return httpx.post(self.url + path, headers=self.bearer | (headers or {}), timeout=60, **options)
 
     def form(self, *parts: tuple[str, bytes]) -> httpx.Response:
         """Send a multipart form written by hand: heads and bodies of its parts."""
@@ -57,7 +43,7 @@ class Target:
         with httpx.Client(timeout=30) as client:
             for _ in range(count):
                 begun = time.perf_counter()
-                answer = client.post(f"{self.url}/v1/score", files=self.files, headers=self.bearer())
+                answer = client.post(f"{self.url}/v1/score", files=self.files, headers=self.bearer)
                 took.append(time.perf_counter() - begun)
                 assert answer.status_code == 200, answer.text
         return statistics.median(took)
@@ -66,13 +52,9 @@ class Target:
         assert self.ask(files=self.files).status_code == 200
 
 
-@pytest.fixture(scope="package")
-def target(ray_local: None, bundle_uri: str, pairs: Manifest) -> Iterator[Target]:
-    pair = pairs.pairs()[0]
-    files = {"clinical": read_bytes(str(pair.clinical_uri)), "dermoscopy": read_bytes(str(pair.dermoscopy_uri))}
-    tokens = parse_tokens("\n".join(line for _, line in CALLERS), "tokens")
-    with endpoint(bundle_uri, engine="torch", port=unused_port(), tokens=tokens) as served:
-        yield Target(served.url, files)
+@pytest.fixture
+def target(served: Served, photos: dict[str, bytes]) -> Target:
+    return Target(served.url, served.bearer, photos)
 
 
 def is_problem(answer: httpx.Response, *statuses: int) -> None:

@@ -29,7 +29,7 @@ def test_the_whole_api_keeps_its_promises_over_http(target: Target) -> None:
         @given(case=operation.as_strategy())
         @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
         def check(case: schemathesis.Case) -> None:
-            case.call_and_validate(headers=target.bearer(), excluded_checks=[positive_data_acceptance])
+            case.call_and_validate(headers=target.bearer, excluded_checks=[positive_data_acceptance])
 
         check()
 

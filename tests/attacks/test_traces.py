@@ -52,7 +52,7 @@ def test_nothing_of_a_caller_s_is_kept(target: Target) -> None:
         target.ask("/v1/score-batch", content=f'{{"pairs": "{marker}', headers=headers | {"content-type": "application/json"}),
         target.ask(f"/v1/{marker}?{marker}", headers=headers),
         target.ask(f"/{marker}/v1/score", files={"clinical": photo}, **id_of),
-        httpx.request(marker.upper(), f"{target.url}/v1/score", headers=headers | target.bearer()),
+        httpx.request(marker.upper(), f"{target.url}/v1/score", headers=headers | target.bearer),
         httpx.get(f"{target.url}/v1/model", headers={"authorization": f"Bearer {marker}"}),
         httpx.get(f"{target.url}/static/{marker}"),
     ]  # fmt: skip

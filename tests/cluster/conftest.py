@@ -14,7 +14,7 @@ import yaml
 from derm_ray.cli import app
 from derm_ray.cli.cluster import check_words
 from derm_ray.operations.cluster.schemas import CRDS_VARIABLE
-from derm_ray.operations.cluster.validation import validate_files
+from derm_ray.operations.cluster.validation import validate_file
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
 GONE = object()
@@ -48,7 +48,7 @@ def validate(tmp_path: Path, request: pytest.FixtureRequest) -> Validate:
         if isinstance(given, str):
             path = tmp_path / "file.yaml"
             path.write_text(given)
-        (report,) = validate_files([str(path)], lambda words: check_words(ROOT, words), folder)
+        report = validate_file(str(path), lambda words: check_words(ROOT, words), folder)
         return [str(problem).removeprefix(f"{path}:") for problem in report.problems]
 
     return check

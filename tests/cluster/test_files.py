@@ -12,7 +12,7 @@ from derm_ray import __version__
 from derm_ray.cli import app
 from derm_ray.cli.cluster import check_words
 from derm_ray.operations.cluster.commands import JOBS
-from derm_ray.operations.cluster.validation import validate_files
+from derm_ray.operations.cluster.validation import validate_file
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
@@ -22,7 +22,7 @@ KUBERAY = [path for path in FILES if path.parent.name == "kuberay"]
 
 def test_all_files_are_sound(crds: str | None) -> None:
     root = typer.main.get_command(app)
-    reports = validate_files([str(path) for path in FILES], lambda words: check_words(root, words), crds)
+    reports = [validate_file(str(path), lambda words: check_words(root, words), crds) for path in FILES]
     assert [str(problem) for report in reports for problem in report.problems] == []
     unchecked = [reason for report in reports for reason in report.unchecked if "PodMonitor" not in reason]
     assert bool(unchecked) == (crds is None), "fields of KubeRay's kinds are checked with its definitions only"

@@ -21,7 +21,7 @@ YBR = np.array([[0.299, 0.587, 0.114], [-0.1687, -0.3313, 0.5], [0.5, -0.4187, -
 
 def dicom_specimens(seed: int) -> Iterator[Specimen]:
     """Yield all DICOM files, in an order and with pixels that the seed decides."""
-    plans = [*_native_grays(), *_native_colors(), *_palettes(), *_jpegs(), *_jpegs_2000(), *_oddities()]
+    plans = [*_native_grays(), *_native_colors(), *_jpegs(), *_jpegs_2000(), *_oddities()]
     random.Random(seed).shuffle(plans)
     for number, plan in enumerate(plans):
         yield plan(np.random.default_rng([seed, number]))
@@ -59,9 +59,6 @@ def _native_grays() -> Iterator[Plan]:
             return depth.packed(values, *at, rng.integers(0, 256, values.shape))
 
         yield _gray(f"{uids.UID(syntax).name} {vr}", depth, GRAYS[number // 3 % 2], view, syntax, encode, vr)
-    one = Depth(1, 1)
-    for view, syntax, photometric in product(VIEWS[:3], NATIVE[:2], GRAYS):
-        yield _gray("single bits", one, photometric, view, syntax, lambda v, _: one.packed(v, "", ""), "OW")
 
 
 def _to_eight(values: Pixels, bits: int) -> Pixels:
@@ -108,40 +105,6 @@ def _native_colors() -> Iterator[Plan]:
         if vr == "OW" or syntax != uids.ImplicitVRLittleEndian:
             yield native(Depth(8, 8), "YBR_FULL", planar, syntax, vr, True, False)
             yield native(Depth(8, 8), "YBR_FULL_422", 0, syntax, vr, True, False)
-
-
-def _palettes() -> Iterator[Plan]:
-    def palette(depth: Depth, entries: int, bits: int, wide: bool, shift: int, syntax: str) -> Plan:
-        def plan(rng: np.random.Generator) -> Specimen:
-            big, first = syntax == uids.ExplicitVRBigEndian, depth.low + shift
-            indices, tables = depth.draw(rng), rng.integers(0, 2**bits, (3, entries))
-            elements = depth.elements()
-            for color, table in zip(("Red", "Green", "Blue"), tables, strict=True):
-                data = table.astype("<u2" if wide else np.uint8).tobytes()
-                name = f"{color}PaletteColorLookupTable"
-                elements[f"{name}Descriptor"] = ("SS" if depth.signed else "US", [entries, first, bits])
-                elements[f"{name}Data"] = ("OW", swapped(data) if big else data + bytes(len(data) % 2))
-            if encapsulated := syntax == uids.JPEG2000Lossless:
-                pixels = _lossless(indices, depth)
-            else:
-                pixels = depth.packed(indices, syntax, "OW")
-            file = dicom(pixels, syntax, "PALETTE COLOR", elements, "OB" if encapsulated else "OW")
-            size = f"{entries} entries of {bits} bits{' in words' if wide else ''} from {first}"
-            looked_up = np.clip(indices - first, 0, entries - 1)
-            return Specimen(
-                f"{uids.UID(syntax).name}, palette, {depth}, {size}",
-                file,
-                lambda: _to_eight(np.moveaxis(tables[:, looked_up], 0, -1), bits),
-            )
-
-        return plan
-
-    depths = [Depth(8, 8), Depth(8, 6), Depth(16, 10), Depth(16, 16), Depth(8, 8, True), Depth(16, 12, True)]
-    tables = [(8, False), (8, True), (16, True)]
-    for syntax, depth, entries, (bits, wide) in product(
-        (*NATIVE, uids.JPEG2000Lossless), depths, (255, 16, 1000), tables
-    ):
-        yield palette(depth, entries, bits, wide, (0, 5)[entries == 16], syntax)
 
 
 def _smooth(rng: np.random.Generator, *shape: int) -> Pixels:

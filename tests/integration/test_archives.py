@@ -1,7 +1,6 @@
 """Archives of every kind are scored where they lie, with the scores of their pairs as files."""
 
 import io
-import subprocess
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -17,7 +16,6 @@ import ray.data
 
 from derm_ray import storage
 from derm_ray.data.archives.index import index_archive, write_index
-from derm_ray.data.archives.pairing import PairingRule
 from derm_ray.data.inputs import MemoryInput, open_input
 from derm_ray.data.manifest import Manifest
 from derm_ray.domain import Modality
@@ -48,9 +46,14 @@ def files(few: Manifest) -> Files:
 
 
 @pytest.fixture(scope="module")
-def expected(ray_local: None, few: Manifest, bundle_uri: str, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    out = str(tmp_path_factory.mktemp("files"))
-    return scores(score(bundle_uri, MemoryInput(few), out, engine="torch").out_uri)
+def whole(ray_local: None, few: Manifest, bundle_uri: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The pairs as files, scored in three parts."""
+    return score(bundle_uri, MemoryInput(few), str(tmp_path_factory.mktemp("files")), shard_size=5).out_uri
+
+
+@pytest.fixture(scope="module")
+def expected(whole: str) -> pd.DataFrame:
+    return scores(whole)
 
 
 def scores(out: str) -> pd.DataFrame:
@@ -117,13 +120,11 @@ def test_an_archive_in_a_bucket_is_scored_as_its_files_are(
 ) -> None:
     place = f"{s3}/{tmp_path.name}"
     uri = pack(files, place)
-    result = score(bundle_uri, open_input(uri), f"{place}/scores", engine="torch", shard_size=5)
+    result = score(bundle_uri, open_input(uri), f"{place}/scores", shard_size=5)
     assert result.counts.scored == PAIRS
     found = scores(result.out_uri)[expected.columns]
     pd.testing.assert_frame_equal(found.assign(lesion_id=""), expected.assign(lesion_id=""), rtol=0, atol=1e-5)
-    assert score(bundle_uri, open_input(uri), f"{place}/scores", engine="torch", shard_size=5).resumed == len(
-        result.counts.parts
-    )
+    assert score(bundle_uri, open_input(uri), f"{place}/scores", shard_size=5).resumed == len(result.counts.parts)
 
     write_index(index_archive(uri), f"{place}/m.parquet")
     columns = ["pair_id", "lesion_id", "clinical_uri", "dermoscopy_uri"]
@@ -135,9 +136,11 @@ def test_an_archive_in_a_bucket_is_scored_as_its_files_are(
     "name", ["parquet", *(pytest.param(name, marks=pytest.mark.slow) for name in ("csv", "jsonl"))]
 )
 def test_scores_open_as_they_are(
-    few: Manifest, expected: pd.DataFrame, bundle_uri: str, tmp_path: Path, name: str
+    few: Manifest, whole: str, expected: pd.DataFrame, bundle_uri: str, tmp_path: Path, name: str
 ) -> None:
-    out = score(bundle_uri, MemoryInput(few), str(tmp_path), engine="torch", shard_size=5, output_format=name).out_uri
+    out = whole
+    if name != "parquet":
+        out = score(bundle_uri, MemoryInput(few), str(tmp_path), shard_size=5, output_format=name).out_uri
     reader = {"parquet": "read_parquet", "csv": "read_csv", "jsonl": "read_json"}[name]
     query = f"SELECT pair_id, p_melanoma FROM {reader}('{out}/*.{name}') ORDER BY pair_id"  # noqa: S608
     rows = duckdb.sql(query).fetchall()
@@ -160,7 +163,8 @@ def test_the_command_takes_patterns_and_tells_what_it_left_out(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     patterns = ("--clinical", "clinical/{lesion}.jpg", "--dermoscopy", "dermoscopy/{lesion}.jpg")
-    done = derm_ray("score", "--model", bundle_uri, "--input", "tree", "--out", "scores", *patterns)
+    command = ("score", "--model", bundle_uri, "--input", "tree", "--out", "scores", "--engine", "torch")
+    done = derm_ray(*command, *patterns)
     assert done.returncode == 0, done.stderr
     assert f"{PAIRS} pairs: {PAIRS} scored, 0 errors, each exactly once" in done.stdout
     assert "12/12 pairs" in done.stderr
@@ -168,16 +172,6 @@ def test_the_command_takes_patterns_and_tells_what_it_left_out(
     assert verified.returncode == 0, verified.stderr
     assert "scores: valid, 1 part\n" in verified.stdout
     assert "no image file extension" in (tmp_path / "scores" / "_report.json").read_text()
-    changed = derm_ray("score", "--model", bundle_uri, "--input", "tree", "--out", "scores", *patterns[:2])
+    changed = derm_ray(*command, *patterns[:2])
     assert changed.returncode == 2
     assert "patterns was" in changed.stderr
-
-
-def test_rules_are_for_archives_only(few: Manifest, derm_ray: RunCommand, bundle_uri: str, tmp_path: Path) -> None:
-    (tmp_path / "m.csv").write_text("lesion_id,clinical_uri\na,a.jpg\n")
-    rule = ("--clinical", "{lesion}.jpg")
-    done = derm_ray("score", "--model", bundle_uri, "--input", "m.csv", "--out", "scores", *rule)
-    assert done.returncode == 2
-    assert "is a manifest, which lists its images" in done.stderr
-    assert PairingRule("{lesion}.jpg", "{lesion}.png").clinical == ("{lesion}.jpg",)
-    assert subprocess.run(["ls", tmp_path], capture_output=True, text=True, check=True).stdout == "m.csv\n"

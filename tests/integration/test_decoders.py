@@ -79,7 +79,7 @@ def files(out: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("source", "arguments"),
     [
-        pytest.param(manifest, {"per_input_predictions": True}, id="parquet"),
+        pytest.param(manifest, {"per_input_predictions": True}, id="parquet", marks=pytest.mark.slow),
         pytest.param(manifest, {"output_format": "csv"}, id="csv", marks=pytest.mark.slow),
         pytest.param(manifest, {"saliency": True}, id="saliency", marks=pytest.mark.slow),
         pytest.param(archive("a.tar"), {}, id="tar", marks=pytest.mark.slow),
@@ -107,21 +107,22 @@ def test_the_output_is_that_of_the_fused_path(
     assert all(record["stages"].values())
 
 
-def test_either_way_resumes_the_other_and_tries_errors_again(mixed: Manifest, bundle_uri: str, tmp_path: Path) -> None:
-    lost = tmp_path / "later.jpg"
+def test_either_way_resumes_the_other_with_the_same_output_and_tries_errors_again(
+    mixed: Manifest, bundle_uri: str, tmp_path: Path
+) -> None:
+    lost, out = tmp_path / "later.jpg", tmp_path / "out"
     uris = list(mixed.column("dermoscopy_uri"))
     source = MemoryInput(mixed.with_column("dermoscopy_uri", [*uris[:36], str(lost), *uris[37:]]))
-    out = tmp_path / "out"
-    for kept_parts, options in ((0, FUSED), (2, SPLIT), (2, FUSED)):
-        result = score(bundle_uri, source, str(out), engine="torch", shard_size=SHARD, options=options)
-        assert result.resumed == kept_parts
-        kept = files(out)
-        sorted(out.glob("part-*"))[1].unlink()
-    score(bundle_uri, source, str(out), engine="torch", shard_size=SHARD, options=SPLIT)
-    assert files(out) == kept
+    assert score(bundle_uri, source, str(out), engine="torch", shard_size=SHARD, options=FUSED).resumed == 0
+    fused = files(out)
+    for part in sorted(out.glob("part-*"))[:2]:
+        part.unlink()
+    assert score(bundle_uri, source, str(out), engine="torch", shard_size=SHARD, options=SPLIT).resumed == 1
+    assert files(out) == fused
+    assert all(storage.read_json(str(out / "_report.json"))["invocations"][-1]["stages"].values())
 
     lost.write_bytes(storage.read_bytes(str(uris[0])))
-    again = ScoringOptions(replicas=1, decoders=2, retry_errors=True)
+    again = ScoringOptions(replicas=1, retry_errors=True)
     result = score(bundle_uri, source, str(out), engine="torch", shard_size=SHARD, options=again)
     assert (result.counts.scored, result.counts.errors, result.resumed) == (89, 1, 2)
 

@@ -22,6 +22,7 @@ from derm_ray.data.reference import Distribution, Quantity
 from derm_ray.data.statistics import ImageStatistics
 from derm_ray.data.synthetic import synthesize
 from derm_ray.domain import PAPER15, Modality, Prediction
+from derm_ray.serving.arguments import ServeArguments
 from derm_ray.serving.client import Client
 from derm_ray.serving.drift import DriftMetrics
 from derm_ray.serving.endpoint import endpoint
@@ -197,7 +198,7 @@ def test_bins_are_counted_beside_what_the_reference_expects(ray_local: None) -> 
 def test_drift_alarms_within_500_requests_and_clean_traffic_does_not(
     watched_uri: str, traffic: list[Pair], promtool: str, free_port: int, tmp_path: Path
 ) -> None:
-    with endpoint(watched_uri, engine="torch", port=free_port, rate=1e6) as served:
+    with endpoint(ServeArguments(model=watched_uri, engine="torch", rate=1e6), port=free_port) as served:
         start = scraped()
         last = ask(served.url, traffic, start)
         clean, drifted = risen(start, last), {}

@@ -1,4 +1,4 @@
-"""The page in a real browser, served by a real endpoint."""
+"""The page in a real browser, served by the shared endpoint."""
 
 import os
 from collections.abc import Iterator
@@ -16,11 +16,8 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from derm_ray.bundle import load_bundle
 from derm_ray.data.manifest import Manifest
-from derm_ray.domain import MILK10K, Calibration, OperatingPoint, PredictionKind
-from derm_ray.models.factory import CamConfig, NetworkConfig
-from derm_ray.serving.endpoint import endpoint
-from derm_ray.serving.tokens import new_token, parse_tokens
-from tests.conftest import seal_untrained, unused_port
+from derm_ray.domain import MILK10K
+from tests.conftest import Served
 
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 pytestmark = [
@@ -40,7 +37,6 @@ FLAGS = [
     "--disable-quic",
     "--no-first-run",
 ]
-SECRET, LINE = new_token("browser")
 
 
 @dataclass
@@ -49,6 +45,7 @@ class Page:
 
     driver: Chrome
     url: str
+    secret: str
     clinical: str
     dermoscopy: str
 
@@ -66,9 +63,9 @@ class Page:
         """Wait for a text to be seen."""
         WebDriverWait(self.driver, 60).until(lambda _: text in self.find(selector).text, f"no {text!r} in {selector}")
 
-    def enter_token(self, token: str = SECRET) -> None:
+    def enter_token(self, token: str = "") -> None:
         self.find("#token").clear()
-        self.find("#token").send_keys(token, Keys.TAB)
+        self.find("#token").send_keys(token or self.secret, Keys.TAB)
 
     def score(self, **files: str) -> None:
         for name, path in files.items():
@@ -90,26 +87,6 @@ class Page:
 
 
 @pytest.fixture(scope="module")
-def model_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A model with maps and operating points: one that every probability reaches, one that none does."""
-    points = tuple(
-        OperatingPoint(kind, task, target, threshold, 0.9, 0.5)
-        for kind in PredictionKind
-        for task in ("cancer", "melanoma")
-        for target, threshold in ((0.9, 0.999), (0.95, 0.0001))
-    )
-    network = NetworkConfig("triple", "tiny", "cam_bp", 11, cam=CamConfig("tiny", 11))
-    uri = str(tmp_path_factory.mktemp("page") / "bundle")
-    return seal_untrained(uri, network, label_set=MILK10K, calibration=Calibration(operating_points=points))
-
-
-@pytest.fixture(scope="module")
-def url(ray_local: None, model_uri: str) -> Iterator[str]:
-    with endpoint(model_uri, engine="torch", port=unused_port(), tokens=parse_tokens(LINE, "t")) as served:
-        yield served.url
-
-
-@pytest.fixture(scope="module")
 def driver() -> Iterator[Chrome]:
     options = ChromeOptions()
     options.binary_location = str(CHROMIUM)
@@ -122,16 +99,16 @@ def driver() -> Iterator[Chrome]:
 
 
 @pytest.fixture
-def page(driver: Chrome, url: str, pairs: Manifest) -> Page:
+def page(driver: Chrome, served: Served, pairs: Manifest) -> Page:
     pair = pairs.pairs()[0]
-    opened = Page(driver, url, str(pair.clinical_uri), str(pair.dermoscopy_uri))
+    opened = Page(driver, served.url, served.secret, str(pair.clinical_uri), str(pair.dermoscopy_uri))
     opened.open()
     return opened
 
 
-def test_two_photos_become_an_answer(page: Page, model_uri: str) -> None:
+def test_two_photos_become_an_answer(page: Page, served_model_uri: str) -> None:
     page.enter_token()
-    page.see("#model", load_bundle(model_uri).model_digest[:12])
+    page.see("#model", load_bundle(served_model_uri).model_digest[:12])
     page.score(clinical=page.clinical, dermoscopy=page.dermoscopy)
     page.see("#result-title", "%")
     assert page.driver.switch_to.active_element == page.find("#result-title")

@@ -14,7 +14,7 @@ from derm_ray.training.config import make_config
 from derm_ray.training.run.driver import train
 from tests.conftest import RealData, take
 
-pytestmark = [pytest.mark.real_data, pytest.mark.ray]
+pytestmark = pytest.mark.real_data
 
 
 @pytest.fixture(scope="module")

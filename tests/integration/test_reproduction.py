@@ -25,8 +25,6 @@ from derm_ray.training.run.driver import train
 from tests.conftest import INTERRUPTIBLE, RunCommand, take
 from tests.integration.test_training import EXACT, small, step_losses
 
-pytestmark = pytest.mark.ray
-
 
 @pytest.fixture(scope="module")
 def few(pairs: Manifest) -> Manifest:
@@ -118,6 +116,7 @@ def test_what_cannot_be_studied_is_one_message_before_anything_trains(few: Manif
         reproduce(few, out, preset="debug")
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
 def test_a_study_that_is_stopped_goes_on_where_it_was(

@@ -21,6 +21,7 @@ from derm_ray.data.manifest import Manifest
 from derm_ray.domain import MILK10K
 from derm_ray.errors import DermRayError
 from derm_ray.models.factory import NetworkConfig
+from derm_ray.serving.arguments import ServeArguments
 from derm_ray.serving.endpoint import Endpoint, configured_endpoint, endpoint
 from derm_ray.serving.tokens import new_token
 from derm_ray.storage import read_bytes
@@ -109,7 +110,7 @@ def test_a_model_takes_over_without_a_failed_request(
     ray_local: None, tmp_path: Path, pairs: Manifest, free_port: int
 ) -> None:
     uri = seal_untrained(str(tmp_path / "bundle"), NetworkConfig(trunk="tiny"))
-    with endpoint(uri, engine="torch", port=free_port, rate=RATE) as served:
+    with endpoint(ServeArguments(model=uri, engine="torch", rate=RATE), port=free_port) as served:
         check_swap(served, uri, pairs)
         (tmp_path / "bundle" / "weights.safetensors").write_bytes(b"broken")
         with load(served.url, pairs) as seen:
@@ -221,7 +222,7 @@ def test_a_killed_replica_costs_the_requests_it_had(
     ray_local: None, bundle_uri: str, pairs: Manifest, free_port: int
 ) -> None:
     with (
-        endpoint(bundle_uri, engine="torch", port=free_port, replicas=2, rate=RATE) as served,
+        endpoint(ServeArguments(model=bundle_uri, engine="torch", replicas=2, rate=RATE), port=free_port) as served,
         load(served.url, pairs) as seen,
     ):
         seen.wait_for(8)

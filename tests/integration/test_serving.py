@@ -9,8 +9,6 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -21,46 +19,24 @@ from prometheus_client.samples import Sample
 from ray import serve
 
 from derm_ray.bundle import load_bundle
+from derm_ray.cli.score_one import score_one
+from derm_ray.cli.serve import token
 from derm_ray.data.manifest import Manifest
 from derm_ray.domain import Modality
 from derm_ray.errors import ConfigError, ServingError
 from derm_ray.serving import deployment
+from derm_ray.serving.arguments import ServeArguments
 from derm_ray.serving.client import Client
 from derm_ray.serving.endpoint import endpoint
 from derm_ray.serving.model import MAX_PAIRS
-from derm_ray.serving.tokens import new_token, parse_tokens
 from derm_ray.storage import read_bytes
-from tests.conftest import RunCommand, running, unused_port
+from tests.conftest import Served, running
 from tests.load.arrivals import Request, closed_loop, open_loop
 
 pytestmark = pytest.mark.ray
 
-
-@dataclass(frozen=True)
-class Served:
-    """An endpoint that the tests of this file share, and the replicas whose metrics Ray exported before it."""
-
-    url: str
-    secret: str
-    before: set[str]
-
-    @property
-    def bearer(self) -> dict[str, str]:
-        return {"authorization": f"Bearer {self.secret}"}
-
-
-@pytest.fixture(scope="module")
-def served(ray_local: None, bundle_uri: str) -> Iterator[Served]:
-    secret, line = new_token("clinic")
-    before = {s.labels["replica"] for s in samples()}
-    with endpoint(bundle_uri, engine="torch", port=unused_port(), tokens=parse_tokens(line, "tokens")) as started:
-        yield Served(started.url, secret, before)
-
-
-@pytest.fixture(scope="module")
-def files(pairs: Manifest) -> dict[str, bytes]:
-    pair = pairs.pairs()[0]
-    return {"clinical": read_bytes(str(pair.clinical_uri)), "dermoscopy": read_bytes(str(pair.dermoscopy_uri))}
+Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+"""(name, labels) -> value."""
 
 
 def samples() -> list[Sample]:
@@ -72,21 +48,19 @@ def samples() -> list[Sample]:
     return [s for s in found if "replica" in s.labels]  # training's and bulk scoring's have none
 
 
-@pytest.mark.slow  # before the shared endpoint starts: a Ray serves one model
+@pytest.mark.slow
 def test_replicas_come_under_load_and_go_after_it(
-    ray_local: None, bundle_uri: str, pairs: Manifest, free_port: int, monkeypatch: pytest.MonkeyPatch
+    ray_local: None, bundle_uri: str, photos: dict[str, bytes], free_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {"UPSCALE_DELAY_S": 1.0, "DOWNSCALE_DELAY_S": 1.0}.items():
         monkeypatch.setattr(deployment, name, value)
-    pair = pairs.pairs()[0]
-    files = {"clinical": read_bytes(str(pair.clinical_uri)), "dermoscopy": read_bytes(str(pair.dermoscopy_uri))}
     codes: set[int] = set()
     ended = threading.Event()
 
     def ask() -> None:
         with httpx.Client(timeout=60) as client:
             while not ended.is_set():
-                codes.add(client.post(f"{url}/v1/score", files=files).status_code)
+                codes.add(client.post(f"{url}/v1/score", files=photos).status_code)
 
     def replicas() -> int:
         return sum(serve.status().applications["derm_ray"].deployments["ModelReplica"].replica_states.values())
@@ -97,7 +71,8 @@ def test_replicas_come_under_load_and_go_after_it(
             assert time.monotonic() < deadline, serve.status()
             time.sleep(0.2)
 
-    with endpoint(bundle_uri, engine="torch", port=free_port, max_replicas=2, rate=1000) as served:
+    arguments = ServeArguments(model=bundle_uri, engine="torch", max_replicas=2, rate=1000)
+    with endpoint(arguments, port=free_port) as served:
         url = served.url
         assert replicas() == 1
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
@@ -111,8 +86,7 @@ def test_replicas_come_under_load_and_go_after_it(
     assert codes == {200}
 
 
-def test_ray_exports_what_is_measured(served: Served, files: dict[str, bytes]) -> None:
-    """The first to use the endpoint, so that it has made all requests that are counted."""
+def test_ray_exports_what_is_measured(served: Served, photos: dict[str, bytes]) -> None:
     wanted = {
         ("requests_total", "route", "/v1/score", "status", "200"): 3,
         ("requests_total", "route", "/v1/score", "status", "422"): 1,
@@ -129,26 +103,36 @@ def test_ray_exports_what_is_measured(served: Served, files: dict[str, bytes]) -
         ("stage_seconds_count", "stage", "encode"): 3,
         ("request_seconds_count", "route", "/v1/score"): 4,
     }
-    for upload in (files, files, {"clinical": files["clinical"]}, {"clinical": b"text"}):
+
+    before: Series = {}
+    while before != (before := series()):
+        time.sleep(2)  # until what other tests did is exported
+    for upload in (photos, photos, {"clinical": photos["clinical"]}, {"clinical": b"text"}):
         httpx.post(f"{served.url}/v1/score", files=upload, headers=served.bearer, timeout=60)
     httpx.get(f"{served.url}/no/such/path/4711", headers=served.bearer)
     seen: dict[tuple[str, ...], float] = {}
     deadline = time.monotonic() + 60
     while seen != wanted and time.monotonic() < deadline:
-        time.sleep(1)
-        ours = [s for s in samples() if s.labels["replica"] not in served.before]
-        seen = {key: sum(s.value for s in ours if _is(s, *key)) for key in wanted}
+        time.sleep(0.5)
+        risen = {key: max(0.0, value - before.get(key, 0.0)) for key, value in series().items()}
+        seen = {key: sum(value for one, value in risen.items() if _is(one, *key)) for key in wanted}
     assert {key: value for key, value in seen.items() if value != wanted[key]} == {}
+    ours = samples()
     assert "4711" not in str(ours)
-    assert max(Counter(s.name.removesuffix("_bucket") for s in ours).values()) <= 200
+    assert max(Counter((s.labels["replica"], s.name.removesuffix("_bucket")) for s in ours).values()) <= 200
 
 
-def _is(sample: Sample, name: str, *labels: str) -> bool:
-    pairs = zip(labels[::2], labels[1::2], strict=True)
-    return sample.name == f"ray_derm_ray_{name}" and all(sample.labels[label] == value for label, value in pairs)
+def series() -> Series:
+    """Return the counters and the counts of histograms that change with requests only."""
+    return {(s.name, tuple(s.labels.items())): s.value for s in samples() if s.name.endswith(("_total", "_count"))}
 
 
-def test_many_at_once_and_one_bad_image_among_them(served: Served, bundle_uri: str, pairs: Manifest) -> None:
+def _is(one: tuple[str, tuple[tuple[str, str], ...]], name: str, *labels: str) -> bool:
+    pairs = set(zip(labels[::2], labels[1::2], strict=True))
+    return one[0] == f"ray_derm_ray_{name}" and pairs <= set(one[1])
+
+
+def test_many_at_once_and_one_bad_image_among_them(served: Served, served_model_uri: str, pairs: Manifest) -> None:
     uploads = [
         {"clinical": read_bytes(str(p.clinical_uri)), "dermoscopy": read_bytes(str(p.dermoscopy_uri))}
         for p in pairs.pairs()[:20]
@@ -172,7 +156,7 @@ def test_many_at_once_and_one_bad_image_among_them(served: Served, bundle_uri: s
         upgraded = [_upgraded(url, uploads[0], secret, upgrade) for upgrade in ("h2c", "websocket")]
     assert [answer.status_code for answer in answers] == [200] * 7 + [422] + [200] * 12
     assert answers[0].json()["probabilities"] == pytest.approx(alone["probabilities"], abs=1e-5)
-    assert {answer.headers["x-model-digest"] for answer in answers} == {load_bundle(bundle_uri).model_digest}
+    assert {answer.headers["x-model-digest"] for answer in answers} == {load_bundle(served_model_uri).model_digest}
     assert [answer.problem and answer.problem.code for answer in batched] == [None, "not_an_image", None]
     assert batched[0].score is not None
     assert batched[0].score.probabilities == pytest.approx(answers[6].json()["probabilities"], abs=1e-5)
@@ -196,7 +180,10 @@ def _upgraded(url: str, files: dict[str, bytes], secret: str, upgrade: str) -> l
 
 def test_nobody_else_can_call_without_a_token_unless_that_is_said(bundle_uri: str) -> None:
     for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):  # noqa: S104
-        with pytest.raises(ConfigError, match="can be reached from other machines"), endpoint(bundle_uri, host=host):
+        with (
+            pytest.raises(ConfigError, match="can be reached from other machines"),
+            endpoint(ServeArguments(model=bundle_uri), host=host),
+        ):
             pass
 
 
@@ -206,47 +193,60 @@ def test_an_address_in_use_is_one_message(bundle_uri: str) -> None:
         taken.listen()
         with (
             pytest.raises(ServingError, match="Choose another --host or --port"),
-            endpoint(bundle_uri, port=taken.getsockname()[1]),
+            endpoint(ServeArguments(model=bundle_uri), port=taken.getsockname()[1]),
         ):
             pass
 
 
 def test_the_command_serves_until_it_is_told_to_stop(
-    bundle_uri: str, free_port: int, tmp_path: Path, derm_ray: RunCommand, pairs: Manifest
+    bundle_uri: str, free_port: int, tmp_path: Path, photos: dict[str, bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = derm_ray("token", "clinic")
-    (tmp_path / "tokens").write_text(made.stdout)
-    bearer = {"authorization": "Bearer " + made.stderr.split()[-1]}
-    url = f"http://127.0.0.1:{free_port}"
-    arguments = ("serve", "--model", bundle_uri, "--port", str(free_port), "--tokens", "tokens")
+    token("clinic")
+    line, secret = capsys.readouterr()
+    (tmp_path / "tokens").write_text(line)
+    bearer, url = {"authorization": f"Bearer {secret.split()[-1]}"}, f"http://127.0.0.1:{free_port}"
+    arguments = ("serve", "--model", bundle_uri, "--engine", "torch", "--port", str(free_port), "--tokens", "tokens")
     with running(*arguments, cwd=tmp_path) as server:
         assert server.stdout is not None
-        line = server.stdout.readline()
-        assert f"listening on {url}: open it in a browser" in line
+        assert f"listening on {url}: open it in a browser" in server.stdout.readline()
         assert httpx.get(f"{url}/healthz", timeout=120).status_code == 200
         assert httpx.get(f"{url}/v1/model", timeout=120).status_code == 401
-        assert httpx.get(f"{url}/v1/model", timeout=120, headers=bearer).status_code == 200
-        pair = pairs.pairs()[0]
-        one = ("score-one", "--clinical", str(pair.clinical_uri), "--dermoscopy", str(pair.dermoscopy_uri), "--json")
-        asked = derm_ray(*one, "--url", url, DERM_RAY_TOKEN=made.stderr.split()[-1])
-        assert asked.returncode == 0, asked.stderr
-        refused = derm_ray(*one, "--url", url, DERM_RAY_TOKEN="wrong")
-        assert (refused.returncode, refused.stdout) == (1, "")
-        assert refused.stderr.endswith("(unauthorized, status 401)\n")
+        assert httpx.post(f"{url}/v1/score", files=photos, timeout=120, headers=bearer).status_code == 200
         started = time.perf_counter()
         server.send_signal(signal.SIGTERM)
         assert server.wait(timeout=180) == 0
         assert time.perf_counter() - started < 90
-    here = derm_ray(*one, "--model", bundle_uri)
-    assert json.loads(here.stdout)["probabilities"] == pytest.approx(
-        json.loads(asked.stdout)["probabilities"], abs=2e-2
-    )
+
+
+def test_one_lesion_is_scored_through_the_endpoint_as_with_the_model(
+    served: Served,
+    served_model_uri: str,
+    pairs: Manifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pair, told = pairs.pairs()[0], []
+    for where, how in (("url", {"url": served.url}), ("model", {"model": served_model_uri, "engine": "torch"})):
+        monkeypatch.setenv("DERM_RAY_TOKEN", served.secret)
+        score_one(pair.clinical_uri, pair.dermoscopy_uri, **how, saliency=str(tmp_path / where), as_json=True)
+        told.append(json.loads(capsys.readouterr().out))
+    there, here = told
+    assert there["probabilities"] == pytest.approx(here["probabilities"], abs=1e-5)
+    assert there["model_digest"] == here["model_digest"]
+    for modality in Modality:
+        assert (tmp_path / "url" / f"{modality}.png").read_bytes() == (
+            tmp_path / "model" / f"{modality}.png"
+        ).read_bytes()
+    monkeypatch.setenv("DERM_RAY_TOKEN", "wrong")
+    with pytest.raises(ServingError, match=r"\(unauthorized, status 401\)$"):
+        score_one(pair.clinical_uri, pair.dermoscopy_uri, url=served.url)
 
 
 def test_more_than_can_wait_is_refused_at_once_and_the_rest_is_answered(
-    served: Served, files: dict[str, bytes]
+    served: Served, photos: dict[str, bytes]
 ) -> None:
-    prepared = httpx.Request("POST", f"{served.url}/v1/score", files=files)
+    prepared = httpx.Request("POST", f"{served.url}/v1/score", files=photos)
     headers = {"content-type": prepared.headers["content-type"], **served.bearer}
     request = Request(str(prepared.url), prepared.read(), headers)
     asyncio.run(closed_loop([request], 20, callers=2))
@@ -254,8 +254,3 @@ def test_more_than_can_wait_is_refused_at_once_and_the_rest_is_answered(
     assert httpx.get(f"{served.url}/readyz").status_code == 200
     assert set(outcome.statuses) == {200, 503}
     assert outcome.unannounced == 0
-
-
-def test_fewer_at_most_than_at_least_is_refused(bundle_uri: str) -> None:
-    with pytest.raises(ConfigError, match="--max-replicas 1 is below --replicas 2"):
-        endpoint(bundle_uri, replicas=2, max_replicas=1).__enter__()

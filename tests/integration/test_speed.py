@@ -22,7 +22,7 @@ from derm_ray.models.pooling import uniform_map
 from derm_ray.models.trunks import Trunk
 from derm_ray.runtime import machine_cpus, ray_session
 from derm_ray.storage import read_bytes
-from derm_ray.training.batches import Batch, load_batch, training_order
+from derm_ray.training.batches import Batch, Share, load_batch, training_order
 from derm_ray.training.config import TrainConfig, cpu
 from derm_ray.training.loop import TrainingLoop
 from derm_ray.training.run.driver import train
@@ -48,12 +48,10 @@ class Batches(Dataset[Batch]):
     def __getitem__(self, index: int) -> Batch:
         rows = self.order[index]
         pairs = [self.pairs[i] for i in rows]
-        labels = [PAPER15.class_names.index(str(pair.diagnosis)) for pair in pairs]
+        labels = np.array([PAPER15.class_names.index(str(pair.diagnosis)) for pair in pairs])
         with ThreadPoolExecutor(4) as executor:
-            return load_batch(
-                pairs, labels, rows, self.config.preprocessing, executor,
-                global_size=len(rows), mirror=(self.config.seed, self.epoch),
-            )  # fmt: skip
+            share = Share(pairs, rows, labels, rows, len(rows))
+            return load_batch(share, self.config.preprocessing, executor, (self.config.seed, self.epoch))
 
 
 def plain_epoch(pairs: list[LesionPair], config: TrainConfig) -> float:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 import ray
+import torch
 
 from derm_ray.bundle import load_bundle
 from derm_ray.data.manifest import Manifest, read_manifest, write_manifest
@@ -26,11 +28,14 @@ from derm_ray.errors import ConfigError, DermRayError, ImageError, InputError, O
 from derm_ray.evaluation.evaluate import evaluate
 from derm_ray.inference.predictor import Predictor
 from derm_ray.lease import hold
+from derm_ray.models.factory import build_network
 from derm_ray.storage import read_bytes
+from derm_ray.training.batches import labeled, load_batch, training_order
 from derm_ray.training.config import TrainConfig, debug
+from derm_ray.training.loop import TrainingLoop
 from derm_ray.training.run import driver, worker
 from derm_ray.training.run.data_loading import batches
-from derm_ray.training.run.driver import labeled, train
+from derm_ray.training.run.driver import train
 from derm_ray.training.run.folder import INVOCATIONS
 from tests.conftest import TrainedRun, take
 
@@ -50,14 +55,30 @@ def step_losses(run_uri: str) -> list[float]:
     return [line["loss"] for line in lines if "step" in line]
 
 
-def test_two_workers_compute_what_one_computes(ray_local: None, pairs: Manifest, tmp_path: Path) -> None:
-    config = replace(EXACT, freeze_batch_norm=True)
-    one, two = (
-        step_losses(train(config, small(pairs), str(tmp_path), name, workers=workers).run_uri)
-        for name, workers in (("one", 1), ("two", 2))
-    )
-    assert len(one) == 5
-    assert two == pytest.approx(one, rel=1e-4)
+def plain_losses(manifest: Manifest, config: TrainConfig) -> list[float]:
+    """Train an epoch without Ray; return the loss of every step."""
+    split, losses = labeled(manifest, Split.TRAIN, PAPER15), []
+    torch.manual_seed(config.seed)
+    network = build_network(config.architecture(), freeze=config.freeze, dropout=config.dropout)
+    order = training_order(len(split), config.global_batch_size, seed=config.seed, epoch=0)
+    with ThreadPoolExecutor(2) as executor:
+        whole = [
+            load_batch(split.share(rows), config.preprocessing, executor, (config.seed, 0) if config.mirror else None)
+            for rows in order
+        ]
+    TrainingLoop(config, network, torch.device("cpu")).train_epoch(0, whole, lambda _, loss, __: losses.append(loss))
+    return losses
+
+
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_workers_compute_what_a_plain_loop_computes(
+    ray_local: None, pairs: Manifest, tmp_path: Path, workers: int
+) -> None:
+    config, manifest = replace(EXACT, freeze_batch_norm=True), small(pairs)
+    plain = plain_losses(manifest, config)
+    assert len(plain) == 5
+    found = step_losses(train(config, manifest, str(tmp_path), "run", workers=workers).run_uri)
+    assert found == pytest.approx(plain, rel=1e-4)
 
 
 @pytest.mark.slow

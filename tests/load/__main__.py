@@ -22,6 +22,7 @@ from derm_ray.data.synthetic import synthesize
 from derm_ray.domain import PAPER15
 from derm_ray.models.factory import NetworkConfig
 from derm_ray.runtime import machine_cpus
+from derm_ray.serving.arguments import ServeArguments
 from derm_ray.serving.endpoint import endpoint
 from derm_ray.serving.model import ANSWER_S
 from derm_ray.storage import read_bytes, write_json
@@ -131,7 +132,7 @@ def measure(name: str, folder: Path, seconds: float) -> dict[str, Any]:
         seal_untrained(uri, NetworkConfig(trunk=model.trunk), size=model.size)
     with (
         peer(uri, model.engine) as beside,
-        endpoint(uri, engine=model.engine, port=unused_port()) as served,
+        endpoint(ServeArguments(model=uri, engine=model.engine), port=unused_port()) as served,
     ):
         sides = {"fastapi": requests(beside, folder), "endpoint": requests(served.url, folder)}
         time.sleep(SETTLE_S)

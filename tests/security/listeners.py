@@ -4,11 +4,43 @@ import ipaddress
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
 
 import psutil
+import yaml
 
-from derm_ray.operations.ports import ALLOWED, Allowed, Reach
 
+class Reach(IntEnum):
+    """From where a listener can be reached."""
+
+    LOOPBACK = 0
+    NODE = 1
+    ALL = 2
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """An entry of the allow-list: what a process may listen on, how widely, and on how many sockets."""
+
+    what: str
+    role: str
+    ports: range
+    reach: Reach
+    most: int = 1
+
+
+ANY_PORT = range(1024, 65536)
+ALLOWED = [
+    Allowed(
+        one["what"],
+        one["process"],
+        ANY_PORT if one["port"] == "any" else range(one["port"], one["port"] + 1),
+        Reach[one["reach"].upper()],
+        one.get("sockets", 1),
+    )
+    for one in yaml.safe_load((Path(__file__).parents[2] / "docs" / "_ports.yaml").read_text(encoding="utf-8"))
+]
 ROLES = {
     "gcs_server": "GCS",
     "/raylet/raylet": "raylet",

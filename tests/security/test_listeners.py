@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from derm_ray.data.manifest import Manifest, write_manifest
-from derm_ray.operations.ports import ALLOWED, ANY_PORT, Allowed, Reach
 from derm_ray.serving.tokens import new_token
 from tests.conftest import take
-from tests.security.listeners import Listener, unexpected
+from tests.security.listeners import ALLOWED, ANY_PORT, Allowed, Listener, Reach, unexpected
 from tests.security.network import DASHBOARD, EVERYWHERE, GCS, ROOT, Head
 
 
@@ -42,7 +41,7 @@ def test_one_socket_more_than_a_process_may_have_is_not_on_the_list() -> None:
     worker = [Listener("worker", 1, EVERYWHERE, port) for port in (20001, 20002)]
     assert unexpected([worker[0], Listener("worker", 2, EVERYWHERE, 20002)]) == []
     assert unexpected(worker) == [f"worker (1) listens on {EVERYWHERE}, port 20002: not on the list"]
-    assert unexpected(worker, [Allowed("x", "worker", ANY_PORT, Reach.ALL, "", "", 2)]) == []
+    assert unexpected(worker, [Allowed("x", "worker", ANY_PORT, Reach.ALL, 2)]) == []
 
 
 @contextmanager

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cost_model import Cost, Costs, Fleet, costs_of, fit, project, table
+from tests.cost_model import Cost, Costs, Fleet, project, table
+from tests.measured_costs import costs_of, fit
 
 COSTS = Costs(
     requests={"GET": Cost(10, 2, 2), "PUT": Cost(5, 3, 0), "LIST": Cost(4, 1, 0), "DELETE": Cost(0, 1, 0)},

@@ -1,6 +1,6 @@
 import pytest
 
-from derm_ray.domain import LABEL_SETS, MILK10K, PAPER15, CancerDefinition, label_set
+from derm_ray.domain import LABEL_SETS, PAPER15, CancerDefinition, label_set
 from derm_ray.errors import ConfigError
 
 
@@ -35,10 +35,6 @@ def test_no_class_is_on_both_sides_of_a_task(name: str, definition: CancerDefini
     assert tasks
     for task in tasks:
         assert not set(task.positive) & set(task.negative)
-
-
-def test_milk10k_has_eleven_classes() -> None:
-    assert len(MILK10K.class_names) == 11
 
 
 def test_unknown_label_set_names_the_nearest() -> None:

@@ -123,7 +123,7 @@ def test_no_count_is_lost_or_taken_twice() -> None:
 
 
 def test_bytes_read_and_requests_repeated_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "BACKOFF", retry.Backoff(first_s=0.0))
+    monkeypatch.setattr(retry, "FIRST_WAIT_S", 0.0)
     (tmp_path / "photo").write_bytes(bytes(1000))
     failures = iter([True, True, False])
 
@@ -138,7 +138,7 @@ def test_bytes_read_and_requests_repeated_are_counted(tmp_path: Path, monkeypatc
 
 
 def test_storage_that_answers_nobody_is_not_asked_three_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "BACKOFF", retry.Backoff(first_s=0.0, patience_s=0.0))
+    monkeypatch.setattr(retry, "PATIENCE_S", 0.0)
     asked = []
 
     def ask() -> None:

@@ -59,6 +59,16 @@ def test_a_container_has_the_cpus_of_its_quota(monkeypatch: pytest.MonkeyPatch) 
     assert 1 <= runtime.machine_cpus() < 10_000
 
 
+def test_a_machine_without_gpus_is_too_small_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = {"CPU": 2.0}
+    monkeypatch.setattr(ray, "cluster_resources", lambda: here)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": here}])
+    session = runtime.RaySession(started_here=True)
+    session.require(cpus=2)
+    with pytest.raises(ConfigError, match=r"this machine is too small: 1 GPUs, it has 0\. Use fewer workers"):
+        session.require(cpus=1, gpus=1, worker_gpus=1)
+
+
 @pytest.mark.ray
 def test_a_task_that_no_node_can_hold_ends_with_a_fix(ray_local: None) -> None:
     assert not runtime.has_several_nodes()

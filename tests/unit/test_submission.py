@@ -9,8 +9,7 @@ from derm_ray import __version__
 from derm_ray.cluster_auth import INSECURE_VARIABLE
 from derm_ray.errors import ConfigError
 from derm_ray.submission.package import Package, read_package
-from derm_ray.submission.request import JobRequest, check_uri, parse_settings
-from derm_ray.submission.secrets import refuse_secrets
+from derm_ray.submission.request import JobRequest, check_uri, parse_settings, refuse_secrets
 from derm_ray.submission.version import VERSION_VARIABLE, check_version
 
 ARGUMENTS = ("--model", "s3://b/model", "--input", "s3://b/my pairs.parquet", "--out", "s3://b/scores")

@@ -8,16 +8,15 @@
 Names are percent-encoded, so that they cannot affect the rest of the URI.
 """
 
-import re
 from dataclasses import dataclass, fields
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import parse_qsl, quote
 
 from derm_ray.data.archives.containers import Container, kind
 from derm_ray.errors import ImageError, ImageErrorCode
 
-METHODS = (0, 8)
-"""How a zip's member may be packed: stored or deflated."""
+MAX_BYTES = 100_000_000
+"""Encoded bytes of one image."""
 _LARGEST = 2**63 - 1
 
 
@@ -27,13 +26,9 @@ class Address:
 
     container: str
 
-    def problem(self) -> str | None:
-        """Return why the address is invalid, or ``None``."""
-        return None
-
     def __str__(self) -> str:
         values = ((field.name, getattr(self, field.name)) for field in fields(self)[1:])
-        return f"{self.container}#" + "&".join(f"{name}={_encode(value)}" for name, value in values)
+        return f"{self.container}#" + "&".join(f"{name}={quote(str(value), safe='')}" for name, value in values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +49,6 @@ class ZipMember(Address):
     size: int
     method: int
     length: int
-
-    def problem(self) -> str | None:
-        """See :class:`Address`."""
-        return None if self.method in METHODS else f"method {self.method} is neither 0 (stored) nor 8 (deflate)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +83,19 @@ def parse(uri: str) -> Address | None:
         return None
     archive_uri, found, fragment = parts
     cls: Any = found.address
-    names = [field.name for field in fields(cls)[1:]]
-    pairs = [part.partition("=") for part in fragment.split("&")]
-    if [name for name, _, _ in pairs] != names:
-        raise _malformed(uri, f"expected the fields {', '.join(names)}, in this order")
     try:
-        text, *numbers = (value for _, _, value in pairs)
-        address: Address = cls(archive_uri, _decode(text), *map(_number, numbers))
-    except ValueError as error:
-        raise _malformed(uri, str(error)) from error
-    if problem := address.problem():
-        raise _malformed(uri, problem)
+        (_, name), *rest = parse_qsl(fragment, strict_parsing=True, errors="strict")
+        numbers = [int(value) for _, value in rest]
+        address: Address = cls(archive_uri, name, *numbers)
+        if str(address) != uri or not all(0 <= number <= _LARGEST for number in numbers):
+            raise ValueError("not in its canonical form")
+    except (TypeError, ValueError) as error:
+        form = "&".join(f"{field.name}=..." for field in fields(cls)[1:])
+        raise ImageError(
+            ImageErrorCode.UNSUPPORTED,
+            f"{uri[:500]}: not a valid archive member; expected #{form}, the name percent-encoded, then numbers. "
+            "Create addresses with `derm-ray data index`",
+        ) from error
     return address
 
 
@@ -126,23 +119,15 @@ def _split(uri: str) -> tuple[str, Container, str] | None:
     return archive_uri, found, fragment
 
 
-def _encode(value: str | int) -> str:
-    return quote(value, safe="") if isinstance(value, str) else str(value)
+def changed(address: Address) -> ImageError:
+    """Return the error for an archive that does not match the address."""
+    return ImageError(
+        ImageErrorCode.CORRUPT,
+        f"{address}: the archive has no such member there. It is truncated or has changed; index it again",
+    )
 
 
-def _decode(text: str) -> str:
-    name = unquote(text, errors="strict")
-    if not name or quote(name, safe="") != text:
-        raise ValueError("the name is not percent-encoded")
-    return name
-
-
-def _number(text: str) -> int:
-    if not re.fullmatch(r"0|[1-9][0-9]{0,18}", text) or int(text) > _LARGEST:
-        raise ValueError(f"{text[:30]!r} is not a number from 0 to 2^63 - 1")
-    return int(text)
-
-
-def _malformed(uri: str, why: str) -> ImageError:
-    hint = "Create addresses with `derm-ray data index`"
-    return ImageError(ImageErrorCode.UNSUPPORTED, f"{uri}: not a valid archive member: {why}. {hint}")
+def require_size(uri: object, size: int) -> None:
+    """Refuse an image of more than :data:`MAX_BYTES`."""
+    if size > MAX_BYTES:
+        raise ImageError(ImageErrorCode.TOO_LARGE, f"{uri}: the image has more than {MAX_BYTES:,} bytes. Shrink it")

@@ -2,20 +2,18 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import zip_longest
 
+from derm_ray.data.archives.retry import OUTAGES
 from derm_ray.data.dicom import DicomHeader, read_header
-from derm_ray.data.normalization import is_missing, normalize
 from derm_ray.domain import Modality
-from derm_ray.errors import ImageError, ImageErrorCode
+from derm_ray.errors import ImageError, ImageErrorCode, StorageError
 
 _Image = tuple[DicomHeader, str]
-_OUTAGES = (ImageErrorCode.STORAGE, ImageErrorCode.TIMEOUT)
 _REASONS = {
     ImageErrorCode.NOT_AN_IMAGE: "not a DICOM file",
     ImageErrorCode.UNSUPPORTED: "DICOM of an unsupported SOP class or encoding",
-    ImageErrorCode.CORRUPT: "a damaged DICOM file",
+    ImageErrorCode.CORRUPT: "damaged DICOM file",
 }
 
 
@@ -35,44 +33,30 @@ def index_dicom(uris: Sequence[str], read: Callable[[str], bytes]) -> tuple[list
         files by reason.
 
     Raises:
-        ImageError: storage does not respond; other unusable files are skipped.
+        StorageError: storage does not respond; other unusable files are skipped.
     """
     skipped: Counter[str] = Counter()
     images: list[_Image] = []
     for uri in uris:
         try:
-            images.append((_normalized(read_header(read(uri))), uri))
+            images.append((read_header(read(uri)), uri))
         except ImageError as error:
-            if error.code in _OUTAGES:
-                raise
-            skipped[_REASONS.get(error.code, f"a file that cannot be read ({error.code})")] += 1
+            if error.code in OUTAGES:
+                raise StorageError(error.message) from error
+            skipped[_REASONS.get(error.code, f"file that cannot be read ({error.code})")] += 1
     lesions: dict[tuple[str, ...], list[_Image]] = defaultdict(list)
     seen: set[str] = set()
     for header, uri in sorted(images, key=lambda image: image[1]):
         instance = header.sop_instance_uid or uri
         if header.modality is None:
-            skipped["a secondary capture of unknown modality"] += 1
+            skipped["secondary capture of unknown modality"] += 1
         elif instance in seen:
-            skipped["a duplicate DICOM image"] += 1
+            skipped["duplicate DICOM image"] += 1
         else:
             seen.add(instance)
             lesions[_lesion(header, instance)].append((header, uri))
     rows = [row for key, images in lesions.items() for row in _rows(_joined(key), images)]
     return sorted(rows, key=lambda row: str(row["pair_id"])), skipped
-
-
-def _normalized(header: DicomHeader) -> DicomHeader:
-    """Return the header with normalized ids; words for missing values become ``None``."""
-    return replace(
-        header,
-        patient_id=_known(header.patient_id),
-        tracking_id=_known(header.tracking_id),
-        tracking_uid=_known(header.tracking_uid),
-    )
-
-
-def _known(value: str | None) -> str | None:
-    return None if value is None or is_missing(value) else normalize(value)
 
 
 def _lesion(header: DicomHeader, instance: str) -> tuple[str, ...]:

@@ -1,16 +1,14 @@
 """Indexing: an archive's pairs as manifest rows whose URIs refer to its members."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from derm_ray import storage
-from derm_ray.data.archives.address import is_sequential
+from derm_ray.data.archives.address import Address, is_sequential
 from derm_ray.data.archives.names import (
     DICOM_SUFFIXES,
     IMAGE_SUFFIXES,
@@ -21,13 +19,12 @@ from derm_ray.data.archives.names import (
     suffix,
 )
 from derm_ray.data.archives.pairing import DEFAULT_RULE, EXAMPLE, PairingRule
-from derm_ray.data.archives.pairs import REPEATED, Pair, Pairs, id_refusal, unstreamable
+from derm_ray.data.archives.pairs import Pair, Pairs, unstreamable
 from derm_ray.data.archives.reader import ImageReader
-from derm_ray.data.archives.source import NO_IMAGE, SIDE_FILE, UNNAMED, Source, SourceFile
-from derm_ray.data.archives.writer import write_tables
-from derm_ray.data.manifest import BATCH_ROWS, SCHEMA, URI_COLUMNS, normalize_schema
+from derm_ray.data.archives.source import SIDE_FILE, UNNAMED, Source, SourceFile
+from derm_ray.data.manifest import BATCH_ROWS, SCHEMA, URI_COLUMNS, normalize_schema, write_tables
 from derm_ray.data.parts import parquet_parts
-from derm_ray.errors import ConfigError, ImageError, ImageErrorCode, StorageError
+from derm_ray.errors import ConfigError, ImageError, counted
 
 SEEN_NAMES = 5
 NO_SUFFIX = "no image file extension"
@@ -64,44 +61,36 @@ class ArchiveIndex:
         Raises:
             ManifestError: a pattern's field does not convert to its column.
         """
-        names = dict.fromkeys(name for columns in {pair.columns: None for pair in self._rows} for name in columns)
+        names = dict.fromkeys(name for columns in {tuple(pair.columns): 0 for pair in self._rows} for name in columns)
         names |= dict.fromkeys(name for table in self._tables for name in table.column_names)
         schema = pa.schema(
             [entry.with_nullable(True) for entry in SCHEMA]
             + [pa.field(name, pa.string()) for name in names if name not in SCHEMA.names]
         )
-        rows = (pair.row() for pair in self._rows)
-        while batch := list(islice(rows, BATCH_ROWS)):
-            columns = {name: _texts(row.get(name) for row in batch) for name in (*names, *URI_COLUMNS)}
-            yield _fit(normalize_schema(pa.table(columns), self.uri).table, schema)
+        pairs = iter(self._rows)
+        while batch := list(islice(pairs, BATCH_ROWS)):
+            rows = [pair.columns | pair.images for pair in batch]
+            columns = {name: [_text(row.get(name)) for row in rows] for name in (*names, *URI_COLUMNS)}
+            texts = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+            yield _fit(normalize_schema(texts, self.uri).table, schema)
         for table in self._tables:
             for start in range(0, table.num_rows, BATCH_ROWS):
                 yield _fit(table.slice(start, BATCH_ROWS), schema)
 
 
-def _texts(values: Iterable[object]) -> pa.Array:
-    return pa.array([None if value is None else str(value) for value in values], pa.string())
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 def _fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    return pa.table(
-        {
-            entry.name: table[entry.name].cast(entry.type)
-            if entry.name in table.column_names
-            else pa.nulls(table.num_rows, entry.type)
-            for entry in schema
-        },
-        schema=schema,
-    )
+    absent = [entry for entry in schema if entry.name not in table.column_names]
+    for entry in absent:
+        table = table.append_column(entry, pa.nulls(table.num_rows, entry.type))
+    return table.select(schema.names).cast(schema)
 
 
 def write_index(index: ArchiveIndex, out_uri: str) -> None:
-    """Write an index as a manifest, piece by piece and atomically.
-
-    Raises:
-        ConfigError: the name does not end in a known suffix, or is that of the archive itself.
-        StorageError: it cannot be written.
-    """
+    """Write an index as a manifest, see :func:`derm_ray.data.manifest.write_tables`; never over the archive itself."""
     if storage.absolute(out_uri) in (index.uri, *index.containers):
         raise ConfigError(f"{out_uri} is the indexed archive and would be overwritten. Choose another --out.")
     write_tables(index.tables(), out_uri)
@@ -127,8 +116,11 @@ class _Indexer:
         self._source = Source(uri)
         self._own_rule = rule != DEFAULT_RULE
         self._pairs = Pairs(rule)
-        self._dicom: list[tuple[int, SourceFile]] = []
-        self._bare: dict[str, list[tuple[int, SourceFile]]] = defaultdict(list)
+        self._dicom: dict[str, int] = {}
+        """URI of a DICOM file -> its number in the source."""
+        self._bare: dict[str, dict[str, int]] = defaultdict(dict)
+        """Archive, empty for ordinary files -> its files without a suffix, like ``_dicom``."""
+        self._archives_of_dicom: set[str] = set()
         self._seen: list[str] = []
 
     def run(self) -> ArchiveIndex:
@@ -140,18 +132,19 @@ class _Indexer:
         self._refuse_problems()
         self._sort_bare()
         self._pair_dicom()
-        tables = [self._with_images(table) for table in source.tables]
-        self._check_ids(tables)
+        for table in source.tables:
+            for ids in zip(*(table[name].to_pylist() for name in ("pair_id", "lesion_id")), strict=True):
+                self._pairs.check(*ids)
         rows = self._pairs.ordered()
-        source.problems += unstreamable(location for pair in rows for location in pair.locations)
+        source.problems += unstreamable(image for pair in rows for image in pair.images.values())
         self._refuse_problems()
-        pairs = len(rows) + sum(table.num_rows for table in tables)
+        pairs = len(rows) + sum(table.num_rows for table in source.tables)
         if not pairs:
             raise ArchiveError(source.uri, [self._nothing()])
-        single = sum(len(pair.locations) == 1 for pair in rows)
-        single += sum(table[name].null_count for table in tables for name in URI_COLUMNS)
+        single = sum(len(pair.images) == 1 for pair in rows)
+        single += sum(table[name].null_count for table in source.tables for name in URI_COLUMNS)
         about = (source.uri, source.found, source.skipped, source.containers, source.skipped_columns)
-        return ArchiveIndex(*about, pairs, single, rows, tables)
+        return ArchiveIndex(*about, pairs, single, rows, source.tables)
 
     def _refuse_problems(self) -> None:
         if problems := [*self._source.problems, *self._pairs.problems]:
@@ -165,20 +158,21 @@ class _Indexer:
         elif (image or (self._own_rule and (dicom or not ending))) and self._pairs.add(order, file):
             pass
         elif dicom:
-            self._dicom.append((order, file))
+            self._dicom[str(file.location)] = order
         elif image:
             skipped["matches no pattern"] += 1
         elif not ending:
-            self._bare[_root(file)].append((order, file))
+            self._bare[_archive(file)][str(file.location)] = order
         else:
             skipped[NO_SUFFIX] += 1
+        if dicom or file.path.endswith("DICOMDIR"):
+            self._archives_of_dicom.add(_archive(file))
 
     def _sort_bare(self) -> None:
-        """Treat files without a suffix as DICOM if other files, or the first of them, are DICOM."""
-        roots = {_root(file) for _, file in self._dicom}
-        for root, files in self._bare.items():
-            if root in roots or any(file.path.endswith("DICOMDIR") for _, file in files) or _is_dicom(files[0][1]):
-                self._dicom += files
+        """Treat files without a suffix as DICOM if others of the archive, or the first of them, are DICOM."""
+        for archive, files in self._bare.items():
+            if archive in self._archives_of_dicom or _is_dicom(next(iter(files))):
+                self._dicom |= files
             else:
                 self._source.skipped[NO_SUFFIX] += len(files)
 
@@ -187,37 +181,16 @@ class _Indexer:
             return
         from derm_ray.data.archives.dicom_pairs import index_dicom
 
-        orders = {str(file.location): order for order, file in sorted(self._dicom, key=lambda entry: entry[0])}
-        # index_dicom reads in the order of the URIs.
-        locations = sorted((file.location for _, file in self._dicom), key=str)
-        self._source.problems += unstreamable(locations)
-        self._refuse_problems()
-        with ImageReader(orders) as reader:
-            rows, skipped = index_dicom(list(orders), partial(_read, reader))
+        uris = sorted(self._dicom, key=self._dicom.__getitem__)
+        with ImageReader(uris) as reader:
+            rows, skipped = index_dicom(uris, reader.read)
         self._source.skipped.update(skipped)
         for row in rows:
-            self._pairs.put_row(min(orders[str(row[name])] for name in URI_COLUMNS if row.get(name)), row)
-
-    def _with_images(self, table: pa.Table) -> pa.Table:
-        there = pc.or_(*(pc.is_valid(table[name]) for name in URI_COLUMNS))
-        if without := table.num_rows - (pc.sum(there).as_py() or 0):
-            self._source.skipped[NO_IMAGE] += without
-        return table.filter(there)
-
-    def _check_ids(self, tables: list[pa.Table]) -> None:
-        seen: set[str] = set()
-        for table in tables:
-            for pair_id, lesion_id in zip(*(table[name].to_pylist() for name in ("pair_id", "lesion_id")), strict=True):
-                why = id_refusal(pair_id or "") or id_refusal(lesion_id or "") or self._pairs.repeated(pair_id)
-                if not why and pair_id in seen:
-                    why = REPEATED
-                if why:
-                    self._source.problems.append(f"pair_id {quoted(pair_id or '')} or its lesion_id {why}")
-                seen.add(pair_id)
+            self._pairs.put_row(min(self._dicom[str(row[name])] for name in URI_COLUMNS if row.get(name)), row)
 
     def _nothing(self) -> str:
         names = ", ".join(quoted(name) for name in self._seen)
-        skipped = ", ".join(f"{count} {reason}" for reason, count in self._source.skipped.most_common())
+        skipped = ", ".join(f"{reason} ({counted(n, 'file')})" for reason, n in self._source.skipped.most_common())
         found = f"no pair found. First names: {names or 'none'}. Skipped: {skipped or 'nothing'}."
         if self._source.manifests:
             if parquet_parts(self._source.uri):
@@ -226,33 +199,22 @@ class _Indexer:
         if not self._source.found:
             return "no pair found: it is empty. Check that it was copied completely"
         if self._source.skipped.keys() <= {NO_SUFFIX, *UNNAMED}:
-            return f"{found} None of these files is an image. Check the path"
+            return f"{found} None of these files is an image. Correct the path"
         return (
             f"{found} Describe the file names: "
             f"--clinical {EXAMPLE!r} --dermoscopy {EXAMPLE.replace('clinical', 'dermoscopy')!r}"
         )
 
 
-def _read(reader: ImageReader, uri: str) -> bytes:
-    """Read an image; if storage does not respond, indexing fails instead of skipping the image."""
-    try:
-        return reader.read(uri)
-    except ImageError as error:
-        if error.code in (ImageErrorCode.STORAGE, ImageErrorCode.TIMEOUT):
-            raise StorageError(error.message) from error
-        raise
+def _archive(file: SourceFile) -> str:
+    return file.location.container if isinstance(file.location, Address) else ""
 
 
-def _root(file: SourceFile) -> str:
-    return "" if isinstance(file.location, str) else file.location.container
-
-
-def _is_dicom(file: SourceFile) -> bool:
+def _is_dicom(uri: str) -> bool:
     """Return whether a file has the DICOM prefix; members of a ``.tar.gz`` are not read for this."""
-    if is_sequential(str(file.location)):
+    if is_sequential(uri):
         return False
     try:
-        with ImageReader() as reader:
-            return reader.read(str(file.location))[128:132] == b"DICM"
+        return ImageReader().read(uri)[128:132] == b"DICM"
     except ImageError:
         return False

@@ -2,10 +2,9 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
 
 from derm_ray.data.archives.containers import suffixes
-from derm_ray.errors import ImageErrorCode, ManifestError
+from derm_ray.errors import ManifestError
 
 MAX_NAME = 4096
 IMAGE_SUFFIXES = frozenset(
@@ -14,35 +13,12 @@ IMAGE_SUFFIXES = frozenset(
 DICOM_SUFFIXES = frozenset((".dcm", ".dicom"))
 _OTHER_ARCHIVES = (".7z", ".rar", ".gz", ".bz2", ".xz", ".zst", ".tbz2", ".txz")
 _VOLUME = re.compile(r"\.(z\d\d|r\d\d|(tar|zip|tgz|gz|7z)\.\d{2,3}|part\d+(\.(rar|zip|tar|tgz|gz|7z))?)$")
-_HIDDEN = {"Cc": "a control character", "Cf": "an invisible character", "Cs": "bytes that are not UTF-8"}
-
-
-class Damaged(Exception):  # noqa: N818
-    """A broken or hostile archive; ``fix`` suggests what to do."""
-
-    def __init__(self, message: str, code: ImageErrorCode = ImageErrorCode.CORRUPT, fix: str | None = None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.fix = fix or "Copy the archive again or repack it. If it was split, join the parts first."
 
 
 class ArchiveError(ManifestError):
     """An archive that cannot be indexed."""
 
-    def __init__(self, uri: str, problems: Sequence[str], hint: str = "") -> None:
-        super().__init__(uri, problems)
-        self.hint = hint
-
-    def __str__(self) -> str:
-        lines = [f"  - {problem}" for problem in self.problems[: self.shown]]
-        if hidden := len(self.problems[self.shown :]):
-            lines.append(f"  - ... and {hidden} more")
-        noun = "problem" if len(self.problems) == 1 else "problems"
-        text = f"{shown(self.uri)}: {len(self.problems)} {noun} in this archive:\n" + "\n".join(lines)
-        return f"{text}\n{self.hint}" if self.hint else text
-
-    def __reduce__(self) -> tuple[type["ArchiveError"], tuple[str, tuple[str, ...], str]]:
-        return type(self), (self.uri, self.problems, self.hint)
+    kind = "archive"
 
 
 def shown(name: str, most: int = 200) -> str:
@@ -60,10 +36,8 @@ def refusal(name: str) -> str | None:
     """Return why a member's name is not accepted, or ``None``."""
     if len(name) > MAX_NAME:
         return f"its name has {len(name)} characters, at most {MAX_NAME} are accepted"
-    if not name.isprintable():
-        for character in name:
-            if hidden := _HIDDEN.get(unicodedata.category(character)):
-                return f"its name contains {hidden}"
+    if not name.isprintable() and any(unicodedata.category(character) in ("Cc", "Cf", "Cs") for character in name):
+        return "its name contains a control character, an invisible character, or bytes that are not UTF-8"
     if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name):
         return "its name is absolute"
     if ".." in re.split(r"[/\\]", name):

@@ -42,30 +42,24 @@ class PairingRule:
             object.__setattr__(self, modality, (patterns,) if isinstance(patterns, str) else tuple(patterns))
         if not self.clinical and not self.dermoscopy:
             raise ConfigError(f"no pattern given. Give one such as {EXAMPLE!r}.")
-        patterns = (*self.clinical, *self.dermoscopy)
-        fields = {pattern: frozenset(compiled.groupindex) for pattern, compiled in self._compiled}
-        for pattern in patterns:
-            if fields[pattern] != fields[patterns[0]]:
+        first, *others = (*self.clinical, *self.dermoscopy)
+        fields = self._compiled[0][1].groupindex.keys()
+        for pattern, (_, compiled) in zip(others, self._compiled[1:], strict=True):
+            if compiled.groupindex.keys() != fields:
                 raise ConfigError(
-                    f"patterns {patterns[0]!r} and {pattern!r} have different fields. Use the same in all patterns."
+                    f"patterns {first!r} and {pattern!r} have different fields. Use the same in all patterns."
                 )
-        if not fields[patterns[0]] & {"lesion_id", "pair_id"}:
-            raise ConfigError(f"pattern {patterns[0]!r} has no {{lesion}} or {{pair}}; write it like {EXAMPLE!r}.")
+        if not fields & {"lesion_id", "pair_id"}:
+            raise ConfigError(f"pattern {first!r} has no {{lesion}} or {{pair}}; write it like {EXAMPLE!r}.")
 
     @cached_property
-    def _compiled(self) -> list[tuple[str, re.Pattern[str]]]:
-        return [(pattern, _compile(pattern)) for pattern in (*self.clinical, *self.dermoscopy)]
-
-    @property
-    def columns(self) -> list[str]:
-        """The manifest columns that the fields fill, in the first pattern's order."""
-        return list(self._compiled[0][1].groupindex)
+    def _compiled(self) -> list[tuple[Modality, re.Pattern[str]]]:
+        return [(modality, _compile(pattern)) for modality in Modality for pattern in getattr(self, modality)]
 
     def match(self, path: str) -> dict[Modality, dict[str, str]]:
         """Match a path: modality -> column -> value; empty if no pattern matches."""
         found: dict[Modality, dict[str, str]] = {}
-        for number, (_, pattern) in enumerate(self._compiled):
-            modality = Modality.CLINICAL if number < len(self.clinical) else Modality.DERMOSCOPY
+        for modality, pattern in self._compiled:
             if modality not in found and (match := pattern.fullmatch(path)):
                 groups = match.groupdict()
                 found[modality] = {name: normalize(v) if name in ID_COLUMNS else v for name, v in groups.items()}

@@ -3,20 +3,20 @@
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 from derm_ray.data.archives import streams
-from derm_ray.data.archives.address import Address, StreamMember, is_sequential, parse
+from derm_ray.data.archives.address import MAX_BYTES, Address, StreamMember, is_sequential, parse
 from derm_ray.data.archives.names import quoted, shown
 from derm_ray.data.archives.pairing import PairingRule
-from derm_ray.data.archives.reader import MAX_BYTES
 from derm_ray.data.archives.source import SourceFile
 from derm_ray.data.manifest import URI_COLUMNS
 from derm_ray.data.normalization import has_unseen, is_missing
 from derm_ray.domain import Modality
 
-REPEATED = "occurs more than once; ids must be unique across all archives of a folder"
+Location = Address | str
+"""Of an image: inside an archive, or the URI of an ordinary file."""
 
 
 @dataclass(slots=True)
@@ -24,20 +24,8 @@ class Pair:
     """A future manifest row; ``order`` is the number of its first file, ``columns`` are all but the images."""
 
     order: int
-    columns: tuple[str, ...]
-    values: tuple[object, ...]
-    clinical: Address | str | None = None
-    dermoscopy: Address | str | None = None
-
-    @property
-    def locations(self) -> list[Address | str]:
-        """The images present."""
-        return [location for location in (self.clinical, self.dermoscopy) if location is not None]
-
-    def row(self) -> dict[str, object]:
-        """Return the manifest's row; an absent image is ``None``."""
-        uris = {f"{modality}_uri": getattr(self, modality) for modality in Modality}
-        return dict(zip(self.columns, self.values, strict=True)) | uris
+    columns: dict[str, object]
+    images: dict[str, Location] = field(default_factory=dict)
 
 
 class Pairs:
@@ -49,8 +37,8 @@ class Pairs:
 
     def __init__(self, rule: PairingRule) -> None:
         self._rule = rule
-        self._columns = tuple(dict.fromkeys(("pair_id", "lesion_id", *rule.columns)))
         self._pairs: dict[str, Pair] = {}
+        self._ids_of_tables: set[str] = set()
         self.problems: list[str] = []
 
     def ordered(self) -> list[Pair]:
@@ -69,44 +57,46 @@ class Pairs:
 
     def _put(self, order: int, file: SourceFile, modality: Modality, found: dict[str, str]) -> None:
         pair_id = found.get("pair_id") or found["lesion_id"]
-        row = {"pair_id": pair_id, "lesion_id": pair_id, **found}
-        values = tuple(row[name] for name in self._columns)
+        columns: dict[str, object] = {"pair_id": pair_id, "lesion_id": pair_id, **found}
         pair = self._pairs.get(pair_id)
         if pair is None:
             for name in ("pair_id", "lesion_id"):
-                if why := id_refusal(row[name]):
+                if why := _id_problem(str(columns[name])):
                     self.problems.append(f"{shown(file.path)}: its {name} {why}")
-            pair = self._pairs[pair_id] = Pair(order, self._columns, values)
-        if getattr(pair, modality) is not None:
+            pair = self._pairs[pair_id] = Pair(order, columns)
+        column = f"{modality}_uri"
+        if column in pair.images:
             self.problems.append(f"{shown(file.path)}: a second {modality} image of pair {quoted(pair_id)}")
-        elif pair.values != values:
+        elif pair.columns != columns:
             self.problems.append(
                 f"{shown(file.path)}: its fields differ from those of the other image of pair {quoted(pair_id)}"
             )
-        setattr(pair, modality, file.location)
+        pair.images[column] = file.location
 
     def put_row(self, order: int, row: dict[str, object]) -> None:
         """Add a whole row of manifest columns."""
         pair_id = str(row["pair_id"])
-        if why := id_refusal(pair_id) or self.repeated(pair_id):
-            self.problems.append(f"pair_id {quoted(pair_id)} {why}")
-        columns = tuple(name for name in row if name not in URI_COLUMNS)
-        clinical, dermoscopy = (str(row[name]) if row.get(name) else None for name in URI_COLUMNS)
-        self._pairs[pair_id] = Pair(order, columns, tuple(row[name] for name in columns), clinical, dermoscopy)
+        self.check(pair_id, pair_id)
+        images: dict[str, Location] = {name: str(row[name]) for name in URI_COLUMNS if row.get(name)}
+        self._pairs[pair_id] = Pair(order, {name: row[name] for name in row if name not in URI_COLUMNS}, images)
 
-    def repeated(self, pair_id: str) -> str | None:
-        """Return why an id cannot be used again, or ``None``."""
-        return REPEATED if pair_id in self._pairs else None
+    def check(self, pair_id: str | None, lesion_id: str | None) -> None:
+        """Check the ids of a row that a table or DICOM headers give."""
+        why = _id_problem(pair_id or "") or _id_problem(lesion_id or "")
+        if pair_id in self._pairs or pair_id in self._ids_of_tables:
+            why = "occurs more than once; ids must be unique across all archives of a folder"
+        if why:
+            self.problems.append(f"pair_id {quoted(pair_id or '')} or its lesion_id {why}")
+        self._ids_of_tables.add(pair_id or "")
 
 
-def id_refusal(value: str) -> str | None:
-    """Return what is wrong with an id, or ``None``."""
+def _id_problem(value: str) -> str | None:
     if is_missing(value):
         return "is empty, or a word for a missing value (NA, None, nan, null, unknown)"
     return "contains invisible characters" if has_unseen(value) else None
 
 
-def unstreamable(locations: Iterable[Address | str]) -> Iterator[str]:
+def unstreamable(locations: Iterable[Location]) -> Iterator[str]:
     """Yield a line for every ``.tar.gz`` that cannot be read in this order within the memory for passed members."""
     members: dict[str, list[StreamMember]] = defaultdict(list)
     for location in locations:

@@ -81,13 +81,11 @@ def is_image(kind: pa.DataType) -> bool:
 def _is_binary(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    checks = (
-        pa.types.is_binary,
-        pa.types.is_large_binary,
-        pa.types.is_binary_view,
-        pa.types.is_fixed_size_binary,
+    types = pa.types
+    return any(
+        check(kind)
+        for check in (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary)
     )
-    return any(check(kind) for check in checks)
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -125,9 +123,6 @@ def text_columns(schema: pa.Schema, uri: str) -> tuple[list[str], dict[str, str]
     """Return the non-image columns that a manifest can store, and the others as column -> type.
 
     These are nested and binary columns that no manifest knows.
-
-    Raises:
-        ManifestError: a column that manifests know is nested or occurs more than once.
     """
     kept: list[str] = []
     skipped: dict[str, str] = {}
@@ -135,12 +130,12 @@ def text_columns(schema: pa.Schema, uri: str) -> tuple[list[str], dict[str, str]
     for field in schema:
         if field.name in set(Modality):
             continue
-        kind = _storage(field.type)
+        kind = field.type.storage_type if isinstance(field.type, pa.BaseExtensionType) else field.type
         known = _known(field.name)
         if known is not None and pa.types.is_nested(kind):
             wanted = SCHEMA.field(known).type
             problems.append(f"column {quoted(field.name)} is {type_name(field.type)}; expected {wanted}")
-        elif known is not None or not (pa.types.is_nested(kind) or _is_bytes(kind)):
+        elif known or pa.types.is_fixed_size_binary(kind) or not (pa.types.is_nested(kind) or _is_binary(kind)):
             kept.append(field.name)
         else:
             skipped[field.name] = type_name(field.type)
@@ -155,9 +150,6 @@ def as_text(table: pa.Table, uri: str) -> dict[str, pa.ChunkedArray]:
 
     UUIDs and bytes of a fixed length become text (the latter hexadecimal), dictionaries and extension types what they
     stand for.
-
-    Raises:
-        ManifestError: cells cannot become text, or are not UTF-8; all such columns are named.
     """
     columns: dict[str, pa.ChunkedArray] = {}
     problems: list[str] = []
@@ -177,15 +169,6 @@ def as_text(table: pa.Table, uri: str) -> dict[str, pa.ChunkedArray]:
 def _known(name: str) -> str | None:
     """Return which column of a manifest a name stands for, or ``None``."""
     return _KNOWN.get(column_key(name))
-
-
-def _storage(kind: pa.DataType) -> pa.DataType:
-    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    """Return whether cells are bytes of variable length, such as images."""
-    return _is_binary(kind) and not pa.types.is_fixed_size_binary(kind)
 
 
 def _text(column: pa.ChunkedArray, *, known: bool) -> pa.ChunkedArray:

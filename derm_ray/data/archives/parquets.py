@@ -10,12 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from derm_ray.data.archives.address import ParquetCell
-from derm_ray.data.archives.containers import Container, Read
-from derm_ray.data.archives.names import Damaged
+from derm_ray.data.archives.address import ParquetCell, changed, require_size
+from derm_ray.data.archives.containers import Container, Damaged, Read
 from derm_ray.data.archives.parquet_columns import image_leaves
 from derm_ray.data.archives.ranges import open_ranges
-from derm_ray.data.archives.refusals import changed, too_large
 from derm_ray.errors import DermRayError, ImageError, ImageErrorCode
 
 MAX_CHUNK_BYTES = 512 * 1024 * 1024
@@ -38,19 +36,13 @@ class ChunkCache:
         self._chunks: OrderedDict[_Key, Future[Chunk]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def read(self, cell: ParquetCell, max_bytes: int) -> bytes:
-        """Return one image.
-
-        Raises:
-            StorageError: storage failed.
-            ImageError: ``too_large`` or ``corrupt``.
-        """
+    def read(self, cell: ParquetCell) -> bytes:
+        """Return one image."""
         chunk = self._chunk((cell.container, cell.column, cell.group), cell)
         data = chunk[cell.row] if cell.row < len(chunk) else None
         if data is None:
             raise changed(cell)
-        if len(data) > max_bytes:
-            raise too_large(cell, len(data), max_bytes)
+        require_size(cell, len(data))
         return data
 
     def _chunk(self, key: _Key, cell: ParquetCell) -> Chunk:
@@ -87,12 +79,7 @@ def _bytes(chunk: Chunk) -> int:
 
 @contextmanager
 def opened(uri: str) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file.
-
-    Raises:
-        StorageError: storage failed.
-        Damaged: it is not a Parquet file, or broken.
-    """
+    """Open a Parquet file."""
     try:
         with open_ranges(uri) as file:
             yield pq.ParquetFile(file)
@@ -140,9 +127,9 @@ def too_large_group(group: int) -> str:
     return f"row group {group} contains more than {MAX_CHUNK_BYTES:,} bytes of images"
 
 
-def _open(_wanted: object, max_bytes: int, kept: dict[str, Any]) -> Read:
+def _open(_wanted: object, kept: dict[str, Any]) -> Read:
     chunks: ChunkCache = kept.setdefault("parquet", ChunkCache())
-    return lambda cell: chunks.read(cell, max_bytes)
+    return chunks.read
 
 
 PARQUET = Container(

@@ -19,11 +19,7 @@ STREAM_BLOCK = 4 * 1024 * 1024
 
 
 def read_range(uri: str, start: int, stop: int) -> bytes:
-    """Return the bytes ``start <= i < stop`` of a file, fewer at its end.
-
-    Raises:
-        StorageError: storage failed repeatedly.
-    """
+    """Return the bytes ``start <= i < stop`` of a file, fewer at its end."""
     data = persistently(lambda: storage.read_range(uri, start, stop))
     WORK.add("bytes", "read", len(data))
     return data

@@ -4,10 +4,8 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
-from derm_ray.data.archives.address import StreamMember
-from derm_ray.data.archives.containers import Container, Member, Read
-from derm_ray.data.archives.names import Damaged
-from derm_ray.data.archives.refusals import changed, too_large
+from derm_ray.data.archives.address import MAX_BYTES, StreamMember, changed, require_size
+from derm_ray.data.archives.containers import Container, Damaged, Member, Read
 from derm_ray.data.archives.retry import image_error
 from derm_ray.data.archives.tars import TarEntry, TarFile
 from derm_ray.errors import ImageError, ImageErrorCode, StorageError
@@ -20,16 +18,10 @@ class MemberStream:
     """One pass over a ``.tar.gz``; thread-safe.
 
     A wanted member that is passed is kept until it is read as often as it was announced; others are skipped.
-
-    Args:
-        uri: of the archive.
-        wanted: addresses that will be read.
-        max_bytes: most bytes of one member.
     """
 
-    def __init__(self, uri: str, wanted: Iterable[StreamMember], max_bytes: int) -> None:
+    def __init__(self, uri: str, wanted: Iterable[StreamMember]) -> None:
         self._uri = uri
-        self._max_bytes = max_bytes
         self._wanted = Counter(wanted)
         self._at = {address.position: address for address in self._wanted}
         self._held: dict[int, bytes | ImageError] = {}
@@ -41,11 +33,7 @@ class MemberStream:
         self._end: ImageError | None = None
 
     def read(self, address: StreamMember) -> bytes:
-        """Return a wanted member.
-
-        Raises:
-            ImageError: it was not announced, does not exist, is too large, or follows damaged data.
-        """
+        """Return a wanted member."""
         with self._lock:
             if self._wanted[address] == 0:
                 raise ImageError(
@@ -54,14 +42,11 @@ class MemberStream:
                 )
             while address.position not in self._held:
                 self._advance(address)
-            return self._deliver(address)
-
-    def _deliver(self, address: StreamMember) -> bytes:
-        found = self._held[address.position]
-        self._wanted[address] -= 1
-        if self._wanted[address] == 0:
-            del self._held[address.position]
-            self._held_bytes -= len(found) if isinstance(found, bytes) else 0
+            found = self._held[address.position]
+            self._wanted[address] -= 1
+            if self._wanted[address] == 0:
+                del self._held[address.position]
+                self._held_bytes -= len(found) if isinstance(found, bytes) else 0
         if isinstance(found, ImageError):
             raise found
         return found
@@ -87,9 +72,6 @@ class MemberStream:
         if (entry.name, entry.size) != (wanted.member, wanted.size):
             self._held[entry.position] = changed(wanted)
             return
-        if entry.size > self._max_bytes:
-            self._held[entry.position] = too_large(wanted, entry.size, self._max_bytes)
-            return
         if self._held and self._held_bytes + entry.size > MAX_HELD_BYTES:
             raise ImageError(
                 ImageErrorCode.TOO_LARGE,
@@ -105,16 +87,16 @@ def _members(uri: str) -> Iterator[Member]:
         yield Member(entry.name, StreamMember(uri, entry.name, entry.position, entry.size), entry.refusal)
 
 
-def _open(wanted: Iterable[StreamMember], max_bytes: int, _kept: object) -> Read:
+def _open(wanted: Iterable[StreamMember], _kept: object) -> Read:
     announced: dict[str, list[StreamMember]] = defaultdict(list)
     for address in wanted:
-        announced[address.container].append(address)
-    streams = {uri: MemberStream(uri, members, max_bytes) for uri, members in announced.items()}
+        if address.size <= MAX_BYTES:
+            announced[address.container].append(address)
+    streams = {uri: MemberStream(uri, members) for uri, members in announced.items()}
 
     def read(address: StreamMember) -> bytes:
-        if address.size > max_bytes:
-            raise too_large(address, address.size, max_bytes)
-        return (streams.get(address.container) or MemberStream(address.container, (), max_bytes)).read(address)
+        require_size(address, address.size)
+        return (streams.get(address.container) or MemberStream(address.container, ())).read(address)
 
     return read
 

@@ -4,14 +4,13 @@ import gzip
 import re
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
-from derm_ray.data.archives.address import TarMember
-from derm_ray.data.archives.containers import Container, Member, Read
-from derm_ray.data.archives.names import Damaged
+from derm_ray.data.archives.address import TarMember, changed, require_size
+from derm_ray.data.archives.containers import Container, Damaged, Member
 from derm_ray.data.archives.ranges import STREAM_BLOCK, open_ranges, read_range
-from derm_ray.data.archives.refusals import changed, too_large
 from derm_ray.errors import DermRayError, ImageErrorCode
 
 MAX_HEADER = 64 * 1024
@@ -42,29 +41,23 @@ class TarEntry:
 
 
 class TarFile:
-    """A tar archive, from its begin to its end; archives that were concatenated are one, as for ``tar -i``.
-
-    Args:
-        uri: of the archive.
-        packed: whether it is gzipped.
-    """
+    """A tar archive, plain or gzipped (``packed``); archives that were concatenated are one, as for ``tar -i``."""
 
     def __init__(self, uri: str, *, packed: bool) -> None:
         self._file = _Forward(_Gunzip(uri) if packed else open_ranges(uri))
 
     def entries(self) -> Iterator[TarEntry]:
-        """Yield the members but folders.
-
-        Raises:
-            StorageError: storage failed.
-            Damaged: the archive is broken or a bomb, or what follows its end mark is neither zeros nor a tar.
-        """
+        """Yield the members but folders."""
         position = 0
         ended = 0  # zero blocks since the last member
         tar: tarfile.TarFile | None = None
         while True:
             with _explained(first=tar is None):
-                tar, info = _next(tar, self._file)
+                if tar is None:
+                    file = cast("Any", self._file)
+                    tar = tarfile.TarFile(fileobj=file, mode="r", encoding="utf-8", errors="surrogateescape")
+                info = tar.next()
+                tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every member it has seen
             if info is None:
                 block = self._file.last
                 if not any(block) and (ended or len(block) == _BLOCK):
@@ -73,11 +66,17 @@ class TarFile:
                     ended += 1
                     if ended * _BLOCK > MAX_PADDING:
                         raise Damaged(f"it has more than {MAX_PADDING:,} zero bytes after its end marker")
-                    tar.offset = (
-                        self._file.tell()
-                    )  # where tarfile continues: after the end marker, with padding or another tar
+                    tar.offset = self._file.tell()  # tarfile continues there, with padding or another tar
                     continue
-                raise _tail(self._file.tell() - len(block)) if ended else _unended()
+                if not ended:
+                    raise Damaged("it ends, or has a broken header, before its end marker")
+                begin = self._file.tell() - len(block)
+                raise Damaged(
+                    f"after its end marker, from byte {begin:,} on, there is data that is neither padding nor another "
+                    "tar",
+                    fix=f"If nothing is missing, cut it off: head -c {begin} OLD.tar > NEW.tar (unpack a .tar.gz "
+                    "first).",
+                )
             ended = 0
             if info.size < 0:
                 raise Damaged(f"member {position} has a negative size")
@@ -88,12 +87,7 @@ class TarFile:
                 raise Damaged(f"it has more than {MAX_MEMBERS:,} members")
 
     def data(self, entry: TarEntry) -> bytes:
-        """Return the content of the member that :meth:`entries` yielded last.
-
-        Raises:
-            StorageError: storage failed.
-            Damaged: the archive is truncated, or a decompression bomb.
-        """
+        """Return the content of the member that :meth:`entries` yielded last."""
         with _explained():
             self._file.seek(entry.offset)
             data = self._file.take(entry.size)
@@ -102,41 +96,19 @@ class TarFile:
         return data
 
 
-def _next(tar: tarfile.TarFile | None, file: "_Forward") -> tuple[tarfile.TarFile, tarfile.TarInfo | None]:
-    if tar is None:
-        tar = tarfile.TarFile(fileobj=cast("Any", file), mode="r", encoding="utf-8", errors="surrogateescape")
-    info = tar.next()
-    tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every member it has seen
-    return tar, info
-
-
-def _unended() -> Damaged:
-    return Damaged("it ends, or has a broken header, before its end marker")
-
-
-def _tail(position: int) -> Damaged:
-    return Damaged(
-        f"after its end marker, from byte {position:,} on, there is data that is neither padding nor another tar",
-        fix=f"If nothing is missing, cut it off: head -c {position} OLD.tar > NEW.tar (unpack a .tar.gz first).",
-    )
-
-
-class _explained:  # noqa: N801
+@contextmanager
+def _explained(*, first: bool = False) -> Iterator[None]:
     """Turn what tarfile, gzip and zlib raise on broken archives (of any type) into :class:`Damaged`."""
-
-    def __init__(self, *, first: bool = False) -> None:
-        self._first = first
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, (DermRayError, Damaged)):
-            what = f"{type(error).__name__}: {error}"
-            if isinstance(error, EOFError):
-                what = "it is truncated"
-            elif self._first and isinstance(error, tarfile.ReadError):
-                what = f"it does not start with a tar header ({error})"
-            raise Damaged(what) from error
+    try:
+        yield
+    except (DermRayError, Damaged):
+        raise
+    except EOFError as error:
+        raise Damaged("it is truncated") from error
+    except Exception as error:
+        if first and isinstance(error, tarfile.ReadError):
+            raise Damaged(f"it does not start with a tar header ({error})") from error
+        raise Damaged(f"{type(error).__name__}: {error}") from error
 
 
 def _refusal(info: tarfile.TarInfo) -> str | None:
@@ -222,15 +194,9 @@ class _Gunzip:
             raise Damaged(f"it expands {ratio:.0f} times, at most {BOMB_RATIO} are accepted", ImageErrorCode.BOMB)
 
 
-def read_member(address: TarMember, max_bytes: int) -> bytes:
-    """Return a member of an uncompressed tar by its address, its header checked against it.
-
-    Raises:
-        StorageError: storage failed.
-        ImageError: it is too large, or the archive has changed: there is another member.
-    """
-    if address.size > max_bytes:
-        raise too_large(address, address.size, max_bytes)
+def read_member(address: TarMember) -> bytes:
+    """Return a member of an uncompressed tar by its address, its header checked against it."""
+    require_size(address, address.size)
     data = read_range(address.container, address.offset - _BLOCK, address.offset + address.size)
     try:
         header = tarfile.TarInfo.frombuf(data[:_BLOCK], "utf-8", "surrogateescape")
@@ -248,10 +214,6 @@ def _members(uri: str) -> Iterator[Member]:
         yield Member(entry.name, TarMember(uri, entry.name, entry.offset, entry.size), entry.refusal)
 
 
-def _open(_wanted: object, max_bytes: int, _kept: object) -> Read:
-    return lambda address: read_member(address, max_bytes)
-
-
 def is_header(block: bytes) -> bool:
     """Return whether these bytes are the start of a tar."""
     try:
@@ -261,4 +223,4 @@ def is_header(block: bytes) -> bool:
     return True
 
 
-TAR = Container("a plain tar", (".tar",), TarMember, is_header, _open, _members)
+TAR = Container("a plain tar", (".tar",), TarMember, is_header, lambda _wanted, _kept: read_member, _members)

@@ -8,16 +8,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from derm_ray import storage
-from derm_ray.data.archives.address import METHODS, ZipMember
-from derm_ray.data.archives.containers import Container, Member, Read
-from derm_ray.data.archives.names import Damaged, quoted
+from derm_ray.data.archives.address import ZipMember, changed, require_size
+from derm_ray.data.archives.containers import HEAD, Container, Damaged, Member, misnamed
+from derm_ray.data.archives.names import quoted
 from derm_ray.data.archives.ranges import open_ranges, read_range
-from derm_ray.data.archives.refusals import changed, too_large
-from derm_ray.data.archives.signatures import HEAD, misnamed
 from derm_ray.data.archives.tars import MAX_MEMBERS
 from derm_ray.data.archives.zip_names import UTF8, names, raw, spells
 from derm_ray.errors import DermRayError, ImageError, ImageErrorCode
 
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 BOMB_RATIO = 200
 BOMB_FLOOR = 16 * 1024 * 1024
 """Declared bytes of a member from which :data:`BOMB_RATIO` counts."""
@@ -35,10 +34,6 @@ def entries(uri: str) -> Iterator[Member]:
 
     All of them on local disk; elsewhere, where each is a request, at most 1,000 that are spread evenly. The others
     are compared when their member is read.
-
-    Raises:
-        StorageError: storage failed.
-        Damaged: it is not a zip, or broken.
     """
     try:
         archive = zipfile.ZipFile(open_ranges(uri))
@@ -64,11 +59,7 @@ def entries(uri: str) -> Iterator[Member]:
 
 
 def _require_alone(uri: str, archive: zipfile.ZipFile) -> None:
-    """Reject data before and after a zip, which zipfile would ignore.
-
-    Raises:
-        Damaged: there is another archive, or non-zero data after the end.
-    """
+    """Reject data before and after a zip, which zipfile would ignore."""
     file = archive.fp
     assert file is not None
     begin = max(0, file.seek(0, 2) - _LONGEST_END)
@@ -155,29 +146,22 @@ def _name_and_extra(data: bytes, name_size: int, extra_size: int) -> tuple[bytes
     return data[_LOCAL.size : begin], data[begin : begin + extra_size]
 
 
-def read_member(address: ZipMember, max_bytes: int) -> bytes:
-    """Return a member's content.
-
-    Raises:
-        StorageError: storage failed.
-        ImageError: ``too_large``, ``bomb`` or ``corrupt``.
-    """
-    if max(address.length, address.size) > max_bytes:
-        raise too_large(address, max(address.length, address.size), max_bytes)
+def read_member(address: ZipMember) -> bytes:
+    """Return a member's content."""
+    require_size(address, max(address.length, address.size))
     data = read_range(address.container, address.offset, address.offset + _length(address.member) + address.size)
     if len(data) < _LOCAL.size:
         raise changed(address)
     magic, _, flags, method, _, _, crc, _, _, name_size, extra_size = _LOCAL.unpack_from(data)
     start = _LOCAL.size + name_size + extra_size
     name, extra = _name_and_extra(data, name_size, extra_size)
-    if (magic, method) != (b"PK\3\4", address.method) or not spells(name, flags, extra, address.member, strict=False):
+    expected = magic == b"PK\3\4" and method == address.method and method in METHODS
+    if not expected or not spells(name, flags, extra, address.member, strict=False):
         raise changed(address)
     packed = data[start : start + address.size]
     if len(packed) < address.size:
         begin = address.offset + start
         packed = read_range(address.container, begin, begin + address.size)
-    if len(packed) < address.size:
-        raise changed(address)
     content = _inflate(packed, address) if address.method else packed
     if len(content) != address.length:
         raise changed(address)
@@ -199,8 +183,11 @@ def _inflate(packed: bytes, address: ZipMember) -> bytes:
     return content
 
 
-def _open(_wanted: object, max_bytes: int, _kept: object) -> Read:
-    return lambda address: read_member(address, max_bytes)
-
-
-ZIP = Container("a zip", (".zip",), ZipMember, lambda head: head.startswith((b"PK\3\4", b"PK\5\6")), _open, entries)
+ZIP = Container(
+    "a zip",
+    (".zip",),
+    ZipMember,
+    lambda head: head.startswith((b"PK\3\4", b"PK\5\6")),
+    lambda _wanted, _kept: read_member,
+    entries,
+)

@@ -1,15 +1,11 @@
 """The 7-point checklist data set, derm7pt (doi:10.1109/JBHI.2018.2824327), in its official layout."""
 
-from collections import Counter
-
 import pandas as pd
-import pyarrow as pa
 
 from derm_ray import storage
-from derm_ray.data.importers.importer import Importer, ImportResult, read_columns
-from derm_ray.data.manifest import normalize_schema
-from derm_ray.domain import DERM7PT, PAPER15, LabelSet, Split
-from derm_ray.errors import ConfigError, ManifestError
+from derm_ray.data.importers.importer import Importer, ImportResult, read_columns, with_diagnosis
+from derm_ray.domain import PAPER15, LabelSet, Split
+from derm_ray.errors import ManifestError
 
 SPLITS = {Split.TRAIN: "train", Split.VAL: "valid", Split.TEST: "test"}
 
@@ -56,25 +52,13 @@ def import_derm7pt(source: str, label_set: LabelSet, out_uri: str) -> ImportResu
 
     The data set's own splits are kept.
 
-    Args:
-        source: the folder's URI.
-        label_set: ``derm7pt`` or ``paper15``.
-        out_uri: URI of the future manifest; image URIs are absolute in any case.
-
     Raises:
-        ConfigError: the label set has no mapping from derm7pt.
         StorageError: a file is missing.
         ManifestError: a file lacks a column, or an index is outside the table or in two splits.
     """
     columns = ("case_num", "diagnosis", "location", "sex", "clinic", "derm")
     frame = read_columns(storage.join(source, "meta/meta.csv"), columns, ids=("case_num",))
     named = frame["diagnosis"].str.strip().str.lower().map(DIAGNOSES)
-    if label_set is DERM7PT:
-        diagnosis = named
-    elif label_set is PAPER15:
-        diagnosis = named.map(PAPER15_FROM_DERM7PT)
-    else:
-        raise ConfigError(f"derm7pt has no mapping to label set {label_set.name!r}. Use derm7pt or paper15.")
     images = storage.join(storage.absolute(source), "images") + "/"
     manifest = pd.DataFrame(
         {
@@ -82,16 +66,14 @@ def import_derm7pt(source: str, label_set: LabelSet, out_uri: str) -> ImportResu
             "lesion_id": frame["case_num"],
             "clinical_uri": images + frame["clinic"],
             "dermoscopy_uri": images + frame["derm"],
-            "diagnosis": diagnosis,
+            "diagnosis": named.map(PAPER15_FROM_DERM7PT) if label_set is PAPER15 else named,
             "split": _splits(source, len(frame)),
             "sex": frame["sex"],
             "site": frame["location"],
             "diagnosis_full": frame["diagnosis"],
         }
-    )[diagnosis.notna()]
-    skipped = Counter(frame.loc[diagnosis.isna(), "diagnosis"].fillna("(no diagnosis)"))
-    table = pa.Table.from_pandas(manifest, preserve_index=False)
-    return ImportResult(normalize_schema(table, storage.absolute(out_uri)), len(frame), dict(skipped.most_common()))
+    )
+    return with_diagnosis(manifest, out_uri)
 
 
 def _splits(source: str, rows: int) -> list[str | None]:

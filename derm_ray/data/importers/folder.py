@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from derm_ray import storage
-from derm_ray.data.csv_reader import CsvFormat, CsvTables
+from derm_ray.data.csv_reader import CsvTables
 from derm_ray.data.importers.importer import Importer, ImportResult, Option
 from derm_ray.data.manifest import BATCH_ROWS, SCHEMA, URI_COLUMNS, listed, normalize_schema
 from derm_ray.data.normalization import column_key
@@ -21,7 +21,6 @@ from derm_ray.errors import ConfigError, ManifestError, unknown_name
 
 RENAMED = {"clinical": "clinical_uri", "dermoscopy": "dermoscopy_uri"}
 _KNOWN = RENAMED | {column_key(name): name for name in SCHEMA.names}
-_AUTOMATIC = CsvFormat()
 
 
 def import_folder(
@@ -29,8 +28,9 @@ def import_folder(
     label_set: LabelSet,
     out_uri: str,
     *,
-    csv_format: CsvFormat = _AUTOMATIC,
-    columns: Mapping[str, str] | None = None,
+    column: Sequence[str] | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
 ) -> ImportResult:
     """Read a CSV with ``lesion_id`` (or ``pair_id``), ``clinical``, ``dermoscopy`` and any manifest column.
 
@@ -38,138 +38,128 @@ def import_folder(
     the same) means that file. A diagnosis is a class name of the label set or its title in any case.
 
     Args:
-        source: URI of the CSV.
-        label_set: of the diagnoses.
-        out_uri: URI of the future manifest; image URIs are absolute in any case.
-        csv_format: how the CSV is written.
-        columns: manifest column, or ``clinical`` or ``dermoscopy`` -> the CSV's name for it. A column that already has
-            that name is skipped.
+        source, label_set, out_uri: see :class:`derm_ray.data.importers.importer.Importer`.
+        column: ``NAME=HEADER``: a manifest column, or ``clinical`` or ``dermoscopy``, and the CSV's name for it. A
+            column that already has that name is skipped.
+        delimiter, encoding: see :class:`derm_ray.data.csv_reader.CsvTables`.
 
     Raises:
-        ConfigError: a column that a manifest does not know.
+        ConfigError: an option is wrong, such as a column that a manifest does not know.
         StorageError: the CSV cannot be read.
         ManifestError: columns are missing, or images are not where they should be; all are listed.
     """
+    headers = _headers(column or ())
     with storage.open_read(source) as file, storage.translate_errors(source):
-        reader = CsvTables(file, source, BATCH_ROWS, csv_format)
+        reader = CsvTables(file, source, BATCH_ROWS, delimiter, encoding)
         table = pa.concat_tables(reader)
-    table, notes = _renamed(table, source, columns or {})
+    table, notes = _renamed(table, source, headers)
     if reader.empty_rows:
         notes.append(f"Empty rows skipped: {reader.empty_rows}.")
     manifest = normalize_schema(table, storage.absolute(source))
     titles = {d.title.casefold(): d.name for d in label_set.diagnoses}
     diagnoses = [titles.get(d.casefold(), d) if d else None for d in manifest.column("diagnosis")]
     manifest = manifest.with_column("diagnosis", diagnoses)
-    images = _Images(storage.parent(source))
+    base, names = storage.parent(source), lru_cache(256)(_names)
     problems: list[tuple[int, str]] = []
+    other_forms = 0
     for name in URI_COLUMNS:
+        paths = manifest.column(name)
         with ThreadPoolExecutor(16) as executor:
-            found = list(executor.map(images.find, manifest.column(name)))
+            found = list(executor.map(lambda path: _find(path, base, names) if path else (None, ""), paths))
         problems += [
             (row, f"row {row}, {name.removesuffix('_uri')}: {why}") for row, (_, why) in enumerate(found, 1) if why
         ]
         manifest = manifest.with_column(name, [uri for uri, _ in found])
+        exact = [storage.resolve(path, base) if path else None for path in paths]
+        other_forms += sum(uri is not None and uri != given for given, (uri, _) in zip(exact, found, strict=True))
     if problems:
         raise ManifestError(source, [text for _, text in sorted(problems)])
-    if images.other_forms:
-        notes.append(f"Image paths that differ from the names on disk in Unicode form only: {len(images.other_forms)}.")
+    if other_forms:
+        notes.append(f"Image paths that differ from the names on disk in Unicode form only: {other_forms}.")
     manifest = replace(manifest, uri=storage.absolute(out_uri))
     return ImportResult(manifest, found=len(manifest), skipped={}, notes=tuple(notes), rows_of=source)
 
 
-def _renamed(table: pa.Table, source: str, columns: Mapping[str, str]) -> tuple[pa.Table, list[str]]:
+def _headers(column: Sequence[str]) -> dict[str, str]:
+    """Return the known name -> header of ``NAME=HEADER``, each name once."""
+    headers: dict[str, str] = {}
+    for entry in column:
+        name, _, header = (part.strip() for part in entry.partition("="))
+        if not (name and header) or name in headers:
+            raise ConfigError(f"--column {entry!r}: write NAME=HEADER, each NAME once, such as clinical=img_path.")
+        if RENAMED.get(name, name) not in SCHEMA.names:
+            raise ConfigError("--column: " + unknown_name("column", name, (*RENAMED, *SCHEMA.names)))
+        headers[name] = header
+    return headers
+
+
+def _renamed(table: pa.Table, source: str, headers: Mapping[str, str]) -> tuple[pa.Table, list[str]]:
     """Return the table with a manifest's names, paths without blanks at their ends, and remarks about it."""
     taken: dict[str, list[str]] = defaultdict(list)
-    for asked, header in columns.items():
-        if (known := RENAMED.get(asked, asked)) not in SCHEMA.names:
-            raise ConfigError("--column: " + unknown_name("column", asked, (*RENAMED, *SCHEMA.names)))
-        taken[known].append(header)
-    found = f"Columns found: {listed(table.column_names)}."
-    problems = [
-        f"no column {name!r} (--column). {found}" for name in columns.values() if name not in table.column_names
-    ]
+    for name, header in headers.items():
+        taken[RENAMED.get(name, name)].append(header)
     asked_for = set(taken)
     replaced: list[str] = []
     further: list[str] = []
     for header in table.column_names:
         known = _KNOWN.get(column_key(header), "")
-        if header not in columns.values():
+        if header not in headers.values():
             (replaced if known in asked_for else taken[known] if known else further).append(header)
+    found = f"Columns found: {listed(table.column_names)}."
+    problems = [
+        f"no column {name!r} (--column). {found}" for name in headers.values() if name not in table.column_names
+    ]
     problems += [
-        f"columns {' and '.join(map(repr, headers))} both map to {known}; keep one"
-        for known, headers in taken.items()
-        if len(headers) > 1
+        f"columns {' and '.join(map(repr, same))} both map to {known}; keep one"
+        for known, same in taken.items()
+        if len(same) > 1
     ]
     hint = " Is there another delimiter? Specify it: --delimiter." if len(table.column_names) == 1 else ""
-    if not set(URI_COLUMNS) & set(taken):
-        problems.append(
-            f"no column 'clinical' or 'dermoscopy' with image paths. {found} Specify the column with --column "
-            f"clinical=NAME.{hint}"
-        )
-    if not {"pair_id", "lesion_id"} & set(taken):
-        problems.append(
-            f"no column 'lesion_id' or 'pair_id'. {found} Specify the column with --column lesion_id=NAME.{hint}"
-        )
+    for needed, what, example in (
+        (URI_COLUMNS, "'clinical' or 'dermoscopy' with image paths", "clinical"),
+        (("pair_id", "lesion_id"), "'lesion_id' or 'pair_id'", "lesion_id"),
+    ):
+        if not set(needed) & set(taken):
+            problems.append(f"no column {what}. {found} Specify the column with --column {example}=NAME.{hint}")
     if problems:
         raise ManifestError(source, problems)
-    chosen = {known: table[headers[0]] for known, headers in taken.items()}
+    chosen = {known: table[same[0]] for known, same in taken.items()}
     chosen |= {name: pc.utf8_trim_whitespace(chosen[name]) for name in URI_COLUMNS if name in chosen}
     notes = [f"Skipped, replaced by --column: {listed(replaced)}."] if replaced else []
-    for name in URI_COLUMNS:
-        if name not in chosen:
-            short = name.removesuffix("_uri")
-            notes.append(f"No column {short!r}: no pair has this image. If it has another name: --column {short}=NAME.")
+    notes += [
+        f"No column {short!r}: no pair has this image. If it has another name: --column {short}=NAME."
+        for short, name in RENAMED.items()
+        if name not in chosen
+    ]
     if further:
         notes.append(f"Kept unchanged, not manifest columns: {listed(further)}.")
     return pa.table(chosen | {name: table[name] for name in further}), notes
 
 
-class _Images:
-    """Finds the images that a CSV names; thread-safe.
-
-    Attributes:
-        other_forms: paths found in another Unicode form.
-    """
-
-    def __init__(self, base: str) -> None:
-        self.other_forms: list[str] = []
-        self._base = base
-        self._names = lru_cache(256)(_names)
-
-    def find(self, path: str | None) -> tuple[str | None, str]:
-        """Return an image's absolute URI, and the problem with it or an empty string."""
-        if path is None:
-            return None, ""
-        if storage.is_windows_path(path):
-            return (
-                None,
-                f"{path} is a Windows path. Write it relative to the CSV, with '/'",
-            )
-        uri = storage.resolve(path, self._base)
-        kind = storage.kind(uri)
-        if kind is None and not path.isascii():
-            forms = {storage.resolve(unicodedata.normalize(form, path), self._base) for form in ("NFC", "NFD")}
-            kinds = {form: kind for form in forms if (kind := storage.kind(form))}
-            if len(kinds) > 1:
-                return (
-                    None,
-                    f"{path!a}: several files differ from it in Unicode form only: {', '.join(map(ascii, kinds))}",
-                )
-            if kinds:
-                ((uri, kind),) = kinds.items()
-                self.other_forms.append(path)
-        if kind is None:
-            return None, f"no image at {uri}{self._hint(path, uri)}"
-        if kind != "file":
-            return None, f"{uri} is a {'folder' if kind == 'directory' else 'pipe or device'}, not an image"
-        return uri, ""
-
-    def _hint(self, path: str, uri: str) -> str:
-        if "\\" in path:
-            return "; write the path with '/', not '\\'"
+def _find(path: str, base: str, names: Callable[[str], list[str]]) -> tuple[str | None, str]:
+    """Return an image's absolute URI, and the problem with it or an empty string."""
+    if storage.is_windows_path(path):
+        return None, f"{path} is a Windows path. Write it relative to the CSV, with '/'"
+    uri = storage.resolve(path, base)
+    kind = storage.kind(uri)
+    if kind is None and not path.isascii():
+        forms = {storage.resolve(unicodedata.normalize(form, path), base) for form in ("NFC", "NFD")}
+        kinds = {form: kind for form in forms if (kind := storage.kind(form))}
+        if len(kinds) > 1:
+            others = ", ".join(map(ascii, kinds))
+            return None, f"{path!a}: several files differ from it in Unicode form only: {others}. Rename one"
+        if kinds:
+            ((uri, kind),) = kinds.items()
+    if kind is None:
         folder, _, name = uri.rpartition("/")
-        near = [other for other in self._names(folder) if other.casefold() == name.casefold()]
-        return f"; {near[0]!r} exists (different case)" if near else ""
+        near = [other for other in names(folder) if other.casefold() == name.casefold()]
+        hint = f": {near[0]!r} exists (different case)" if near else ""
+        if "\\" in path:
+            hint = r": write it with '/', not '\'"
+        return None, f"no image at {uri}. Correct the path{hint}"
+    if kind != "file":
+        return None, f"{uri} is a {'folder' if kind == 'directory' else 'pipe or device'}, not an image"
+    return uri, ""
 
 
 def _names(folder: str) -> list[str]:
@@ -179,28 +169,8 @@ def _names(folder: str) -> list[str]:
         return []
 
 
-def _read(
-    source: str,
-    label_set: LabelSet,
-    out_uri: str,
-    *,
-    column: Sequence[str] | None,
-    delimiter: str | None,
-    encoding: str | None,
-) -> ImportResult:
-    columns: dict[str, str] = {}
-    for entry in column or ():
-        name, equals, header = (part.strip() for part in entry.partition("="))
-        if not (name and equals and header) or name in columns:
-            raise ConfigError(f"--column {entry!r}: write NAME=HEADER, each NAME once, such as clinical=img_path.")
-        columns[name] = header
-    tab = delimiter is not None and delimiter.lower() in ("tab", r"\t")
-    csv_format = CsvFormat("\t" if tab else delimiter, encoding)
-    return import_folder(source, label_set, out_uri, csv_format=csv_format, columns=columns)
-
-
 FOLDER = Importer(
-    _read,
+    import_folder,
     "Import images listed in a CSV; paths are relative to the CSV.",
     "CSV with lesion_id, clinical, dermoscopy and any manifest column.",
     options={

@@ -1,16 +1,19 @@
 """The interface of importers: each reads one data set in its original layout and returns a manifest."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
 from derm_ray import storage
 from derm_ray.data.csv_reader import CsvTables
-from derm_ray.data.manifest import BATCH_ROWS, Manifest, listed
+from derm_ray.data.manifest import BATCH_ROWS, Manifest, listed, normalize_schema
 from derm_ray.data.normalization import convert, has_unseen
-from derm_ray.errors import ManifestError
+from derm_ray.domain import LabelSet
+from derm_ray.errors import ConfigError, ManifestError
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,30 @@ class Importer:
     source: str
     label_sets: tuple[str, ...] = ()
     options: Mapping[str, Option] = field(default_factory=dict)
+
+    def run(self, source: str, label_set: LabelSet, out_uri: str, **options: Any) -> ImportResult:
+        """Read the data set; see :attr:`read`.
+
+        Raises:
+            ConfigError: the label set is not one of :attr:`label_sets`.
+        """
+        if self.label_sets and label_set.name not in self.label_sets:
+            known = " or ".join(self.label_sets)
+            raise ConfigError(f"the data set has no mapping to label set {label_set.name!r}. Use {known}.")
+        return self.read(source, label_set, out_uri, **options)
+
+
+def with_diagnosis(frame: pd.DataFrame, out_uri: str) -> ImportResult:
+    """Return the rows that have a ``diagnosis`` as a manifest; the others are counted by ``diagnosis_full``.
+
+    Args:
+        frame: manifest columns, one row per lesion, and ``diagnosis_full``, the data set's own diagnosis.
+        out_uri: URI of the future manifest.
+    """
+    known = frame["diagnosis"].notna()
+    skipped = Counter(frame.loc[~known, "diagnosis_full"].fillna("(no diagnosis)"))
+    table = pa.Table.from_pandas(frame[known], preserve_index=False)
+    return ImportResult(normalize_schema(table, storage.absolute(out_uri)), len(frame), dict(skipped.most_common()))
 
 
 def read_columns(uri: str, columns: tuple[str, ...], ids: tuple[str, ...] = ()) -> pd.DataFrame:

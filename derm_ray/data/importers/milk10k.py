@@ -1,15 +1,11 @@
 """MILK10k (doi:10.34970/648456) in its official layout."""
 
-from collections import Counter
-
 import pandas as pd
-import pyarrow as pa
 
 from derm_ray import storage
-from derm_ray.data.importers.importer import Importer, ImportResult, read_columns
-from derm_ray.data.manifest import normalize_schema
-from derm_ray.domain import MILK10K, PAPER15, LabelSet
-from derm_ray.errors import ConfigError, ManifestError
+from derm_ray.data.importers.importer import Importer, ImportResult, read_columns, with_diagnosis
+from derm_ray.domain import PAPER15, LabelSet
+from derm_ray.errors import ManifestError
 
 PREFIX = "MILK10k_Training"
 MODALITIES = {"clinical: close-up": "clinical_uri", "dermoscopic": "dermoscopy_uri"}
@@ -42,13 +38,9 @@ PAPER15_FROM_FULL = {
 def import_milk10k(source: str, label_set: LabelSet, out_uri: str) -> ImportResult:
     """Read the official folder (``MILK10k_Training_{Metadata,Supplement,GroundTruth}.csv`` and ``_Input/``).
 
-    Args:
-        source: the folder's URI.
-        label_set: ``paper15`` (by ``diagnosis_full``) or ``milk10k`` (the 11 classes of the ground truth).
-        out_uri: URI of the future manifest; image URIs are absolute in any case.
+    The label set is ``paper15`` (by ``diagnosis_full``) or ``milk10k`` (the 11 classes of the ground truth).
 
     Raises:
-        ConfigError: the label set has no mapping from MILK10k.
         StorageError: a file is missing.
         ManifestError: a file lacks a column, or a lesion has more or other images than one of each modality.
     """
@@ -65,12 +57,8 @@ def import_milk10k(source: str, label_set: LabelSet, out_uri: str) -> ImportResu
     uris = images.pivot(index="lesion_id", columns="modality", values="uri")
     if label_set is PAPER15:
         diagnosis = lesions["diagnosis_full"].map(PAPER15_FROM_FULL)
-    elif label_set is MILK10K:
-        diagnosis = _ground_truth(source).reindex(lesions.index)
     else:
-        raise ConfigError(f"MILK10k has no mapping to label set {label_set.name!r}. Use paper15 or milk10k.")
-
-    skipped = Counter(lesions.loc[diagnosis.isna(), "diagnosis_full"].fillna("(no diagnosis)"))
+        diagnosis = _ground_truth(source).reindex(lesions.index)
     frame = pd.DataFrame(
         {
             "pair_id": lesions.index,
@@ -85,9 +73,8 @@ def import_milk10k(source: str, label_set: LabelSet, out_uri: str) -> ImportResu
             "skin_tone_scale": lesions["skin_tone_class"].notna().map({True: "milk", False: None}),
             "diagnosis_full": lesions["diagnosis_full"],
         }
-    )[diagnosis.notna()]
-    manifest = normalize_schema(pa.Table.from_pandas(frame, preserve_index=False), storage.absolute(out_uri))
-    return ImportResult(manifest, found=len(lesions), skipped=dict(skipped.most_common()))
+    )
+    return with_diagnosis(frame, out_uri)
 
 
 def _table(source: str, name: str, columns: tuple[str, ...], ids: tuple[str, ...]) -> pd.DataFrame:

@@ -17,11 +17,7 @@ KEYS = {"digest", "model_digest", "parity", "files"}
 class StoredEngine:
     """A verified engine in memory.
 
-    Attributes:
-        name: of the engine.
-        digest: SHA-256 over its files, the model and its parity report.
-        parity: comparison of its predictions with fp32.
-        files: by name.
+    ``digest`` is the SHA-256 over its files, the model and ``parity``, the comparison of its predictions with fp32.
     """
 
     name: str
@@ -44,23 +40,13 @@ def store_engine(
     *,
     overwrite: bool = False,
 ) -> str:
-    """Write an engine into its bundle; the index is written last, so that a replaced engine stays complete until then.
+    """Write an engine into its bundle, whose model digest stays as it is, and return the engine's digest.
 
-    The model's digest stays as it is.
-
-    Args:
-        bundle: where to.
-        name: of the engine.
-        files: by name.
-        parity: see :class:`StoredEngine`.
-        built_with: package -> version.
-        overwrite: replace an existing one.
-
-    Returns:
-        The engine's digest.
+    The index is written last, so that a replaced engine stays complete until then. ``built_with`` are package ->
+    version.
 
     Raises:
-        OutputExistsError: the bundle already has one.
+        OutputExistsError: the bundle already has one, and ``overwrite`` is not set.
     """
     folder = _folder(bundle, name)
     if not overwrite and name in stored_engines(bundle):
@@ -96,11 +82,7 @@ def stored_engines(bundle: Bundle) -> list[str]:
 
 
 def engine_digest(bundle: Bundle, name: str) -> str:
-    """Return the digest in :attr:`StoredEngine.identity`, without reading the engine's files.
-
-    Raises:
-        BundleError: as :func:`load_engine`, but for the files.
-    """
+    """Return the digest in :attr:`StoredEngine.identity` without reading the files; see :func:`load_engine`."""
     return _short(_read_index(bundle, name)["digest"])
 
 

@@ -29,11 +29,7 @@ BOTH, CROSS = "both", "cross"
 
 
 def require(name: str) -> ModuleType:
-    """Import a package of the extra ``openvino``, without its telemetry.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
+    """Import a package of the extra ``openvino``, without its telemetry; a ``ConfigError`` says how to install it."""
     # OpenVINO and NNCF send telemetry to Intel if they can import this.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:

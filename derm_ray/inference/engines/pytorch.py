@@ -10,13 +10,7 @@ from derm_ray.bundle import Bundle
 from derm_ray.domain import PredictionKind
 from derm_ray.errors import ConfigError
 from derm_ray.inference.engines.engine import EngineKind, Images, Probabilities
-from derm_ray.inference.precision import (
-    autocast,
-    default_device,
-    hardware_has_bf16,
-    resolve_precision,
-    to_device,
-)
+from derm_ray.inference.precision import autocast, hardware_has_bf16, network_input, resolve_precision, to_device
 from derm_ray.models.networks import PairLogits
 
 logger = logging.getLogger(__name__)
@@ -25,11 +19,7 @@ CPU_PAIRS, GPU_PAIRS = 4, 32
 
 
 def require_compiler(device: torch.device) -> None:
-    """Check that programs for a device can be compiled here.
-
-    Raises:
-        ConfigError: it is the CPU, and no C++ compiler is installed.
-    """
+    """Raise a ``ConfigError`` if programs for the CPU cannot be compiled, without a C++ compiler."""
     if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
         raise ConfigError(
             "engine compiled needs a C++ compiler on every machine of the run. Install one (Debian: apt-get "
@@ -38,17 +28,14 @@ def require_compiler(device: torch.device) -> None:
 
 
 class TorchEngine:
-    """Eager PyTorch in channels-last order; on CPUs a few pairs at a time: no slower than many, with less memory.
+    """Eager PyTorch in channels-last order, in ``fp32`` or ``bf16`` (autocast).
 
-    Args:
-        bundle: the model.
-        precision: ``fp32``, or ``bf16`` (autocast).
-        device: ``None`` is the first GPU, or the CPU.
+    On CPUs a few pairs at a time: no slower than many, with less memory.
     """
 
-    def __init__(self, bundle: Bundle, precision: str, device: torch.device | None = None) -> None:
+    def __init__(self, bundle: Bundle, precision: str, device: torch.device) -> None:
         self.name = {"fp32": "torch", "bf16": "torch-bf16"}[precision]
-        self._device = device or default_device()
+        self._device = device
         self._precision = precision
         self._network = to_device(bundle.build(), self._device)
         self._pairs: int | None = CPU_PAIRS if self._device.type == "cpu" else None
@@ -56,7 +43,8 @@ class TorchEngine:
     def run(self, clinical: Images | None, dermoscopy: Images | None) -> Mapping[PredictionKind, Probabilities]:
         """See :class:`derm_ray.inference.engines.engine.Engine`."""
         with torch.inference_mode(), autocast(self._precision, self._device):
-            logits = self._forward(self._tensor(clinical), self._tensor(dermoscopy))
+            given = (network_input(i, self._device) if i is not None else None for i in (clinical, dermoscopy))
+            logits = self._forward(*given)
         return {kind: p.cpu().numpy() for kind, p in logits.probabilities().items()}
 
     def _forward(self, clinical: torch.Tensor | None, dermoscopy: torch.Tensor | None) -> PairLogits:
@@ -70,11 +58,6 @@ class TorchEngine:
         logits: PairLogits = self._network(*(None if t is None else t[part] for t in (clinical, dermoscopy)))
         return logits
 
-    def _tensor(self, images: Images | None) -> torch.Tensor | None:
-        if images is None:
-            return None
-        return torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2)
-
 
 class CompiledEngine(TorchEngine):
     """PyTorch compiled for this processor or GPU, weights frozen into the program.
@@ -87,12 +70,11 @@ class CompiledEngine(TorchEngine):
         ConfigError: see :func:`require_compiler`.
     """
 
-    def __init__(self, bundle: Bundle, precision: str, device: torch.device | None = None) -> None:
-        chosen = device or default_device()
-        require_compiler(chosen)
-        super().__init__(bundle, precision, chosen)
+    def __init__(self, bundle: Bundle, precision: str, device: torch.device) -> None:
+        require_compiler(device)
+        super().__init__(bundle, precision, device)
         self.name = f"compiled@{precision}"
-        self._pairs: int = GPU_PAIRS if chosen.type == "cuda" else 1
+        self._pairs: int = GPU_PAIRS if device.type == "cuda" else 1
         self._program = torch.compile(self._network, dynamic=False, options={"freezing": True})
 
     def _forward(self, clinical: torch.Tensor | None, dermoscopy: torch.Tensor | None) -> PairLogits:

@@ -58,9 +58,7 @@ class Cross(nn.Module):
 def quantize(bundle: Bundle, images: Mapping[Modality, Images]) -> tuple[dict[str, bytes], dict[str, str]]:
     """Return the files of the int8 engine, and the package versions used.
 
-    Args:
-        bundle: the model.
-        images: the same pairs' images of both modalities, (N, size, size, 3) each, to calibrate on.
+    ``images`` of both modalities, (N, size, size, 3) each, are the pairs to calibrate on.
 
     Raises:
         ConfigError: OpenVINO or NNCF is not installed.

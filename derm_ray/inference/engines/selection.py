@@ -19,7 +19,7 @@ TRIAL_PAIRS = 2
 TRIALS = 2
 
 
-def make_engine(bundle: Bundle, name: str = "auto", device: torch.device | None = None) -> Engine:
+def make_engine(bundle: Bundle, name: str, device: torch.device | None = None) -> Engine:
     """Return an engine by name; see :func:`resolve_engine`."""
     chosen = device or default_device()
     base, _, detail = resolve_engine(bundle, name, chosen).partition("@")
@@ -27,18 +27,10 @@ def make_engine(bundle: Bundle, name: str = "auto", device: torch.device | None 
 
 
 def resolve_engine(bundle: Bundle, name: str, device: torch.device | None = None) -> str:
-    """Resolve an engine name on this machine.
+    """Resolve an engine name on this machine, by default for its first GPU or its CPU.
 
-    ``auto`` is the fastest in a short measurement of those that start quickly and can run here.
-
-    Args:
-        bundle: the model.
-        name: ``auto``, a key of :data:`derm_ray.inference.engines.ENGINES`, or the result of an earlier call.
-        device: ``None`` is the first GPU, or the CPU.
-
-    Returns:
-        The name, followed by ``@`` and whatever else affects the results, such as the digest of an engine in the
-        bundle.
+    ``auto`` is the fastest in a short measurement of those that start quickly and can run here. ``@`` and whatever else
+    affects the results, such as the digest of an engine in the bundle, follow the name; the result resolves to itself.
 
     Raises:
         ConfigError: the name is unknown, or the engine cannot run here.

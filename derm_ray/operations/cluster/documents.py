@@ -1,7 +1,6 @@
 """YAML files as documents in which every value knows its line, so that problems can be reported there."""
 
 import re
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,8 +8,6 @@ import yaml
 
 Path = tuple[str | int, ...]
 
-MAX_VALUES = 100_000
-"""In one document, counted with aliases expanded: a few lines of them can stand for billions."""
 _TEXT = "tag:yaml.org,2002:str"
 _SIMPLE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -164,7 +161,7 @@ def read_documents(
             document = Document(file, first_line, prefix, problems)
             document.node = loader.get_node()
             assert document.node is not None
-            _check_keys(document, document.node, (), Counter())
+            _check_keys(document, document.node, ())
             document.value = loader.construct_document(document.node)
             if document.value is not None:
                 found.append(document)
@@ -175,13 +172,7 @@ def read_documents(
         problems.append(Problem(file, line, prefix + write_path(()), reason, "correct the syntax"))
     except RecursionError:
         document.refuse((), "is nested too deeply", "write it flatter")
-    except _TooManyValuesError:
-        document.refuse((), f"has more than {MAX_VALUES} values once aliases are expanded", "write it without aliases")
     return found
-
-
-class _TooManyValuesError(Exception):
-    pass
 
 
 class _Loader(yaml.SafeLoader):
@@ -193,19 +184,16 @@ class _Loader(yaml.SafeLoader):
     }
 
 
-def _check_keys(document: Document, node: yaml.Node, path: Path, count: Counter[str]) -> None:
+def _check_keys(document: Document, node: yaml.Node, path: Path) -> None:
     """Report keys that are not text or not unique, and make them text."""
-    count["values"] += 1
-    if count["values"] > MAX_VALUES:
-        raise _TooManyValuesError
     if isinstance(node, yaml.SequenceNode):
         for row, child in enumerate(node.value):
-            _check_keys(document, child, (*path, row), count)
+            _check_keys(document, child, (*path, row))
     elif isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, child in node.value:
             if key.tag == "tag:yaml.org,2002:merge":
-                _check_keys(document, child, path, count)
+                _check_keys(document, child, path)
                 continue
             where = (*path, str(key.value))
             if key.tag != _TEXT:
@@ -214,4 +202,4 @@ def _check_keys(document: Document, node: yaml.Node, path: Path, count: Counter[
             if where[-1] in seen:
                 document.refuse(where, "appears twice, and the first is ignored", "remove one of them")
             seen.add(str(where[-1]))
-            _check_keys(document, child, where, count)
+            _check_keys(document, child, where)

@@ -1,16 +1,12 @@
 """What derm_ray requires of a RayService, and of the Serve config file inside."""
 
-import re
-
-from derm_ray.operations.cluster.commands import most_gpus
 from derm_ray.operations.cluster.documents import Document, Part
-from derm_ray.operations.cluster.pods import variables
-from derm_ray.operations.cluster.raycluster import check_cluster
+from derm_ray.operations.cluster.kuberay import check_cluster
+from derm_ray.operations.cluster.kubernetes import variables
 
 PROXY_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 PROXY = "derm_ray.serving.proxy.harden"
 TOKENS_VARIABLE = "DERM_RAY_TOKENS"
-_STEP = re.compile(r"[^.]+")
 
 
 def check_service(spec: Part) -> None:
@@ -38,9 +34,8 @@ def check_serve_config(document: Document, cluster: Part | None = None) -> None:
     """
     from derm_ray.serving.config import IMPORT_PATH, check_config
 
-    for problem in check_config(document.value):
-        where, _, what = problem.partition(": ")
-        document.refuse(_path(where), what, "see Serve's config file reference and ServeArguments")
+    for path, what in check_config(document.value):
+        document.refuse(path, what, "see Serve's config file reference and ServeArguments")
     root = document.root
     for app in root.items("applications"):
         if app.at("import_path").value == IMPORT_PATH:
@@ -63,10 +58,6 @@ def _check_arguments(args: Part, cluster: Part | None) -> None:
         args.at("tokens").refuse(
             f"there are no tokens, and no {TOKENS_VARIABLE} from a Secret", "give the URI of a token file"
         )
-    if cluster is not None and args.at("gpu").value is True and most_gpus(cluster) < (args.at("replicas").number or 1):
-        args.at("gpu").refuse(
-            f"the cluster grows to {most_gpus(cluster)} GPUs", "raise maxReplicas of a group whose limits name GPUs"
-        )
 
 
 def _has_tokens(cluster: Part | None) -> bool:
@@ -86,9 +77,3 @@ def _check_proxies(cluster: Part) -> None:
                     "Serve's own proxy neither limits request heads nor hides its control routes from callers",
                     f"set {PROXY_VARIABLE} to {PROXY}",
                 )
-
-
-def _path(where: str) -> tuple[str | int, ...]:
-    if where == "the file":
-        return ()
-    return tuple(int(step) if step.isdecimal() else step for step in _STEP.findall(where))

@@ -1,17 +1,15 @@
 """Cluster files, recognized and checked; reports all problems of all files at once."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from derm_ray.errors import unknown_name
 from derm_ray.operations.cluster.commands import CommandCheck
 from derm_ray.operations.cluster.documents import Document, Problem, read_documents
+from derm_ray.operations.cluster.kuberay import check_cluster, check_job
+from derm_ray.operations.cluster.kubernetes import check_object
 from derm_ray.operations.cluster.launcher import check_launcher, is_launcher
-from derm_ray.operations.cluster.objects import check_object
 from derm_ray.operations.cluster.prometheus import check_rules, is_rule_file
-from derm_ray.operations.cluster.raycluster import check_cluster
-from derm_ray.operations.cluster.rayjob import check_job
 from derm_ray.operations.cluster.rayservice import check_serve_config, check_service
 from derm_ray.operations.cluster.schemas import RAY_GROUP, check_schema
 
@@ -42,24 +40,17 @@ class FileReport:
         return [*lines, *(f"{self.file}: not checked: {one}" for one in self.unchecked)]
 
 
-def validate_files(paths: Sequence[str], check: CommandCheck, crds: str | None = None) -> list[FileReport]:
-    """Check cluster files: for KubeRay, Kubernetes, Ray Serve, Ray's cluster launcher and Prometheus.
+def validate_file(path: str, check: CommandCheck, crds: str | None = None) -> FileReport:
+    """Check a cluster file: for KubeRay, Kubernetes, Ray Serve, Ray's cluster launcher or Prometheus.
 
     Args:
-        paths: local files.
-        check: of the command lines in them.
+        path: of a local file.
+        check: of the command lines in it.
         crds: folder of definitions of custom resources, see :func:`derm_ray.operations.cluster.schemas.check_schema`.
-
-    Returns:
-        One report per file, in that order.
 
     Raises:
         ConfigError: the folder cannot be used.
     """
-    return [_validate(path, check, crds) for path in paths]
-
-
-def _validate(path: str, check: CommandCheck, crds: str | None) -> FileReport:
     problems: list[Problem] = []
     results: list[tuple[str, str]] = []
     try:

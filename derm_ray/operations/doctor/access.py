@@ -12,8 +12,18 @@ import psutil
 from derm_ray.cluster_auth import TOKEN_PATH, find_home_problem, home_token_path, nodes_without_token
 from derm_ray.errors import ConfigError
 from derm_ray.operations.doctor.finding import Finding
-from derm_ray.operations.ports import DASHBOARD, PORTS
 
+DASHBOARD = 8265
+PORTS = {
+    6379: "Ray's head",
+    8000: "the endpoint",
+    DASHBOARD: "Ray's dashboard and jobs",
+    10001: "Ray's client server",
+    44217: "metrics of the autoscaler",
+    44227: "metrics of the dashboard",
+    52365: "agent",
+}
+"""Fixed port -> what listens there, by Ray's defaults and derm_ray's; ``docs/_ports.yaml`` has all sockets."""
 SUBJECT = "Ray's token"
 OPEN = (
     "anyone who reaches it can run code here: start Ray with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH, and the "

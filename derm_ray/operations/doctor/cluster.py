@@ -16,6 +16,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from derm_ray import __version__, runtime
+from derm_ray.local_ray import SESSION_VARIABLE
 from derm_ray.operations.doctor.finding import Finding
 from derm_ray.operations.doctor.machine import (
     MIN_DISK,
@@ -26,7 +27,6 @@ from derm_ray.operations.doctor.machine import (
     free_memory,
 )
 from derm_ray.operations.doctor.storage_checks import check_storage, compare_clocks
-from derm_ray.session_folder import VARIABLE as SESSION_VARIABLE
 
 TIMEOUT_S = 60.0
 MAX_SKEW_S = 5.0

@@ -14,8 +14,8 @@ from packaging.requirements import Requirement
 from derm_ray import ray_internals, runtime
 from derm_ray.errors import ConfigError
 from derm_ray.inference.precision import default_device, hardware_has_bf16
+from derm_ray.local_ray import FIX, session_folder
 from derm_ray.operations.doctor.finding import Finding
-from derm_ray.session_folder import FIX, session_folder
 
 SHARED_MEMORY = "/dev/shm"  # noqa: S108
 MIN_SHARED_MEMORY = 1 << 30
@@ -48,7 +48,8 @@ def machine() -> Iterator[Finding]:
     yield from session()
     files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     few = files != resource.RLIM_INFINITY and files < MIN_FILES
-    fix = f"ulimit -n {MIN_FILES} before Ray starts" if few and _allows(most) else ""
+    more = most == resource.RLIM_INFINITY or most >= MIN_FILES
+    fix = f"ulimit -n {MIN_FILES} before Ray starts" if few and more else ""
     yield Finding("open files", "unlimited" if files == resource.RLIM_INFINITY else f"{files:,}", fix)
 
 
@@ -81,14 +82,14 @@ def packages(name: str = "derm-ray") -> Iterator[Finding]:
 def session() -> Iterator[Finding]:
     """Yield the state of the folder of Ray's session."""
     try:
-        folder = session_folder()
+        folder, note = session_folder()
     except ConfigError as error:
         yield Finding("Ray's session", "has no folder", str(error))
         return
-    if folder.note:
-        yield Finding("Ray's session", f"in {folder.path}, since {folder.note}", FIX)
+    if note:
+        yield Finding("Ray's session", f"in {folder}, since {note}", FIX)
     fix = "Ray spills objects and writes logs there; free some, or set RAY_TMPDIR to a larger disk"
-    yield check_free(f"disk {folder.path}", shutil.disk_usage(folder.path).free, MIN_DISK, fix)
+    yield check_free(f"disk {folder}", shutil.disk_usage(folder).free, MIN_DISK, fix)
 
 
 def free_memory() -> int:
@@ -99,7 +100,3 @@ def free_memory() -> int:
 def check_free(subject: str, free: int, least: int, fix: str) -> Finding:
     """Report how many bytes are free, and the fix where that is too little."""
     return Finding(subject, f"{free / (1 << 30):.1f} GiB free", "" if free >= least else fix)
-
-
-def _allows(most: int) -> bool:
-    return most == resource.RLIM_INFINITY or most >= MIN_FILES

@@ -2,7 +2,7 @@
 
 import logging
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,35 +15,26 @@ from derm_ray.bundle import Bundle
 from derm_ray.errors import ConfigError, DermRayError, unknown_name
 from derm_ray.inference.engines.selection import resolve_engine
 from derm_ray.runtime import machine_cpus
+from derm_ray.studies.benchmark import COMPARISONS
 from derm_ray.studies.benchmark.comparison import FULL, QUICK, Effort, Row
 from derm_ray.studies.benchmark.computing import (
     CPU,
     against_channels_last,
     against_eager,
     against_matmul,
+    scaled_decoding,
     torch_engines_here,
 )
-from derm_ray.studies.benchmark.decoding import scaled_decoding
 from derm_ray.studies.benchmark.materials import benchmark_bundle
 from derm_ray.studies.benchmark.scoring import against_plain_loop, cost_at_scale
 from derm_ray.studies.benchmark.training import data_parallel
 
 logger = logging.getLogger(__name__)
 
-COMPARISONS = ("gflops", "int8", "engine", "decoding", "bulk", "training", "scale")
-"""Each gives one or more rows."""
-
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Results of a benchmark, with the machine.
-
-    Attributes:
-        machine: hardware and versions.
-        rows: in the order of the comparisons.
-        failures: failed comparisons, each with the reason.
-        seconds: total duration.
-    """
+    """Results of a benchmark with the machine; ``failures`` are comparisons that failed, each with the reason."""
 
     machine: Mapping[str, Any]
     rows: Sequence[Row]
@@ -61,14 +52,22 @@ class Benchmark:
         }
 
 
-def run_benchmark(model_uri: str | None = None, *, only: Sequence[str] = (), quick: bool = False) -> Benchmark:
-    """Measure this machine's CPUs.
+_MEASURES: Mapping[str, Callable[[Bundle, str, Effort], list[Row]]] = {
+    "gflops": lambda bundle, _, effort: [against_matmul(bundle, eager, effort) for eager in torch_engines_here()],
+    "int8": lambda bundle, _, effort: [against_channels_last(bundle, effort)],
+    "engine": lambda bundle, engine, effort: [against_eager(bundle, engine, effort)],
+    "decoding": lambda _bundle, _engine, effort: [scaled_decoding(effort)],
+    "bulk": against_plain_loop,
+    "training": lambda _bundle, _engine, effort: data_parallel(effort),
+    "scale": lambda _bundle, _engine, effort: [cost_at_scale(effort)],
+}
+"""By the names of :data:`derm_ray.studies.benchmark.COMPARISONS`."""
 
-    Args:
-        model_uri: a bundle; ``None`` for the paper's Triple-Net with CAM-BP at 224 px, untrained, with an int8 engine
-            where OpenVINO is installed.
-        only: names of comparisons; all where there are none.
-        quick: measure for a fifth of the time.
+
+def run_benchmark(model_uri: str | None = None, *, only: Sequence[str] = (), quick: bool = False) -> Benchmark:
+    """Measure this machine's CPUs with a model; see :func:`derm_ray.studies.benchmark.materials.benchmark_bundle`.
+
+    ``only`` names comparisons, by default all; ``quick`` measures for a fifth of the time.
 
     Raises:
         ConfigError: a name is unknown.
@@ -86,29 +85,11 @@ def run_benchmark(model_uri: str | None = None, *, only: Sequence[str] = (), qui
         for name in only or COMPARISONS:
             began = perf_counter()
             try:
-                rows += _measure(name, bundle, engine, effort)
+                rows += _MEASURES[name](bundle, engine, effort)
             except DermRayError as error:
                 failures[name] = str(error)
             logger.info("%s: %.0f s", name, perf_counter() - began)
     return Benchmark(describe_machine(), rows, failures, perf_counter() - started)
-
-
-def _measure(name: str, bundle: Bundle, engine: str, effort: Effort) -> list[Row]:
-    match name:
-        case "gflops":
-            return [against_matmul(bundle, eager, effort) for eager in torch_engines_here()]
-        case "int8":
-            return [against_channels_last(bundle, effort)]
-        case "engine":
-            return [against_eager(bundle, engine, effort)]
-        case "decoding":
-            return [scaled_decoding(effort)]
-        case "bulk":
-            return against_plain_loop(bundle, engine, effort)
-        case "training":
-            return data_parallel(effort)
-        case _:
-            return [cost_at_scale(effort)]
 
 
 def describe_machine() -> dict[str, Any]:

@@ -17,13 +17,9 @@ Side = Callable[[], float]
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure.
+    """How long to measure: repetitions and seconds of each side, for work of adjustable length and for whole runs.
 
-    Attributes:
-        repetitions, seconds: of each side, for work of adjustable length.
-        run_repetitions, run_seconds: of each side, for whole runs.
-        steps: of a training run.
-        max_pairs: pairs of the large run, whose cost per pair is compared with a small run.
+    ``steps`` are those of a training run, ``max_pairs`` the pairs of the large run that is compared with a small one.
     """
 
     repetitions: int
@@ -39,17 +35,10 @@ FULL, QUICK = Effort(9, 3.0, 5, 60.0, 6, 100_000), Effort(5, 1.0, 5, 10.0, 5, 10
 
 @dataclass(frozen=True)
 class Row:
-    """Result of one comparison.
+    """Result of one comparison of two sides: medians of their figures, and of ours / baseline over the repetitions.
 
-    Attributes:
-        name: of the row.
-        description: the two sides, in words.
-        ours, baseline: medians of the sides' figures.
-        unit: of these.
-        ratio: median of ours / baseline over the repetitions.
-        low, high: 95% bootstrap interval of that median.
-        threshold: required bound of the ratio.
-        at_most: whether the bound is an upper one.
+    ``low`` to ``high`` is the 95% bootstrap interval of that ratio, ``threshold`` the required bound, an upper one with
+    ``at_most``.
     """
 
     name: str
@@ -76,11 +65,7 @@ class Row:
 
 
 def turns(sides: Sequence[Callable[[], Figure]], repetitions: int) -> list[tuple[Figure, ...]]:
-    """Run all sides in turn, A B B A; each leaves out its own warm-up.
-
-    Returns:
-        One tuple of figures per repetition, in the order of ``sides``.
-    """
+    """Run all sides in turn, A B B A, each without its own warm-up; return their figures, one tuple per repetition."""
     figures = []
     for repetition in range(repetitions):
         step = 1 if repetition % 2 == 0 else -1
@@ -97,13 +82,9 @@ def to_row(
     threshold: float,
     at_most: bool = False,
 ) -> Row:
-    """Return the row of a comparison.
+    """Return the row of a comparison from both sides' figures of each repetition; see :class:`Row`.
 
     The ratio is taken within each repetition, so that a machine that becomes slower or faster does not affect it.
-
-    Args:
-        name, description, unit, threshold, at_most: see :class:`Row`.
-        figures: ours and the baseline's, of each repetition.
     """
     ratios = [mine / yours for mine, yours in figures]
     low, high = _interval(ratios)

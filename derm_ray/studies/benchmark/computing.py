@@ -1,4 +1,4 @@
-"""Speed of the network, compared with the machine's peak and with plain PyTorch."""
+"""Speed of the network, compared with the machine's peak and with plain PyTorch; and of decoding a photo."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -9,12 +9,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from derm_ray.bundle import Bundle
+from derm_ray.data.decode import decode
+from derm_ray.data.preprocessing import Preprocessing
 from derm_ray.domain import PredictionKind
 from derm_ray.inference.engines import openvino
 from derm_ray.inference.engines.engine import Images, Probabilities
 from derm_ray.inference.engines.selection import make_engine
 from derm_ray.inference.precision import hardware_has_bf16
 from derm_ray.studies.benchmark.comparison import Effort, Row, compare
+from derm_ray.studies.benchmark.materials import photo
 
 BATCH = 8
 SIDES = (1024, 2048, 4096)
@@ -68,6 +71,18 @@ def against_eager(bundle: Bundle, engine: str, effort: Effort) -> Row:
         unit="pairs/s",
         threshold=5.0,
     )
+
+
+def scaled_decoding(effort: Effort) -> Row:
+    """Decode and resize a photo of 12 megapixels at the smallest sufficient scale, and in full."""
+    data, spec = photo(), Preprocessing()
+
+    def milliseconds(side: int | None) -> float:
+        return 1000 / _runs_per_s(lambda: spec.resize(decode(data, side=side).image), effort.seconds / 4)
+
+    what = "12-megapixel JPEG to 224 px: scaled / full decoding"
+    ours, full = partial(milliseconds, spec.size), partial(milliseconds, None)
+    return compare("decoding", what, ours, full, effort, unit="ms", threshold=0.35, at_most=True)
 
 
 def torch_engines_here() -> tuple[str, ...]:

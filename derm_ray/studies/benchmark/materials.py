@@ -35,11 +35,8 @@ WIDTH, HEIGHT, QUALITY = 4000, 3000, 90
 
 @contextmanager
 def benchmark_bundle(model_uri: str | None, *, int8: bool) -> Iterator[Bundle]:
-    """Yield the model to measure.
-
-    Args:
-        model_uri: a bundle; ``None`` is the paper's Triple-Net with CAM-BP at 224 px, untrained.
-        int8: give the latter an int8 engine, where OpenVINO is installed.
+    """Yield a bundle, or the paper's Triple-Net with CAM-BP at 224 px, untrained, with an int8 engine if it can be
+    made.
     """
     if model_uri is not None:
         yield load_bundle(model_uri)

@@ -14,8 +14,8 @@ import torch
 from torch import distributed as dist
 
 from derm_ray.data.manifest import read_manifest
-from derm_ray.domain import LesionPair, Split, label_set
-from derm_ray.training.batches import Batch, load_batch, rank_share, training_order
+from derm_ray.domain import Split, label_set
+from derm_ray.training.batches import Batch, LabeledPairs, labeled, load_batch, training_order
 from derm_ray.training.config import TrainConfig, config_from_json
 from derm_ray.training.loop import TrainingLoop
 from derm_ray.training.start import make_start
@@ -26,31 +26,20 @@ THREADS = 4
 def train(config: TrainConfig, manifest_uri: str, weights: str, cam: str) -> list[float]:
     """Train one epoch and return when each of its steps ended, in seconds."""
     torch.set_num_threads(1)
-    pairs = read_manifest(manifest_uri).absolute().select(Split.TRAIN).pairs()
+    pairs = labeled(read_manifest(manifest_uri).absolute(), Split.TRAIN, label_set(config.label_set))
     loop = TrainingLoop(config, make_start(config, weights, cam).network, torch.device("cpu"))
     ended: list[float] = []
     loop.train_epoch(0, _batches(config, pairs), lambda *_: ended.append(perf_counter()))
     return ended
 
 
-def _batches(config: TrainConfig, pairs: list[LesionPair]) -> Iterator[Batch]:
+def _batches(config: TrainConfig, pairs: LabeledPairs) -> Iterator[Batch]:
     """Yield this rank's shares; the next one is decoded while the caller trains on this one."""
     order = training_order(len(pairs), config.global_batch_size, seed=config.seed, epoch=0)
-    classes = label_set(config.label_set).class_names
 
     def load(number: int) -> Batch:
-        rows = rank_share(order[number], dist.get_rank(), dist.get_world_size())
-        share = [pairs[i] for i in rows]
-        labels = [classes.index(str(pair.diagnosis)) for pair in share]
-        return load_batch(
-            share,
-            labels,
-            rows,
-            config.preprocessing,
-            images,
-            global_size=len(order[number]),
-            mirror=(config.seed, 0) if config.mirror else None,
-        )
+        share = pairs.share(order[number], dist.get_rank(), dist.get_world_size())
+        return load_batch(share, config.preprocessing, images, (config.seed, 0) if config.mirror else None)
 
     with ThreadPoolExecutor(THREADS) as images, ThreadPoolExecutor(1) as ahead:
         following = ahead.submit(load, 0)

@@ -41,10 +41,8 @@ FRAME_SIDE = 32
 class RunTimes(NamedTuple):
     """Durations of a whole run.
 
-    Attributes:
-        rate: pairs per second, from the first part to the last.
-        started_s: seconds from the start of its process until work at that rate began.
-        ended_s: seconds from the last part to the end of its process.
+    ``rate`` is pairs per second from the first part to the last; ``started_s`` and ``ended_s`` are the seconds of its
+    process before work at that rate began, and after the last part.
     """
 
     rate: float

@@ -29,14 +29,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Claim:
-    """A sum of signed metrics that the claim says is above 0.
-
-    Attributes:
-        text: for people.
-        source: where the paper says so, or ``ours``.
-        terms: (sign, side).
-        metric: which metric.
-    """
+    """A sum of signed metrics that the claim says is above 0; ``source`` is where the paper says so, or ``ours``."""
 
     text: str
     source: str
@@ -49,11 +42,9 @@ class Verdict:
     """Verdict on a claim, from the test split.
 
     Attributes:
-        claim: which.
         difference: mean over the seeds, with its 95% interval from a paired bootstrap over lesions.
-        verdict: ``reproduced`` if the interval is above 0, ``not reproduced`` if it is below,
-            ``undecided`` in between; ``not run`` where the rows have no seed in common, ``not defined`` where the
-            test split has no such metric.
+        verdict: ``reproduced`` if the interval is above 0, ``not reproduced`` if it is below, ``undecided`` in between;
+            ``not run`` where the rows have no seed in common, ``not defined`` where the test split has no such metric.
         mcnemar: seed -> two-sided exact p of McNemar's test; only for two sides and accuracy.
         seeds: those that all rows have, and that the difference is of.
     """
@@ -75,11 +66,7 @@ AGAINST_BASELINE = {
 
 
 def paper_claims(plain: str) -> tuple[Claim, ...]:
-    """Return the claims of sections 2.2 to 3.3, and those a user asks first.
-
-    Args:
-        plain: head of the networks without bilinear pooling, as in the rows' names.
-    """
+    """Return the claims of sections 2.2 to 3.3, and those a user asks first; ``plain`` is the head without pooling."""
 
     def row(network: str, kind: PredictionKind = CROSS, *, head: str = plain, swapped: bool = False) -> Side:
         return Side(f"{network}-{head}", kind, swapped)
@@ -132,12 +119,9 @@ def paper_claims(plain: str) -> tuple[Claim, ...]:
 
 
 def judge(claim: Claim, rows: Mapping[str, Mapping[int, TrialPredictions]], weights: Draws) -> Verdict:
-    """Test one claim.
+    """Test one claim on resamples of the lesions; see :func:`derm_ray.evaluation.comparison.lesion_weights`.
 
-    Args:
-        claim: to be tested.
-        rows: row name -> seed -> predictions, all of the same pairs; baselines have an entry for every seed.
-        weights: see :func:`derm_ray.evaluation.comparison.lesion_weights`.
+    ``rows`` are row name -> seed -> predictions, all of the same pairs; baselines have an entry for every seed.
     """
     seeds = sorted(set.intersection(*(set(rows.get(side.row, ())) for _, side in claim.terms)))
     total: Draws = np.zeros(len(weights))

@@ -24,13 +24,7 @@ CASES = 8
 
 @dataclass(frozen=True)
 class Case:
-    """One lesion.
-
-    Attributes:
-        truth: title of its diagnosis.
-        predictions: prediction kind -> title of the predicted class.
-        images: images of both modalities and their overlays, as data URIs.
-    """
+    """One lesion: titles of its diagnosis and of each prediction; both images and their overlays as data URIs."""
 
     truth: str
     predictions: Mapping[PredictionKind, str]
@@ -41,11 +35,8 @@ class Case:
 class Gallery:
     """Gallery of one trained network.
 
-    Attributes:
-        seed: of the trial.
-        count: test lesions that both images alone get wrong and cross gets right.
-        pairs: test lesions in all.
-        cases: some of the former, then of those that only one image alone gets wrong.
+    ``count`` of all test pairs are wrong on either image alone and right on both; ``cases`` are some of these, then of
+    those that only one image alone gets wrong.
     """
 
     seed: int
@@ -85,8 +76,7 @@ def make_gallery(results: StudyResults, manifest: Manifest, grid: Grid) -> Galle
     titles = trial.labels.titles
     cases = []
     for (i, pair), found in zip(usable, maps, strict=True):
-        images = {Modality.CLINICAL: pair.clinical, Modality.DERMOSCOPY: pair.dermoscopy}
-        given = {modality: image for modality, image in images.items() if image is not None}
+        given = {modality: image for modality in Modality if (image := pair.of(modality)) is not None}
         drawn = [*given.values(), *(overlay(image, found[modality]) for modality, image in given.items())]
         predictions = {kind: titles[int(scores[i].argmax())] for kind, scores in trial.given.items()}
         cases.append(Case(titles[int(trial.truth[i])], predictions, tuple(_data_uri(image) for image in drawn)))

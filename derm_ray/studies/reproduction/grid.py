@@ -1,10 +1,9 @@
 """Which networks are trained: the rows of the paper's tables, as trials of one seed each."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from derm_ray.errors import ConfigError, unknown_name
 from derm_ray.models.trunks import TRUNKS
 from derm_ray.training.config import TrainConfig, config_from_json, make_config
 
@@ -134,24 +133,6 @@ def debug(label_set: str) -> tuple[Row, ...]:
     networks = (Row(f"{name}-gap", title, _changed(base, network=name)) for name, title in _NETWORKS.items())
     pooled = Row("triple-cam_bp", "Triple-Net + CAM-BP", _changed(base, head="cam_bp"), CAM)
     return (Row(CAM, "CAM network (tiny)", cam_config(base, "tiny")), *networks, pooled)
-
-
-PRESETS: Mapping[str, Callable[[str], tuple[Row, ...]]] = {
-    "paper": paper,
-    "milk10k-cpu": milk10k_cpu,
-    "debug": debug,
-}
-
-
-def make_rows(preset: str, label_set: str) -> tuple[Row, ...]:
-    """Return a preset's rows.
-
-    Raises:
-        ConfigError: the preset is unknown.
-    """
-    if preset not in PRESETS:
-        raise ConfigError(unknown_name("preset", preset, tuple(PRESETS)))
-    return PRESETS[preset](label_set)
 
 
 def make_trials(rows: Sequence[Row], seeds: Sequence[int]) -> list[Trial]:

@@ -24,14 +24,7 @@ def tasks_of(labels: LabelSet) -> dict[str, Task]:
 
 
 def draws(name: str, trial: TrialPredictions, scores: npt.NDArray[np.float32], weights: Draws) -> Draws:
-    """Return a metric's values under weights of the pairs; NaN where it is undefined.
-
-    Args:
-        name: one of :func:`derm_ray.evaluation.metrics.metric_names`.
-        trial: truth and class order.
-        scores: probabilities (N, K).
-        weights: (draws, N).
-    """
+    """Return a metric's values under weights of the pairs (draws, N); NaN where it is undefined."""
     tasks = tasks_of(trial.labels)
     if "/" in name and name.partition("/")[0] not in tasks:
         return np.full(len(weights), np.nan)
@@ -40,12 +33,8 @@ def draws(name: str, trial: TrialPredictions, scores: npt.NDArray[np.float32], w
 
 @dataclass(frozen=True)
 class SeedMetrics:
-    """A metric of one row.
-
-    Attributes:
-        mean: of all seeds, with the 95% interval over lesions.
-        seeds: seed -> value.
-        draws: of the mean (1 + resamples,), of the whole split first.
+    """A metric of one row: mean of the seeds with its 95% interval over lesions, each seed's value, and draws of the
+    mean.
     """
 
     mean: Interval
@@ -56,15 +45,7 @@ class SeedMetrics:
 def seed_metrics(
     name: str, seeds: Mapping[int, TrialPredictions], kind: PredictionKind, weights: Draws, *, swapped: bool = False
 ) -> SeedMetrics | None:
-    """Return a metric over a row's seeds, or ``None`` where these have no such predictions.
-
-    Args:
-        name: one of :func:`derm_ray.evaluation.metrics.metric_names`.
-        seeds: seed -> predictions of the same pairs.
-        kind: which prediction.
-        weights: see :func:`derm_ray.evaluation.comparison.lesion_weights`.
-        swapped: with the images exchanged.
-    """
+    """Return a metric over a row's seeds, or ``None`` where these have no such predictions."""
     found: dict[int, Draws] = {}
     for seed, trial in seeds.items():
         scores = (trial.swapped if swapped else trial.given).get(kind)

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from derm_ray import storage
-from derm_ray.data.parquet import parse_parquet
 from derm_ray.domain import LabelSet, PredictionKind, label_set
 from derm_ray.errors import StorageError
 
@@ -27,10 +26,8 @@ class TrialPredictions:
 
     Attributes:
         labels: the trial's label set.
-        pair_ids, lesion_ids: of the pairs, in order.
-        truth: class indices (N,).
-        given: prediction kind -> (N, K).
-        swapped: the same with the two images swapped; empty for baselines.
+        pair_ids, lesion_ids, truth: of the N pairs, in order; class indices.
+        given, swapped: prediction kind -> (N, K), also with the two images swapped; that is empty for baselines.
         metadata: model digest, best epoch, seconds since the last start of the trial, temperatures.
     """
 
@@ -61,16 +58,13 @@ def write_predictions(predictions: TrialPredictions, folder: str) -> None:
 
 
 def read_predictions(folder: str) -> TrialPredictions | None:
-    """Return what :func:`write_predictions` wrote, or ``None`` where nothing is.
-
-    Raises:
-        StorageError: the file is damaged.
-    """
+    """Return what :func:`write_predictions` wrote, or ``None``; a ``StorageError`` names a damaged file."""
     uri = storage.join(folder, FILE)
     if not storage.exists(uri):
         return None
     try:
-        table = parse_parquet(storage.read_bytes(uri))
+        # On the calling thread: a process that ends soon after a read on Arrow's threads may abort (pyarrow 26).
+        table = pq.ParquetFile(pa.BufferReader(storage.read_bytes(uri))).read(use_threads=False)
     except pa.ArrowException as error:
         raise StorageError(
             f"{uri}: damaged ({error}). Delete it; the trial's predictions will be computed again."

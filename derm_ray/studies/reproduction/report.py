@@ -4,14 +4,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from derm_ray import RESEARCH_NOTICE
 from derm_ray.domain import PredictionKind, label_set
 from derm_ray.evaluation.comparison import Interval
 from derm_ray.evaluation.metrics import metric_names, metric_title
-from derm_ray.evaluation.plots import interval_plot, reliability_plot
+from derm_ray.evaluation.plots import interval_plot, reliability_plot, render_page
 from derm_ray.evaluation.report import figure_text
 from derm_ray.studies.reproduction.claims import NOT_REPRODUCED, REPRODUCED, UNDECIDED
 from derm_ray.studies.reproduction.gallery import ROW, Gallery
@@ -27,32 +25,23 @@ TASKS = {
 
 def render_html(results: StudyResults, gallery: Gallery | None) -> str:
     """Return the page: tables, charts, verdicts and provenance; it loads nothing from elsewhere."""
-    environment = Environment(
-        loader=PackageLoader("derm_ray.studies.reproduction"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["metric"] = lambda values: figure_text(values.mean) if values is not None else ""
-    environment.filters["signed"] = _signed
-    environment.filters["percent"] = lambda value: f"{100 * value:.1f}%"
     verdicts = Counter(verdict.verdict for verdict in results.verdicts)
-    return environment.get_template("report.html.j2").render(
-        notice=RESEARCH_NOTICE,
+    tasks = tasks_of(label_set(results.metadata["label_set"]))
+    return render_page(
+        "derm_ray.studies.reproduction",
+        {
+            "metric": lambda values: figure_text(values.mean) if values is not None else "",
+            "signed": _signed,
+            "percent": lambda value: f"{100 * value:.1f}%",
+        },
         results=results,
         gallery=gallery,
         kinds=list(PredictionKind),
-        metrics=_titles(results),
+        metrics={name: metric_title(name) for name in metric_names(tasks)},
         counts={name: verdicts[name] for name in (REPRODUCED, NOT_REPRODUCED, UNDECIDED)},
         plots=_plots(results),
         tasks=_tasks(results),
     )
-
-
-def _titles(results: StudyResults) -> dict[str, str]:
-    tasks = tasks_of(label_set(results.metadata["label_set"]))
-    return {name: metric_title(name) for name in metric_names(tasks)}
 
 
 def _signed(interval: Interval | None) -> str:
@@ -95,7 +84,7 @@ def _plots(results: StudyResults) -> dict[str, Any]:
         names = {"all diagnoses": "accuracy", "cancer": "cancer/accuracy", "melanoma": "melanoma/accuracy"}
         plots["tasks"] = _chart([best] * len(names), list(names.values()), list(names))
         diagrams = best.reliability(PredictionKind.CROSS)
-        plots["reliability"] = Markup(reliability_plot(next(iter(diagrams.values()))))
+        plots["reliability"] = reliability_plot(next(iter(diagrams.values())))
     label_set, kinds = results.metadata["label_set"], len(PredictionKind)
     compared = [
         row for row in results.rows if row.label_set == label_set and len({kind for _, kind in row.metrics}) == kinds
@@ -112,4 +101,4 @@ def _chart(rows: Sequence[RowResult], metrics: Sequence[str], names: Sequence[st
     ]
     whole = [(name, [v for v in values if v is not None]) for name, values in kept if None not in values]
     series = {kind: [values[i].mean for _, values in whole] for i, kind in enumerate(PredictionKind)}
-    return Markup(interval_plot([name for name, _ in whole], series, "accuracy, mean of the seeds, 95% interval"))
+    return interval_plot([name for name, _ in whole], series, "accuracy, mean of the seeds, 95% interval")

@@ -5,6 +5,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from derm_ray import RESEARCH_NOTICE
@@ -17,20 +18,17 @@ from derm_ray.studies.reproduction.metrics import RESAMPLES, SeedMetrics, seed_m
 from derm_ray.studies.reproduction.predictions import TrialPredictions
 from derm_ray.studies.reproduction.trials import TrialOutcome
 
+Metrics = Mapping[tuple[str, PredictionKind], SeedMetrics]
+
 
 @dataclass(frozen=True)
 class RowResult:
-    """One row of the tables.
+    """One row of the tables: a row of the grid, or a baseline, which has neither settings nor the paper's accuracy.
 
     Attributes:
-        name, title: of the row, or of a baseline.
-        paper: see :class:`derm_ray.studies.reproduction.grid.Row`.
-        label_set: name; empty for a baseline that was not run.
-        settings: the recipe; empty for baselines.
         problems: seed -> reason for a missing result.
         seeds: seed -> predictions.
-        metrics: (metric, prediction kind) -> values.
-        swapped: the same with swapped images, accuracy only.
+        metrics, swapped: (metric, prediction kind) -> values; with swapped images accuracy only.
     """
 
     name: str
@@ -40,26 +38,19 @@ class RowResult:
     settings: Mapping[str, Any]
     problems: Mapping[int, str]
     seeds: Mapping[int, TrialPredictions]
-    metrics: Mapping[tuple[str, PredictionKind], SeedMetrics]
-    swapped: Mapping[tuple[str, PredictionKind], SeedMetrics]
+    metrics: Metrics
+    swapped: Metrics
 
     def reliability(self, kind: PredictionKind) -> dict[int, Reliability]:
         """Return how well each seed's probabilities hold on the test split."""
-        return {
-            seed: reliability(trial.truth, trial.given[kind])
-            for seed, trial in self.seeds.items()
-            if kind in trial.given
-        }
+        trials = self.seeds.items()
+        return {seed: reliability(one.truth, one.given[kind]) for seed, one in trials if kind in one.given}
 
 
 @dataclass(frozen=True)
 class StudyResults:
-    """Everything the report shows.
-
-    Attributes:
-        rows: in the order of the tables, baselines last.
-        verdicts: of the paper's claims.
-        metadata: manifest, preset, seeds, version.
+    """Everything the report shows: rows in the order of the tables, baselines last; verdicts; manifest, preset and
+    seeds.
     """
 
     rows: tuple[RowResult, ...]
@@ -111,7 +102,7 @@ def _cell(value: float) -> str:
 
 
 def _row_json(row: RowResult) -> dict[str, Any]:
-    def table(metrics: Mapping[tuple[str, PredictionKind], SeedMetrics]) -> dict[str, Any]:
+    def table(metrics: Metrics) -> dict[str, Any]:
         return {
             f"{kind}/{metric}": {
                 "mean": values.mean.to_json(),
@@ -144,62 +135,45 @@ def assemble(
     *,
     plain: str,
 ) -> StudyResults:
-    """Compute every metric and verdict.
+    """Compute every metric and verdict; ``plain`` is the head without bilinear pooling.
 
-    Args:
-        outcomes: of all trials.
-        baselines: name -> title and predictions, or why there are none.
-        metadata: see :class:`StudyResults`.
-        plain: head of the networks without bilinear pooling.
+    ``baselines`` are name -> title and predictions, or why there are none.
     """
-    weights: dict[tuple[str, ...], Draws] = {}
-
-    def of(trial: TrialPredictions) -> Draws:
-        if trial.lesion_ids not in weights:
-            weights[trial.lesion_ids] = lesion_weights(trial.lesion_ids, resamples=RESAMPLES)
-        return weights[trial.lesion_ids]
-
     rows: list[RowResult] = []
     for row in dict.fromkeys(outcome.trial.row for outcome in outcomes):
         mine = [outcome for outcome in outcomes if outcome.trial.row is row]
         seeds = {o.trial.seed: o.predictions for o in mine if o.predictions is not None}
         problems = {o.trial.seed: o.problem for o in mine if o.problem is not None}
         settings = {name: value for name, value in row.config.to_json().items() if name != "seed"}
-        rows.append(_row(row.name, row.title, row.paper or {}, row.config.label_set, settings, problems, seeds, of))
+        described = (row.name, row.title, row.paper or {}, row.config.label_set, settings, problems)
+        rows.append(RowResult(*described, seeds, _metrics(seeds), _metrics(seeds, swapped=True)))
     for name, (title, found) in baselines.items():
-        one = {0: found} if isinstance(found, TrialPredictions) else {}
-        label_set = next(iter(one.values())).labels.name if one else ""
-        problems = {0: found} if isinstance(found, str) else {}
-        rows.append(_row(name, title, {}, label_set, {}, problems, one, of))
+        if isinstance(found, str):
+            rows.append(RowResult(name, title, {}, "", {}, {0: found}, {}, {}, {}))
+        else:
+            rows.append(RowResult(name, title, {}, found.labels.name, {}, {}, {0: found}, _metrics({0: found}), {}))
     known = {row.name: row.seeds for row in rows if row.label_set == metadata["label_set"]}
     # A baseline has no seed: it is compared with every one.
     known |= {name: dict.fromkeys(metadata["seeds"], known[name][0]) for name in baselines if name in known}
-    claims = paper_claims(plain)
-    any_cell = next((trial for seeds in known.values() for trial in seeds.values()), None)
-    verdicts = tuple(judge(claim, known, of(any_cell)) for claim in claims) if any_cell is not None else ()
-    return StudyResults(tuple(rows), verdicts, metadata)
+    ids = next((trial.lesion_ids for seeds in known.values() for trial in seeds.values()), None)
+    verdicts = [judge(claim, known, _weights(ids)) for claim in paper_claims(plain)] if ids is not None else []
+    return StudyResults(tuple(rows), tuple(verdicts), metadata)
 
 
-def _row(
-    name: str,
-    title: str,
-    paper: Mapping[str, float],
-    label_set: str,
-    settings: Mapping[str, Any],
-    problems: Mapping[int, str],
-    seeds: Mapping[int, TrialPredictions],
-    weights_of: Any,
-) -> RowResult:
-    tables: list[dict[tuple[str, PredictionKind], SeedMetrics]] = []
-    first = next(iter(seeds.values()), None)
-    names = metric_names(tasks_of(first.labels)) if first is not None else []
-    for swapped, shown in ((False, names), (True, [name for name in names if name == "accuracy"])):
-        table: dict[tuple[str, PredictionKind], SeedMetrics] = {}
-        for metric in shown:
-            weights = weights_of(first)
-            for kind in PredictionKind:
-                values = seed_metrics(metric, seeds, kind, weights, swapped=swapped)
-                if values is not None and math.isfinite(values.mean.value):
-                    table[metric, kind] = values
-        tables.append(table)
-    return RowResult(name, title, paper, label_set, settings, problems, seeds, *tables)
+@lru_cache(maxsize=4)
+def _weights(lesion_ids: tuple[str, ...]) -> Draws:
+    """Return the resamples, which all rows of a label set share."""
+    return lesion_weights(lesion_ids, resamples=RESAMPLES)
+
+
+def _metrics(seeds: Mapping[int, TrialPredictions], *, swapped: bool = False) -> Metrics:
+    """Return all metrics of a row, or its accuracy with swapped images, where they are defined."""
+    if not seeds:
+        return {}
+    first = next(iter(seeds.values()))
+    found = {
+        (metric, kind): seed_metrics(metric, seeds, kind, _weights(first.lesion_ids), swapped=swapped)
+        for metric in (["accuracy"] if swapped else metric_names(tasks_of(first.labels)))
+        for kind in PredictionKind
+    }
+    return {key: values for key, values in found.items() if values is not None and math.isfinite(values.mean.value)}

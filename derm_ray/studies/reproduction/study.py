@@ -17,13 +17,14 @@ from derm_ray.errors import ConfigError, DermRayError, ManifestError, OutputExis
 from derm_ray.lease import hold
 from derm_ray.models.trunks import TRUNKS
 from derm_ray.studies.baseline import run_baseline
+from derm_ray.studies.reproduction import PRESETS
 from derm_ray.studies.reproduction.gallery import Gallery, make_gallery
-from derm_ray.studies.reproduction.grid import Row, make_rows, make_trials
+from derm_ray.studies.reproduction.grid import Row, make_trials
 from derm_ray.studies.reproduction.predictions import TrialPredictions, read_predictions, write_predictions
 from derm_ray.studies.reproduction.report import render_html
 from derm_ray.studies.reproduction.results import StudyResults, assemble
 from derm_ray.studies.reproduction.trials import UNAVAILABLE, Grid, Resources
-from derm_ray.training.run.driver import labeled
+from derm_ray.training.batches import labeled
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +37,7 @@ MAJORITY = "majority-class"
 
 @dataclass(frozen=True)
 class Study:
-    """A finished study.
-
-    Attributes:
-        results: metrics and verdicts.
-        json_uri, csv_uri, html_uri: output files.
-    """
+    """A finished study: metrics and verdicts, and the output files."""
 
     results: StudyResults
     json_uri: str
@@ -69,9 +65,9 @@ def reproduce(
     Args:
         manifest: pairs with both images, diagnosis and split; everything is chosen on val; test is only predicted.
         out_uri: the study's folder; the same call resumes.
-        preset: a key of :data:`derm_ray.studies.reproduction.grid.PRESETS`.
+        preset: a name in :data:`derm_ray.studies.reproduction.PRESETS`.
         label_set_name: with a cancer task.
-        seeds: one trial of each row for each.
+        seeds: one trial of each row for each; all different.
         only: names of rows; empty means all. required CAM networks are added.
         init_weights: trunk -> safetensors file; others use torchvision's download.
         resources: of each trial.
@@ -84,10 +80,8 @@ def reproduce(
             another process works on it.
     """
     labels = _detailed(label_set_name)
-    table = make_rows(preset, label_set_name)
+    table = PRESETS[preset](label_set_name)
     rows = _chosen(table, only)
-    if len(set(seeds)) != len(seeds):
-        raise ConfigError(f"seeds {list(seeds)}: one of them is given twice.")
     for row in rows:
         require_size(manifest, row.config.preprocessing, "the preset's size")
     _check(manifest, labels)
@@ -120,11 +114,7 @@ def reproduce(
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """Parse ``0,1,2``.
-
-    Raises:
-        ConfigError: it is not a list of different numbers from 0.
-    """
+    """Parse ``0,1,2``; anything else is a ``ConfigError``."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts) or len(set(map(int, parts))) != len(parts):
         raise ConfigError(f"--seeds {text!r}: expected different whole numbers separated by commas, such as 0,1,2.")
@@ -132,11 +122,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 
 def parse_weights(assignments: Sequence[str]) -> dict[str, str]:
-    """Parse ``TRUNK=URI``; a bare URI is VGG-16's.
-
-    Raises:
-        ConfigError: the trunk is unknown.
-    """
+    """Parse ``TRUNK=URI``; a bare URI is VGG-16's, and an unknown trunk is a ``ConfigError``."""
     weights: dict[str, str] = {}
     for assignment in assignments:
         trunk, equals, uri = assignment.partition("=")
@@ -201,7 +187,7 @@ def _claim(out_uri: str, metadata: Mapping[str, Any], weights: Mapping[str, str]
 def _truth(manifest: Manifest, labels: LabelSet, given: Mapping[PredictionKind, Any]) -> TrialPredictions:
     test = labeled(manifest, Split.TEST, labels)
     ids = tuple(pair.pair_id for pair in test.pairs), tuple(pair.lesion_id for pair in test.pairs)
-    return TrialPredictions(labels, *ids, np.array(test.labels), given, {}, {})
+    return TrialPredictions(labels, *ids, test.labels, given, {}, {})
 
 
 def _majority(manifest: Manifest, labels: LabelSet) -> TrialPredictions:

@@ -1,12 +1,11 @@
 """Running the grid: every trial is a Ray Train run; as many run in parallel as fit on the cluster."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from time import monotonic
 
-import numpy as np
 import ray
 
 from derm_ray import runtime, storage
@@ -18,11 +17,11 @@ from derm_ray.models.trunks import TRUNKS, Trunk
 from derm_ray.models.weights import load_trunk_weights, read_init_weights
 from derm_ray.studies.reproduction.grid import Trial
 from derm_ray.studies.reproduction.predictions import TrialPredictions, read_predictions, write_predictions
+from derm_ray.training.batches import labeled
 from derm_ray.training.config import TrainConfig
-from derm_ray.training.feature_cache import LIMIT_GIB, FeatureCache, evict_caches
-from derm_ray.training.run.cache import plan_features, prepare_features
-from derm_ray.training.run.data_loading import LabeledPairs
-from derm_ray.training.run.driver import labeled, train
+from derm_ray.training.feature_cache import LIMIT_GIB, FeatureCache
+from derm_ray.training.run.cache import prepare_features
+from derm_ray.training.run.driver import train
 from derm_ray.training.run.predictions import predict_split
 
 logger = logging.getLogger(__name__)
@@ -34,14 +33,7 @@ UNAVAILABLE = "not run: weights unavailable"
 
 @dataclass(frozen=True)
 class Resources:
-    """Resources of one trial's training.
-
-    Attributes:
-        workers: data-parallel workers.
-        cpus: of each worker.
-        use_gpu: one GPU per worker.
-        cache_limit_gib: bound on the folder of cached activations.
-    """
+    """Resources of one trial's training, with one GPU per worker if any, and the size limit of the feature cache."""
 
     workers: int = 1
     cpus: int = 1
@@ -66,30 +58,18 @@ class TrialOutcome:
     problem: str | None = None
 
 
+@dataclass(frozen=True)
 class Grid:
-    """Runs trials below one folder.
+    """Runs trials of a validated manifest below one folder.
 
-    Args:
-        manifest: validated.
-        out_uri: the study's folder.
-        init_weights: trunk -> safetensors file; trunks without an entry use torchvision's download.
-        resources: of each trial.
-        address: Ray cluster; ``None`` is ``RAY_ADDRESS`` or a local Ray.
+    Trunks without a safetensors file in ``init_weights`` use torchvision's download.
     """
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        out_uri: str,
-        init_weights: Mapping[str, str],
-        resources: Resources,
-        address: str | None = None,
-    ) -> None:
-        self._manifest = manifest
-        self._out_uri = out_uri
-        self._init_weights = init_weights
-        self._resources = resources
-        self._address = address
+    manifest: Manifest
+    out_uri: str
+    init_weights: Mapping[str, str]
+    resources: Resources
+    address: str | None = None
 
     def finished(self, trials: Sequence[Trial]) -> list[TrialOutcome]:
         """Return the finished trials of earlier calls."""
@@ -98,17 +78,13 @@ class Grid:
 
     def seeds(self) -> list[int]:
         """Return the seeds of all trials in the folder."""
-        folder = storage.join(self._out_uri, RUNS)
+        folder = storage.join(self.out_uri, RUNS)
         names = {uri.removeprefix(folder).strip("/").split("/")[0] for uri in storage.list_files(folder)}
         endings = {name.rpartition("-seed")[2] for name in names if "-seed" in name}
         return sorted(int(ending) for ending in endings if ending.isdecimal())
 
     def run(self, trials: Sequence[Trial]) -> list[TrialOutcome]:
-        """Run the unfinished trials; a failed trial does not stop the others.
-
-        Args:
-            trials: ordered so that CAM networks come before the trials that need them.
-        """
+        """Run the unfinished trials, CAM networks first; one that fails does not stop the others."""
         done = {trial: read_predictions(self._folder(trial)) for trial in trials}
         problems: dict[Trial, str] = {}
         waiting = [trial for trial in trials if done[trial] is None]
@@ -121,11 +97,13 @@ class Grid:
                 "Give a local file with --init-weights."
             )
         if ready := [trial for trial in waiting if trial not in problems]:
-            size = self._resources
+            size = self.resources
             cpus = max(runtime.machine_cpus() * 2, size.workers * size.cpus + 2)
-            with runtime.ray_session(self._address, num_cpus=cpus) as session:
+            with runtime.ray_session(self.address, num_cpus=cpus) as session:
                 session.require(cpus=size.workers * size.cpus + 1, gpus=size.workers if size.use_gpu else 0)
-                self._prepare_features(ready)
+                # Before the trials start, so that no two of them compute the same.
+                configs = {(c.config.trunk, c.config.freeze): c.config for c in ready if c.cached}
+                self._features(configs.values(), tuple(Split))
                 for trial, result in self._run_all(ready).items():
                     if isinstance(result, TrialPredictions):
                         done[trial] = result
@@ -137,50 +115,35 @@ class Grid:
         """Return the trunks whose weights are available neither from a file nor from torchvision."""
         missing = set()
         for trunk in sorted(trunks):
-            if TRUNKS[trunk].pretrained is None:
+            if TRUNKS[trunk].from_scratch:
                 continue
             try:
-                read_init_weights(trunk, self._init_weights.get(trunk))
+                read_init_weights(trunk, self.init_weights.get(trunk))
             except StorageError as error:
-                if trunk in self._init_weights:
+                if trunk in self.init_weights:
                     raise
                 logger.warning("%s", error)
                 missing.add(trunk)
         return missing
 
-    def _prepare_features(self, trials: Sequence[Trial]) -> None:
-        """Compute shared features before the trials start, so that they are not computed twice.
-
-        Space is allocated for all of them together, so that no trial removes the cache of another.
-        """
-        configs = {(c.config.trunk, c.config.freeze): c.config for c in trials if c.cached}.values()
-        folder, size = storage.join(self._out_uri, CACHE), self._resources
-        planned: list[tuple[FeatureCache, int]] = []
-        for config in configs:
-            trunk, parts = self._trunk(config), self._parts(config, tuple(Split))
-            caches = plan_features(config, trunk, parts, folder, use_gpu=size.use_gpu)
-            planned += [(cache, len(parts[split].listed)) for split, cache in caches.items()]
-        evict_caches(folder, planned, size.cache_limit_gib)
-        for config in configs:
-            self._features(config, tuple(Split))
-
-    def _features(self, config: TrainConfig, splits: Sequence[Split]) -> dict[Split, FeatureCache]:
-        folder, size = storage.join(self._out_uri, CACHE), self._resources
-        trunk, parts = self._trunk(config), self._parts(config, splits)
-        return prepare_features(config, trunk, parts, folder, limit_gib=size.cache_limit_gib, use_gpu=size.use_gpu)
-
-    def _parts(self, config: TrainConfig, splits: Sequence[Split]) -> dict[Split, LabeledPairs]:
-        return {split: labeled(self._manifest, split, label_set(config.label_set)) for split in splits}
+    def _features(self, configs: Iterable[TrainConfig], splits: Sequence[Split]) -> list[dict[Split, FeatureCache]]:
+        """Compute the features of some recipes, unless they are there; none removes the cache of another."""
+        wanted = [
+            (c, self._trunk(c), {split: labeled(self.manifest, split, label_set(c.label_set)) for split in splits})
+            for c in configs
+        ]
+        folder, size = storage.join(self.out_uri, CACHE), self.resources
+        return prepare_features(wanted, folder, limit_gib=size.cache_limit_gib, use_gpu=size.use_gpu)
 
     def _trunk(self, config: TrainConfig) -> Trunk:
         trunk = Trunk(config.trunk, config.tap, config.freeze)
-        if TRUNKS[config.trunk].pretrained is not None:
-            uri = self._init_weights.get(config.trunk)
+        if not TRUNKS[config.trunk].from_scratch:
+            uri = self.init_weights.get(config.trunk)
             load_trunk_weights(trunk, read_init_weights(config.trunk, uri), uri or "torchvision")
         return trunk
 
     def _run_all(self, trials: Sequence[Trial]) -> "dict[Trial, TrialPredictions | DermRayError]":
-        at_once = self._resources.trials_at_once()
+        at_once = self.resources.trials_at_once()
         logger.info("running %d trials, %d in parallel", len(trials), at_once)
         futures: dict[Trial, Future[TrialPredictions]] = {}
         results: dict[Trial, TrialPredictions | DermRayError] = {}
@@ -207,25 +170,25 @@ class Grid:
         """Train a trial if necessary, predict the test split, and save the predictions."""
         if cam is not None and (error := cam.exception()) is not None:
             raise WorkError(f"its CAM network failed: {error}") from error
-        began, size, config = monotonic(), self._resources, trial.config
+        began, size, config = monotonic(), self.resources, trial.config
         bundle_uri = storage.join(self._folder(trial), "bundle")
         if not storage.exists(storage.join(bundle_uri, INDEX)):
             train(
                 config,
-                self._manifest,
-                storage.join(self._out_uri, RUNS),
+                self.manifest,
+                storage.join(self.out_uri, RUNS),
                 trial.name,
-                init_weights=self._init_weights.get(config.trunk),
+                init_weights=self.init_weights.get(config.trunk),
                 cam=storage.join(self._folder(trial.cam), "bundle") if trial.cam is not None else None,
-                cache=storage.join(self._out_uri, CACHE) if trial.cached else None,
+                cache=storage.join(self.out_uri, CACHE) if trial.cached else None,
                 cache_limit_gib=size.cache_limit_gib,
                 workers=size.workers,
                 cpus_per_worker=size.cpus,
                 use_gpu=size.use_gpu,
             )
         labels = label_set(config.label_set)
-        test = labeled(self._manifest, Split.TEST, labels)
-        features = self._features(config, [Split.TEST])[Split.TEST] if trial.cached else None
+        test = labeled(self.manifest, Split.TEST, labels)
+        features = self._features([config], [Split.TEST])[0][Split.TEST] if trial.cached else None
         predicted = predict_split(bundle_uri, config, test, features, use_gpu=size.use_gpu)
         model = load_bundle(bundle_uri)
         metadata = {
@@ -238,7 +201,7 @@ class Grid:
             labels,
             tuple(pair.pair_id for pair in test.pairs),
             tuple(pair.lesion_id for pair in test.pairs),
-            np.array(test.labels),
+            test.labels,
             predicted.given,
             predicted.swapped,
             metadata,
@@ -249,10 +212,10 @@ class Grid:
 
     def bundle_uri(self, row: str, seed: int) -> str:
         """Return the URI of a row's bundle for one seed."""
-        return storage.join(self._out_uri, RUNS, f"{row}-seed{seed}", "bundle")
+        return storage.join(self.out_uri, RUNS, f"{row}-seed{seed}", "bundle")
 
     def _folder(self, trial: Trial) -> str:
-        return storage.join(self._out_uri, RUNS, trial.name)
+        return storage.join(self.out_uri, RUNS, trial.name)
 
 
 def _publishable(error: DermRayError) -> str:

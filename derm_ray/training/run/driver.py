@@ -5,7 +5,6 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow.fs
 import ray
 import ray.exceptions
@@ -14,21 +13,20 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig,
 from ray.train.torch import TorchTrainer
 
 from derm_ray import bundle, ray_internals, runtime, storage
-from derm_ray.data.manifest import Manifest, collapse, collapsed, require_split
+from derm_ray.data.manifest import Manifest, collapse
 from derm_ray.data.prepared import is_prepared, require_size
 from derm_ray.data.validation import validate
-from derm_ray.domain import LabelSet, PredictionKind, Split, label_set
+from derm_ray.domain import PredictionKind, Split, label_set
 from derm_ray.errors import ConfigError, InputError, TrainingError
 from derm_ray.evaluation.calibration import fit_calibration
 from derm_ray.lease import Lease, hold
 from derm_ray.models.factory import NetworkConfig
 from derm_ray.observability import WorkerLogs, working_for
-from derm_ray.training.batches import check_batch_size
+from derm_ray.training.batches import LabeledPairs, check_batch_size, labeled
 from derm_ray.training.config import TrainConfig
 from derm_ray.training.feature_cache import LIMIT_GIB
 from derm_ray.training.losses import class_weights
 from derm_ray.training.run.cache import common_stem, prepare_features
-from derm_ray.training.run.data_loading import LabeledPairs
 from derm_ray.training.run.folder import BUNDLE, INVOCATIONS, claim, describe
 from derm_ray.training.run.process_group import AddressedTorchConfig
 from derm_ray.training.run.progress_relay import relay_progress
@@ -45,14 +43,9 @@ STARTS = 120
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished run, and the metrics of its best epoch on val.
+    """A finished run, and the validation metrics of its best epoch, ``<kind>/<metric>``.
 
-    Attributes:
-        run_uri, bundle_uri: folders.
-        run_id: created at the first start and kept on resume; recorded in the bundle.
-        model_digest: of the sealed bundle.
-        best_epoch: counted from 1.
-        metrics: validation metrics of that epoch, ``<kind>/<metric>``.
+    ``run_id`` was created at the first start and is recorded in the bundle; ``best_epoch`` counts from 1.
     """
 
     run_uri: str
@@ -137,12 +130,11 @@ def train(
                 logger.info("%s  run %s", name, started["run_id"])
                 features = None
                 if cache is not None and stem is not None:
-                    features = prepare_features(config, stem, splits, cache, limit_gib=cache_limit_gib, use_gpu=use_gpu)
+                    wanted = [(config, stem, splits)]
+                    (features,) = prepare_features(wanted, cache, limit_gib=cache_limit_gib, use_gpu=use_gpu)
                 task = WorkerTask(
                     config=config,
-                    class_weights=class_weights(
-                        np.array(splits[Split.TRAIN].labels), config.classes, config.class_weight
-                    ),
+                    class_weights=class_weights(splits[Split.TRAIN].labels, config.classes, config.class_weight),
                     run_uri=run_uri,
                     network=ray.put(start.network),
                     train=ray.put(splits[Split.TRAIN]),
@@ -165,24 +157,8 @@ def train(
                 "manifest_uri": manifest.uri,
                 "workers": workers if most == workers else f"{workers} to {most}",
             }
-            return _save_bundle(
-                task, start.architecture, result, labels, splits, provenance, lease, prepared=is_prepared(manifest)
-            )
-
-
-def labeled(manifest: Manifest, split: Split, labels: LabelSet) -> LabeledPairs:
-    """Return one split with its class indices.
-
-    Raises:
-        ConfigError: the split is empty, or the label set excludes all of it.
-    """
-    listed = tuple(require_split(manifest, split).pairs())
-    classes = [collapsed(labels, pair.diagnosis) for pair in listed]
-    positions = tuple(index for index, name in enumerate(classes) if name is not None)
-    if not positions:
-        raise ConfigError(f"{manifest.uri}: label set {labels.name!r} excludes every pair of split {split!s}.")
-    indices = tuple(labels.class_names.index(str(classes[index])) for index in positions)
-    return LabeledPairs(tuple(listed[index] for index in positions), indices, positions, listed)
+            prepared = is_prepared(manifest)
+            return _save_bundle(task, start.architecture, result, splits, provenance, lease, prepared=prepared)
 
 
 class _Trainer(TorchTrainer):  # type: ignore[misc]
@@ -224,7 +200,6 @@ def _save_bundle(
     task: WorkerTask,
     architecture: NetworkConfig,
     result: "ray.train.Result",
-    labels: LabelSet,
     splits: dict[Split, LabeledPairs],
     provenance: dict[str, Any],
     lease: Lease,
@@ -232,14 +207,14 @@ def _save_bundle(
     prepared: bool,
 ) -> TrainResult:
     """Save the best epoch's model as a bundle, with its calibration and drift reference."""
-    config = task.config
+    config, labels = task.config, label_set(task.config.label_set)
     images = measure_images(
         [pair for split in splits.values() for pair in split.pairs], config.preprocessing, config.seed
     )
     checkpoint, metrics = result.best_checkpoints[-1]
     state = read_state(checkpoint, torch.device("cpu"))
     scores = {PredictionKind(kind): values.numpy() for kind, values in state["val"].items()}
-    calibration = fit_calibration(labels, np.array(splits[Split.VAL].labels), scores)
+    calibration = fit_calibration(labels, splits[Split.VAL].labels, scores)
     epoch = int(metrics["epoch"])
     metrics = {key: value for key, value in metrics.items() if "/" in key}
     uri = storage.join(task.run_uri, BUNDLE)

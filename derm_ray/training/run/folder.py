@@ -27,12 +27,7 @@ def describe(config: TrainConfig, manifest: Manifest, init_weights: str | None, 
 
 
 def claim(run_uri: str, description: dict[str, Any], *, overwrite: bool) -> dict[str, Any]:
-    """Claim the run's folder: a new one, or an unfinished run of the same recipe.
-
-    Args:
-        run_uri: the folder.
-        description: see :func:`describe`.
-        overwrite: remove an existing run.
+    """Claim the run's folder: a new one, or an unfinished run of the same recipe; ``overwrite`` removes another one.
 
     Returns:
         The run's ``run_id``, ``jobs``, the Ray Jobs that have worked on it, and ``derm_ray_versions``, the versions.

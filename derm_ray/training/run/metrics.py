@@ -17,12 +17,7 @@ T = TypeVar("T")
 
 
 class TrainingMetrics:
-    """Metrics of one worker; values that are equal on all ranks are counted on rank 0.
-
-    Args:
-        run: its name.
-        rank: of the worker.
-    """
+    """Metrics of one worker; values that are equal on all ranks are counted on rank 0."""
 
     def __init__(self, run: str, rank: int) -> None:
         self._first = rank == 0
@@ -52,12 +47,7 @@ class TrainingMetrics:
             self._begun = perf_counter()
 
     def step(self, pairs: int, loss: float) -> None:
-        """Record a step.
-
-        Args:
-            pairs: of the global batch.
-            loss: its mean, of all ranks.
-        """
+        """Record a step of a global batch of pairs, whose mean loss this is."""
         self._took("step")
         if self._first:
             self._steps.inc()

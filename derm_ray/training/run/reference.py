@@ -32,11 +32,6 @@ def measure_images(pairs: Sequence[LesionPair], spec: Preprocessing, seed: int) 
     """Return the statistics of randomly drawn images; unreadable ones are skipped.
 
     Tasks on the free CPUs of the cluster read them: where activations are cached, training itself reads no image.
-
-    Args:
-        pairs: with both images.
-        spec: of the model.
-        seed: of the draw.
     """
     drawn = np.sort(np.random.default_rng(seed).permutation(len(pairs))[:SAMPLE])
     task = ray.remote(num_cpus=1)(_measure)
@@ -57,11 +52,8 @@ def measure_images(pairs: Sequence[LesionPair], spec: Preprocessing, seed: int) 
 
 
 def _measure(pairs: Sequence[LesionPair], spec: Preprocessing) -> Measured:
-    uris = {modality: [uri for pair in pairs if (uri := pair.uri(modality)) is not None] for modality in Modality}
-    with (
-        ImageReader(uri for some in uris.values() for uri in some) as reader,
-        ThreadPoolExecutor(IMAGES_AT_ONCE) as executor,
-    ):
+    uris = [(modality, uri) for pair in pairs for modality in Modality if (uri := pair.uri(modality)) is not None]
+    with ImageReader(uri for _, uri in uris) as reader, ThreadPoolExecutor(IMAGES_AT_ONCE) as executor:
 
         def read(uri: str) -> ImageStatistics | None:
             try:
@@ -69,22 +61,18 @@ def _measure(pairs: Sequence[LesionPair], spec: Preprocessing) -> Measured:
             except ImageError:
                 return None
 
-        read_all = {modality: list(executor.map(read, some)) for modality, some in uris.items()}
-    return {modality: [one for one in some if one is not None] for modality, some in read_all.items()}
+        read_all = list(executor.map(read, (uri for _, uri in uris)))
+    found: dict[Modality, list[ImageStatistics]] = {modality: [] for modality in Modality}
+    for (modality, _), one in zip(uris, read_all, strict=True):
+        if one is not None:
+            found[modality].append(one)
+    return found
 
 
 def make_reference(
     labels: LabelSet, scores: KindProbabilities, calibration: Calibration, images: Measured, *, prepared: bool
 ) -> Reference:
-    """Return the drift reference of a bundle.
-
-    Args:
-        labels: class order.
-        scores: of val, as the network gives them.
-        calibration: as the endpoint will apply it.
-        images: see :func:`measure_images`.
-        prepared: see :func:`derm_ray.evaluation.drift.fit_reference`.
-    """
+    """Return the drift reference of a bundle from the val probabilities, as the network gives them, and its images."""
     answers = {kind: temper(values, calibration.temperatures[kind]) for kind, values in scores.items()}
     pairs = len(answers[PredictionKind.CROSS])
     if pairs < min_samples():

@@ -5,7 +5,7 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,11 @@ from derm_ray.errors import DermRayError, StorageError
 from derm_ray.evaluation.evaluate import compute_metrics
 from derm_ray.models.networks import PairNetwork
 from derm_ray.observability import Progress, WorkerLogs
-from derm_ray.training.batches import evaluation_order, training_order
+from derm_ray.training.batches import Batch, Indices, LabeledPairs, Mirror, evaluation_order, training_order
 from derm_ray.training.config import TrainConfig
 from derm_ray.training.feature_cache import FeatureCache
 from derm_ray.training.loop import KindProbabilities, TrainingLoop
-from derm_ray.training.run.data_loading import LabeledPairs, batches
+from derm_ray.training.run.data_loading import batches
 from derm_ray.training.run.metrics import TrainingMetrics
 from derm_ray.training.tensorboard import tensorboard_events
 from derm_ray.training.watchdog import Watchdog
@@ -53,11 +53,9 @@ class WorkerTask:
     """Task of every worker.
 
     Attributes:
-        config: the recipe.
         class_weights: of the loss (K,).
         run_uri: the run's folder.
-        network: reference to the network with its initial weights.
-        train, val: references to the splits.
+        network: with its initial weights.
         features: the splits' activations; ``None`` reads images.
         relay: the actor that carries progress lines to the driver.
         logs: how the worker itself logs.
@@ -146,13 +144,15 @@ class _Worker:
     def run(self) -> None:
         """Run all epochs that are left."""
         done = len(self.steps) * self.config.global_batch_size
-        progress = Progress((self.config.epochs - self.first_epoch) * self._pairs_per_epoch() - done)
+        pairs_per_epoch = len(self.train) // self.config.global_batch_size * self.config.global_batch_size
+        progress = Progress((self.config.epochs - self.first_epoch) * pairs_per_epoch - done)
         for epoch in range(self.first_epoch, self.config.epochs):
             start_step = len(self.steps)
-            train_batches = self.metrics.training(self._training_batches(epoch, start_step))
+            order = training_order(len(self.train), self.config.global_batch_size, seed=self.config.seed, epoch=epoch)
+            mirror = (self.config.seed, epoch) if self.config.mirror else None
             self.loop.train_epoch(
                 epoch,
-                train_batches,
+                self.metrics.training(self._batches(Split.TRAIN, order[start_step:], mirror)),
                 self._on_step(epoch, progress),
                 start_step=start_step,
                 should_checkpoint=self._should_check_preemption,
@@ -173,20 +173,16 @@ class _Worker:
                 f"AUROC {metric.get('cross/macro_auroc', float('nan')):.3f}  ({progress.line()})"
             )
 
-    def _pairs_per_epoch(self) -> int:
-        batch_size = self.config.global_batch_size
-        return len(self.train) // batch_size * batch_size
-
-    def _training_batches(self, epoch: int, start_step: int) -> Any:
-        seed, batch_size = self.config.seed, self.config.global_batch_size
+    def _batches(self, split: Split, order: list[Indices], mirror: Mirror = None) -> Iterator[Batch | DermRayError]:
+        features = self.task.features[split] if self.task.features else None
         return batches(
-            self.train,
-            training_order(len(self.train), batch_size, seed=seed, epoch=epoch)[start_step:],
+            self.train if split is Split.TRAIN else self.val,
+            order,
             self.config.preprocessing,
             rank=self.rank,
             world_size=self.world_size,
-            mirror=(seed, epoch) if self.config.mirror else None,
-            features=self.task.features[Split.TRAIN] if self.task.features else None,
+            mirror=mirror,
+            features=features,
         )
 
     def _on_step(self, epoch: int, progress: Progress) -> Callable[[int, float, bool], None]:
@@ -217,39 +213,34 @@ class _Worker:
         self.preemption_checked_s = time.monotonic()
         if self.preemption_notice:
             self._log(f"a node is about to be preempted; saving epoch {epoch + 1}, step {step}")
-            metrics = {"epoch": epoch + 1, "score": NEVER_BEST}
-            self._report(metrics, {"epoch": epoch}, f"checkpoint_epoch_{epoch + 1:04d}_step_{step:06d}")
+            self._checkpoint_within(epoch, f"step_{step:06d}")
 
     def _checkpoint_before_validation(self, epoch: int) -> None:
         """Save an epoch before a long validation; all ranks use rank 0's clock."""
         if not self.preemption_notice and broadcast_from_rank_zero(self.validation_s) > LONG_VALIDATION_S:
-            metrics = {"epoch": epoch + 1, "score": NEVER_BEST}
-            self._report(metrics, {"epoch": epoch}, f"checkpoint_epoch_{epoch + 1:04d}_trained")
+            self._checkpoint_within(epoch, "trained")
+
+    def _checkpoint_within(self, epoch: int, point: str) -> None:
+        metrics = {"epoch": epoch + 1, "score": NEVER_BEST}
+        self._report(metrics, {"epoch": epoch}, f"checkpoint_epoch_{epoch + 1:04d}_{point}")
 
     def _predict(self) -> KindProbabilities:
         """Return the probabilities of all val pairs."""
         begun = time.monotonic()
-        val_batches = batches(
-            self.val,
-            evaluation_order(len(self.val), self.config.global_batch_size),
-            self.config.preprocessing,
-            rank=self.rank,
-            world_size=self.world_size,
-            features=self.task.features[Split.VAL] if self.task.features else None,
-        )
+        val_batches = self._batches(Split.VAL, evaluation_order(len(self.val), self.config.global_batch_size))
         probabilities = self.loop.predict(self.metrics.validating(val_batches), len(self.val))
         self.validation_s = time.monotonic() - begun
         return probabilities
 
     def _metrics(self, scores: KindProbabilities) -> dict[str, float]:
         """Return every defined metric of every prediction kind."""
-        labels = np.array(self.val.labels)
-        named = {
+        labels = label_set(self.config.label_set)
+        return {
             f"{kind}/{name}": value
             for kind in PredictionKind
-            for name, value in compute_metrics(label_set(self.config.label_set), labels, scores[kind]).items()
+            for name, value in compute_metrics(labels, self.val.labels, scores[kind]).items()
+            if np.isfinite(value)
         }
-        return {name: float(value) for name, value in named.items() if np.isfinite(value)}
 
     def _report_epoch(self, epoch: int, metric: dict[str, float], scores: KindProbabilities) -> None:
         """Report a finished epoch, with the val probabilities that calibrate it should it be the best."""
@@ -262,10 +253,7 @@ class _Worker:
     def _report(self, metrics: dict[str, Any], state: dict[str, Any], folder_name: str) -> None:
         """Hand checkpoint and metrics to Ray Train; all ranks meet here.
 
-        Args:
-            metrics: of the checkpoint.
-            state: ``epoch`` to continue with, counted from 0, and further entries of the checkpoint.
-            folder_name: no other checkpoint of the run has it.
+        ``state`` holds the ``epoch`` to continue with, counted from 0; no other checkpoint has the folder's name.
         """
         if self.rank != 0:
             ray.train.report(metrics)

@@ -117,3 +117,10 @@ def test_a_registered_importer_is_a_command_with_its_options(tmp_path: Path, reg
     assert "2 of 3 lesions imported as milk10k" in out
     assert "1  no photo" in out
     assert read_manifest(f"{tmp_path}/m.csv").column("lesion_id") == ["La", "Lb"]
+
+
+def test_an_unknown_importer_is_refused_with_the_names_there_are(tmp_path: Path) -> None:
+    result = RUNNER.invoke(app, ["data", "import", "folders", "list.csv", "--out", f"{tmp_path}/m.csv"])
+    assert (
+        str(result.exception) == "unknown importer 'folders'. Did you mean 'folder'? Known: milk10k, derm7pt, folder."
+    )

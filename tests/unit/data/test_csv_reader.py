@@ -3,7 +3,7 @@ from io import BytesIO
 import pyarrow as pa
 import pytest
 
-from derm_ray.data.csv_reader import CsvFormat, CsvTables
+from derm_ray.data.csv_reader import CsvTables
 from derm_ray.errors import ConfigError, ManifestError
 
 PLAIN = "lesion_id,age,note\nL1,45,x\nL2,50,y\n"
@@ -12,7 +12,7 @@ ROWS = [{"lesion_id": "L1", "age": "45", "note": "x"}, {"lesion_id": "L2", "age"
 
 def read(data: bytes | str, rows: int = 100, **options: str) -> pa.Table:
     encoded = data.encode() if isinstance(data, str) else data
-    return pa.concat_tables(CsvTables(BytesIO(encoded), "m.csv", rows, CsvFormat(**options)))
+    return pa.concat_tables(CsvTables(BytesIO(encoded), "m.csv", rows, **options))
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_options_say_what_cannot_be_seen() -> None:
     assert read("sep=,\na;b\n1;2\n", delimiter=";").column_names == ["a", "b"]
     for options in ({"delimiter": ";;"}, {"delimiter": '"'}, {"encoding": "klingon"}, {"encoding": "rot13"}):
         with pytest.raises(ConfigError, match=r"--delimiter|--encoding"):
-            CsvFormat(**options)
+            read(PLAIN, **options)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_options_say_what_cannot_be_seen() -> None:
         (PLAIN.replace("x", "x" * 5000 + "\0"), "line 2 contains a NUL"),
         (PLAIN.replace("x", "\u00fc").encode("cp1252"), r"line 2 cannot be read as utf-8 \(byte 0xfc\).*--encoding"),
         (PLAIN.encode("utf-16-le"), "--encoding utf-16-le"),
-        (PLAIN.encode("utf-16-be"), "--encoding utf-16-be"),
+        (PLAIN.encode("utf-16-be"), "UTF-16 without a byte order mark"),
         (PLAIN.encode("utf-16")[:-1], "cannot be read as utf-16"),
         (b"PK\x03\x04\x14\x00\x06\x00", "Excel workbook"),
         (b"\x1f\x8b\x08\x00", "gzip"),

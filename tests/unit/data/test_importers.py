@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from derm_ray.data.importers.derm7pt import DIAGNOSES, PAPER15_FROM_DERM7PT, import_derm7pt
+from derm_ray.data.importers.derm7pt import DERM7PT_FOLDER, DIAGNOSES, PAPER15_FROM_DERM7PT, import_derm7pt
 from derm_ray.data.importers.folder import import_folder
 from derm_ray.data.importers.importer import ImportResult
 from derm_ray.data.importers.milk10k import PAPER15_FROM_FULL, import_milk10k
@@ -122,7 +122,7 @@ def test_derm7pt_as_paper15_leaves_out_what_the_paper_has_not(derm7pt: Path) -> 
     assert set(DIAGNOSES.values()) == set(DERM7PT.class_names)
     assert set(PAPER15_FROM_DERM7PT.values()) <= set(PAPER15.class_names)
     with pytest.raises(ConfigError, match="no mapping to label set 'milk10k'"):
-        import_derm7pt(str(derm7pt), MILK10K, "m.parquet")
+        DERM7PT_FOLDER.run(str(derm7pt), MILK10K, "m.parquet")
 
 
 def test_derm7pt_with_broken_indexes_is_one_message(derm7pt: Path) -> None:
@@ -200,9 +200,9 @@ def test_a_path_in_another_unicode_form_means_the_file_on_disk(photos: Path) -> 
         ("img", r"row 1, clinical: /.*/img is a folder, not an image"),
         (r"C:\fotos\a.jpg", r"row 1, clinical: C:\\fotos\\a.jpg is a Windows path"),
         (r"\\server\a.jpg", "is a Windows path"),
-        (r"img\a.jpg", "write the path with '/'"),
-        ("img/A.jpg", r"no image at .*/img/A.jpg; 'a.jpg' exists \(different case\)"),
-        ("img/a.jpg/b", "no image at"),
+        (r"img\a.jpg", "Correct the path: write it with '/'"),
+        ("img/A.jpg", r"no image at .*/img/A.jpg. Correct the path: 'a.jpg' exists \(different case\)"),
+        ("img/a.jpg/b", "no image at .*/b. Correct the path$"),
         ("i" * 5000, "no image at"),
     ],
 )
@@ -222,8 +222,8 @@ def test_a_path_between_two_files_of_one_look_is_not_guessed(photos: Path) -> No
 def test_columns_of_any_name_can_be_named(photos: Path) -> None:
     csv = photos / "list.csv"
     csv.write_text("id;foto;dx;diagnosis;Patient\nL1;img/a.jpg;Melanoma;x;P1\n")
-    columns = {"lesion_id": "id", "clinical": "foto", "diagnosis": "dx"}
-    result = import_folder(str(csv), PAPER15, "m.parquet", columns=columns)
+    columns = ["lesion_id=id", "clinical=foto", "diagnosis=dx"]
+    result = import_folder(str(csv), PAPER15, "m.parquet", column=columns)
     assert result.manifest.column("diagnosis") == ["melanoma"]
     assert result.notes == (
         "Skipped, replaced by --column: 'diagnosis'.",
@@ -231,11 +231,11 @@ def test_columns_of_any_name_can_be_named(photos: Path) -> None:
         "Kept unchanged, not manifest columns: 'Patient'.",
     )
     with pytest.raises(ManifestError, match=r"no column 'no'.*Columns found: 'id', 'foto'"):
-        import_folder(str(csv), PAPER15, "m.parquet", columns=columns | {"clinical": "no"})
+        import_folder(str(csv), PAPER15, "m.parquet", column=["lesion_id=id", "clinical=no"])
     with pytest.raises(ConfigError, match=r"unknown column 'klinical'. Did you mean 'clinical'"):
-        import_folder(str(csv), PAPER15, "m.parquet", columns={"klinical": "foto"})
+        import_folder(str(csv), PAPER15, "m.parquet", column=["klinical=foto"])
     with pytest.raises(ManifestError, match="'foto' and 'dx' both map to clinical_uri"):
-        import_folder(str(csv), PAPER15, "m.parquet", columns=columns | {"clinical_uri": "dx"})
+        import_folder(str(csv), PAPER15, "m.parquet", column=[*columns[:2], "clinical_uri=dx"])
 
 
 def test_a_repeated_column_is_refused_as_it_stands(photos: Path) -> None:

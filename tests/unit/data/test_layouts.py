@@ -67,32 +67,36 @@ def test_a_palette_of_eight_bit_values_is_read_as_such(shift: int) -> None:
 
 
 UNSUPPORTED = {
-    "JPEG of 12 bits": lambda: imagecodecs.jpeg_encode(GRAY.astype(np.uint16) * 16, bitspersample=12),
+    "12-bit JPEG": lambda: imagecodecs.jpeg_encode(GRAY.astype(np.uint16) * 16, bitspersample=12),
     "JPEG-LS": lambda: imagecodecs.jpegls_encode(GRAY),
     "lossless JPEG": lambda: imagecodecs.ljpeg_encode(GRAY),
-    "TIFF of floating-point pixels of 32 bits": lambda: tiff(np.ones((16, 16, 3), np.float32), photometric="rgb"),
-    "TIFF of 32 bits": lambda: tiff(np.ones((16, 16, 3), np.uint32), photometric="rgb"),
-    "TIFF of signed": lambda: tiff(np.ones((16, 16), np.int16)),
-    "TIFF of 10 bits": lambda: tiff(GRAY.astype(np.uint16), bitspersample=10),
-    "TIFF with JPEG 2000": lambda: tiff(DEEP_ORANGE, photometric="rgb", compression="jpeg2000"),
-    "TIFF with WebP": lambda: tiff(np.dstack([GRAY] * 3), photometric="rgb", compression="webp"),
-    "TIFF with JPEG of 12 bits": lambda: tiff(GRAY.astype(np.uint16), compression="jpeg", bitspersample=12),
-    "TIFF of other inks": lambda: tiff(
+    "TIFF with 32-bit floating-point pixels": lambda: tiff(np.ones((16, 16, 3), np.float32), photometric="rgb"),
+    "TIFF with 32 bits per channel": lambda: tiff(np.ones((16, 16, 3), np.uint32), photometric="rgb"),
+    "TIFF with 16-bit signed": lambda: tiff(np.ones((16, 16), np.int16)),
+    "TIFF with 10 bits per channel": lambda: tiff(GRAY.astype(np.uint16), bitspersample=10),
+    "TIFF compressed with an unknown method (number 34712)": lambda: tiff(
+        DEEP_ORANGE, photometric="rgb", compression="jpeg2000"
+    ),
+    "TIFF compressed with webp": lambda: tiff(np.dstack([GRAY] * 3), photometric="rgb", compression="webp"),
+    "TIFF compressed with 12-bit JPEG": lambda: tiff(GRAY.astype(np.uint16), compression="jpeg", bitspersample=12),
+    "TIFF with other inks": lambda: tiff(
         np.dstack([GRAY] * 4), photometric="separated", extratags=[(332, 3, 1, 2, True)], metadata=None
     ),
     "TIFF with another black and white": lambda: tiff(
         np.dstack([GRAY] * 3), photometric="rgb", extratags=[(532, 5, 6, (16, 1, 235, 1) * 3, True)], metadata=None
     ),
-    "TIFF with JPEG XL": lambda: tiff(np.dstack([GRAY] * 3), photometric="rgb", compression="jpegxl"),
-    "BMP of 32 bits with the masks 3FF00000": lambda: bmp(bytes(16), 32, 0x3FF00000, 0xFFC00, 0x3FF, 0, size=56),
-    "BMP of 16 bits with the masks F00, F0, F, F000": lambda: bmp(bytes(8), 16, 0xF00, 0xF0, 0xF, 0xF000, size=56),
+    "TIFF compressed with an unknown method (number 50002)": lambda: tiff(
+        np.dstack([GRAY] * 3), photometric="rgb", compression="jpegxl"
+    ),
+    "32-bit BMP with the masks 3FF00000": lambda: bmp(bytes(16), 32, 0x3FF00000, 0xFFC00, 0x3FF, 0, size=56),
+    "16-bit BMP with the masks F00, F0, F, F000": lambda: bmp(bytes(8), 16, 0xF00, 0xF0, 0xF, 0xF000, size=56),
     "HEIC, as iPhones save photos,": lambda: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(400),
     "AVIF": lambda: imagecodecs.avif_encode(np.dstack([GRAY] * 3)),
     "JPEG XL": lambda: imagecodecs.jpegxl_encode(GRAY),
     "JPEG XR": lambda: imagecodecs.jpegxr_encode(GRAY),
     "SVG": lambda: b'<?xml version="1.0"?>\n<!-- made -->\n<svg xmlns="http://www.w3.org/2000/svg"/>',
     "PDF": lambda: b"%PDF-1.7\n",
-    "JPEG 2000 of signed": lambda: imagecodecs.jpeg2k_encode(GRAY.astype(np.int16), codecformat="jp2"),
+    "JPEG 2000 with signed": lambda: imagecodecs.jpeg2k_encode(GRAY.astype(np.int16), codecformat="jp2"),
 }
 
 
@@ -102,7 +106,7 @@ def test_what_is_not_read_is_called_by_its_name(name: str) -> None:
         decode(UNSUPPORTED[name]())
     assert caught.value.code is ImageErrorCode.UNSUPPORTED
     assert caught.value.message.startswith(name)
-    assert "Convert the image to " in caught.value.message
+    assert "Export the image as 8-bit PNG or JPEG" in caught.value.message
 
 
 def jp2(pixels: np.ndarray, color: bytes) -> bytes:

@@ -31,7 +31,12 @@ from derm_ray.training.run.driver import train
 from tests.conftest import take
 
 SPEC = Preprocessing(64)
-ONE_PAIR_A_TAR = 2 * 3 * 64 * 64
+
+
+@pytest.fixture(autouse=True)
+def one_pair_a_tar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write every pair into a tar of its own."""
+    monkeypatch.setattr(prepared, "TAR_BYTES", 2 * 3 * 64 * 64)
 
 
 def encoded(kind: str) -> bytes:
@@ -101,13 +106,13 @@ def test_pixels_are_those_of_the_originals(tmp_path: Path, size: int) -> None:
 def test_in_a_bucket(s3: str) -> None:
     original = photos(f"{s3}/prepared")
     out = f"{s3}/prepared/out"
-    first = prepared.prepare(original, out, SPEC, tar_bytes=ONE_PAIR_A_TAR)
+    first = prepared.prepare(original, out, SPEC)
     assert (first.tars, first.reused) == (4, 0)
     found = read_manifest(f"{out}/manifest.parquet")
     assert str(found.pairs()[0].clinical_uri).startswith(f"{out}/images-")
     assert_same_pixels(original, found)
     storage.remove(f"{out}/manifest.parquet")
-    assert prepared.prepare(original, out, SPEC, tar_bytes=ONE_PAIR_A_TAR).reused == 4
+    assert prepared.prepare(original, out, SPEC).reused == 4
     assert_same_pixels(original, read_manifest(f"{out}/manifest.parquet"))
     with pytest.raises(OutputExistsError, match="already contains a manifest"):
         prepared.prepare(original, out, SPEC)
@@ -118,13 +123,13 @@ def test_all_images_that_cannot_be_used_are_listed_and_nothing_is_finished(tmp_p
     (tmp_path / "photos" / "alpha.png").write_bytes(b"none")
     bad = original.with_column("dermoscopy_uri", [*original.column("dermoscopy_uri")[:2], "photos/no.png", None])
     with pytest.raises(ManifestError) as caught:
-        prepared.prepare(bad, str(out), SPEC, tar_bytes=ONE_PAIR_A_TAR)
+        prepared.prepare(bad, str(out), SPEC)
     assert [problem.split(": ")[0] for problem in caught.value.problems] == ["pair b", "pair c"]
     assert not (out / "manifest.parquet").exists()
     before = tars(out)
     assert len(before) == 2
     (tmp_path / "photos" / "alpha.png").write_bytes(encoded("alpha.png"))
-    repaired = prepared.prepare(original, str(out), SPEC, tar_bytes=ONE_PAIR_A_TAR)
+    repaired = prepared.prepare(original, str(out), SPEC)
     assert (repaired.tars, repaired.reused) == (4, 2)
     assert before.items() <= tars(out).items()
     assert_same_pixels(original, repaired.manifest)
@@ -140,16 +145,16 @@ def test_a_run_that_broke_off_has_no_manifest_and_resumes(tmp_path: Path, monkey
 
     monkeypatch.setattr(storage, "upload", breaks_off)
     with pytest.raises(StorageError, match="gone"):
-        prepared.prepare(original, str(out), SPEC, tar_bytes=ONE_PAIR_A_TAR)
+        prepared.prepare(original, str(out), SPEC)
     assert not (out / "manifest.parquet").exists()
     before = tars(out)
     monkeypatch.setattr(storage, "upload", upload)
-    other = prepared.prepare(original, str(out), Preprocessing(48), tar_bytes=ONE_PAIR_A_TAR)
+    other = prepared.prepare(original, str(out), Preprocessing(48))
     assert other.reused == 0
     Path(other.manifest.uri).unlink()
     cut = out / max(before)
     cut.write_bytes(cut.read_bytes()[:-11_000])
-    result = prepared.prepare(original, str(out), SPEC, tar_bytes=ONE_PAIR_A_TAR)
+    result = prepared.prepare(original, str(out), SPEC)
     assert (result.tars, result.reused) == (4, 1)
     assert_same_pixels(original, result.manifest)
 
@@ -163,12 +168,12 @@ def test_the_command(tmp_path: Path) -> None:
         "manifest": uri,
         "pairs": 4,
         "size": 64,
-        "tars": 1,
+        "tars": 4,
         "reused_tars": 0,
     }
     Path(uri).unlink()
     done = CliRunner().invoke(app, command)
-    assert f"4 pairs at 64 px in 1 tar, {uri}\n1 of the tars existed already" in done.output
+    assert f"4 pairs at 64 px in 4 tars, {uri}\n4 of the tars existed already" in done.output
     done = CliRunner().invoke(app, command)
     assert isinstance(done.exception, OutputExistsError)
     assert "Choose another --out, or delete that folder" in str(done.exception)

@@ -4,15 +4,20 @@ import pyarrow as pa
 import pytest
 
 from derm_ray.data.manifest import normalize_schema
-from derm_ray.data.validation import find_problems, find_warnings, validate
+from derm_ray.data.validation import find_warnings, validate
 from derm_ray.domain import PAPER15
 from derm_ray.errors import ManifestError
 
 GOOD = {"lesion_id": "L1", "clinical_uri": "a.jpg", "dermoscopy_uri": "b.jpg", "diagnosis": "melanoma"}
 
 
-def problems(*rows: dict[str, Any], complete: tuple[str | None, ...] = ()) -> list[str]:
-    return list(find_problems(normalize_schema(pa.Table.from_pylist(list(rows)), "m.csv"), PAPER15, complete=complete))
+def problems(*rows: dict[str, Any], complete: tuple[str | None, ...] = (), purpose: str = "training") -> list[str]:
+    try:
+        manifest = normalize_schema(pa.Table.from_pylist(list(rows)), "m.csv")
+        validate(manifest, PAPER15, complete=complete, purpose=purpose)
+    except ManifestError as error:
+        return list(error.problems)
+    return []
 
 
 def test_a_good_row_has_no_problem() -> None:
@@ -66,21 +71,26 @@ def test_only_the_splits_in_use_must_be_complete_and_rows_keep_their_numbers() -
 
 
 def test_all_problems_are_listed_at_once() -> None:
-    manifest = normalize_schema(pa.Table.from_pylist([GOOD, GOOD | {"diagnosis": "x"}]), "m.csv")
-    with pytest.raises(ManifestError, match="2 problems") as caught:
-        validate(manifest, PAPER15)
-    assert len(caught.value.problems) == 2
+    assert len(problems(GOOD, GOOD | {"diagnosis": "x"})) == 2
+
+
+def test_the_known_diagnoses_are_listed_once() -> None:
+    rows = [GOOD | {"lesion_id": str(i), "diagnosis": ("nevus", "naevus", "melanome")[i % 3]} for i in range(6)]
+    first, second, third = problems(*rows)
+    assert first.startswith("rows 1, 4: unknown paper15 diagnosis 'nevus'.")
+    assert "Known: actinic_keratosis, " in first
+    assert second.startswith("rows 2, 5: unknown paper15 diagnosis 'naevus'.")
+    assert third == "rows 3, 6: unknown paper15 diagnosis 'melanome'. Did you mean 'melanoma'?"
+    assert "Known" not in second
 
 
 def test_an_empty_manifest_is_a_problem() -> None:
-    assert list(find_problems(normalize_schema(pa.table({"lesion_id": pa.array([], pa.string())}), "m.csv"))) == [
-        "no rows"
-    ]
+    with pytest.raises(ManifestError, match="no rows"):
+        validate(normalize_schema(pa.table({"lesion_id": pa.array([], pa.string())}), "m.csv"))
 
 
 def test_a_message_says_what_needs_both_images() -> None:
-    manifest = normalize_schema(pa.Table.from_pylist([GOOD | {"dermoscopy_uri": None}]), "m.csv")
-    found = list(find_problems(manifest, complete=(None,), purpose="evaluation"))
+    found = problems(GOOD | {"dermoscopy_uri": None}, complete=(None,), purpose="evaluation")
     assert found == ["row 1: dermoscopy_uri is empty; evaluation needs both images"]
 
 
@@ -141,7 +151,4 @@ def test_ids_that_look_alike_are_a_warning(other: str) -> None:
 
 def test_many_repetitions_do_not_take_for_ever() -> None:
     rows = [{"lesion_id": f"L{i // 2}", "clinical_uri": "a.jpg", "split": "train"} for i in range(40_000)]
-    assert (
-        sum("occurs 2 times" in line for line in find_problems(normalize_schema(pa.Table.from_pylist(rows), "m.csv")))
-        == 20_000
-    )
+    assert sum("occurs 2 times" in line for line in problems(*rows)) == 20_000

@@ -36,5 +36,5 @@ def test_files_that_do_not_fit_are_one_message(tmp_path: Path, features: str) ->
     (tmp_path / "bad.safetensors").write_bytes(b"pickle")
     with pytest.raises(ConfigError, match="not a safetensors file"):
         read_init_weights("vgg16", str(tmp_path / "bad.safetensors"))
-    with pytest.raises(ConfigError, match="no published weights"):
+    with pytest.raises(ConfigError, match="trained from scratch"):
         read_init_weights("tiny", features)

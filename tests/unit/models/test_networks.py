@@ -6,7 +6,7 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from derm_ray.domain import Modality, PredictionKind
 from derm_ray.errors import ConfigError
-from derm_ray.models.factory import NETWORKS, CamConfig, NetworkConfig, build_network, count_parameters
+from derm_ray.models.factory import NETWORKS, CamConfig, NetworkConfig, build_network
 from derm_ray.models.heads import BilinearHead
 from derm_ray.models.networks import PairLogits, PairMaps, PairNetwork
 from derm_ray.models.trunks import Trunk
@@ -63,6 +63,10 @@ def test_a_pair_is_its_two_encodings_and_the_cross_of_them(name: str, head: str)
     if name == "triple":
         triple = model.cross(clinical.tap, dermoscopy.tap, PairMaps(clinical.map, dermoscopy.map))
         assert torch.allclose(triple, whole.triple, atol=1e-5)
+
+
+def count_parameters(network: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def test_cross_is_the_mean_of_the_parts() -> None:

@@ -17,7 +17,7 @@ from derm_ray.cli.cluster import check_words
 from derm_ray.errors import ConfigError
 from derm_ray.operations.cluster.documents import read_documents
 from derm_ray.operations.cluster.schemas import CRDS_VARIABLE
-from derm_ray.operations.cluster.validation import check_document, validate_files
+from derm_ray.operations.cluster.validation import check_document, validate_file
 
 CLUSTER = Path(__file__).parents[3] / "cluster"
 ROOT = typer.main.get_command(app)
@@ -114,18 +114,18 @@ def test_machines_get_one_line(tmp_path: Path) -> None:
 )
 def test_other_files_are_told_what_they_are_not(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "f.yaml").write_bytes(content)
-    (report,) = validate_files([str(tmp_path / "f.yaml")], lambda words: check_words(ROOT, words))
+    report = validate_file(str(tmp_path / "f.yaml"), lambda words: check_words(ROOT, words))
     assert any(message in str(problem) for problem in report.problems), report.problems
 
 
 def test_a_folder_without_the_definitions_is_one_message(tmp_path: Path) -> None:
-    train = [str(CLUSTER / "kuberay/train.yaml")]
+    train = str(CLUSTER / "kuberay/train.yaml")
     with pytest.raises(ConfigError, match=r"there is no ray\.io_rayjobs\.yaml"):
-        validate_files(train, lambda words: check_words(ROOT, words), str(tmp_path))
+        validate_file(train, lambda words: check_words(ROOT, words), str(tmp_path))
     for content in ("", "a: [", "spec: {versions: []}", "spec: {versions: 3}"):
         (tmp_path / "ray.io_rayjobs.yaml").write_text(content)
         with pytest.raises(ConfigError, match="is not a CustomResourceDefinition with the version v1"):
-            validate_files(train, lambda words: check_words(ROOT, words), str(tmp_path))
+            validate_file(train, lambda words: check_words(ROOT, words), str(tmp_path))
 
 
 def test_what_is_not_checked_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from derm_ray.operations.cluster import documents
 from derm_ray.operations.cluster.documents import Document, Problem, read_documents, write_path
 
 
@@ -76,14 +75,6 @@ def test_what_no_cluster_file_should_hold_is_one_problem(text: str, message: str
     _, problems = read(text)
     assert len(problems) == 1
     assert message in str(problems[0])
-
-
-def test_aliases_cannot_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "MAX_VALUES", 1000)
-    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
-    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
-    _, problems = read("\n".join(lines))
-    assert "more than 1000 values" in str(problems[0])
 
 
 def test_empty_documents_are_left_out() -> None:

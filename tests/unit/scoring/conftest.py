@@ -11,7 +11,7 @@ from derm_ray.bundle import load_bundle
 from derm_ray.data.inputs import MemoryInput
 from derm_ray.data.locations import Locations
 from derm_ray.data.manifest import Manifest
-from derm_ray.scoring.ledger import Run, RunDescription, open_run
+from derm_ray.scoring.ledger import Run, RunDescription, check_folder, open_run
 from derm_ray.scoring.scorer import ShardScorer
 from tests.conftest import take
 
@@ -31,7 +31,7 @@ def opened(few: Manifest, bundle_uri: str, tmp_path: Path) -> Opened:
     """Open the run, with changes to its description."""
 
     def open_it(manifest: Manifest = few, out: str = str(tmp_path / "out"), **changes: Any) -> Run:
-        description: dict[str, Any] = {
+        values: dict[str, Any] = {
             "model_digest": load_bundle(bundle_uri).model_digest,
             "label_set": "paper15",
             "engine": "torch",
@@ -41,7 +41,9 @@ def opened(few: Manifest, bundle_uri: str, tmp_path: Path) -> Opened:
             "shard_size": 10,
         }
         source = MemoryInput(manifest)
-        return open_run(out, source, RunDescription(**description | changes), Locations(source.uri))
+        check_folder(out)
+        description = RunDescription(**values | changes)
+        return open_run(out, source, description, Locations(source.uri), source.fingerprint())
 
     return open_it
 
@@ -52,7 +54,7 @@ def run(opened: Opened) -> Run:
 
 
 def score_all(run: Run, bundle_uri: str) -> None:
-    scorer = ShardScorer(bundle_uri, "torch", run.manifest_uri, run.out_uri, run.description, batch_size=4)
+    scorer = ShardScorer(bundle_uri, "torch", run.out_uri, run.description, batch_size=4)
     for shard in run.missing():
         scorer.score(shard)
 

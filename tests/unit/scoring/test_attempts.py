@@ -23,7 +23,7 @@ def poisoned(self, uri):
     return read(self, uri)
 ImageReader.read = poisoned
 run = load_run(sys.argv[1])
-ShardScorer(sys.argv[2], "torch", run.manifest_uri, run.out_uri, run.description).score(run.shards[1])
+ShardScorer(sys.argv[2], "torch", run.out_uri, run.description).score(run.shards[1])
 """
 
 

@@ -10,7 +10,7 @@ from derm_ray.data.manifest import Manifest
 from derm_ray.domain import LABEL_SETS, PAPER15, LabelSet
 from derm_ray.errors import ImageError, ImageErrorCode, OutputExistsError, ScoringError, StorageError
 from derm_ray.lease import hold
-from derm_ray.scoring.ledger import INVOCATIONS, Run, RunDescription, open_run, recorded_engine
+from derm_ray.scoring.ledger import INVOCATIONS, Run, RunDescription, open_run, recorded_run
 from derm_ray.scoring.reconcile import reconcile, verify
 from derm_ray.scoring.report import complete_run
 from derm_ray.scoring.schema import score_schema
@@ -59,11 +59,17 @@ def test_a_run_keeps_its_id_and_a_bug_fix_release_resumes_it(
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "{"])
-def test_a_run_whose_record_is_damaged_is_one_message(run: Run, content: str) -> None:
-    assert recorded_engine(run.out_uri) == "torch"
+def test_a_run_whose_record_is_damaged_or_older_is_one_message(run: Run, content: str) -> None:
+    assert recorded_run(run.out_uri) == run
     (Path(run.out_uri) / "_RUN.json").write_text(content)
     with pytest.raises((ScoringError, StorageError), match=r"_RUN\.json"):
-        recorded_engine(run.out_uri)
+        recorded_run(run.out_uri)
+    if content == "{}":
+        with pytest.raises(
+            ScoringError,
+            match=r"cannot read .*_RUN\.json: .* another version wrote it\. Score again into another --out",
+        ):
+            recorded_run(run.out_uri)
 
 
 @pytest.mark.parametrize(
@@ -100,13 +106,13 @@ def test_an_archive_whose_files_were_replaced_is_refused(bundle_uri: str, tmp_pa
     source = open_input(str(tmp_path / "tree"))
     description = RunDescription("m", "paper15", "torch", False, False, "parquet", 10)
     locations = Locations(source.uri)
-    open_run(str(tmp_path / "out"), source, description, locations)
-    open_run(str(tmp_path / "out"), source, description, locations)
+    open_run(str(tmp_path / "out"), source, description, locations, source.fingerprint())
+    open_run(str(tmp_path / "out"), source, description, locations, source.fingerprint())
     storage.write_bytes(str(tmp_path / "tree" / "L1" / "clinical.jpg"), b"other")
     with pytest.raises(OutputExistsError, match="files were added, removed or replaced since"):
-        open_run(str(tmp_path / "out"), source, description, locations)
+        open_run(str(tmp_path / "out"), source, description, locations, source.fingerprint())
     with pytest.raises(OutputExistsError, match="is inside the input"):
-        open_run(str(tmp_path / "tree" / "out"), source, description, locations)
+        open_run(str(tmp_path / "tree" / "out"), source, description, locations, source.fingerprint())
 
 
 def test_a_start_cut_short_can_be_repeated(run: Run, opened: Opened) -> None:
@@ -121,7 +127,7 @@ def test_an_outage_leaves_no_part(run: Run, bundle_uri: str, monkeypatch: pytest
     def unreachable(reader: object, uri: str) -> bytes:
         raise ImageError(ImageErrorCode.STORAGE, f"{uri}: storage unreachable")
 
-    scorer = ShardScorer(bundle_uri, "torch", run.manifest_uri, run.out_uri, run.description)
+    scorer = ShardScorer(bundle_uri, "torch", run.out_uri, run.description)
     monkeypatch.setattr("derm_ray.data.archives.reader.ImageReader.read", unreachable)
     with pytest.raises(StorageError, match=r"no image of 10 pairs in a row could be read: .*storage unreachable"):
         scorer.score(run.shards[0])
@@ -154,5 +160,5 @@ def test_a_model_that_changes_under_way_is_refused(run: Run, bundle_uri: str, tm
 
     other = replace(run.description, model_digest="0" * 64)
     with pytest.raises(BundleError, match="changed during the run"):
-        ShardScorer(bundle_uri, "torch", run.manifest_uri, run.out_uri, other)
+        ShardScorer(bundle_uri, "torch", run.out_uri, other)
     assert storage.list_folder(run.out_uri) == ["_RUN.json", "_run/"]

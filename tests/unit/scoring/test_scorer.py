@@ -22,7 +22,7 @@ from tests.unit.scoring.conftest import Opened
 
 
 def scorer(run: Run, bundle_uri: str) -> ShardScorer:
-    return ShardScorer(bundle_uri, "torch", run.manifest_uri, run.out_uri, run.description, batch_size=4)
+    return ShardScorer(bundle_uri, "torch", run.out_uri, run.description, batch_size=4)
 
 
 def rows(run: Run) -> dict[str, dict[str, object]]:

@@ -5,8 +5,9 @@ import pytest
 import yaml
 
 from derm_ray.errors import ConfigError
+from derm_ray.serving.arguments import ServeArguments
 from derm_ray.serving.config import check_config, read_config
-from derm_ray.serving.deployment import ServeArguments, application
+from derm_ray.serving.deployment import application
 
 FILES = sorted((Path(__file__).parents[3] / "cluster" / "serve").glob("*.yaml"))
 
@@ -91,7 +92,7 @@ def test_what_serve_would_pass_over_is_a_problem(place: list[Any], value: object
     for step in place[:-1]:
         part = part[step]
     part[place[-1]] = value
-    problems = check_config(values)
+    problems = [f"{'.'.join(map(str, path)) or 'the file'}: {what}" for path, what in check_config(values)]
     assert any(problem in told for told in problems), problems
     assert not any("hunter2" in told for told in problems)
 

@@ -6,9 +6,9 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from derm_ray.bundle import load_bundle
-from derm_ray.observability import WorkerLogs
 from derm_ray.serving import api
-from derm_ray.serving.middleware import Limits
+from derm_ray.serving.arguments import ServeArguments
+from derm_ray.serving.middleware import Checks
 from derm_ray.serving.model import ServedModel
 from derm_ray.serving.recorder import Recorder
 from derm_ray.serving.tokens import new_token, parse_tokens
@@ -18,17 +18,9 @@ SECRET, LINE = new_token("tester")
 
 @pytest.fixture(scope="session")
 def contract(bundle_uri: str) -> schemathesis.BaseSchema:
-    model = ServedModel(
-        bundle_uri,
-        load_bundle(bundle_uri).model_digest,
-        "torch",
-        use_gpu=False,
-        threads=2,
-        logs=WorkerLogs(),
-        recorder=Recorder(),
-    )
-    limits = Limits(api.MAX_BODY_BYTES)
-    app = api.create_app(model, tokens=parse_tokens(LINE, "tokens"), limits=limits)
+    args = ServeArguments(model=bundle_uri, engine="torch", cpus=2)
+    model = ServedModel(args, load_bundle(bundle_uri).model_digest, Recorder())
+    app = api.create_app(model, Checks(parse_tokens(LINE, "tokens")))
     return schemathesis.openapi.from_asgi("/openapi.json", app)
 
 

@@ -3,6 +3,7 @@ import torch
 
 from derm_ray.inference.engines.selection import resolve_engine_of
 from derm_ray.serving import deployment
+from derm_ray.serving.arguments import ServeArguments
 
 
 @pytest.mark.parametrize(("engine", "gpu"), [("auto", True), ("auto", False), ("compiled", True)])
@@ -18,7 +19,7 @@ def test_an_engine_is_chosen_where_replicas_run(
 
     monkeypatch.setattr(deployment.runtime, "has_several_nodes", lambda: True)
     monkeypatch.setattr(deployment.runtime, "run_remote", run_remote)
-    args = deployment.ServeArguments(model=bundle_uri, engine=engine, gpu=gpu, insecure=True)
+    args = ServeArguments(model=bundle_uri, engine=engine, gpu=gpu, insecure=True)
     application = deployment.build(args, None)
     assert asked == [(resolve_engine_of, (bundle_uri, engine, torch.device("cuda" if gpu else "cpu")), int(gpu))]
-    assert application._bound_deployment.init_args[2] == "torch-bf16"
+    assert application._bound_deployment.init_args[0].engine == "torch-bf16"

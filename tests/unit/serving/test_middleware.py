@@ -11,8 +11,8 @@ from fastapi import FastAPI, Form, Request, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from derm_ray.serving.admission import Admission
-from derm_ray.serving.api import Observe
-from derm_ray.serving.middleware import SECURITY_HEADERS, AdmissionMiddleware, Limits, Traffic
+from derm_ray.serving.body import Limits
+from derm_ray.serving.middleware import SECURITY_HEADERS, AdmissionMiddleware, Checks, Observe, Traffic
 from derm_ray.serving.problems import add_problem_handlers
 from derm_ray.serving.tokens import Tokens, new_token, parse_tokens
 
@@ -56,11 +56,8 @@ def app(
     add_problem_handlers(inner)
     inner.add_middleware(
         AdmissionMiddleware,
-        tokens=tokens,
-        limits=limits or Limits(1000),
-        traffic=traffic or Traffic(),
+        checks=Checks(tokens, limits or Limits(1000), traffic or Traffic(), observe),
         admission=admission,
-        observe=observe,
     )
     return inner
 
@@ -129,9 +126,8 @@ def test_a_caller_who_hangs_up_is_measured_too(lines: pytest.LogCaptureFixture) 
         raise asyncio.CancelledError
 
     for limits in (Limits(1000), Limits(1000, answer_s=1.0)):
-        guard = AdmissionMiddleware(
-            gone, tokens=None, limits=limits, traffic=Traffic(), observe=lambda *told: seen.append(told)
-        )
+        checks = Checks(limits=limits, observe=lambda *told: seen.append(told))
+        guard = AdmissionMiddleware(gone, checks)
         with pytest.raises(asyncio.CancelledError):
             asyncio.run(guard({"type": "http", "method": "GET", "path": "/healthz", "headers": []}, None, None))  # type: ignore[arg-type]
     assert [told[:2] for told in seen] == [(None, 499), (None, 504)], "the second one had all the time that Serve gives"

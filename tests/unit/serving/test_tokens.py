@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from derm_ray.errors import ConfigError, StorageError
-from derm_ray.serving.tokens import VARIABLE, find_tokens, new_token, parse_tokens, read_tokens
+from derm_ray.serving.tokens import VARIABLE, find_tokens, new_token, parse_tokens
 
 
 def test_a_token_is_known_by_its_hash_alone(tmp_path: Path) -> None:
@@ -11,7 +11,8 @@ def test_a_token_is_known_by_its_hash_alone(tmp_path: Path) -> None:
     assert secret not in line
     assert len(secret) >= 43  # 256 bits
     (tmp_path / "tokens").write_text(f"# who\n\n{line}\n{second}\n")
-    tokens = read_tokens(str(tmp_path / "tokens"))
+    tokens = find_tokens(str(tmp_path / "tokens"))
+    assert tokens is not None
     assert tokens.identify(f"Bearer {secret}") == "clinic-a"
     assert tokens.identify(f"bearer {other}") == "clinic-b"
     for wrong in (None, "", "Bearer", "Bearer ", secret, f"Basic {secret}", f"Bearer {secret}x", "Bearer \udcff"):
@@ -49,7 +50,7 @@ def test_a_file_that_is_none_is_refused_without_quoting_it(text: str, message: s
 def test_binary_files_and_bad_ids_are_refused(tmp_path: Path) -> None:
     (tmp_path / "t").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="not a text file"):
-        read_tokens(str(tmp_path / "t"))
+        find_tokens(str(tmp_path / "t"))
     for name in ("a b", "", "-a", "a" * 65, "a:b"):
         with pytest.raises(ConfigError, match="use letters, digits"):
             new_token(name)
@@ -58,4 +59,6 @@ def test_binary_files_and_bad_ids_are_refused(tmp_path: Path) -> None:
 def test_marks_and_blanks_of_editors_are_no_part_of_a_token(tmp_path: Path) -> None:
     secret, line = new_token("a")
     (tmp_path / "t").write_bytes(b"\xef\xbb\xbf" + f" {line}\t\r\n\r\n".encode())
-    assert read_tokens(str(tmp_path / "t")).identify(f"Bearer {secret} ") == "a"
+    tokens = find_tokens(str(tmp_path / "t"))
+    assert tokens is not None
+    assert tokens.identify(f"Bearer {secret} ") == "a"

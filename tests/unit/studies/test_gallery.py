@@ -10,8 +10,9 @@ from derm_ray.data.manifest import Manifest
 from derm_ray.data.preprocessing import Preprocessing
 from derm_ray.domain import PAPER15, PredictionKind
 from derm_ray.models.factory import CamConfig, NetworkConfig, build_network
+from derm_ray.studies.reproduction import PRESETS
 from derm_ray.studies.reproduction.gallery import ROW, make_gallery, wrong_alone_right_together
-from derm_ray.studies.reproduction.grid import make_rows, make_trials
+from derm_ray.studies.reproduction.grid import make_trials
 from derm_ray.studies.reproduction.predictions import TrialPredictions
 from derm_ray.studies.reproduction.results import StudyResults, assemble
 from derm_ray.studies.reproduction.trials import Grid, Resources, TrialOutcome
@@ -35,7 +36,7 @@ def results(manifest: Manifest) -> tuple[StudyResults, TrialPredictions]:
     given[PredictionKind.CROSS] = right[truth]
     ids = tuple(pair.pair_id for pair in manifest.pairs())
     answers = TrialPredictions(PAPER15, ids, ids, truth, given, {}, {})
-    (trial,) = (trial for trial in make_trials(make_rows("milk10k-cpu", "paper15"), [0]) if trial.row.name == ROW)
+    (trial,) = (trial for trial in make_trials(PRESETS["milk10k-cpu"]("paper15"), [0]) if trial.row.name == ROW)
     metadata = {"label_set": "paper15", "seeds": [0]}
     return assemble([TrialOutcome(trial, answers)], {}, metadata, plain="gap"), answers
 

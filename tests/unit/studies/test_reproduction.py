@@ -21,6 +21,7 @@ from derm_ray.evaluation.comparison import lesion_weights
 from derm_ray.evaluation.evaluate import compute_metrics
 from derm_ray.evaluation.metrics import METRICS, Metric, metric_names
 from derm_ray.models.factory import CamConfig, build_network
+from derm_ray.studies.reproduction import PRESETS
 from derm_ray.studies.reproduction.claims import (
     NOT_DEFINED,
     NOT_REPRODUCED,
@@ -33,7 +34,7 @@ from derm_ray.studies.reproduction.claims import (
     paper_claims,
 )
 from derm_ray.studies.reproduction.gallery import wrong_alone_right_together
-from derm_ray.studies.reproduction.grid import PRESETS, make_rows, make_trials
+from derm_ray.studies.reproduction.grid import make_trials
 from derm_ray.studies.reproduction.metrics import draws, tasks_of
 from derm_ray.studies.reproduction.predictions import TrialPredictions, read_predictions, write_predictions
 from derm_ray.studies.reproduction.report import main_table, render_html
@@ -74,7 +75,7 @@ SKILLS = {"sole-gap": 0.3, "share-gap": 0.5, "triple-gap": 0.8, "triple-bp": 0.8
 @functools.cache
 def study(seeds: tuple[int, ...] = (0, 1)) -> StudyResults:
     outcomes = []
-    for trial in make_trials(make_rows("milk10k-cpu", "paper15"), seeds):
+    for trial in make_trials(PRESETS["milk10k-cpu"]("paper15"), seeds):
         skill, labels = SKILLS.get(trial.row.name, 0.5), trial.config.label_set
         if "resnet" in trial.row.name or "googlenet" in trial.row.name:
             outcomes.append(TrialOutcome(trial, None, UNAVAILABLE))
@@ -103,7 +104,7 @@ def test_a_registered_metric_is_in_the_studys_results_and_page(registered: Calla
         return weights @ probabilities[np.arange(len(labels)), labels] / weights.sum(1)
 
     registered(METRICS, "sureness", Metric("Sureness", sure))
-    trials = make_trials(make_rows("milk10k-cpu", "paper15"), (0,))
+    trials = make_trials(PRESETS["milk10k-cpu"]("paper15"), (0,))
     trial = next(trial for trial in trials if trial.row.name == "triple-gap")
     metadata = {
         "label_set": "paper15",
@@ -166,7 +167,7 @@ def test_a_figure_that_the_split_does_not_have_is_no_verdict() -> None:
 
 def test_what_was_not_run_is_not_judged() -> None:
     trials = [
-        trial for trial in make_trials(make_rows("milk10k-cpu", "paper15"), (0,)) if trial.row.name == "triple-cam_bp"
+        trial for trial in make_trials(PRESETS["milk10k-cpu"]("paper15"), (0,)) if trial.row.name == "triple-cam_bp"
     ]
     metadata = {"label_set": "paper15", "preset": "milk10k-cpu", "seeds": [0], "grouping": "lesion"}
     results = assemble([TrialOutcome(trials[0], answers(0.8))], {}, metadata, plain="gap")
@@ -259,7 +260,7 @@ def test_predictions_come_back_as_they_went(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_cell_of_every_preset_can_be_built(preset: str) -> None:
-    trials = make_trials(make_rows(preset, "paper15"), [0, 1])
+    trials = make_trials(PRESETS[preset]("paper15"), [0, 1])
     assert len({trial.name for trial in trials}) == len(trials)
     for place, trial in enumerate(trials):
         cam = None
@@ -271,7 +272,7 @@ def test_every_cell_of_every_preset_can_be_built(preset: str) -> None:
 
 
 def test_the_cpu_grid_is_the_papers_table_on_cached_activations() -> None:
-    trials = {trial.row.name: trial for trial in make_trials(make_rows("milk10k-cpu", "paper15"), [0])}
+    trials = {trial.row.name: trial for trial in make_trials(PRESETS["milk10k-cpu"]("paper15"), [0])}
     table = {f"{network}-{head}" for network in ("sole", "share", "triple") for head in ("gap", "bp", "cam_bp")}
     assert table <= set(trials)
     assert all(trials[name].cached for name in table)
@@ -289,4 +290,4 @@ def test_arguments() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'resnet50'"):
         parse_weights(["resnet5=x"])
     with pytest.raises(ConfigError, match="Did you mean 'milk10k-cpu'"):
-        make_rows("milk10kcpu", "paper15")
+        PRESETS["milk10kcpu"]("paper15")

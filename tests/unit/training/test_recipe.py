@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 from derm_ray.domain import LesionPair, Modality
 from derm_ray.errors import ConfigError
 from derm_ray.models.networks import PairLogits
+from derm_ray.training import PRESETS
 from derm_ray.training.batches import (
+    LabeledPairs,
     check_batch_size,
     evaluation_order,
     is_mirrored,
-    rank_share,
     training_order,
 )
-from derm_ray.training.config import PRESETS, config_from_json, make_config, parse_settings
+from derm_ray.training.config import config_from_json, make_config, parse_settings
 from derm_ray.training.losses import cross_entropy, pair_loss, squared
 
 
@@ -68,8 +69,9 @@ def test_batches_are_the_same_whatever_the_number_of_workers(
     order = training_order(pairs, batch_size, seed=seed, epoch=epoch)
     assert all(len(batch) == batch_size for batch in order)
     assert len(np.unique(np.concatenate([*order, []]))) == len(order) * batch_size
+    split = LabeledPairs((LesionPair("p", "l"),) * pairs, np.arange(pairs), np.zeros(pairs, np.int64))
     for batch in order:
-        shares = [rank_share(batch, rank, workers) for rank in range(workers)]
+        shares = [split.share(batch, rank, workers).indices for rank in range(workers)]
         assert np.array_equal(np.concatenate(shares), batch)
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -87,11 +89,12 @@ def test_epochs_differ_and_repeat() -> None:
 
 def test_mirroring_is_a_fair_coin_keyed_by_pair_epoch_and_modality() -> None:
     coins = [
-        is_mirrored(LesionPair(str(i), str(i)), modality, seed=0, epoch=epoch)
+        is_mirrored(LesionPair(str(i), str(i)), modality, (0, epoch))
         for i in range(500) for modality in Modality for epoch in range(2)
     ]  # fmt: skip
     assert 0.45 < np.mean(coins) < 0.55
-    assert is_mirrored(LesionPair("1", "1"), Modality.CLINICAL, seed=0, epoch=0) == coins[4]
+    assert is_mirrored(LesionPair("1", "1"), Modality.CLINICAL, (0, 0)) == coins[4]
+    assert not any(is_mirrored(LesionPair(str(i), str(i)), Modality.CLINICAL, None) for i in range(9))
 
 
 def test_batches_too_small_for_workers_or_split_are_refused() -> None:

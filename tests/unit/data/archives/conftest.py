@@ -3,11 +3,14 @@
 import io
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from derm_ray import storage
 from derm_ray.data.archives import retry
+from derm_ray.errors import StorageError
 
 LESIONS = ("l1", "l2", "sub/l3")
 FILES = {
@@ -69,4 +72,24 @@ def archive(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Storage is asked as often as always, without the waits."""
-    monkeypatch.setattr(retry, "BACKOFF", retry.Backoff(first_s=0.0, most_s=0.0))
+    monkeypatch.setattr(retry, "FIRST_WAIT_S", 0.0)
+
+
+@pytest.fixture
+def storage_fails(monkeypatch: pytest.MonkeyPatch, quick: None) -> Callable[..., list[int]]:
+    """Let range reads raise, one cause after the other; returns the starts that were asked for."""
+
+    def install(*causes: Exception | None) -> list[int]:
+        asked: list[int] = []
+        real, left = storage.read_range, iter(causes)
+
+        def read_range(uri: str, start: int, stop: int) -> bytes:
+            asked.append(start)
+            if (cause := next(left, None)) is not None:
+                raise StorageError(f"{uri}: {cause}") from cause
+            return real(uri, start, stop)
+
+        monkeypatch.setattr(storage, "read_range", read_range)
+        return asked
+
+    return install

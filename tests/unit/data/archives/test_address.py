@@ -84,8 +84,3 @@ def test_malformed_addresses_are_unsupported(fragment: str) -> None:
         parse(f"s3://b/a.tar#{fragment}")
     assert error.value.code is ImageErrorCode.UNSUPPORTED
     assert container(f"s3://b/a.tar#{fragment}") == "s3://b/a.tar"
-
-
-def test_an_unknown_way_of_packing_is_unsupported() -> None:
-    with pytest.raises(ImageError, match="method 14 is neither"):
-        parse("a.zip#member=a&offset=0&size=1&method=14&length=1")

@@ -39,7 +39,7 @@ def box_members(uri: str) -> Iterator[Member]:
         offset += int(size)
 
 
-def open_box(_wanted: object, _most: int, _kept: object) -> Read:
+def open_box(_wanted: object, _kept: object) -> Read:
     return lambda address: read_range(address.container, address.offset, address.offset + address.size)
 
 
@@ -106,7 +106,7 @@ def test_a_registered_container_is_indexed_and_its_images_are_read(
     assert RUNNER.invoke(app, ["data", "index", f"{tmp_path}/a.box", "--out", out]).exit_code == 0
     assert str(read_manifest(out).pairs()[0].clinical_uri).startswith(f"{tmp_path}/a.box#member=L1%2Fclinical.jpg&off")
     done = RUNNER.invoke(app, ["data", "prepare", out, "--out", f"{tmp_path}/images", "--size", "64"])
-    assert "1 pairs at 64 px" in done.output
+    assert "1 pair at 64 px" in done.output
     (tmp_path / "wrong.zip").write_bytes((tmp_path / "a.box").read_bytes())
     done = RUNNER.invoke(app, ["data", "index", f"{tmp_path}/wrong.zip", "--out", f"{tmp_path}/n.csv"])
     assert "it is a box, not a .zip. Rename it to end in .box" in str(done.exception)

@@ -22,7 +22,6 @@ def test_fields_stop_at_folders_unless_they_are_paths() -> None:
     assert rule.match("x/p/a/b_1.JPG") == {CLINICAL: {"patient_id": "p", "lesion_id": "a/b"}}
     assert rule.match("x/p/q/b_/1.jpg") == {}
     assert rule.match("X/p/a_1.jpg") == {}
-    assert rule.columns == ["patient_id", "lesion_id"]
 
 
 def test_everything_else_stands_for_itself() -> None:

@@ -1,68 +1,22 @@
+"""Bytes of ordinary files, tar and zip members: what is read, and the code of what cannot be."""
+
 import os
 import struct
-import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from derm_ray import storage
-from derm_ray.data.archives import parquets, ranges, retry, streams
-from derm_ray.data.archives.address import Address, ParquetCell, StreamMember, TarMember, ZipMember, parse
-from derm_ray.data.archives.index import index_archive
+from derm_ray.data.archives import ranges, retry
+from derm_ray.data.archives.address import TarMember, ZipMember
 from derm_ray.data.archives.reader import ImageReader
 from derm_ray.errors import ImageError, ImageErrorCode, StorageError
 
 from .conftest import FILES, tar_bytes, zip_bytes
-
-
-def refused(uri: object, code: str, message: str = "", *, reader: ImageReader | None = None) -> None:
-    """Assert how a read fails: with a code, and a message that names the URI."""
-    with pytest.raises(ImageError) as error:
-        (reader or ImageReader()).read(str(uri))
-    assert error.value.code == ImageErrorCode(code)
-    assert str(uri) in str(error.value)
-    assert message in str(error.value)
-
-
-def addresses(archive: str) -> list[str]:
-    """Return the addresses of an archive's images, row by row."""
-    table = pa.concat_tables(index_archive(archive).tables())
-    return [uri for row in table.to_pylist() for uri in (row["clinical_uri"], row["dermoscopy_uri"]) if uri]
-
-
-def changed(uri: str, **values: object) -> Address:
-    """Return an address with other values."""
-    address = parse(uri)
-    assert address
-    return replace(address, **values)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def storage_fails(monkeypatch: pytest.MonkeyPatch, quick: None) -> Callable[..., list[int]]:
-    """Let range reads raise, one cause after the other; returns the starts that were asked for."""
-
-    def install(*causes: Exception | None) -> list[int]:
-        asked: list[int] = []
-        real, left = storage.read_range, iter(causes)
-
-        def read_range(uri: str, start: int, stop: int) -> bytes:
-            asked.append(start)
-            if (cause := next(left, None)) is not None:
-                raise StorageError(f"{uri}: {cause}") from cause
-            return real(uri, start, stop)
-
-        monkeypatch.setattr(storage, "read_range", read_range)
-        return asked
-
-    return install
+from .reading import addresses, changed, limit, refused
 
 
 def test_an_ordinary_file_is_read_also_with_a_hash_in_its_name(tmp_path: Path) -> None:
@@ -88,9 +42,11 @@ def test_no_more_than_the_limit_is_read(tmp_path: Path, monkeypatch: pytest.Monk
     wanted: list[int] = []
     real = storage.read_range
     monkeypatch.setattr(storage, "read_range", lambda uri, a, b: wanted.append(b - a) or real(uri, a, b))
-    refused(tmp_path / "a.jpg", "too_large", "at most 10 are", reader=ImageReader(max_bytes=10))
+    limit(monkeypatch, 10)
+    refused(tmp_path / "a.jpg", "too_large", "more than 10 bytes")
     assert wanted == [11]
-    assert len(ImageReader(max_bytes=11).read(str(tmp_path / "a.jpg"))) == 11
+    limit(monkeypatch, 11)
+    assert len(ImageReader().read(str(tmp_path / "a.jpg"))) == 11
 
 
 def test_a_transient_failure_is_not_seen(tmp_path: Path, storage_fails: Callable[..., list[int]]) -> None:
@@ -110,10 +66,16 @@ def test_a_lasting_failure_has_the_code_of_its_last_cause(
     assert len(asked) == 6
 
 
-def test_waits_double_up_to_a_cap_with_jitter() -> None:
-    waits = list(retry.Backoff(attempts=9).waits())
-    assert len(waits) == 8
-    for wait, most in zip(waits, (0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0), strict=True):
+def test_waits_double_with_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(retry.time, "sleep", waits.append)
+
+    def ask() -> None:
+        raise StorageError("slow down") from OSError("503")
+
+    with pytest.raises(StorageError):
+        retry.persistently(ask)
+    for wait, most in zip(waits, (0.2, 0.4), strict=True):
         assert most / 2 <= wait <= most
 
 
@@ -187,173 +149,6 @@ def test_a_zip_member_behind_long_extra_fields_is_read(tmp_path: Path) -> None:
     assert ImageReader().read(uri) == b"abc" * 100
 
 
-@pytest.fixture
-def cells(tmp_path: Path) -> list[ParquetCell]:
-    """Addresses of two row groups of 10 rows, image n is n + 1 times the byte n."""
-    images = [bytes([n]) * (n + 1) for n in range(20)]
-    pq.write_table(
-        pa.table({"lesion_id": map(str, range(20)), "clinical": images}), tmp_path / "x.parquet", row_group_size=10
-    )
-    return [ParquetCell(f"{tmp_path}/x.parquet", "clinical", n // 10, n % 10) for n in range(20)]
-
-
-def test_many_threads_share_one_read_of_a_chunk(cells: list[ParquetCell], monkeypatch: pytest.MonkeyPatch) -> None:
-    reads: list[int] = []
-    real = parquets._cells
-
-    def slowly(file: pq.ParquetFile, cell: ParquetCell, leaf: int) -> Iterator[bytes | None]:
-        reads.append(cell.group)
-        threading.Event().wait(0.05)
-        return real(file, cell, leaf)
-
-    monkeypatch.setattr(parquets, "_cells", slowly)
-    with ImageReader() as reader, ThreadPoolExecutor(8) as executor:
-        assert list(executor.map(reader.read, map(str, cells))) == [bytes([n]) * (n + 1) for n in range(20)]
-    assert sorted(reads) == [0, 1]
-
-
-def test_chunks_are_let_go_beyond_the_cache(cells: list[ParquetCell], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquets, "CACHE_BYTES", 160)
-    cache = parquets.ChunkCache()
-    for cell in (cells[0], cells[10], cells[11]):
-        cache.read(cell, 100)
-    assert [group for _, _, group in cache._chunks] == [1]
-
-
-def test_cells_that_are_not_there_are_corrupt(
-    cells: list[ParquetCell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    refused(replace(cells[0], row=10), "corrupt")
-    refused(replace(cells[0], group=2), "corrupt")
-    refused(replace(cells[0], row=2**62), "corrupt")
-    refused(replace(cells[0], column="dermoscopy"), "corrupt")
-    refused(replace(cells[0], column="lesion_id"), "corrupt")
-    refused(replace(cells[0], container=f"{tmp_path}/no.parquet"), "missing")
-    refused(cells[9], "too_large", reader=ImageReader(max_bytes=9))
-    (tmp_path / "y.parquet").write_bytes((tmp_path / "x.parquet").read_bytes()[:-9])
-    refused(replace(cells[0], container=f"{tmp_path}/y.parquet"), "corrupt", "Parquet")
-    monkeypatch.setattr(parquets, "MAX_CHUNK_BYTES", 20)
-    refused(cells[0], "too_large", "fewer rows per row group")
-
-
-def test_a_chunk_that_failed_is_read_again(cells: list[ParquetCell], storage_fails: Callable[..., list[int]]) -> None:
-    storage_fails(*[OSError("reset")] * 5)
-    with ImageReader() as reader:
-        refused(cells[1], "storage", reader=reader)
-        assert reader.read(str(cells[1])) == b"\1\1"
-
-
-def test_images_in_a_dictionary_cannot_fill_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = pa.table({"clinical": [bytes(1000)] * 1000})
-    pq.write_table(table, tmp_path / "x.parquet")
-    monkeypatch.setattr(parquets, "MAX_CHUNK_BYTES", 100_000)
-    refused(ParquetCell(f"{tmp_path}/x.parquet", "clinical", 0, 0), "too_large")
-
-
-@pytest.fixture
-def stream(tmp_path: Path) -> list[str]:
-    """Addresses of the images of a ``.tar.gz``."""
-    (tmp_path / "a.tar.gz").write_bytes(tar_bytes({"readme.txt": bytes(9)} | FILES, "w:gz"))
-    return addresses(f"{tmp_path}/a.tar.gz")
-
-
-def test_a_stream_gives_its_members_in_any_order(stream: list[str]) -> None:
-    contents = dict(zip(stream, FILES.values(), strict=True))
-    with ImageReader(stream) as reader:
-        for uri in (*stream[3:], *stream[:3]):
-            assert reader.read(uri) == contents[uri]
-    with ImageReader(stream) as reader, ThreadPoolExecutor(4) as executor:
-        assert list(executor.map(reader.read, reversed(stream))) == list(reversed(FILES.values()))
-
-
-def test_a_stream_gives_what_was_announced_as_often_as_it_was(stream: list[str]) -> None:
-    refused(stream[0], "unsupported", "repack it as .tar")
-    reader = ImageReader([stream[0], stream[0], stream[2]])
-    assert reader.read(stream[2])
-    assert reader.read(stream[0]) == reader.read(stream[0])
-    refused(stream[0], "unsupported", "has no random access", reader=reader)
-    refused(stream[1], "unsupported", reader=reader)
-
-
-def test_a_stream_keeps_only_what_is_wanted_and_no_more_than_the_bound(
-    stream: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(streams, "MAX_HELD_BYTES", 1800)
-    reader = ImageReader([stream[0], stream[5]])
-    assert reader.read(stream[5])
-    assert reader.read(stream[0])
-    reader = ImageReader(stream)
-    refused(stream[5], "too_large", "repack it as .tar", reader=reader)
-    assert [reader.read(uri) for uri in stream] == list(FILES.values())
-
-
-def test_a_stream_that_changed_is_told_member_by_member(stream: list[str]) -> None:
-    other, larger, beyond = (
-        changed(stream[0], member="x"),
-        changed(stream[1], size=1),
-        changed(stream[2], position=99),
-    )
-    reader = ImageReader(map(str, [other, larger, beyond, *stream[3:]]))
-    refused(other, "corrupt", "index it again", reader=reader)
-    refused(larger, "corrupt", "index it again", reader=reader)
-    assert reader.read(stream[3])
-    refused(beyond, "corrupt", "no such member", reader=reader)
-    assert reader.read(stream[4])
-
-
-def test_a_member_that_is_too_large_does_not_stop_a_stream(stream: list[str]) -> None:
-    sizes = [len(data) for data in FILES.values()]
-    reader = ImageReader(stream, max_bytes=sizes[0])
-    assert reader.read(stream[2])
-    refused(stream[1], "too_large", reader=reader)
-    assert reader.read(stream[0])
-
-
-def test_a_cut_stream_gives_what_lies_before_the_cut(tmp_path: Path) -> None:
-    import os
-
-    files = {f"{n}.clinical.jpg": os.urandom(20_000) for n in range(4)}
-    path = tmp_path / "a.tgz"
-    path.write_bytes(tar_bytes(files, "w:gz"))
-    uris = addresses(str(path))
-    path.write_bytes(path.read_bytes()[:50_000])
-    reader = ImageReader(uris)
-    assert reader.read(uris[1]) == files["1.clinical.jpg"]
-    for uri in (uris[2], uris[3]):
-        refused(uri, "corrupt", "truncated", reader=reader)
-    assert reader.read(uris[0]) == files["0.clinical.jpg"]
-
-
-def test_a_gzip_bomb_stops_a_stream(tmp_path: Path) -> None:
-    import gzip
-
-    from .conftest import header
-
-    data = (
-        header("junk", 90_000_000) + bytes(90_000_000 - 90_000_000 % -512) + header("l/clinical.jpg", 1) + bytes(2048)
-    )
-    (tmp_path / "a.tgz").write_bytes(gzip.compress(data, 6))
-    address = StreamMember(f"{tmp_path}/a.tgz", "l/clinical.jpg", 1, 1)
-    refused(address, "bomb", reader=ImageReader([str(address)]))
-
-
-def test_a_failure_in_mid_stream_goes_on_where_it_was(
-    tmp_path: Path, storage_fails: Callable[..., list[int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import os
-
-    files = {f"{n}.clinical.jpg": os.urandom(9000) for n in range(4)}
-    (tmp_path / "a.tgz").write_bytes(tar_bytes(files, "w:gz"))
-    uris = addresses(f"{tmp_path}/a.tgz")
-    monkeypatch.setattr("derm_ray.data.archives.tars.STREAM_BLOCK", 8192)
-    asked = storage_fails(None, None, OSError("reset"), TimeoutError("slow"))
-    with ImageReader(uris) as reader:
-        assert [reader.read(uri) for uri in uris] == list(files.values())
-    assert asked[:5] == [0, 8192, 16384, 16384, 16384]
-    storage_fails(*[OSError("reset")] * 5)
-    refused(uris[0], "storage", "reset", reader=ImageReader(uris))
-
-
 def test_seeking_follows_files(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(bytes(range(100)))
     with ranges.open_ranges(str(tmp_path / "x"), 16) as file:
@@ -403,16 +198,3 @@ def test_places_that_cannot_be_are_told_at_once(s3: str, uri: str, code: str) ->
     started = time.monotonic()
     refused(uri, code)
     assert time.monotonic() - started < 2
-
-
-def test_a_shared_cache_outlives_its_readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "a.parquet"
-    pq.write_table(pa.table({"lesion_id": ["a", "b"], "clinical": [b"1", b"2"]}), path)
-    reads: list[object] = []
-    real = parquets._read_chunk
-    monkeypatch.setattr(parquets, "_read_chunk", lambda cell: reads.append(cell) or real(cell))
-    kept: dict[str, Any] = {}
-    for uri, data in zip(addresses(str(path)), (b"1", b"2"), strict=True):
-        with ImageReader(kept=kept) as reader:
-            assert reader.read(uri) == data
-    assert len(reads) == 1

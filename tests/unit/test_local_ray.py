@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from derm_ray import session_folder as module
+from derm_ray import local_ray as module
 from derm_ray.errors import ConfigError
-from derm_ray.session_folder import LEAST_FREE, LONGEST_PATH, find_problem, session_folder
+from derm_ray.local_ray import LEAST_FREE, LONGEST_PATH, find_problem, session_folder
 
 
 @pytest.fixture
@@ -43,8 +43,7 @@ def test_what_ray_cannot_use_is_named(short: Path, monkeypatch: pytest.MonkeyPat
 def test_the_variable_that_is_ray_s_is_obeyed_or_refused(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", "/no/such")
     monkeypatch.setenv("RAY_TMPDIR", str(short))
-    assert session_folder() == module.SessionFolder(str(short))
-    assert session_folder().ray == f"{short}/ray"
+    assert session_folder() == (str(short), "")
     monkeypatch.setenv("RAY_TMPDIR", "/no/such")
     with pytest.raises(
         ConfigError, match=r"RAY_TMPDIR=/no/such: no such folder\. Set RAY_TMPDIR to a folder that exists"
@@ -53,11 +52,11 @@ def test_the_variable_that_is_ray_s_is_obeyed_or_refused(short: Path, monkeypatc
 
 
 def test_the_general_variable_gives_way(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert session_folder() == module.SessionFolder("/tmp")
+    assert session_folder() == ("/tmp", "")
     monkeypatch.setenv("TMPDIR", str(short))
-    assert session_folder() == module.SessionFolder(str(short))
+    assert session_folder() == (str(short), "")
     monkeypatch.setenv("TMPDIR", "/no/such")
-    assert session_folder() == module.SessionFolder("/tmp", "TMPDIR=/no/such: no such folder")
+    assert session_folder() == ("/tmp", "TMPDIR=/no/such: no such folder")
     monkeypatch.setattr(module, "FALLBACK", "/proc")
     with pytest.raises(ConfigError, match=r"TMPDIR=/no/such: no such folder; /proc: not writable .*Set RAY_TMPDIR"):
         session_folder()
