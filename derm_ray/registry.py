@@ -51,7 +51,7 @@ class Registry(Mapping[str, T], Generic[T]):
             return cast("T", pkgutil.resolve_name(self._families[family])(member))
         things = self._things()
         if name not in things:
-            raise ConfigError(unknown_name(self.kind, name, tuple(things)))
+            raise ConfigError(unknown_name(self.kind, name, self._names()))
         if name in self._twice:
             raise ConfigError(
                 f"{self.kind} {name!r} is registered twice, once more as {self._twice[name]}. Rename or uninstall that."
@@ -75,7 +75,10 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __str__(self) -> str:
         """Return the names, for help texts."""
-        return ", ".join((*self, *(f"{family}/NAME" for family in self._families)))
+        return ", ".join(self._names())
+
+    def _names(self) -> tuple[str, ...]:
+        return (*self, *(f"{family}/NAME" for family in self._families))
 
     def _things(self) -> dict[str, T | str]:
         """Return what is registered; that of other packages is looked up once."""

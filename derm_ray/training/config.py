@@ -17,6 +17,7 @@ from derm_ray.models.cam import CAM_MODES
 from derm_ray.models.factory import NETWORKS, CamConfig, NetworkConfig
 from derm_ray.models.heads import HEADS
 from derm_ray.models.trunks import TRUNKS
+from derm_ray.registry import Registry
 from derm_ray.training import PRESETS
 from derm_ray.training.losses import LOSSES
 
@@ -42,9 +43,13 @@ class OneOf(NamedTuple):
 
     def _check(self, name: str) -> str:
         names = self._names()
-        if name not in names:
-            message = unknown_name(self.kind, name, tuple(names))
-            raise PydanticCustomError("unknown_name", "{message}", {"message": message})
+        try:
+            if isinstance(names, Registry):
+                names[name]
+            elif name not in names:
+                raise ConfigError(unknown_name(self.kind, name, tuple(names)))
+        except ConfigError as error:
+            raise PydanticCustomError("unknown_name", "{message}", {"message": str(error)}) from error
         return name
 
 

@@ -15,6 +15,7 @@ from derm_ray.models.factory import CamConfig, NetworkConfig, build_network
 from derm_ray.models.networks import PairMaps
 from derm_ray.models.trunks import TRUNKS, Trunk, check_size
 from derm_ray.models.weights import load_trunk_weights, read_init_weights
+from derm_ray.training.config import make_config
 
 FAMILIES = {
     "timm/resnet18": 64,
@@ -108,6 +109,13 @@ def test_names_that_are_not_there_are_one_message() -> None:
         TRUNKS["timm/resnet19"]
     with pytest.raises(ConfigError, match=r"torchvision/resnet19: .* Did you mean torchvision/resnet18\?"):
         TRUNKS["torchvision/resnet19"]
+    with pytest.raises(
+        ConfigError,
+        match=r"unknown trunk 'resnet5'\. Did you mean 'resnet50'\? Known: .*, timm/NAME, torchvision/NAME\.",
+    ):
+        TRUNKS["resnet5"]
+    with pytest.raises(ConfigError, match=r"invalid setting trunk='timm/resnet19': .* Did you mean timm/resnet18"):
+        make_config("debug", {"trunk": "timm/resnet19"})
     with pytest.raises(ConfigError, match="Choose a later tap"):
         Trunk("timm/resnet18", "stride8", "stride16")
 

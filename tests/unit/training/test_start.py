@@ -13,7 +13,7 @@ from derm_ray.data.manifest import Manifest
 from derm_ray.domain import PAPER15
 from derm_ray.errors import ConfigError
 from derm_ray.models.heads import HEADS, GapHead
-from derm_ray.models.trunks import TRUNKS, TrunkSpec
+from derm_ray.models.trunks import TRUNKS, Layer, TrunkSpec
 from derm_ray.training.config import TrainConfig, make_config
 from derm_ray.training.start import make_start
 
@@ -41,7 +41,7 @@ def test_a_registered_trunk_and_its_normalization_answer(
 ) -> None:
     def spec(mean: float) -> TrunkSpec:
         make = lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU())  # noqa: E731
-        return TrunkSpec(make, 8, {"relu1": 2}, {"conv1": 2}, mean=(mean,) * 3, std=(0.5,) * 3)
+        return TrunkSpec(make, 8, {"relu1": Layer(2, 8)}, {"conv1": 2}, mean=(mean,) * 3, std=(0.5,) * 3)
 
     registered(TRUNKS, "small", spec(0.5))
     registered(TRUNKS, "dark", spec(-3.0))
