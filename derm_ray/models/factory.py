@@ -8,7 +8,7 @@ from derm_ray.errors import ConfigError, unknown_name
 from derm_ray.models.cam import CAM_MODES, CamStream
 from derm_ray.models.heads import HEADS, CamHead, Head
 from derm_ray.models.networks import CrossSubnetwork, PairCam, PairNetwork, ShareNet, SoleNet, Stream
-from derm_ray.models.trunks import TRUNKS, Trunk
+from derm_ray.models.trunks import TRUNKS, Trunk, find_tap
 
 NETWORKS = ("sole", "share", "triple")
 
@@ -108,11 +108,11 @@ def build_network(config: NetworkConfig, *, freeze: str = "none", dropout: float
 
     if config.network == "sole":
         return SoleNet(stream(), stream(), cam)
-    shared = stream()
     if config.network == "share":
-        return ShareNet(shared, None, cam)
-    channels = shared.trunk.tap_channels
-    return ShareNet(shared, CrossSubnetwork(channels, head(channels, from_scratch=True)), cam)
+        return ShareNet(stream(), None, cam)
+    channels = find_tap(config.trunk, config.tap).channels
+    cross = CrossSubnetwork(channels, head(channels, from_scratch=True))
+    return ShareNet(stream(), cross, cam)
 
 
 def _build_cam(config: CamConfig) -> PairCam:

@@ -80,6 +80,18 @@ TRUNKS: Registry[TrunkSpec] = Registry(
 )
 
 
+def find_tap(name: str, tap: str | None) -> Layer:
+    """Return a tap of a trunk; ``None`` is its default.
+
+    Raises:
+        ConfigError: the trunk or the tap is unknown.
+    """
+    taps = TRUNKS[name].taps
+    if tap is not None and tap not in taps:
+        raise ConfigError(unknown_name(f"tap of trunk {name}", tap, tuple(taps)))
+    return taps[tap or next(iter(taps))]
+
+
 class Trunk(nn.Module):
     """A trunk from the registry; it normalizes images itself, with mean and std among its weights.
 
@@ -91,7 +103,7 @@ class Trunk(nn.Module):
 
     Attributes:
         frozen: number of leading layers that are the stem.
-        tap_channels, channels: of the tap and of the last map.
+        channels: of the last map.
         scale, shift: the normalization, of images in 0..255; ``None`` without the stem's layers.
 
     Raises:
@@ -103,22 +115,20 @@ class Trunk(nn.Module):
 
     def __init__(self, name: str, tap: str | None = None, freeze: str = "none", *, body_only: bool = False) -> None:
         super().__init__()
-        spec = TRUNKS[name]
-        tap = tap or next(iter(spec.taps))
+        spec, tap_layer = TRUNKS[name], find_tap(name, tap)
         freezes = {"none": 0, **spec.freezes}
-        for kind, value, known in (("tap", tap, spec.taps), ("freeze", freeze, freezes)):
-            if value not in known:
-                raise ConfigError(unknown_name(f"{kind} of trunk {name}", value, tuple(known)))
+        if freeze not in freezes:
+            raise ConfigError(unknown_name(f"freeze of trunk {name}", freeze, tuple(freezes)))
         self.name = name
-        self.channels, self.tap_channels = spec.channels, spec.taps[tap].channels
+        self.channels = spec.channels
         start = freezes[freeze]
-        if start > spec.taps[tap].end:
-            raise ConfigError(f"tap {tap} of trunk {name} is frozen by freeze={freeze}. Choose a later tap.")
+        if start > tap_layer.end:
+            raise ConfigError(f"the tap of trunk {name} is frozen by freeze={freeze}. Choose a later tap.")
         layers = spec.make()
         self.features = layers[start:] if body_only else layers
         self.frozen = 0 if body_only else start
-        self._tap = spec.taps[tap].end - (start if body_only else 0)
-        self._as_map = spec.as_map or (lambda output: output)
+        self._tap = tap_layer.end - (start if body_only else 0)
+        self._as_map = spec.as_map
         self.features[: self.frozen].requires_grad_(False)
         mean, std = torch.tensor(spec.mean)[:, None, None], torch.tensor(spec.std)[:, None, None]
         self.register_buffer("scale", None if body_only else 255 * std)
@@ -143,7 +153,10 @@ class Trunk(nn.Module):
     def body(self, stem_BCHW: Tensor) -> TrunkFeatures:
         """Return tap and last map from the stem's output."""
         tap = self.features[self.frozen : self._tap](stem_BCHW)
-        return TrunkFeatures(self._as_map(tap), self._as_map(self.features[self._tap :](tap)))
+        last = self.features[self._tap :](tap)
+        if self._as_map is not None:
+            tap, last = self._as_map(tap), self._as_map(last)
+        return TrunkFeatures(tap, last)
 
     def forward(self, images_BCHW: Tensor) -> TrunkFeatures:
         """Return tap and last map of images; see :meth:`stem`."""

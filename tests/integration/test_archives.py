@@ -108,7 +108,7 @@ def in_parquet(files: Files, place: str) -> str:
 
 @pytest.mark.parametrize(
     "pack",
-    [*(pytest.param(pack, marks=pytest.mark.slow) for pack in (in_tar, in_zip, in_folder)), in_tar_gz, in_parquet],
+    [*(pytest.param(pack, marks=pytest.mark.slow) for pack in (in_tar, in_zip, in_tar_gz, in_folder)), in_parquet],
 )
 def test_an_archive_in_a_bucket_is_scored_as_its_files_are(
     pack: Callable[[Files, str], str],

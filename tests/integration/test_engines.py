@@ -20,6 +20,7 @@ from tests.conftest import RunCommand, TrainedRun, take
 pytestmark = pytest.mark.ray
 
 
+@pytest.mark.slow
 def test_int8_is_made_by_a_command_and_scores_in_bulk_as_alone(
     trained: TrainedRun, derm_ray: RunCommand, tmp_path: Path
 ) -> None:

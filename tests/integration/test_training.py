@@ -166,7 +166,8 @@ def test_other_settings_and_foreign_folders_are_refused(ray_local: None, pairs: 
     train(replace(EXACT, seed=1), small(pairs), str(tmp_path), "run", overwrite=True)
 
 
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
 def test_an_unreadable_image_stops_all_workers_with_its_name(
     ray_local: None, pairs: Manifest, tmp_path: Path, workers: int
 ) -> None:

@@ -65,7 +65,6 @@ NOBODY = "--address http://127.0.0.1:9"
         ("train --manifest none.parquet --out runs --name r --preset debug", "none.parquet: not found"),
         (f"{TRAIN} --preset cpu --init-weights w.safetensors", "w.safetensors: not found"),
         (f"{TRAIN} --preset debug --name ..", "--name '..': use letters"),
-        (f"{TRAIN} --preset debug {NOBODY}", "cannot join the Ray at"),
         ("evaluate --model altered --manifest m.parquet --out e", "weights.safetensors was modified"),
         ("evaluate --model bundle --manifest missing.parquet --out e", "lost.jpg: not found"),
         ("score --model nowhere --input m.parquet --out s", "no bundle.json"),
