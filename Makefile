@@ -35,9 +35,9 @@ lock: setup
 	$(BIN)/$(LOCK) --extra openvino --group dev --output-file requirements-dev.txt $(FLAGS)
 	$(BIN)/$(LOCK) --constraint requirements-dev.txt --output-file requirements.txt $(FLAGS)
 
-# Three files at a time, those that take longest first (tests/conftest.py). Fails below the coverage in pyproject.toml.
+# Two files at a time, those that take longest first (tests/conftest.py). Fails below the coverage in pyproject.toml.
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --cov
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov
 
 test-slow: setup
 	$(BIN)/pytest -m slow
