@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -238,10 +239,15 @@ class Served:
 @pytest.fixture(scope="session")
 def served(ray_local: None, served_model_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The shared endpoint; it starts after all tests that have one of their own."""
+    from ray.util import list_named_actors
+
     from derm_ray.serving.arguments import ServeArguments
     from derm_ray.serving.endpoint import endpoint
     from derm_ray.serving.tokens import new_token
 
+    # On a busy machine, the Serve of a test before may still be shutting down, and would end this one's proxy.
+    while any(actor["name"].startswith("SERVE_") for actor in list_named_actors(all_namespaces=True)):
+        time.sleep(0.5)
     secret, line = new_token("tests")
     tokens = tmp_path_factory.mktemp("served") / "tokens"
     tokens.write_text(line)
