@@ -69,15 +69,20 @@ class TrainConfig:
         size: side of the input in pixels.
         freeze: trunk layers that are not trained: ``none``, or a freeze point of the trunk (``pool4`` of VGG-16).
         loss: ``squared`` (Eq. 1-4) or ``cross_entropy`` (footnote 1).
+        label_smoothing: share of a label's weight that goes to all classes alike, of loss ``cross_entropy``.
         alpha: weight of the cross sub-network's loss (Eq. 5).
         class_weight: of a pair's loss by its class, mean 1 over train: ``none``, ``inverse`` frequency, or
             ``effective`` number (Cui et al. 2019, Eq. 2, beta 0.999).
         epochs: passes over the training split.
         global_batch_size: pairs per optimizer step over all workers.
-        learning_rate: SGD's, of the trunk.
+        optimizer: ``sgd`` or ``adamw``; the latter does not decay biases and the parameters of norms.
+        learning_rate: of the trunk, at the start.
         head_learning_rate: of all layers after the trunks.
-        lr_decay: factor on both after every epoch.
-        momentum, weight_decay: SGD's.
+        schedule: of both rates: ``exponential`` or ``cosine``, which ends at 0.
+        lr_decay: factor on both after every epoch, of schedule ``exponential``.
+        warmup_epochs: both rise from 0 over so many epochs, a fraction too.
+        momentum: of SGD.
+        weight_decay: of the optimizer.
         clip_norm: bound on the gradient's L2 norm; 0 turns it off.
         dropout: probability in the heads.
         mirror: mirror each training image left-right with probability 1/2.
@@ -97,13 +102,17 @@ class TrainConfig:
     size: Annotated[int, Field(ge=32)] = 224
     freeze: str = "none"
     loss: Annotated[str, OneOf("loss", LOSSES)] = "squared"
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     alpha: NonNegative = 1.5
     class_weight: Literal["none", "inverse", "effective"] = "none"
     epochs: Count = 30
     global_batch_size: Annotated[int, Field(ge=2)] = 32
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: Positive = 1e-3
     head_learning_rate: Positive = 1e-3
+    schedule: Literal["exponential", "cosine"] = "exponential"
     lr_decay: Annotated[float, Field(gt=0, le=1)] = 0.95
+    warmup_epochs: NonNegative = 0.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: NonNegative = 5e-5
     clip_norm: NonNegative = 5.0
@@ -196,6 +205,8 @@ def config_from_json(values: Mapping[str, Any]) -> TrainConfig:
         lines = [f"{'.'.join(map(str, e['loc']))}={e['input']!r}: {e['msg']}" for e in error.errors()]
         raise ConfigError("invalid setting " + "; ".join(lines)) from error
     label_set(config.label_set)
+    if config.label_smoothing and config.loss != "cross_entropy":
+        raise ConfigError(f"label_smoothing applies to loss cross_entropy only. Remove it for loss {config.loss}.")
     return config
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
 from torch import distributed as dist
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -15,10 +15,10 @@ from derm_ray.domain import PredictionKind
 from derm_ray.errors import DermRayError, TrainingError
 from derm_ray.inference.precision import autocast, network_input, resolve_precision, to_device
 from derm_ray.models.networks import PairLogits, PairNetwork
-from derm_ray.models.trunks import Trunk
 from derm_ray.training.batches import Batch
 from derm_ray.training.config import TrainConfig
 from derm_ray.training.losses import pair_loss
+from derm_ray.training.optimizer import make_optimizer, set_rates
 from derm_ray.training.watchdog import Watchdog
 
 _FIX = "Lower learning_rate or head_learning_rate, or set clip_norm, and start under a new name."
@@ -27,7 +27,7 @@ KindProbabilities = dict[PredictionKind, npt.NDArray[np.float32]]
 
 
 class TrainingLoop:
-    """Network, optimizer and schedule of a run.
+    """Network and optimizer of a run.
 
     ``network`` has its initial weights and is changed in place; ``weights`` are those of each class in the loss (K,).
     """
@@ -58,10 +58,7 @@ class TrainingLoop:
             self._module = DistributedDataParallel(
                 network, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
             )
-        self._optimizer = torch.optim.SGD(
-            _parameter_groups(network, config), momentum=config.momentum, weight_decay=config.weight_decay
-        )
-        self._scheduler = torch.optim.lr_scheduler.ExponentialLR(self._optimizer, config.lr_decay)
+        self._optimizer = make_optimizer(network, config)
 
     def train_epoch(
         self,
@@ -69,6 +66,7 @@ class TrainingLoop:
         batches: Iterable[Batch | DermRayError],
         on_step: Callable[[int, float, bool], None],
         *,
+        steps: int,
         start_step: int = 0,
         should_checkpoint: Callable[[], bool] = lambda: False,
     ) -> list[float]:
@@ -81,7 +79,8 @@ class TrainingLoop:
             batches: this rank's shares of the steps to run, in order; an error in place of one stops all ranks.
             on_step: called with the number of the step in the epoch, from 1, its global mean loss, and whether
                 ``should_checkpoint`` returned true on any rank; all ranks get the same arguments.
-            start_step: steps of the epoch that are already done.
+            steps: of a whole epoch.
+            start_step: those of this one that are already done.
             should_checkpoint: called in every step.
 
         Returns:
@@ -102,14 +101,13 @@ class TrainingLoop:
             assert isinstance(batch, Batch)
             self._watchdog.work()
             torch.manual_seed(int(np.random.SeedSequence((self.config.seed, epoch, step, rank)).generate_state(1)[0]))
+            set_rates(self._optimizer, self.config, epoch, step, steps)
             loss, checkpoint = self._step(batch, should_checkpoint())
             self._watchdog.wait()
             losses.append(loss)
             if not np.isfinite(loss):
                 raise TrainingError(f"the loss became {loss} at epoch {epoch + 1}, step {step}. {_FIX}")
             on_step(step, loss, checkpoint)
-        if self._scheduler.last_epoch == epoch:  # false if resumed after the epoch's last step
-            self._scheduler.step()
         return losses
 
     def _raise_on_all_ranks(self, error: DermRayError | None) -> None:
@@ -135,12 +133,13 @@ class TrainingLoop:
         with autocast(self.precision, self.device):
             logits = self._forward(batch)
         labels = torch.from_numpy(batch.labels).to(self.device)
-        losses = pair_loss(logits, labels, loss=self.config.loss, alpha=self.config.alpha)
+        config = self.config
+        losses = pair_loss(logits, labels, loss=config.loss, alpha=config.alpha, smoothing=config.label_smoothing)
         # DDP averages over ranks, so that shares of unequal size must weigh by their pairs.
         share = (losses * self._weights[labels]).sum() / batch.global_size
         torch.autograd.backward(share * (dist.get_world_size() if self._distributed else 1))
-        if self.config.clip_norm:
-            torch.nn.utils.clip_grad_norm_(self._module.parameters(), self.config.clip_norm)
+        if config.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self._module.parameters(), config.clip_norm)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         total = torch.stack([share.detach().float(), share.new_tensor(should_checkpoint, dtype=torch.float32)])
@@ -197,29 +196,13 @@ class TrainingLoop:
                 dist.broadcast(buffer, src=0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return weights, optimizer and schedule; random numbers need no state, see :meth:`train_epoch`."""
-        return {
-            "network": self.network.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "scheduler": self._scheduler.state_dict(),
-        }
+        """Return weights and optimizer; random numbers and learning rates follow from the step that is next."""
+        return {"network": self.network.state_dict(), "optimizer": self._optimizer.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from :meth:`state_dict`."""
         self.network.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self._scheduler.load_state_dict(state["scheduler"])
-
-
-def _parameter_groups(network: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
-    """Split the trained parameters into those of the trunks and all others."""
-    trunk = {id(p) for module in network.modules() if isinstance(module, Trunk) for p in module.parameters()}
-    trained = [p for p in network.parameters() if p.requires_grad]
-    groups: list[tuple[list[Tensor], float]] = [
-        ([p for p in trained if id(p) in trunk], config.learning_rate),
-        ([p for p in trained if id(p) not in trunk], config.head_learning_rate),
-    ]
-    return [{"params": params, "lr": lr} for params, lr in groups if params]
 
 
 def _freeze_batch_norm(module: nn.Module) -> None:

@@ -9,15 +9,16 @@ from torch.nn import functional
 from derm_ray.models.networks import PairLogits
 
 
-def squared(logits: Tensor, labels: Tensor) -> Tensor:
+def squared(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     """Return ||softmax(logits) - onehot(labels)||^2 per pair, summed over classes (Eq. 1): (B,), 0..2."""
+    assert not smoothing, "of cross-entropy only"
     onehot = functional.one_hot(labels, logits.shape[1]).float()
     return (logits.float().softmax(1) - onehot).square().sum(1)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross-entropy per pair: (B,)."""
-    return functional.cross_entropy(logits.float(), labels, reduction="none")
+def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Return the cross-entropy per pair, of labels smoothed over all classes (Szegedy et al. 2016, section 7): (B,)."""
+    return functional.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
 
 
 BETA = 0.999
@@ -38,7 +39,7 @@ def class_weights(labels: npt.NDArray[np.int64], classes: int, scheme: str) -> n
     return np.asarray(weights * len(labels) / (weights * counts).sum(), np.float32)
 
 
-def pair_loss(logits: PairLogits, labels: Tensor, *, loss: str, alpha: float) -> Tensor:
+def pair_loss(logits: PairLogits, labels: Tensor, *, loss: str, alpha: float, smoothing: float = 0.0) -> Tensor:
     """Return cost_overall = cost_C + cost_D + alpha * cost_T per pair (Eq. 3-5): (B,).
 
     Networks without a third sub-network have no cost_T.
@@ -46,7 +47,7 @@ def pair_loss(logits: PairLogits, labels: Tensor, *, loss: str, alpha: float) ->
     function = LOSSES[loss]
     assert logits.clinical is not None, "training needs both images"
     assert logits.dermoscopy is not None, "training needs both images"
-    total = function(logits.clinical, labels) + function(logits.dermoscopy, labels)
+    total = function(logits.clinical, labels, smoothing) + function(logits.dermoscopy, labels, smoothing)
     if logits.triple is not None:
-        total = total + alpha * function(logits.triple, labels)
+        total = total + alpha * function(logits.triple, labels, smoothing)
     return torch.as_tensor(total)

@@ -62,7 +62,7 @@ def plain_epoch(pairs: list[LesionPair], config: TrainConfig) -> float:
     loop = TrainingLoop(config, network, torch.device("cpu"))
     loader: Iterator[Batch] = iter(DataLoader(Batches(pairs, config, 0), batch_size=None, num_workers=DECODERS))
     times: list[float] = []
-    loop.train_epoch(0, loader, lambda *_: times.append(time.perf_counter()))
+    loop.train_epoch(0, loader, lambda *_: times.append(time.perf_counter()), steps=len(loader))
     return times[-1] - times[0]
 
 

@@ -29,7 +29,8 @@ def train(config: TrainConfig, manifest_uri: str, weights: str, cam: str) -> lis
     pairs = labeled(read_manifest(manifest_uri).absolute(), Split.TRAIN, label_set(config.label_set))
     loop = TrainingLoop(config, make_start(config, weights, cam).network, torch.device("cpu"))
     ended: list[float] = []
-    loop.train_epoch(0, _batches(config, pairs), lambda *_: ended.append(perf_counter()))
+    steps = len(pairs) // config.global_batch_size
+    loop.train_epoch(0, _batches(config, pairs), lambda *_: ended.append(perf_counter()), steps=steps)
     return ended
 
 

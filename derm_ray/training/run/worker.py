@@ -154,6 +154,7 @@ class _Worker:
                 epoch,
                 self.metrics.training(self._batches(Split.TRAIN, order[start_step:], mirror)),
                 self._on_step(epoch, progress),
+                steps=len(order),
                 start_step=start_step,
                 should_checkpoint=self._should_check_preemption,
             )
