@@ -14,8 +14,8 @@ PAGE = Path(__file__).parents[2] / "docs/guides/extending.md"
 
 
 def block(language: str) -> str:
-    (found,) = re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    return found
+    """Return the page's last block in a language; the one before the commands of the product installs the package."""
+    return str(re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL)[-1])
 
 
 @pytest.fixture
