@@ -72,7 +72,9 @@ def load_trunk_weights(trunk: Trunk, state: State, source: str) -> None:
     }
     if any(problems.values()):
         lists = [f"{kind}: {_shorten(names)}" for kind, names in problems.items() if names]
-        raise ConfigError(f"{source}: these weights do not fit trunk {trunk.name}. Tensors {'; '.join(lists)}.")
+        raise ConfigError(
+            f"{source}: these weights do not fit trunk {trunk.name}. Give this network's. Tensors {'; '.join(lists)}."
+        )
     trunk.features.load_state_dict({**layers, **given})
 
 

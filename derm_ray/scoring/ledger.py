@@ -173,7 +173,8 @@ def open_run(
         raise OutputExistsError(f"{out_uri} is inside the input {source.uri}. Choose an --out outside it.")
     if run := recorded_run(out_uri):
         _refuse_changes(out_uri, asdict(run.description), asdict(description))
-        _refuse_changes(out_uri, run.source, {"patterns": source.patterns})
+        if run.source["patterns"] != source.patterns:
+            _refuse_changes(out_uri, run.source, {"uri": source.uri, "patterns": source.patterns})
         if fingerprint != run.source["fingerprint"]:
             if not source.may_be_rewritten:
                 raise OutputExistsError(

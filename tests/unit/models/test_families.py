@@ -135,7 +135,7 @@ def test_weights_of_another_network_are_named_key_by_key() -> None:
     state["layer9.weight"] = torch.zeros(1)
     state["conv1.weight"] = torch.zeros(64, 3, 3, 3)
     message = (
-        "file: these weights do not fit trunk timm/resnet18. Tensors missing: layer1.0.conv1.weight; unexpected: "
+        "file: these weights do not fit trunk timm/resnet18. Give this network's. Tensors missing: layer1.0.conv1.weight; unexpected: "
         "layer9.weight; of another shape: conv1.weight (64, 3, 3, 3), not (64, 3, 7, 7)."
     )
     with pytest.raises(ConfigError, match=re.escape(message)):
