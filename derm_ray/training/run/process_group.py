@@ -1,19 +1,22 @@
 """Torch's process group over the addresses by which Ray knows the nodes, and its end."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import psutil
 import ray.util
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.train.constants import TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S
 from ray.train.torch import TorchConfig
+from torch import distributed as dist
 
 from derm_ray import ray_internals
 
 INTERFACE_VARIABLE = "GLOO_SOCKET_IFNAME"
+_NETWORK = re.compile("connect|socket|time(d )?out", re.IGNORECASE)
 LEAVE_S = 5
 """Time for workers to leave the group before they are stopped; survivors of a dead worker hang."""
 
@@ -48,14 +51,21 @@ def ended_where_it_fails(worker_group: Any) -> Iterator[None]:
     """Let Ray Train restart if a worker dies during the setup of the group.
 
     By default it treats the refused connections of the other workers as a failure of the run, and keeps workers that
-    are already started.
+    are already started. A failure of a worker's own, as of a GPU that cannot be used, does end the run.
     """
     try:
         yield
     except RayError as error:
+        if isinstance(error, RayTaskError) and not _is_of_the_network(error.cause):
+            raise
         worker_group.shutdown()
         lost = ray_internals.worker_start_error()
         raise lost("A worker was lost while the process group was set up.") from error
+
+
+def _is_of_the_network(cause: Exception) -> bool:
+    network = (ConnectionError, TimeoutError, dist.DistNetworkError, dist.DistStoreError)
+    return isinstance(cause, network) or _NETWORK.search(str(cause)) is not None  # gloo raises RuntimeError
 
 
 def name_interface() -> None:

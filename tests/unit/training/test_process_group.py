@@ -4,14 +4,18 @@ import os
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import ray
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.constants import TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _TorchBackend
+from torch.distributed import DistNetworkError
 
+from derm_ray import ray_internals
 from derm_ray.training.run.process_group import LEAVE_S, AddressedTorchConfig, ended_where_it_fails
 
 pytestmark = pytest.mark.ray
@@ -50,6 +54,24 @@ def shutdown_s() -> float:
 
 def test_workers_that_hang_are_not_waited_for(ray_local: None) -> None:
     assert LEAVE_S <= ray.get(shutdown_s.remote(), timeout=60) < LEAVE_S + 10
+
+
+@pytest.mark.parametrize(
+    ("error", "restarts"),
+    [
+        (ActorDiedError(), True),
+        (RayTaskError("set_up", "", ConnectionResetError("by peer")), True),
+        (RayTaskError("set_up", "", DistNetworkError("the client socket has failed")), True),
+        (RayTaskError("set_up", "", RuntimeError("Gloo connectFullMesh failed: Connection refused")), True),
+        (RayTaskError("set_up", "", ValueError("ProcessGroupNCCL is only supported with GPUs, no GPUs found!")), False),
+        (RayTaskError("set_up", "", RuntimeError("The NVIDIA driver on your system is too old")), False),
+    ],
+)
+def test_a_lost_worker_costs_a_start_and_an_unusable_gpu_the_run(error: RayError, restarts: bool) -> None:
+    group, expected = Mock(), ray_internals.worker_start_error() if restarts else type(error)
+    with pytest.raises(expected), ended_where_it_fails(group):
+        raise error
+    assert group.shutdown.called == restarts
 
 
 class DyingConfig(TorchConfig):  # type: ignore[misc]
