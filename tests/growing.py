@@ -35,6 +35,7 @@ from derm_ray.runtime import ray_session
 from derm_ray.scoring.pipeline import ScoringOptions, score
 from derm_ray.serving import deployment
 from derm_ray.serving.arguments import ServeArguments
+from derm_ray.serving.deployment import DEPLOYMENT
 from derm_ray.serving.endpoint import endpoint
 from derm_ray.storage import read_bytes
 from derm_ray.studies.benchmark.scoring import NoEngine
@@ -174,7 +175,7 @@ def _serve(model: str, manifest: str, address: str) -> str:
 
 def _replicas() -> int:
     app = serve.status().applications["derm_ray"]
-    return app.deployments[deployment.MODEL].replica_states.get("RUNNING", 0)
+    return app.deployments[DEPLOYMENT].replica_states.get("RUNNING", 0)
 
 
 def main(work: str, place: str, model: str, manifest: str) -> None:
