@@ -38,15 +38,15 @@ def index(
     Default layout: LESION/clinical.jpg and LESION/dermoscopy.jpg, or LESION.clinical.jpg and LESION.dermoscopy.jpg.
     DICOM files are paired by their headers.
     """
-    from derm_ray.data.archives.index import index_archive, write_index
+    from derm_ray.data.archives.index import index_archive
     from derm_ray.data.archives.names import shown
     from derm_ray.data.archives.pairing import DEFAULT_RULE, PairingRule
-    from derm_ray.data.manifest import manifest_format
+    from derm_ray.data.manifest import check_new, write_tables
 
-    manifest_format(out)
+    check_new(out)
     rule = PairingRule(clinical or (), dermoscopy or ()) if clinical or dermoscopy else DEFAULT_RULE
     result = index_archive(source, rule)
-    write_index(result, out)
+    write_tables(result.tables(), out)
     lines = [f"{counted(result.pairs, 'pair')} indexed to {out}, {result.single} of them with one image only"]
     if skipped := result.skipped.most_common():
         lines.append(f"{result.skipped.total()} of {counted(result.found, 'file')} skipped:")

@@ -81,11 +81,12 @@ def _import(importer: "Importer", *, source: str, out: str, label_set: str, as_j
     """Import, check and write."""
     from dataclasses import replace
 
-    from derm_ray.data.manifest import write_manifest
+    from derm_ray.data.manifest import check_new, write_manifest
     from derm_ray.data.summary import summarize
     from derm_ray.data.validation import find_warnings, validate
     from derm_ray.domain import label_set as find
 
+    check_new(out)
     result = importer.run(source, find(label_set), out, **options)
     validate(replace(result.manifest, uri=result.rows_of or out), find(label_set))
     write_manifest(result.manifest, out)

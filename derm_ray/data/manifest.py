@@ -20,7 +20,7 @@ from derm_ray.data.csv_reader import CsvTables
 from derm_ray.data.jsonl_reader import jsonl_tables
 from derm_ray.data.normalization import column_key, convert, has_unseen, not_numbers
 from derm_ray.domain import LabelSet, LesionPair, Split
-from derm_ray.errors import ConfigError, ManifestError
+from derm_ray.errors import ConfigError, ManifestError, OutputExistsError
 
 SCHEMA = pa.schema(
     [
@@ -285,6 +285,18 @@ def _parquet_tables(file: BinaryIO, rows: int) -> Iterator[pa.Table]:
 def write_manifest(manifest: Manifest, uri: str) -> None:
     """Write a manifest; see :func:`write_tables`."""
     write_tables([manifest.table], uri)
+
+
+def check_new(uri: str) -> None:
+    """Check that a manifest may be written to a URI where nothing is yet.
+
+    Raises:
+        ConfigError: the name ends in no known suffix.
+        OutputExistsError: something is there.
+    """
+    manifest_format(uri)
+    if storage.exists(uri):
+        raise OutputExistsError(f"{uri} exists and would be overwritten. Choose another --out, or delete it first.")
 
 
 def write_tables(tables: Iterable[pa.Table], uri: str) -> None:

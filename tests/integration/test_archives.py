@@ -15,9 +15,9 @@ import pytest
 import ray.data
 
 from derm_ray import storage
-from derm_ray.data.archives.index import index_archive, write_index
+from derm_ray.data.archives.index import index_archive
 from derm_ray.data.inputs import MemoryInput, open_input
-from derm_ray.data.manifest import Manifest
+from derm_ray.data.manifest import Manifest, write_tables
 from derm_ray.domain import Modality
 from derm_ray.scoring.pipeline import ScoringOptions
 from derm_ray.scoring.pipeline import score as score_on
@@ -126,7 +126,7 @@ def test_an_archive_in_a_bucket_is_scored_as_its_files_are(
     pd.testing.assert_frame_equal(found.assign(lesion_id=""), expected.assign(lesion_id=""), rtol=0, atol=1e-5)
     assert score(bundle_uri, open_input(uri), f"{place}/scores", shard_size=5).resumed == len(result.counts.parts)
 
-    write_index(index_archive(uri), f"{place}/m.parquet")
+    write_tables(index_archive(uri).tables(), f"{place}/m.parquet")
     columns = ["pair_id", "lesion_id", "clinical_uri", "dermoscopy_uri"]
     indexed = pd.read_parquet(f"{place}/m.parquet")[columns]
     pd.testing.assert_frame_equal(indexed, pd.read_parquet(f"{place}/scores/_run/manifest.parquet")[columns])

@@ -7,7 +7,6 @@ from itertools import islice
 
 import pyarrow as pa
 
-from derm_ray import storage
 from derm_ray.data.archives.address import Address, is_sequential
 from derm_ray.data.archives.names import (
     DICOM_SUFFIXES,
@@ -22,9 +21,9 @@ from derm_ray.data.archives.pairing import DEFAULT_RULE, EXAMPLE, PairingRule
 from derm_ray.data.archives.pairs import Pair, Pairs, unstreamable
 from derm_ray.data.archives.reader import ImageReader
 from derm_ray.data.archives.source import SIDE_FILE, UNNAMED, Source, SourceFile
-from derm_ray.data.manifest import BATCH_ROWS, SCHEMA, URI_COLUMNS, normalize_schema, write_tables
+from derm_ray.data.manifest import BATCH_ROWS, SCHEMA, URI_COLUMNS, normalize_schema
 from derm_ray.data.parts import parquet_parts
-from derm_ray.errors import ConfigError, ImageError, counted
+from derm_ray.errors import ImageError, counted
 
 SEEN_NAMES = 5
 NO_SUFFIX = "no image file extension"
@@ -87,13 +86,6 @@ def _fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
     for entry in absent:
         table = table.append_column(entry, pa.nulls(table.num_rows, entry.type))
     return table.select(schema.names).cast(schema)
-
-
-def write_index(index: ArchiveIndex, out_uri: str) -> None:
-    """Write an index as a manifest, see :func:`derm_ray.data.manifest.write_tables`; never over the archive itself."""
-    if storage.absolute(out_uri) in (index.uri, *index.containers):
-        raise ConfigError(f"{out_uri} is the indexed archive and would be overwritten. Choose another --out.")
-    write_tables(index.tables(), out_uri)
 
 
 def index_archive(uri: str, rule: PairingRule = DEFAULT_RULE) -> ArchiveIndex:

@@ -88,6 +88,7 @@ def test_options_of_the_folder_importer(tmp_path: Path) -> None:
     out = str(tmp_path / "m.csv")
     run("import", "folder", str(csv), "--out", out, *columns, "--delimiter", "tab", "--encoding", "cp1252")
     assert read_manifest(out).column("patient_id") == ["M\u00fcller"]
+    Path(out).unlink()
     for wrong in (["--column", "clinical"], [*columns, "--column", "clinical=id"]):
         result = RUNNER.invoke(app, ["data", "import", "folder", str(csv), "--out", out, *wrong])
         assert "write NAME=HEADER" in str(result.exception)
@@ -124,3 +125,14 @@ def test_an_unknown_importer_is_refused_with_the_names_there_are(tmp_path: Path)
     assert (
         str(result.exception) == "unknown importer 'folders'. Did you mean 'folder'? Known: milk10k, derm7pt, folder."
     )
+
+
+def test_a_manifest_or_a_list_that_exists_is_not_overwritten(tmp_path: Path) -> None:
+    listed = tmp_path / "list.csv"
+    listed.write_text("lesion_id,clinical,diagnosis,note\nL1,a.jpg,melanoma,mine\n")
+    before = listed.read_bytes()
+    result = RUNNER.invoke(app, ["data", "import", "folder", str(listed), "--out", str(listed)])
+    assert "list.csv exists and would be overwritten. Choose another --out, or delete it first." in str(
+        result.exception
+    )
+    assert listed.read_bytes() == before

@@ -11,11 +11,9 @@ from typer.testing import CliRunner
 from derm_ray.cli import app
 from derm_ray.data.archives.address import Address
 from derm_ray.data.archives.containers import CONTAINERS, Container, Member, Read
-from derm_ray.data.archives.index import index_archive, write_index
 from derm_ray.data.archives.ranges import read_range
 from derm_ray.data.manifest import Manifest, read_manifest
 from derm_ray.domain import Modality
-from derm_ray.errors import ConfigError
 
 from .conftest import tar_bytes
 
@@ -61,6 +59,7 @@ def test_index_writes_a_manifest_and_says_what_it_left_out(tmp_path: Path) -> No
         "      1  no image file extension",
     ]
     assert read_manifest(out).column("lesion_id") == ["1", "2"]
+    Path(out).unlink()
     done = RUNNER.invoke(app, [*command, *patterns, "--json"])
     assert json.loads(done.output) == {
         "manifest": out,
@@ -89,8 +88,8 @@ def test_the_archive_itself_is_never_overwritten(tmp_path: Path, out: str, monke
     pq.write_table(pa.table({"lesion_id": ["a"], "clinical": [b"1"]}), archive)
     before = archive.read_bytes()
     for source in ("tree", "tree/a.parquet"):
-        with pytest.raises(ConfigError, match="is the indexed archive"):
-            write_index(index_archive(source), out)
+        done = RUNNER.invoke(app, ["data", "index", source, "--out", out])
+        assert "exists and would be overwritten. Choose another --out" in str(done.exception)
     assert archive.read_bytes() == before
 
 

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from derm_ray.data.archives import streams
-from derm_ray.data.archives.index import ArchiveIndex, index_archive, write_index
+from derm_ray.data.archives.index import ArchiveIndex, index_archive
 from derm_ray.data.archives.names import ArchiveError
 from derm_ray.data.archives.pairing import PairingRule
 from derm_ray.data.archives.reader import ImageReader
-from derm_ray.data.manifest import SCHEMA, read_manifest
+from derm_ray.data.manifest import SCHEMA, read_manifest, write_tables
 from derm_ray.data.validation import validate
 from derm_ray.errors import ConfigError, ManifestError, StorageError
 
@@ -29,7 +29,7 @@ def rows(index: ArchiveIndex) -> list[dict[str, object]]:
 
 def test_every_kind_of_archive_becomes_the_same_readable_manifest(archive: str, tmp_path: Path) -> None:
     index = index_archive(archive)
-    write_index(index, str(tmp_path / "m.parquet"))
+    write_tables(index.tables(), str(tmp_path / "m.parquet"))
     manifest = read_manifest(str(tmp_path / "m.parquet"))
     validate(manifest)
     assert manifest.table.column_names == SCHEMA.names
@@ -46,7 +46,7 @@ def test_every_format_of_the_manifest_says_the_same(tmp_path: Path, suffix: str)
     index = index_archive(
         write(tmp_path / "a.tar", tar_bytes({"x,y/clinical.jpg": b"1", "Wunde ä/dermoscopy.png": b"2"}))
     )
-    write_index(index, str(tmp_path / f"m.{suffix}"))
+    write_tables(index.tables(), str(tmp_path / f"m.{suffix}"))
     manifest = read_manifest(str(tmp_path / f"m.{suffix}"))
     assert manifest.column("lesion_id") == ["x,y", "Wunde ä"]
     assert index.single == 2
@@ -57,7 +57,7 @@ def test_every_format_of_the_manifest_says_the_same(tmp_path: Path, suffix: str)
 def test_a_manifest_needs_a_known_name(tmp_path: Path) -> None:
     index = index_archive(write(tmp_path / "a.tar", tar_bytes(FILES)))
     with pytest.raises(ConfigError, match=r"must end in one of \.parquet"):
-        write_index(index, str(tmp_path / "m.xlsx"))
+        write_tables(index.tables(), str(tmp_path / "m.xlsx"))
 
 
 def test_patterns_fill_columns_and_what_matches_none_is_counted(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_a_tar_on_s3_is_indexed_by_its_headers(s3: str) -> None:
         uri = str(rows(index)[2]["dermoscopy_uri"])
         assert ImageReader().read(uri) == big["l2/dermoscopy.jpg"]
     assert read == [1_500_000 + 512]
-    write_index(index, f"{s3}/index/m.parquet")
+    write_tables(index.tables(), f"{s3}/index/m.parquet")
     assert len(read_manifest(f"{s3}/index/m.parquet")) == 4
     assert index_archive(f"{s3}/index").pairs == 4
 
