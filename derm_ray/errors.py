@@ -140,11 +140,15 @@ class SubmissionError(WorkError):
     """A cluster rejected a job."""
 
 
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """Return a question with the nearest known name, after a blank; nothing where none is near."""
+    near = get_close_matches(name, known, n=1) or get_close_matches(name.lower(), known, n=1)
+    return f" Did you mean {str(near[0])!r}?" if near else ""
+
+
 def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:
     """Return the message for a name that is not in a closed list, with the nearest known one."""
-    near = get_close_matches(name, known, n=1) or get_close_matches(name.lower(), known, n=1)
-    hint = f" Did you mean {str(near[0])!r}?" if near else ""
-    return f"unknown {kind} {name!r}.{hint} Known: {', '.join(known)}."
+    return f"unknown {kind} {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}."
 
 
 def counted(count: int, noun: str) -> str:

@@ -46,8 +46,8 @@ class Registry(Mapping[str, T], Generic[T]):
         Raises:
             ConfigError: the name is unknown or stands for two things, or what it stands for cannot be imported.
         """
-        family, _, member = name.partition("/")
-        if family in self._families:
+        family, slash, member = name.partition("/")
+        if slash and family in self._families:
             return cast("T", pkgutil.resolve_name(self._families[family])(member))
         things = self._things()
         if name not in things:
@@ -68,7 +68,7 @@ class Registry(Mapping[str, T], Generic[T]):
         return iter(self._things())
 
     def __contains__(self, name: object) -> bool:
-        return name in self._things() or str(name).partition("/")[0] in self._families
+        return name in self._things() or ("/" in str(name) and str(name).partition("/")[0] in self._families)
 
     def __len__(self) -> int:
         return len(self._things())

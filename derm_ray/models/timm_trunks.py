@@ -1,6 +1,5 @@
 """Every network of timm that gives feature maps, as a trunk ``timm/<name>``."""
 
-import difflib
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -18,7 +17,7 @@ from timm.models.mobilenetv3 import MobileNetV3Features
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from derm_ray.errors import ConfigError, StorageError
+from derm_ray.errors import ConfigError, StorageError, did_you_mean
 from derm_ray.models.trunks import Layer, TrunkSpec
 
 
@@ -36,9 +35,13 @@ def make_spec(name: str) -> TrunkSpec:
         ConfigError: timm has no such network, or gives no feature maps of it.
     """
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=1, cutoff=0.5)
-        hint = f" Did you mean timm/{near[0]}?" if near else ""
+        known = [f"timm/{one}" for one in timm.list_models()]
+        hint = did_you_mean(f"timm/{name}", known)
         raise ConfigError(f"trunk timm/{name}: timm {timm.__version__} has no network of this name.{hint}")
+    network, _, tag = name.partition(".")
+    tags = [one.partition(".")[2] for one in timm.list_pretrained(f"{network}.*")]
+    if tag and tag not in tags:
+        raise ConfigError(f"trunk timm/{name}: {network} has no weights of tag {tag!r}. Known: {', '.join(tags)}.")
     with torch.device("meta"):
         whole = timm.create_model(name)
         try:

@@ -1,17 +1,13 @@
 """Torchvision's convolutional networks, as trunks ``torchvision/<name>``."""
 
-import difflib
 from collections import OrderedDict
-from collections.abc import Mapping
 from functools import lru_cache, partial
-from http.client import HTTPException
-from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision import models
 
-from derm_ray.errors import ConfigError, StorageError
+from derm_ray.errors import ConfigError, did_you_mean
 from derm_ray.models.trunks import Layer, TrunkSpec
 
 _FAMILIES = (
@@ -35,8 +31,7 @@ def make_spec(name: str) -> TrunkSpec:
     """
     known = [one for one in models.list_models(module=models) if one.startswith(_FAMILIES)]
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f" Did you mean torchvision/{near[0]}?" if near else ""
+        hint = did_you_mean(f"torchvision/{name}", [f"torchvision/{one}" for one in known])
         raise ConfigError(f"trunk torchvision/{name}: not a convolutional network of torchvision.{hint}")
     weights = models.get_model_weights(name).DEFAULT
     preset = weights.transforms()
@@ -50,7 +45,7 @@ def make_spec(name: str) -> TrunkSpec:
         freezes={key: layer.end for key, layer in ends.items()},
         mean=tuple(preset.mean),
         std=tuple(preset.std),
-        pretrained=partial(_download, name, weights),
+        pretrained=partial(weights.get_state_dict, progress=False, check_hash=True),
         published=lambda: models.get_model(name, weights=None).state_dict(),
         source_key=_source_key,
     )
@@ -83,12 +78,3 @@ def _source_key(key: str) -> str:
     for sequence in _SEQUENCES:
         key = key.replace(f"{sequence}_", f"{sequence}.", 1) if key.startswith(f"{sequence}_") else key
     return key
-
-
-def _download(name: str, weights: models.WeightsEnum) -> Mapping[str, Tensor]:
-    try:
-        return cast("Mapping[str, Tensor]", weights.get_state_dict(progress=False, check_hash=True))
-    except (OSError, HTTPException, RuntimeError) as error:  # the last is a wrong hash
-        raise StorageError(
-            f"the weights of torchvision/{name} cannot be downloaded ({error}). Give a local file with --init-weights."
-        ) from error

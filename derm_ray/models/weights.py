@@ -69,6 +69,14 @@ def load_trunk_weights(trunk: Trunk, state: State, source: str) -> None:
             for key, value in given.items()
             if value.shape != layers[key].shape
         ],
+        "of another type": [
+            f"{keys[key]} {state[keys[key]].dtype}"
+            for key in given
+            if state[keys[key]].is_floating_point() != layers[key].is_floating_point()
+        ],
+        "with values that are not finite numbers": [
+            keys[key] for key, value in given.items() if not torch.isfinite(value).all()
+        ],
     }
     if any(problems.values()):
         lists = [f"{kind}: {_shorten(names)}" for kind, names in problems.items() if names]

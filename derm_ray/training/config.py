@@ -53,8 +53,8 @@ class OneOf(NamedTuple):
         return name
 
 
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -205,6 +205,8 @@ def config_from_json(values: Mapping[str, Any]) -> TrainConfig:
         lines = [f"{'.'.join(map(str, e['loc']))}={e['input']!r}: {e['msg']}" for e in error.errors()]
         raise ConfigError("invalid setting " + "; ".join(lines)) from error
     label_set(config.label_set)
+    if config.warmup_epochs >= config.epochs:
+        raise ConfigError(f"warmup_epochs {config.warmup_epochs:g} must be less than epochs, {config.epochs}.")
     if config.label_smoothing and config.loss != "cross_entropy":
         raise ConfigError(f"label_smoothing applies to loss cross_entropy only. Remove it for loss {config.loss}.")
     return config

@@ -105,17 +105,21 @@ def test_the_layout_is_the_network_s_own() -> None:
 
 
 def test_names_that_are_not_there_are_one_message() -> None:
-    with pytest.raises(ConfigError, match=r"timm/resnet19: .* Did you mean timm/resnet18\?"):
+    with pytest.raises(ConfigError, match=r"timm/resnet19: .* Did you mean 'timm/resnet18'\?"):
         TRUNKS["timm/resnet19"]
-    with pytest.raises(ConfigError, match=r"torchvision/resnet19: .* Did you mean torchvision/resnet18\?"):
+    with pytest.raises(ConfigError, match=r"torchvision/resnet19: .* Did you mean 'torchvision/resnet18'\?"):
         TRUNKS["torchvision/resnet19"]
     with pytest.raises(
         ConfigError,
         match=r"unknown trunk 'resnet5'\. Did you mean 'resnet50'\? Known: .*, timm/NAME, torchvision/NAME\.",
     ):
         TRUNKS["resnet5"]
-    with pytest.raises(ConfigError, match=r"invalid setting trunk='timm/resnet19': .* Did you mean timm/resnet18"):
+    with pytest.raises(ConfigError, match=r"invalid setting trunk='timm/resnet19': .* Did you mean 'timm/resnet18'"):
         make_config("debug", {"trunk": "timm/resnet19"})
+    with pytest.raises(ConfigError, match=r"resnet18 has no weights of tag 'evil'\. Known: a1_in1k, "):
+        TRUNKS["timm/resnet18.evil"]
+    with pytest.raises(ConfigError, match="unknown trunk 'timm'"):
+        TRUNKS["timm"]
     with pytest.raises(ConfigError, match="Choose a later tap"):
         Trunk("timm/resnet18", "stride8", "stride16")
 
@@ -134,9 +138,12 @@ def test_weights_of_another_network_are_named_key_by_key() -> None:
     del state["layer1.0.conv1.weight"]
     state["layer9.weight"] = torch.zeros(1)
     state["conv1.weight"] = torch.zeros(64, 3, 3, 3)
+    state["bn1.weight"] = torch.ones(64, dtype=torch.int8)
+    state["bn1.bias"] = torch.full((64,), torch.nan)
     message = (
         "file: these weights do not fit trunk timm/resnet18. Give this network's. Tensors missing: layer1.0.conv1.weight; unexpected: "
-        "layer9.weight; of another shape: conv1.weight (64, 3, 3, 3), not (64, 3, 7, 7)."
+        "layer9.weight; of another shape: conv1.weight (64, 3, 3, 3), not (64, 3, 7, 7); "
+        "of another type: bn1.weight torch.int8; with values that are not finite numbers: bn1.bias."
     )
     with pytest.raises(ConfigError, match=re.escape(message)):
         load_trunk_weights(trunk, state, "file")

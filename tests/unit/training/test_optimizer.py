@@ -39,6 +39,12 @@ def test_the_rates_rise_over_the_first_epochs() -> None:
     assert rates(config, 0, 5) == rates(config, 3, 10) == [0.01, 0.1]
 
 
+@pytest.mark.parametrize("epochs", ["4", "inf", "nan"])
+def test_rates_that_never_rise_are_refused(epochs: str) -> None:
+    with pytest.raises(ConfigError, match="warmup_epochs"):
+        make_config("debug", {"epochs": "4", "warmup_epochs": epochs})
+
+
 def test_adamw_decays_matrices_only_and_sgd_all() -> None:
     network = build_network(CONFIG.architecture())
     for optimizer, spared in (("sgd", 0), ("adamw", sum(p.ndim < 2 for p in network.parameters()))):
