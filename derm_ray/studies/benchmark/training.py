@@ -89,7 +89,8 @@ def _initial(folder: Path, config: TrainConfig) -> tuple[str, str]:
     """Write initial weights of the trunk, and a CAM network that shares its frozen layers."""
     weights, cam = folder / "trunk.safetensors", str(folder / "cam")
     torch.manual_seed(0)
-    state = {key: value.contiguous() for key, value in Trunk("vgg16").state_dict().items()}
+    layers = Trunk("vgg16").features.state_dict(prefix="features.")
+    state = {key: value.contiguous() for key, value in layers.items()}
     save_file(state, weights)
     architecture = NetworkConfig("share", "vgg16", "cam", config.classes)
     network = build_network(architecture)

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,13 +16,16 @@ from derm_ray.data.loading import load_all
 from derm_ray.errors import ConfigError
 from derm_ray.inference.engines.selection import make_engine
 from derm_ray.inference.predictor import Predictor
-from derm_ray.models.factory import NetworkConfig
+from derm_ray.models.factory import CamConfig, NetworkConfig
 from derm_ray.studies.benchmark import plain_scoring, scoring
 from derm_ray.studies.benchmark.bench import run_benchmark
 from derm_ray.studies.benchmark.comparison import Effort, Row, compare
 from derm_ray.studies.benchmark.computing import _eager, _operations
 from derm_ray.studies.benchmark.materials import draw_pairs
 from derm_ray.studies.benchmark.scoring import RunTimes
+from derm_ray.studies.benchmark.training import _initial
+from derm_ray.training.config import cpu
+from derm_ray.training.start import make_start
 from tests.conftest import seal_untrained
 
 
@@ -147,6 +151,12 @@ def test_beyond_64_pairs_the_same_images_come_again(tmp_path: Path) -> None:
     assert len(set(pairs.column("pair_id"))) == 70
     assert pairs.column("clinical_uri")[64] == pairs.column("clinical_uri")[0]
     assert all(Path(str(uri)).exists() for uri in pairs.column("dermoscopy_uri"))
+
+
+def test_the_initial_weights_of_the_training_comparison_fit(tmp_path: Path) -> None:
+    config = replace(cpu(), head="cam_bp", size=64)
+    weights, cam = _initial(tmp_path, config)
+    assert make_start(config, weights, cam).architecture.cam == CamConfig("vgg16", 15, stem="pool4")
 
 
 @pytest.mark.slow
