@@ -17,7 +17,7 @@ AddressOption = Annotated[
     str | None, typer.Option("--address", help="Ray cluster. Default: RAY_ADDRESS, or a local Ray.")
 ]
 EngineOption = Annotated[
-    str, typer.Option("--engine", help=f"auto, {ENGINES} (see model quantize); auto is torch, or what is clearly faster here.")
+    str, typer.Option("--engine", help=f"auto (torch, or what is clearly faster here), {ENGINES} (see model quantize).")
 ]
 ManifestOutOption = Annotated[str, typer.Option("--out", help="Manifest to write (.parquet, .csv or .jsonl).")]
 _DETAILED = ", ".join(labels.name for labels in LABEL_SETS.values() if len(labels.class_names) > 2)
