@@ -45,6 +45,12 @@ def train(
     ] = None,
     gpu: Annotated[bool, typer.Option("--gpu/--no-gpu", help="One GPU per worker.")] = False,
     max_failures: Annotated[int, typer.Option(min=0, help="Worker failures to tolerate.")] = 3,
+    track: Annotated[
+        str | None,
+        typer.Option(
+            metavar="mlflow:URI", help="MLflow server or database that recipe, metrics and bundle are sent to as well."
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete an existing run of that name first.")] = False,
     address: AddressOption = None,
     as_json: JsonOption = False,
@@ -72,6 +78,7 @@ def train(
         cpus_per_worker=cpus_per_worker,
         use_gpu=gpu,
         max_failures=max_failures,
+        track=track,
         overwrite=overwrite,
         address=address,
     )
