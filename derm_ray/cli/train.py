@@ -30,6 +30,9 @@ def train(
     cam: Annotated[
         str | None, typer.Option(help="For head=cam_bp: bundle of the CAM network, trained with head=cam.")
     ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Bundle of the same classes to distill: its predictions are learned too.")
+    ] = None,
     cache: Annotated[
         str | None, typer.Option(help="Folder for the feature cache: activations of the frozen layers.")
     ] = None,
@@ -71,6 +74,7 @@ def train(
         name,
         init_weights=init_weights,
         cam=cam,
+        teacher=teacher,
         cache=cache,
         cache_limit_gib=cache_limit,
         workers=workers,

@@ -71,6 +71,8 @@ class TrainConfig:
         loss: ``squared`` (Eq. 1-4) or ``cross_entropy`` (footnote 1).
         label_smoothing: share of a label's weight that goes to all classes alike, of loss ``cross_entropy``.
         alpha: weight of the cross sub-network's loss (Eq. 5).
+        distillation_weight: share of the teacher in the loss, with ``--teacher``.
+        distillation_temperature: of teacher and student in their distance (Hinton et al. 2015).
         class_weight: of a pair's loss by its class, mean 1 over train: ``none``, ``inverse`` frequency, or
             ``effective`` number (Cui et al. 2019, Eq. 2, beta 0.999).
         epochs: passes over the training split.
@@ -104,6 +106,8 @@ class TrainConfig:
     loss: Annotated[str, OneOf("loss", LOSSES)] = "squared"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     alpha: NonNegative = 1.5
+    distillation_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+    distillation_temperature: Positive = 2.0
     class_weight: Literal["none", "inverse", "effective"] = "none"
     epochs: Count = 30
     global_batch_size: Annotated[int, Field(ge=2)] = 32

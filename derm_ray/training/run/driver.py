@@ -31,6 +31,7 @@ from derm_ray.training.run.folder import BUNDLE, INVOCATIONS, claim, describe
 from derm_ray.training.run.process_group import AddressedTorchConfig
 from derm_ray.training.run.progress_relay import relay_progress
 from derm_ray.training.run.reference import make_reference, measure_images
+from derm_ray.training.run.teacher import learn_from, load_teacher
 from derm_ray.training.run.tracking import TrackedRun, send_to, tracking_uri
 from derm_ray.training.run.worker import WorkerTask, read_state, train_worker
 from derm_ray.training.start import make_start
@@ -65,6 +66,7 @@ def train(
     *,
     init_weights: str | None = None,
     cam: str | None = None,
+    teacher: str | None = None,
     cache: str | None = None,
     cache_limit_gib: float = LIMIT_GIB,
     workers: int = 1,
@@ -87,6 +89,7 @@ def train(
         init_weights: ImageNet weights of the trunk (safetensors, torchvision's key names); ``None`` is
             torchvision's download. The tiny trunk takes none.
         cam: bundle of the CAM network of a ``cam_bp`` head, trained with ``head=cam``.
+        teacher: bundle of the same classes, whose probabilities are learned beside the labels.
         cache: folder that keeps the frozen layers' activations, so that they are computed once.
         cache_limit_gib: limit of that folder; least recently used caches are removed first.
         workers: data-parallel workers; the global batch does not depend on it.
@@ -121,7 +124,8 @@ def train(
     check_batch_size(len(splits[Split.TRAIN]), config.global_batch_size, most)
     start = make_start(config, init_weights, cam)
     stem = common_stem(config, start.network) if cache is not None else None
-    description = describe(config, manifest, init_weights, start)
+    taught = load_teacher(teacher, labels, manifest) if teacher is not None else None
+    description = describe(config, manifest, init_weights, start, taught.model_digest if taught else None)
     local_cpus = cpus_per_worker or max(1, runtime.machine_cpus() // most)
     # Ray Data's decoding needs CPUs in addition to those that Ray Train reserves for its workers.
     spare = max(2, runtime.machine_cpus() // 2)
@@ -133,6 +137,8 @@ def train(
             tracked = TrackedRun.of(run_uri, name, started["run_id"], config, manifest)
             with working_for(started["run_id"]), relay_progress(name) as relay, send_to(tracker, tracked):
                 logger.info("%s  run %s", name, started["run_id"])
+                if taught is not None:
+                    splits[Split.TRAIN] = learn_from(taught, splits[Split.TRAIN], run_uri, use_gpu=use_gpu)
                 features = None
                 if cache is not None and stem is not None:
                     wanted = [(config, stem, splits)]
