@@ -49,13 +49,8 @@ class Registry(Mapping[str, T], Generic[T]):
         family, slash, member = name.partition("/")
         if slash and family in self._families:
             return cast("T", pkgutil.resolve_name(self._families[family])(member))
+        self.check(name)
         things = self._things()
-        if name not in things:
-            raise ConfigError(unknown_name(self.kind, name, self._names()))
-        if name in self._twice:
-            raise ConfigError(
-                f"{self.kind} {name!r} is registered twice, once more as {self._twice[name]}. Rename or uninstall that."
-            )
         thing = things[name]
         if isinstance(thing, str):
             try:
@@ -63,6 +58,21 @@ class Registry(Mapping[str, T], Generic[T]):
             except (ImportError, AttributeError, ValueError) as error:
                 raise ConfigError(f"{self.kind} {name!r} is {thing}, which cannot be imported: {error}.") from error
         return thing
+
+    def check(self, name: str) -> None:
+        """Check a name; nothing is imported but for a member of a family.
+
+        Raises:
+            ConfigError: the name is unknown or stands for two things.
+        """
+        if name not in self:
+            raise ConfigError(unknown_name(self.kind, name, self._names()))
+        if name in self._twice:
+            raise ConfigError(
+                f"{self.kind} {name!r} is registered twice, once more as {self._twice[name]}. Rename or uninstall that."
+            )
+        if name not in self._things():
+            self[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._things())

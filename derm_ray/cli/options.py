@@ -8,6 +8,7 @@ import typer
 
 from derm_ray.domain import LABEL_SETS
 from derm_ray.inference.engines import ENGINES
+from derm_ray.training import PRESETS
 
 ManifestOption = Annotated[
     str, typer.Option("--manifest", help="Manifest file (Parquet, CSV or JSONL): a path or URI.")
@@ -17,7 +18,7 @@ AddressOption = Annotated[
     str | None, typer.Option("--address", help="Ray cluster. Default: RAY_ADDRESS, or a local Ray.")
 ]
 EngineOption = Annotated[
-    str, typer.Option("--engine", help=f"auto, {ENGINES} (see model quantize); auto measures which is fastest.")
+    str, typer.Option("--engine", help=f"auto (torch, or what is clearly faster here), {ENGINES} (see model quantize).")
 ]
 ManifestOutOption = Annotated[str, typer.Option("--out", help="Manifest to write (.parquet, .csv or .jsonl).")]
 _DETAILED = ", ".join(labels.name for labels in LABEL_SETS.values() if len(labels.class_names) > 2)
@@ -25,6 +26,19 @@ LabelSetOption = Annotated[str, typer.Option("--label-set", help=f"Label set: {_
 InitWeightsOption = Annotated[
     str | None,
     typer.Option("--init-weights", help="ImageNet weights (safetensors file). Default: torchvision's download."),
+]
+PresetOption = Annotated[str | None, typer.Option("--preset", help=f"Preset: {PRESETS}. Default: paper.")]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option("--recipe", metavar="FILE", help="YAML file of settings, and of the preset they change: a path or URI."),
+]
+SettingsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a setting of preset and file; docs/reference/settings.md lists them. Repeatable.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of text.")]
 ClinicalOption = Annotated[

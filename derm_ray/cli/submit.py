@@ -15,7 +15,18 @@ logger = logging.getLogger(__name__)
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 # Options whose values are URIs.
 _URI_OPTIONS = frozenset(
-    {"--manifest", "--input", "--model", "--out", "--init-weights", "--cam", "--cache", "--allow-prefix"}
+    {
+        "--manifest",
+        "--input",
+        "--model",
+        "--out",
+        "--recipe",
+        "--init-weights",
+        "--cam",
+        "--teacher",
+        "--cache",
+        "--allow-prefix",
+    }
 )
 
 

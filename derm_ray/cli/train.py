@@ -5,8 +5,17 @@ from typing import Annotated
 import typer
 
 from derm_ray.cli import stopping
-from derm_ray.cli.options import AddressOption, InitWeightsOption, JsonOption, ManifestOption, emit, warn
-from derm_ray.training import PRESETS
+from derm_ray.cli.options import (
+    AddressOption,
+    InitWeightsOption,
+    JsonOption,
+    ManifestOption,
+    PresetOption,
+    RecipeOption,
+    SettingsOption,
+    emit,
+    warn,
+)
 
 
 @stopping.resumable()
@@ -14,18 +23,15 @@ def train(
     manifest: ManifestOption,
     out: Annotated[str, typer.Option(help="Folder for runs: a path or URI.")],
     name: Annotated[str, typer.Option(help="Name of the run, a folder in --out. The same name resumes the run.")],
-    preset: Annotated[str | None, typer.Option(help=f"Preset: {PRESETS}. Default: paper.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Override a setting of the preset; docs/reference/settings.md lists them. Repeatable.",
-        ),
-    ] = None,
+    preset: PresetOption = None,
+    recipe: RecipeOption = None,
+    settings: SettingsOption = None,
     init_weights: InitWeightsOption = None,
     cam: Annotated[
         str | None, typer.Option(help="For head=cam_bp: bundle of the CAM network, trained with head=cam.")
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Bundle of the same classes to distill: its predictions are learned too.")
     ] = None,
     cache: Annotated[
         str | None, typer.Option(help="Folder for the feature cache: activations of the frozen layers.")
@@ -42,16 +48,22 @@ def train(
     ] = None,
     gpu: Annotated[bool, typer.Option("--gpu/--no-gpu", help="One GPU per worker.")] = False,
     max_failures: Annotated[int, typer.Option(min=0, help="Worker failures to tolerate.")] = 3,
+    track: Annotated[
+        str | None,
+        typer.Option(
+            metavar="mlflow:URI", help="MLflow server or database that recipe, metrics and bundle are sent to as well."
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete an existing run of that name first.")] = False,
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a network on lesion pairs. The same --name resumes an interrupted run."""
-    from derm_ray.training.config import make_config, parse_settings
+    from derm_ray.training.recipe import make_recipe
 
-    if preset is None and not gpu:
+    if preset is None and recipe is None and not gpu:
         warn(["the default preset, paper, takes very long on CPUs. Give --preset cpu, or --gpu."])
-    config = make_config(preset or "paper", parse_settings(settings or []))
+    config = make_recipe(preset, recipe, settings or [])
     from derm_ray.data.manifest import read_manifest
     from derm_ray.training.run.driver import train as run
 
@@ -62,6 +74,7 @@ def train(
         name,
         init_weights=init_weights,
         cam=cam,
+        teacher=teacher,
         cache=cache,
         cache_limit_gib=cache_limit,
         workers=workers,
@@ -69,6 +82,7 @@ def train(
         cpus_per_worker=cpus_per_worker,
         use_gpu=gpu,
         max_failures=max_failures,
+        track=track,
         overwrite=overwrite,
         address=address,
     )

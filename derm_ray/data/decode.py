@@ -105,7 +105,8 @@ def _open(data: bytes) -> Image.Image:
             raise ImageError(ImageErrorCode.CORRUPT, "its header is damaged") from error
         if (name := other_format(data)) is not None:
             raise unsupported(name) from error
-        raise ImageError(ImageErrorCode.NOT_AN_IMAGE, "not an image in a known format") from error
+        known = ", ".join((*FORMATS, "JPEG 2000", "DICOM"))
+        raise ImageError(ImageErrorCode.NOT_AN_IMAGE, f"not an image in a known format ({known})") from error
     except Image.DecompressionBombError as error:
         raise ImageError(ImageErrorCode.TOO_MANY_PIXELS, f"{error}") from error
     if image.format == "GIF" and "transparency" not in image.info and image.tile[0].extents != (0, 0, *image.size):

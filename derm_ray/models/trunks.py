@@ -10,6 +10,11 @@ from torch import Tensor, nn
 from derm_ray.errors import ConfigError, unknown_name
 from derm_ray.registry import Registry
 
+MIN_SIZE = 32
+"""Of a recipe, in pixels."""
+FARTHEST = 512
+"""How many pixels above a size that a trunk does not take another one is sought, among even numbers."""
+
 Channels = tuple[float, float, float]
 """One number for each of R, G and B."""
 
@@ -169,17 +174,31 @@ class Trunk(nn.Module):
         return self
 
 
-def check_size(name: str, size: int) -> None:
-    """Check that a trunk takes square images of ``size`` pixels.
+def check_trunk(name: str, tap: str | None, freeze: str, size: int) -> None:
+    """Check that a trunk has a tap and a freeze point, and takes square images of ``size`` pixels.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: it does not. The message names the nearest sizes that it takes.
     """
     try:
         with torch.device("meta"):
-            Trunk(name).eval()(torch.zeros(1, 3, size, size))
+            trunk = Trunk(name, tap, freeze).eval()
     except NotImplementedError:  # a network that cannot be built without memory: a convolutional one
         return
-    except (AssertionError, RuntimeError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise ConfigError(f"trunk {name} does not take images of {size} px ({reason}). Choose another size.") from error
+    if _takes(trunk, size):
+        return
+    below, above = range((size - 1) // 2 * 2, MIN_SIZE - 1, -2), range(size // 2 * 2 + 2, size + FARTHEST, 2)
+    nearest = (next((str(other) for other in way if _takes(trunk, other)), None) for way in (below, above))
+    sizes = " or ".join(other for other in nearest if other is not None)
+    raise ConfigError(f"trunk {name} does not take images of {size} px. Choose {sizes or 'another'}, or another trunk.")
+
+
+@torch.no_grad()
+def _takes(trunk: Trunk, size: int) -> bool:
+    try:
+        trunk(torch.zeros(1, 3, size, size, device="meta"))
+    except NotImplementedError:
+        return True
+    except (AssertionError, RuntimeError):
+        return False
+    return True

@@ -14,6 +14,7 @@ from derm_ray.domain import LabelSet, LesionPair, Modality, Split
 from derm_ray.errors import ConfigError, ImageError, ImageErrorCode, StorageError
 
 Indices = npt.NDArray[np.int64]
+Probabilities = npt.NDArray[np.float32]
 Mirror = tuple[int, int] | None
 """Seed and epoch that decide which images are mirrored; ``None`` mirrors none."""
 
@@ -25,11 +26,14 @@ class LabeledPairs:
     Attributes:
         listed: all pairs of the split; caches hold these, so that label sets share them.
         positions, labels: (N,) which of them the label set includes, and their class indices.
+        teacher: (N, 3, K) probabilities to learn from beside the labels, one row per
+            :class:`derm_ray.domain.PredictionKind`; ``None`` without a teacher.
     """
 
     listed: tuple[LesionPair, ...]
     positions: Indices
     labels: Indices
+    teacher: Probabilities | None = None
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -43,7 +47,8 @@ class LabeledPairs:
         """Return one rank's share of a global batch; shares differ by one pair at most."""
         rows = np.array_split(batch, world_size)[rank]
         positions = self.positions[rows]
-        return Share([self.listed[p] for p in positions], positions, self.labels[rows], rows, len(batch))
+        teacher = None if self.teacher is None else self.teacher[rows]
+        return Share([self.listed[p] for p in positions], positions, self.labels[rows], rows, len(batch), teacher)
 
 
 def labeled(manifest: Manifest, split: Split, labels: LabelSet) -> LabeledPairs:
@@ -70,6 +75,7 @@ class Share:
     labels: Indices
     indices: Indices
     global_size: int
+    teacher: Probabilities | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,7 @@ class Batch:
         labels: (B,) class indices.
         indices: (B,) rows of the split.
         global_size: pairs in the whole global batch.
+        teacher: (B, 3, K) see :class:`LabeledPairs`.
     """
 
     clinical: npt.NDArray[np.uint8 | np.uint16 | np.float32]
@@ -89,6 +96,7 @@ class Batch:
     labels: Indices
     indices: Indices
     global_size: int
+    teacher: Probabilities | None = None
 
 
 def training_order(pairs: int, global_batch_size: int, *, seed: int, epoch: int) -> list[Indices]:
@@ -133,7 +141,7 @@ def is_mirrored(pair: LesionPair, modality: Modality, mirror: Mirror) -> bool:
 def load_batch(share: Share, spec: Preprocessing, executor: Executor, mirror: Mirror) -> Batch:
     """Read, decode, resize and mirror the images of a share; see :func:`load_images`."""
     clinical, dermoscopy = load_images(share.pairs, spec, executor, mirror)
-    return Batch(clinical, dermoscopy, share.labels, share.indices, share.global_size)
+    return Batch(clinical, dermoscopy, share.labels, share.indices, share.global_size, share.teacher)
 
 
 def load_images(

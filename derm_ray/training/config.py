@@ -16,7 +16,7 @@ from derm_ray.inference.precision import PRECISIONS
 from derm_ray.models.cam import CAM_MODES
 from derm_ray.models.factory import NETWORKS, CamConfig, NetworkConfig
 from derm_ray.models.heads import HEADS
-from derm_ray.models.trunks import TRUNKS
+from derm_ray.models.trunks import MIN_SIZE, TRUNKS, check_trunk
 from derm_ray.registry import Registry
 from derm_ray.training import PRESETS
 from derm_ray.training.losses import LOSSES
@@ -45,7 +45,7 @@ class OneOf(NamedTuple):
         names = self._names()
         try:
             if isinstance(names, Registry):
-                names[name]
+                names.check(name)
             elif name not in names:
                 raise ConfigError(unknown_name(self.kind, name, tuple(names)))
         except ConfigError as error:
@@ -71,6 +71,8 @@ class TrainConfig:
         loss: ``squared`` (Eq. 1-4) or ``cross_entropy`` (footnote 1).
         label_smoothing: share of a label's weight that goes to all classes alike, of loss ``cross_entropy``.
         alpha: weight of the cross sub-network's loss (Eq. 5).
+        distillation_weight: share of the teacher in the loss, with ``--teacher``.
+        distillation_temperature: of teacher and student in their distance (Hinton et al. 2015).
         class_weight: of a pair's loss by its class, mean 1 over train: ``none``, ``inverse`` frequency, or
             ``effective`` number (Cui et al. 2019, Eq. 2, beta 0.999).
         epochs: passes over the training split.
@@ -99,11 +101,13 @@ class TrainConfig:
     tap: str | None = None
     rank: Annotated[int, Field(ge=1)] | None = None
     cam_mode: Annotated[str, OneOf("cam_mode", CAM_MODES)] = "relu_sum"
-    size: Annotated[int, Field(ge=32)] = 224
+    size: Annotated[int, Field(ge=MIN_SIZE)] = 224
     freeze: str = "none"
     loss: Annotated[str, OneOf("loss", LOSSES)] = "squared"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     alpha: NonNegative = 1.5
+    distillation_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+    distillation_temperature: Positive = 2.0
     class_weight: Literal["none", "inverse", "effective"] = "none"
     epochs: Count = 30
     global_batch_size: Annotated[int, Field(ge=2)] = 32
@@ -187,7 +191,8 @@ def make_config(preset: str, settings: Mapping[str, str] | Mapping[str, Any] | N
         settings: field name -> value, as text or as its type.
 
     Raises:
-        ConfigError: the preset or a field is unknown, or a value is out of range; all are listed.
+        ConfigError: the preset or a field is unknown, or values are out of range (all are listed) or do not go
+            together.
     """
     start = PRESETS[preset]()
     known = [field.name for field in fields(TrainConfig)]
@@ -198,7 +203,7 @@ def make_config(preset: str, settings: Mapping[str, str] | Mapping[str, Any] | N
 
 
 def config_from_json(values: Mapping[str, Any]) -> TrainConfig:
-    """Return the recipe that JSON values describe; a ``ConfigError`` lists all that are out of range."""
+    """Return the recipe that JSON values describe; raises as :func:`make_config` does."""
     try:
         config = _ADAPTER.validate_python(dict(values))
     except ValidationError as error:
@@ -209,6 +214,9 @@ def config_from_json(values: Mapping[str, Any]) -> TrainConfig:
         raise ConfigError(f"warmup_epochs {config.warmup_epochs:g} must be less than epochs, {config.epochs}.")
     if config.label_smoothing and config.loss != "cross_entropy":
         raise ConfigError(f"label_smoothing applies to loss cross_entropy only. Remove it for loss {config.loss}.")
+    check_trunk(config.trunk, config.tap, config.freeze, config.size)
+    # A head that needs a map gets its real CAM network at the start of the run.
+    config.architecture(CamConfig(config.trunk, config.classes) if HEADS[config.head].needs_map else None)
     return config
 
 

@@ -17,7 +17,7 @@ from derm_ray.inference.precision import autocast, network_input, resolve_precis
 from derm_ray.models.networks import PairLogits, PairNetwork
 from derm_ray.training.batches import Batch
 from derm_ray.training.config import TrainConfig
-from derm_ray.training.losses import pair_loss
+from derm_ray.training.losses import SoftTargets, pair_loss
 from derm_ray.training.optimizer import make_optimizer, set_rates
 from derm_ray.training.watchdog import Watchdog
 
@@ -134,7 +134,14 @@ class TrainingLoop:
             logits = self._forward(batch)
         labels = torch.from_numpy(batch.labels).to(self.device)
         config = self.config
-        losses = pair_loss(logits, labels, loss=config.loss, alpha=config.alpha, smoothing=config.label_smoothing)
+        losses = pair_loss(
+            logits,
+            labels,
+            loss=config.loss,
+            alpha=config.alpha,
+            smoothing=config.label_smoothing,
+            teacher=self._soft_targets(batch),
+        )
         # DDP averages over ranks, so that shares of unequal size must weigh by their pairs.
         share = (losses * self._weights[labels]).sum() / batch.global_size
         torch.autograd.backward(share * (dist.get_world_size() if self._distributed else 1))
@@ -147,6 +154,12 @@ class TrainingLoop:
             dist.all_reduce(total)
         loss, votes = total.tolist()
         return loss, votes > 0
+
+    def _soft_targets(self, batch: Batch) -> SoftTargets | None:
+        if batch.teacher is None:
+            return None
+        probabilities = torch.from_numpy(batch.teacher).to(self.device)
+        return SoftTargets(probabilities, self.config.distillation_weight, self.config.distillation_temperature)
 
     def _forward(self, batch: Batch, module: nn.Module | None = None) -> PairLogits:
         inputs = [network_input(a, self.device) for a in (batch.clinical, batch.dermoscopy)]

@@ -1,4 +1,6 @@
-"""The paper's losses, Eq. 1-5."""
+"""The paper's losses, Eq. 1-5, and distillation."""
+
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -39,15 +41,52 @@ def class_weights(labels: npt.NDArray[np.int64], classes: int, scheme: str) -> n
     return np.asarray(weights * len(labels) / (weights * counts).sum(), np.float32)
 
 
-def pair_loss(logits: PairLogits, labels: Tensor, *, loss: str, alpha: float, smoothing: float = 0.0) -> Tensor:
+class SoftTargets(NamedTuple):
+    """What a teacher says of a batch.
+
+    Attributes:
+        probabilities: (B, 3, K), one row per :class:`derm_ray.domain.PredictionKind`.
+        weight: share of the teacher in the loss, 0..1.
+        temperature: of both sides, above 0.
+    """
+
+    probabilities: Tensor
+    weight: float
+    temperature: float
+
+    def mixed(self, loss: Tensor, logits: Tensor, kind: int) -> Tensor:
+        """Return (1 - w) loss + w T^2 KL(teacher_T || student_T) per pair (Hinton et al. 2015, section 2): (B,).
+
+        ``loss`` is that of the labels (B,), and ``kind`` the row of the probabilities that the logits (B, K) are for.
+        """
+        target = self.probabilities[:, kind].clamp_min(torch.finfo(torch.float32).tiny).log()
+        target, own = ((of.float() / self.temperature).log_softmax(1) for of in (target, logits))
+        divergence = functional.kl_div(own, target, reduction="none", log_target=True).sum(1)
+        return (1 - self.weight) * loss + self.weight * self.temperature**2 * divergence
+
+
+def pair_loss(
+    logits: PairLogits,
+    labels: Tensor,
+    *,
+    loss: str,
+    alpha: float,
+    smoothing: float = 0.0,
+    teacher: SoftTargets | None = None,
+) -> Tensor:
     """Return cost_overall = cost_C + cost_D + alpha * cost_T per pair (Eq. 3-5): (B,).
 
-    Networks without a third sub-network have no cost_T.
+    Networks without a third sub-network have no cost_T. With a teacher, each cost is mixed with the distance to its
+    prediction from the same images.
     """
-    function = LOSSES[loss]
     assert logits.clinical is not None, "training needs both images"
     assert logits.dermoscopy is not None, "training needs both images"
-    total = function(logits.clinical, labels, smoothing) + function(logits.dermoscopy, labels, smoothing)
+
+    def cost(part: Tensor, kind: int) -> Tensor:
+        own = LOSSES[loss](part, labels, smoothing)
+        return own if teacher is None else teacher.mixed(own, part, kind)
+
+    total = cost(logits.clinical, 0) + cost(logits.dermoscopy, 1)
     if logits.triple is not None:
-        total = total + alpha * function(logits.triple, labels, smoothing)
-    return torch.as_tensor(total)
+        total = total + alpha * cost(logits.triple, 2)
+    return total

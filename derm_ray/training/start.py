@@ -9,7 +9,7 @@ from derm_ray.errors import ConfigError
 from derm_ray.models.factory import NetworkConfig, build_network
 from derm_ray.models.heads import HEADS
 from derm_ray.models.networks import PairNetwork
-from derm_ray.models.trunks import TRUNKS, Trunk, check_size
+from derm_ray.models.trunks import TRUNKS, Trunk
 from derm_ray.models.weights import (
     State,
     describe_cam,
@@ -45,7 +45,6 @@ def make_start(config: TrainConfig, init_weights: str | None, cam: str | None) -
             else "--cam is for heads that need a map, such as cam_bp; "
             f"this recipe's head is {config.head}. Remove --cam."
         )
-    check_size(config.trunk, config.size)
     state: State | None = None
     if not TRUNKS[config.trunk].from_scratch or init_weights is not None:
         state = read_init_weights(config.trunk, init_weights)

@@ -15,6 +15,7 @@ def test_a_name_is_found_and_its_module_imported_only_then() -> None:
     fruits = Registry("test fruit", {"apple": "math:pi", "pear": "no_such_module:pear"})
     assert list(fruits) == ["apple", "pear"]
     assert str(fruits) == "apple, pear"
+    fruits.check("pear")
     assert fruits["apple"] == pytest.approx(3.14159, abs=1e-5)
     with pytest.raises(
         ConfigError, match=r"test fruit 'pear' is no_such_module:pear, which cannot be imported: No mod"

@@ -80,7 +80,7 @@ def _load(share: Share, spec: Preprocessing, mirror: Mirror, features: FeatureCa
     try:
         if features is not None:
             images = features.read(share.pairs, share.positions, mirror)
-            return Batch(*images, share.labels, share.indices, share.global_size)
+            return Batch(*images, share.labels, share.indices, share.global_size, share.teacher)
         with ThreadPoolExecutor(IMAGES_AT_ONCE) as executor:
             return load_batch(share, spec, executor, mirror)
     except (ImageError, StorageError) as error:

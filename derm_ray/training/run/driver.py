@@ -31,6 +31,8 @@ from derm_ray.training.run.folder import BUNDLE, INVOCATIONS, claim, describe
 from derm_ray.training.run.process_group import AddressedTorchConfig
 from derm_ray.training.run.progress_relay import relay_progress
 from derm_ray.training.run.reference import make_reference, measure_images
+from derm_ray.training.run.teacher import learn_from, load_teacher
+from derm_ray.training.run.tracking import TrackedRun, send_to, tracking_uri
 from derm_ray.training.run.worker import WorkerTask, read_state, train_worker
 from derm_ray.training.start import make_start
 
@@ -64,6 +66,7 @@ def train(
     *,
     init_weights: str | None = None,
     cam: str | None = None,
+    teacher: str | None = None,
     cache: str | None = None,
     cache_limit_gib: float = LIMIT_GIB,
     workers: int = 1,
@@ -71,6 +74,7 @@ def train(
     cpus_per_worker: int | None = None,
     use_gpu: bool = False,
     max_failures: int = 3,
+    track: str | None = None,
     overwrite: bool = False,
     address: str | None = None,
 ) -> TrainResult:
@@ -85,6 +89,7 @@ def train(
         init_weights: ImageNet weights of the trunk (safetensors, torchvision's key names); ``None`` is
             torchvision's download. The tiny trunk takes none.
         cam: bundle of the CAM network of a ``cam_bp`` head, trained with ``head=cam``.
+        teacher: bundle of the same classes, whose probabilities are learned beside the labels.
         cache: folder that keeps the frozen layers' activations, so that they are computed once.
         cache_limit_gib: limit of that folder; least recently used caches are removed first.
         workers: data-parallel workers; the global batch does not depend on it.
@@ -94,6 +99,7 @@ def train(
             1 on a cluster.
         use_gpu: one GPU per worker, nccl; otherwise gloo.
         max_failures: dead or stuck workers to survive; those on nodes that were taken away with notice are not counted.
+        track: ``mlflow:URI`` of the tracking server that metrics and bundle are sent to as well.
         overwrite: remove a finished or different run of that name first.
         address: Ray cluster; ``None`` is ``RAY_ADDRESS`` or a local Ray.
 
@@ -103,6 +109,7 @@ def train(
             is working on it.
         TrainingError: the run stopped; its last good checkpoint is kept.
     """
+    tracker = tracking_uri(track) if track is not None else None
     labels = label_set(config.label_set)
     out_uri = storage.absolute(out_uri)
     run_uri = storage.join(out_uri, name)
@@ -117,7 +124,8 @@ def train(
     check_batch_size(len(splits[Split.TRAIN]), config.global_batch_size, most)
     start = make_start(config, init_weights, cam)
     stem = common_stem(config, start.network) if cache is not None else None
-    description = describe(config, manifest, init_weights, start)
+    taught = load_teacher(teacher, labels, manifest) if teacher is not None else None
+    description = describe(config, manifest, init_weights, start, taught.model_digest if taught else None)
     local_cpus = cpus_per_worker or max(1, runtime.machine_cpus() // most)
     # Ray Data's decoding needs CPUs in addition to those that Ray Train reserves for its workers.
     spare = max(2, runtime.machine_cpus() // 2)
@@ -126,8 +134,11 @@ def train(
         session.require(cpus=workers * cpus + 1, gpus=workers if use_gpu else 0, worker_cpus=cpus)
         with hold(storage.join(run_uri, INVOCATIONS)) as lease:
             started = claim(run_uri, description, overwrite=overwrite)
-            with working_for(started["run_id"]), relay_progress(name) as relay:
+            tracked = TrackedRun.of(run_uri, name, started["run_id"], config, manifest)
+            with working_for(started["run_id"]), relay_progress(name) as relay, send_to(tracker, tracked):
                 logger.info("%s  run %s", name, started["run_id"])
+                if taught is not None:
+                    splits[Split.TRAIN] = learn_from(taught, splits[Split.TRAIN], run_uri, use_gpu=use_gpu)
                 features = None
                 if cache is not None and stem is not None:
                     wanted = [(config, stem, splits)]
@@ -151,14 +162,16 @@ def train(
                     resources_per_worker={"CPU": cpus},
                 )
                 result = _fit(task, out_uri, name, scaling, max_failures)
-            provenance = {
-                **description,
-                **started,
-                "manifest_uri": manifest.uri,
-                "workers": workers if most == workers else f"{workers} to {most}",
-            }
-            prepared = is_prepared(manifest)
-            return _save_bundle(task, start.architecture, result, splits, provenance, lease, prepared=prepared)
+                provenance = {
+                    **description,
+                    **started,
+                    "manifest_uri": manifest.uri,
+                    "workers": workers if most == workers else f"{workers} to {most}",
+                }
+                prepared = is_prepared(manifest)
+                trained = _save_bundle(task, start.architecture, result, splits, provenance, lease, prepared=prepared)
+                tracked.best = trained.metrics
+                return trained
 
 
 class _Trainer(TorchTrainer):  # type: ignore[misc]

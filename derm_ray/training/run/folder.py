@@ -16,12 +16,15 @@ INVOCATIONS = "invocations"
 """Leases of the processes that worked on the run; the current one holds one."""
 
 
-def describe(config: TrainConfig, manifest: Manifest, init_weights: str | None, start: Start) -> dict[str, Any]:
-    """Return the identity of a run."""
+def describe(
+    config: TrainConfig, manifest: Manifest, init_weights: str | None, start: Start, teacher: str | None = None
+) -> dict[str, Any]:
+    """Return the identity of a run; ``teacher`` is the digest of its model."""
     return {
         "manifest_digest": manifest.digest,
         "init_weights": init_weights,
         "cam_network": start.cam_digest,
+        "teacher": teacher,
         "training": config.to_json(),
     }
 

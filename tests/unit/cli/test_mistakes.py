@@ -61,6 +61,8 @@ NOBODY = "--address http://127.0.0.1:9"
     [
         (f"{TRAIN} --preset papr", "unknown preset 'papr'. Did you mean 'paper'?"),
         (f"{TRAIN} --preset debug --set epoch=1", "Did you mean 'epochs'?"),
+        (f"{TRAIN} --recipe none.yaml", "none.yaml: not found"),
+        (f"{TRAIN} --recipe m.parquet", "m.parquet: not a YAML file"),
         ("train --manifest wrong.parquet --out runs --name r --preset debug", "row 1: unknown"),
         ("train --manifest none.parquet --out runs --name r --preset debug", "none.parquet: not found"),
         (f"{TRAIN} --preset cpu --init-weights w.safetensors", "w.safetensors: not found"),

@@ -13,7 +13,7 @@ from derm_ray.errors import ConfigError, StorageError
 from derm_ray.models import timm_trunks
 from derm_ray.models.factory import CamConfig, NetworkConfig, build_network
 from derm_ray.models.networks import PairMaps
-from derm_ray.models.trunks import TRUNKS, Trunk, check_size
+from derm_ray.models.trunks import TRUNKS, Trunk, check_trunk
 from derm_ray.models.weights import load_trunk_weights, read_init_weights
 from derm_ray.training.config import make_config
 
@@ -124,11 +124,19 @@ def test_names_that_are_not_there_are_one_message() -> None:
         Trunk("timm/resnet18", "stride8", "stride16")
 
 
-@pytest.mark.parametrize(("name", "size"), [("timm/vit_small_patch14_dinov2", 64), ("timm/mixer_s16_224", 128)])
-def test_a_size_that_a_transformer_cannot_take_is_one_message(name: str, size: int) -> None:
-    with pytest.raises(ConfigError, match=rf"{name} does not take images of {size} px \(Input height .*\)\. Choose"):
-        check_size(name, size)
-    check_size(name, 224)
+@pytest.mark.parametrize(
+    ("name", "size", "sizes"),
+    [
+        ("timm/vit_small_patch14_dinov2", 64, "56 or 70"),
+        ("timm/vit_tiny_patch16_224", 225, "224 or 240"),
+        ("timm/mixer_s16_224", 128, "224"),
+    ],
+)
+def test_a_size_that_a_transformer_cannot_take_names_the_nearest_that_it_can(name: str, size: int, sizes: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{name} does not take images of {size} px\. Choose {sizes}, or another"):
+        check_trunk(name, None, "none", size)
+    for other in sizes.split(" or "):
+        check_trunk(name, None, "none", int(other))
 
 
 def test_weights_of_another_network_are_named_key_by_key() -> None:

@@ -55,6 +55,11 @@ def test_every_preset_is_valid_and_text_settings_are_typed() -> None:
         ("cpu", ["lr_decay=2", "alpha=-1"], "alpha='-1'.*lr_decay|lr_decay='2'.*|alpha"),
         ("cpu", ["label_set=paper5"], "Did you mean 'paper15'"),
         ("cpu", ["epochs"], "expected key=value"),
+        ("cpu", ["freeze=pool9"], "unknown freeze of trunk vgg16 'pool9'. Did you mean 'pool4'"),
+        ("cpu", ["tap=relu9"], "unknown tap of trunk vgg16 'relu9'"),
+        ("cpu", ["rank=8"], "rank 8 applies to bilinear heads only"),
+        ("cpu", ["head=cam"], "a CAM network takes one image"),
+        ("debug", ["trunk=timm/vit_tiny_patch16_224", "size=100"], "Choose 96 or 112"),
     ],
 )
 def test_bad_settings_are_one_message(preset: str, settings: list[str], message: str) -> None:

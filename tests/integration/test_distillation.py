@@ -1,0 +1,83 @@
+"""Distillation and tracking in one run on a real Ray."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from derm_ray.bundle import load_bundle
+from derm_ray.data.manifest import Manifest
+from derm_ray.data.preprocessing import pixels_from_bytes
+from derm_ray.domain import PAPER15, PredictionKind, Split
+from derm_ray.errors import OutputExistsError
+from derm_ray.inference.predictor import Predictor
+from derm_ray.storage import read_bytes
+from derm_ray.training.batches import labeled
+from derm_ray.training.config import make_config
+from derm_ray.training.run import driver
+from derm_ray.training.run.driver import train
+from derm_ray.training.run.teacher import learn_from
+from tests.conftest import take
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.mark.filterwarnings("default")  # MLflow's own
+def test_a_student_of_another_size_learns_and_is_tracked(
+    ray_local: None,
+    pairs: Manifest,
+    bundle_uri: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.chdir(tmp_path)
+    manifest = take(pairs, 100).absolute().with_column("split", ["train"] * 80 + ["val"] * 20)
+    config = make_config("debug", {"size": 32, "epochs": 1})
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+
+    def fail(*args: Any, **options: Any) -> None:
+        raise RuntimeError("stopped")
+
+    fit = driver._fit
+    monkeypatch.setattr(driver, "_fit", fail)
+    options = {"teacher": bundle_uri, "track": f"mlflow:{store}"}
+    with pytest.raises(RuntimeError, match="stopped"):
+        train(config, manifest, "runs", "student", **options)  # type: ignore[arg-type]
+    monkeypatch.setattr(driver, "_fit", fit)
+    with pytest.raises(OutputExistsError, match="teacher was"):
+        train(config, manifest, "runs", "student")
+
+    kept = tmp_path / "runs" / "student" / "teacher.parquet"
+    written = kept.stat().st_mtime_ns
+    with caplog.at_level(logging.INFO, "derm_ray"):
+        result = train(config, manifest, "runs", "student", **options)  # type: ignore[arg-type]
+    assert kept.stat().st_mtime_ns == written
+    assert "the teacher's predictions" not in caplog.text
+
+    teacher = load_bundle(bundle_uri)
+    assert load_bundle(result.bundle_uri).provenance["teacher"] == teacher.model_digest
+    split = labeled(manifest, Split.TRAIN, PAPER15)
+    table = pq.read_table(kept)
+    assert table["pair_id"].to_pylist() == [pair.pair_id for pair in split.pairs]
+    pair = split.pairs[7]
+    assert pair.clinical_uri is not None
+    assert pair.dermoscopy_uri is not None
+    images = [read_bytes(uri) for uri in (pair.clinical_uri, pair.dermoscopy_uri)]
+    (prediction,) = Predictor(teacher, "torch").predict([pixels_from_bytes(*images, teacher.preprocessing)])
+    learned = learn_from(teacher, split, result.run_uri, use_gpu=False).teacher
+    assert learned is not None
+    expected = [prediction.per_input_predictions[kind] for kind in PredictionKind]
+    np.testing.assert_allclose(learned[7], expected, atol=1e-5)
+
+    client = MlflowClient(store, store)
+    (run,) = client.search_runs([client.get_experiment_by_name("derm_ray").experiment_id])
+    assert (run.info.status, run.data.tags["derm_ray.run_id"]) == ("FINISHED", result.run_id)
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "step/loss")] == [1, 2, 3, 4, 5]
+    assert run.data.metrics["best/cross/accuracy"] == result.metrics["cross/accuracy"]
+    assert client.search_model_versions("name = 'derm_ray_paper15'")[0].run_id == run.info.run_id
