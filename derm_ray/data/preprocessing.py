@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from concurrent.futures import Executor, wait
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import Any
 
@@ -16,6 +16,7 @@ from derm_ray.data.decode import decode
 from derm_ray.domain import LesionPair, Modality
 from derm_ray.errors import BundleError, ImageError
 
+INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 Pixels = npt.NDArray[np.uint8]
 """One preprocessed image: (size, size, 3) uint8, RGB, 0..255."""
 
@@ -25,16 +26,17 @@ class Preprocessing:
     """How pixels become network input; sealed into every bundle.
 
     Attributes:
-        size: side of the square in pixels; the whole image is stretched onto it (bilinear, antialiased),
-            so that a lesion near the border is never cut off. JPEG photos are decoded at the smallest scale that is
-            not below it.
+        size: side of the square in pixels; the whole image is stretched onto it (antialiased), so that a lesion near
+            the border is never cut off. JPEG photos are decoded at the smallest scale that is not below it.
+        interpolation: a key of :data:`INTERPOLATIONS`.
     """
 
     size: int = 224
+    interpolation: str = "bilinear"
 
     def to_json(self) -> dict[str, Any]:
         """Return the specification as JSON types."""
-        return {"resize": "stretch-bilinear", "size": self.size}
+        return {"resize": "stretch", **asdict(self)}
 
     @classmethod
     def from_json(cls, spec: Mapping[str, Any]) -> "Preprocessing":
@@ -43,15 +45,13 @@ class Preprocessing:
         Raises:
             BundleError: it asks for a resize this version does not have.
         """
-        if spec.get("resize") != "stretch-bilinear":
-            raise BundleError(
-                f"unknown resize method {spec.get('resize')!r} in the preprocessing. Train the model again."
-            )
-        return cls(int(spec["size"]))
+        if spec.get("resize") != "stretch" or spec.get("interpolation") not in INTERPOLATIONS:
+            raise BundleError(f"unknown preprocessing {dict(spec)}. Train the model again.")
+        return cls(int(spec["size"]), spec["interpolation"])
 
     def resize(self, image: Image.Image) -> Pixels:
         """Return the image's pixels on the square."""
-        return np.asarray(image.resize((self.size, self.size), Image.Resampling.BILINEAR))
+        return np.asarray(image.resize((self.size, self.size), INTERPOLATIONS[self.interpolation]))
 
 
 @dataclass(frozen=True)

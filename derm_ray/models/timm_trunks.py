@@ -17,6 +17,7 @@ from timm.models.mobilenetv3 import MobileNetV3Features
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from derm_ray.data.preprocessing import INTERPOLATIONS
 from derm_ray.errors import ConfigError, StorageError, did_you_mean
 from derm_ray.models.trunks import Layer, TrunkSpec
 
@@ -59,6 +60,8 @@ def make_spec(name: str) -> TrunkSpec:
         freezes={key: layer.end for key, layer in parts.ends.items()},
         mean=config.mean,
         std=config.std,
+        size=config.input_size[-1],
+        interpolation=config.interpolation if config.interpolation in INTERPOLATIONS else "bilinear",
         pretrained=partial(_download, name) if config.has_weights else None,
         published=whole.state_dict,
         source_key=parts.source_key,

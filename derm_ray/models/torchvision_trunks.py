@@ -45,6 +45,8 @@ def make_spec(name: str) -> TrunkSpec:
         freezes={key: layer.end for key, layer in ends.items()},
         mean=tuple(preset.mean),
         std=tuple(preset.std),
+        size=preset.crop_size[0],
+        interpolation=preset.interpolation.value,
         pretrained=partial(weights.get_state_dict, progress=False, check_hash=True),
         published=lambda: models.get_model(name, weights=None).state_dict(),
         source_key=_source_key,

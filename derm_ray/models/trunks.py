@@ -1,5 +1,6 @@
-"""Convolutional trunks: frozen stem, trained body, a tap in the middle and the last feature map."""
+"""Trunks: frozen stem, trained body, a tap in the middle and the last feature map."""
 
+import itertools
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -45,6 +46,8 @@ class TrunkSpec:
         taps: name -> the layer; the first is the default.
         freezes: name -> index just after the last frozen layer; ``none`` is always there.
         mean, std: normalization of RGB in 0..1 that the layers expect; the default is ImageNet's.
+        size: side of the images that the weights were trained on, in pixels.
+        interpolation: how these were resized: a key of :data:`derm_ray.data.preprocessing.INTERPOLATIONS`.
         pretrained: downloads published weights, by their own key names; ``None`` where there is no download.
         published: returns the key names of the whole published network; ``None``: any others than needed may be there.
         source_key: returns the published key name of a tensor of the layers.
@@ -57,6 +60,8 @@ class TrunkSpec:
     freezes: Mapping[str, int]
     mean: Channels = (0.485, 0.456, 0.406)
     std: Channels = (0.229, 0.224, 0.225)
+    size: int = 224
+    interpolation: str = "bilinear"
     pretrained: Callable[[], Mapping[str, Tensor]] | None = None
     published: Callable[[], Collection[str]] | None = None
     source_key: Callable[[str], str] = str
@@ -134,6 +139,7 @@ class Trunk(nn.Module):
         self.frozen = 0 if body_only else start
         self._tap = tap_layer.end - (start if body_only else 0)
         self._as_map = spec.as_map
+        self._ends = [end - (start if body_only else 0) for end in spec.freezes.values()]
         self.features[: self.frozen].requires_grad_(False)
         mean, std = torch.tensor(spec.mean)[:, None, None], torch.tensor(spec.std)[:, None, None]
         self.register_buffer("scale", None if body_only else 255 * std)
@@ -149,6 +155,11 @@ class Trunk(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.frozen == 0):
             normalized = images_BCHW.float() / self.scale - self.shift
             return torch.as_tensor(self.features[: self.frozen](normalized))
+
+    def stages(self) -> list[nn.Sequential]:
+        """Return the layers by stage, which end where the trunk can be frozen; the last ones are one more."""
+        ends = sorted({0, *(end for end in self._ends if 0 < end < len(self.features)), len(self.features)})
+        return [self.features[start:end] for start, end in itertools.pairwise(ends)]
 
     def stem_state(self) -> dict[str, Tensor]:
         """Return what decides the stem's output: its part of the state dict."""

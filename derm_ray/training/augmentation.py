@@ -2,14 +2,13 @@
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
+from derm_ray.data.preprocessing import Pixels, Preprocessing
 from derm_ray.domain import LesionPair, Modality
 
-Image = npt.NDArray[np.uint8]
 ASPECT = 4 / 3
 """Bound on how much a crop is wider than high, or higher than wide."""
 CROP_MARGIN = 1.25
@@ -58,28 +57,32 @@ class Augmentation:
     seed: int
     epoch: int
 
+    def before(self, spec: Preprocessing) -> Preprocessing:
+        """Return how images are loaded for :meth:`apply`: crops are taken from larger ones."""
+        return replace(spec, size=round(spec.size * CROP_MARGIN)) if self.policy.crop < 1 else spec
+
     def mirrors(self, pair: LesionPair, modality: Modality) -> bool:
         """Return whether an image is mirrored: a fair coin."""
-        return self.policy.mirror and bool(self._digest(pair, modality)[0] & 1)
+        return self.policy.mirror and bool(self._digest(pair, modality, 1)[0] & 1)
 
-    def apply(self, image: Image, size: int, pair: LesionPair, modality: Modality) -> Image:
+    def apply(self, image: Pixels, size: int, pair: LesionPair, modality: Modality) -> Pixels:
         """Return an image (S, S, 3) as the network sees it in this epoch: (size, size, 3), S >= size."""
         if not self.policy.pixels_change:
             return image[:, ::-1] if self.mirrors(pair, modality) else image
-        rng = np.random.default_rng(int.from_bytes(self._digest(pair, modality), "big"))
+        rng = np.random.default_rng(int.from_bytes(self._digest(pair, modality, 16), "big"))
         return _changed(self.policy, image, size, rng, mirrored=self.mirrors(pair, modality))
 
-    def _digest(self, pair: LesionPair, modality: Modality) -> bytes:
+    def _digest(self, pair: LesionPair, modality: Modality, size: int) -> bytes:
         key = f"{self.seed}/{self.epoch}/{pair.pair_id}/{modality}".encode()
-        return hashlib.blake2b(key, digest_size=16).digest()
+        return hashlib.blake2b(key, digest_size=size).digest()
 
 
-def _changed(policy: Policy, image: Image, size: int, rng: np.random.Generator, *, mirrored: bool) -> Image:
+def _changed(policy: Policy, image: Pixels, size: int, rng: np.random.Generator, *, mirrored: bool) -> Pixels:
     import torch  # tasks that decode do not load it where they need not
     from torchvision.transforms.v2 import functional
 
     top, left, height, width = _crop(len(image), policy.crop, rng)
-    tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    tensor = torch.from_numpy(image.copy()).permute(2, 0, 1)
     tensor = functional.resized_crop(tensor, top, left, height, width, [size, size], antialias=True)
     if mirrored:
         tensor = tensor.flip(2)
@@ -96,7 +99,7 @@ def _changed(policy: Policy, image: Image, size: int, rng: np.random.Generator, 
     if rng.random() < policy.erase:
         top, left, height, width = _rectangle(size, rng.uniform(0.02, 0.2), rng)
         tensor = functional.erase(tensor, top, left, height, width, torch.tensor(127, dtype=torch.uint8))
-    changed: Image = tensor.permute(1, 2, 0).contiguous().numpy()
+    changed: Pixels = tensor.permute(1, 2, 0).contiguous().numpy()
     return changed
 
 

@@ -1,6 +1,5 @@
 """Batches: their pairs and pixels. The order depends on the seed only, not on the number of workers."""
 
-import hashlib
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -12,11 +11,10 @@ from derm_ray.data.manifest import Manifest, collapsed, require_split
 from derm_ray.data.preprocessing import Preprocessing, load_pairs
 from derm_ray.domain import LabelSet, LesionPair, Modality, Split
 from derm_ray.errors import ConfigError, ImageError, ImageErrorCode, StorageError
+from derm_ray.training.augmentation import Augmentation
 
 Indices = npt.NDArray[np.int64]
 Probabilities = npt.NDArray[np.float32]
-Mirror = tuple[int, int] | None
-"""Seed and epoch that decide which images are mirrored; ``None`` mirrors none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +96,23 @@ class Batch:
     global_size: int
     teacher: Probabilities | None = None
 
+    def parts(self, number: int) -> "list[Batch]":
+        """Return its pairs in as many batches, whose sizes differ by one at most."""
+        if number == 1:
+            return [self]
+        rows = np.array_split(np.arange(len(self.labels)), number)
+        return [
+            Batch(
+                self.clinical[of],
+                self.dermoscopy[of],
+                self.labels[of],
+                self.indices[of],
+                self.global_size,
+                None if self.teacher is None else self.teacher[of],
+            )
+            for of in rows
+        ]
+
 
 def training_order(pairs: int, global_batch_size: int, *, seed: int, epoch: int) -> list[Indices]:
     """Return an epoch's global batches: one seeded permutation, cut; an incomplete last batch is dropped."""
@@ -111,16 +126,17 @@ def evaluation_order(pairs: int, batch_size: int) -> list[Indices]:
     return [np.arange(start, min(start + batch_size, pairs)) for start in range(0, pairs, batch_size)]
 
 
-def check_batch_size(pairs: int, global_batch_size: int, workers: int) -> None:
-    """Check that every rank gets at least two pairs a step (batch norm needs them) and an epoch has a step.
+def check_batch_size(pairs: int, global_batch_size: int, workers: int, accumulation: int = 1) -> None:
+    """Check that each part of a step has two pairs on every rank (batch norm needs them) and an epoch has a step.
 
     Raises:
         ConfigError: it does not.
     """
-    if global_batch_size < 2 * workers:
+    if global_batch_size < 2 * workers * accumulation:
+        parts = f" and accumulation {accumulation}" if accumulation > 1 else ""
         raise ConfigError(
-            f"global_batch_size {global_batch_size} leaves fewer than two pairs for each of {workers} workers. "
-            f"Use at least {2 * workers}, or fewer workers."
+            f"global_batch_size {global_batch_size}{parts} leaves fewer than two pairs for each of {workers} workers. "
+            f"Use at least {2 * workers * accumulation}, or fewer workers."
         )
     if pairs < global_batch_size:
         raise ConfigError(
@@ -129,34 +145,26 @@ def check_batch_size(pairs: int, global_batch_size: int, workers: int) -> None:
         )
 
 
-def is_mirrored(pair: LesionPair, modality: Modality, mirror: Mirror) -> bool:
-    """Return whether an image is mirrored: a fair coin keyed by seed, epoch, pair and modality."""
-    if mirror is None:
-        return False
-    seed, epoch = mirror
-    key = f"{seed}/{epoch}/{pair.pair_id}/{modality}".encode()
-    return bool(hashlib.blake2b(key, digest_size=1).digest()[0] & 1)
-
-
-def load_batch(share: Share, spec: Preprocessing, executor: Executor, mirror: Mirror) -> Batch:
-    """Read, decode, resize and mirror the images of a share; see :func:`load_images`."""
-    clinical, dermoscopy = load_images(share.pairs, spec, executor, mirror)
+def load_batch(share: Share, spec: Preprocessing, executor: Executor, augmentation: Augmentation | None) -> Batch:
+    """Load the images of a share; see :func:`load_images`."""
+    clinical, dermoscopy = load_images(share.pairs, spec, executor, augmentation)
     return Batch(clinical, dermoscopy, share.labels, share.indices, share.global_size, share.teacher)
 
 
 def load_images(
-    pairs: Sequence[LesionPair], spec: Preprocessing, executor: Executor, mirror: Mirror = None
+    pairs: Sequence[LesionPair], spec: Preprocessing, executor: Executor, augmentation: Augmentation | None = None
 ) -> npt.NDArray[np.uint8]:
-    """Return the clinical and the dermoscopy images of pairs that have both: (2, B, size, size, 3).
+    """Read, decode, resize and augment the clinical and the dermoscopy images of pairs that have both.
 
-    ``executor`` runs one task per image.
+    ``executor`` runs one task per image. Returns (2, B, size, size, 3).
 
     Raises:
         ImageError: an image cannot be used; the message names pair and file.
         StorageError: storage failed.
     """
+    loaded = spec if augmentation is None else augmentation.before(spec)
     images = np.empty((2, len(pairs), spec.size, spec.size, 3), np.uint8)
-    for row, (pair, pixels) in enumerate(zip(pairs, load_pairs(list(pairs), spec, executor), strict=True)):
+    for row, (pair, pixels) in enumerate(zip(pairs, load_pairs(list(pairs), loaded, executor), strict=True)):
         if isinstance(pixels, ImageError):
             message = f"pair {pair.pair_id}: {pixels.message}"
             if pixels.code is ImageErrorCode.STORAGE:
@@ -165,5 +173,5 @@ def load_images(
         for slot, modality in enumerate(Modality):
             image = pixels.of(modality)
             assert image is not None, "validated: training has both images"
-            images[slot, row] = image[:, ::-1] if is_mirrored(pair, modality, mirror) else image
+            images[slot, row] = image if augmentation is None else augmentation.apply(image, spec.size, pair, modality)
     return images

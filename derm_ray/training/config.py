@@ -19,6 +19,7 @@ from derm_ray.models.heads import HEADS
 from derm_ray.models.trunks import MIN_SIZE, TRUNKS, check_trunk
 from derm_ray.registry import Registry
 from derm_ray.training import PRESETS
+from derm_ray.training.augmentation import POLICIES, Policy
 from derm_ray.training.losses import LOSSES
 
 
@@ -66,20 +67,24 @@ class TrainConfig:
         label_set: diagnoses and their order.
         network, trunk, head, tap, rank: see :class:`derm_ray.models.factory.NetworkConfig`.
         cam_mode: how a CAM-BP head's map comes from the CAM network; see :func:`derm_ray.models.cam.saliency`.
-        size: side of the input in pixels.
+        size: side of the input in pixels; ``None`` is the trunk's own.
         freeze: trunk layers that are not trained: ``none``, or a freeze point of the trunk (``pool4`` of VGG-16).
         loss: ``squared`` (Eq. 1-4) or ``cross_entropy`` (footnote 1).
         label_smoothing: share of a label's weight that goes to all classes alike, of loss ``cross_entropy``.
         alpha: weight of the cross sub-network's loss (Eq. 5).
         distillation_weight: share of the teacher in the loss, with ``--teacher``.
         distillation_temperature: of teacher and student in their distance (Hinton et al. 2015).
-        class_weight: of a pair's loss by its class, mean 1 over train: ``none``, ``inverse`` frequency, or
-            ``effective`` number (Cui et al. 2019, Eq. 2, beta 0.999).
+        class_weight_power: a pair's loss weighs by the frequency of its class to this power, negative: 0 weighs all
+            pairs alike, 1 all classes.
+        logit_adjustment: what is added to the logits in the loss, in logarithms of the classes' frequencies (Menon
+            et al. 2021, Eq. 10); predictions are made without.
         epochs: passes over the training split.
         global_batch_size: pairs per optimizer step over all workers.
+        accumulation: parts of a step that run one after another, in less memory.
         optimizer: ``sgd`` or ``adamw``; the latter does not decay biases and the parameters of norms.
         learning_rate: of the trunk, at the start.
         head_learning_rate: of all layers after the trunks.
+        layer_decay: factor on the trunk's rate per stage, counted from the last one back.
         schedule: of both rates: ``exponential`` or ``cosine``, which ends at 0.
         lr_decay: factor on both after every epoch, of schedule ``exponential``.
         warmup_epochs: both rise from 0 over so many epochs, a fraction too.
@@ -87,11 +92,15 @@ class TrainConfig:
         weight_decay: of the optimizer.
         clip_norm: bound on the gradient's L2 norm; 0 turns it off.
         dropout: probability in the heads.
-        mirror: mirror each training image left-right with probability 1/2.
+        augmentation: of training images: ``none``, ``mirror`` (left-right), ``standard`` (crops, mirrors, quarter turns
+            and colors) or ``strong`` (more of these, blur and erased rectangles).
         freeze_batch_norm: keep every batch norm's statistics and run it in evaluation mode.
         precision: ``auto`` (bf16 where the hardware has it), ``fp32`` or ``bf16``.
+        ema_decay: of the weights' exponential moving average, which is what is validated and sealed; 0 turns it off.
         monitor: validation metric that picks the best epoch, of the cross prediction; higher is better.
-        seed: of initial weights, order, mirroring and dropout.
+        keep: the epoch that becomes the bundle: ``best`` by ``monitor``, or ``last``.
+        patience: epochs without a better ``monitor`` after which training ends; 0 runs all.
+        seed: of initial weights, order, augmentation and dropout.
     """
 
     label_set: str = "paper15"
@@ -101,19 +110,22 @@ class TrainConfig:
     tap: str | None = None
     rank: Annotated[int, Field(ge=1)] | None = None
     cam_mode: Annotated[str, OneOf("cam_mode", CAM_MODES)] = "relu_sum"
-    size: Annotated[int, Field(ge=MIN_SIZE)] = 224
+    size: Annotated[int, Field(ge=MIN_SIZE)] | None = None
     freeze: str = "none"
     loss: Annotated[str, OneOf("loss", LOSSES)] = "squared"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     alpha: NonNegative = 1.5
     distillation_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     distillation_temperature: Positive = 2.0
-    class_weight: Literal["none", "inverse", "effective"] = "none"
+    class_weight_power: Annotated[float, Field(ge=0, le=1)] = 0.0
+    logit_adjustment: NonNegative = 0.0
     epochs: Count = 30
     global_batch_size: Annotated[int, Field(ge=2)] = 32
+    accumulation: Count = 1
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: Positive = 1e-3
     head_learning_rate: Positive = 1e-3
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     schedule: Literal["exponential", "cosine"] = "exponential"
     lr_decay: Annotated[float, Field(gt=0, le=1)] = 0.95
     warmup_epochs: NonNegative = 0.0
@@ -121,10 +133,13 @@ class TrainConfig:
     weight_decay: NonNegative = 5e-5
     clip_norm: NonNegative = 5.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    mirror: bool = True
+    augmentation: Annotated[str, OneOf("augmentation", POLICIES)] = "mirror"
     freeze_batch_norm: bool = False
     precision: Annotated[str, OneOf("precision", PRECISIONS)] = "auto"
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     monitor: Annotated[str, OneOf("monitor", class_metrics)] = "macro_auroc"
+    keep: Literal["best", "last"] = "best"
+    patience: Annotated[int, Field(ge=0)] = 0
     seed: Annotated[int, Field(ge=0)] = 0
 
     @property
@@ -143,7 +158,13 @@ class TrainConfig:
     @property
     def preprocessing(self) -> Preprocessing:
         """How its images become input."""
-        return Preprocessing(self.size)
+        spec = TRUNKS[self.trunk]
+        return Preprocessing(self.size or spec.size, spec.interpolation)
+
+    @property
+    def policy(self) -> Policy:
+        """Augmentation of its training images."""
+        return POLICIES[self.augmentation]
 
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as JSON types."""
@@ -166,6 +187,32 @@ def cpu() -> TrainConfig:
         epochs=8,
         global_batch_size=16,
         head_learning_rate=3e-2,
+    )
+
+
+def light() -> TrainConfig:
+    """EfficientNet-Lite0 of both images, trained through on 160 px: a useful model in minutes on two cores."""
+    return TrainConfig(
+        network="share",
+        trunk="timm/tf_efficientnet_lite0",
+        head="gap",
+        size=160,
+        loss="cross_entropy",
+        class_weight_power=0.5,
+        epochs=16,
+        global_batch_size=16,
+        optimizer="adamw",
+        learning_rate=5e-4,
+        head_learning_rate=2e-3,
+        schedule="cosine",
+        warmup_epochs=0.5,
+        weight_decay=0.02,
+        dropout=0.2,
+        augmentation="standard",
+        freeze_batch_norm=True,
+        precision="fp32",
+        ema_decay=0.99,
+        keep="last",
     )
 
 
@@ -214,7 +261,9 @@ def config_from_json(values: Mapping[str, Any]) -> TrainConfig:
         raise ConfigError(f"warmup_epochs {config.warmup_epochs:g} must be less than epochs, {config.epochs}.")
     if config.label_smoothing and config.loss != "cross_entropy":
         raise ConfigError(f"label_smoothing applies to loss cross_entropy only. Remove it for loss {config.loss}.")
-    check_trunk(config.trunk, config.tap, config.freeze, config.size)
+    if config.keep == "last" and config.patience:
+        raise ConfigError("patience ends training after its best epoch, which keep=last does not keep. Remove one.")
+    check_trunk(config.trunk, config.tap, config.freeze, config.preprocessing.size)
     # A head that needs a map gets its real CAM network at the start of the run.
     config.architecture(CamConfig(config.trunk, config.classes) if HEADS[config.head].needs_map else None)
     return config

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from derm_ray import storage
 from derm_ray.domain import LesionPair, Modality
 from derm_ray.errors import ConfigError, StorageError
-from derm_ray.training.batches import Indices, Mirror, is_mirrored
+from derm_ray.training.augmentation import Augmentation
+from derm_ray.training.batches import Indices
 
 PAIRS_PER_FILE = 64
 LIMIT_GIB = 50.0
@@ -54,7 +55,9 @@ class FeatureCache:
         record = {"bytes": self.record_bytes * pairs, "used_at": time.time()}
         storage.write_json(storage.join(self.uri, INDEX), record)
 
-    def read(self, pairs: Sequence[LesionPair], positions: Indices, mirror: Mirror) -> tuple[Activations, Activations]:
+    def read(
+        self, pairs: Sequence[LesionPair], positions: Indices, augmentation: Augmentation | None
+    ) -> tuple[Activations, Activations]:
         """Return clinical and dermoscopy activations (B, H, W, C) of pairs at these places in the list.
 
         Raises:
@@ -66,7 +69,8 @@ class FeatureCache:
         for pair, row in zip(pairs, positions.tolist(), strict=True):
             for slot, modality in enumerate(Modality):
                 files.append(f"{folder}/{row // PAIRS_PER_FILE:06d}.features")
-                image = slot + 2 * (self.mirrored and is_mirrored(pair, modality, mirror))
+                mirrored = self.mirrored and augmentation is not None and augmentation.mirrors(pair, modality)
+                image = slot + 2 * mirrored
                 starts.append(row % PAIRS_PER_FILE * self.record_bytes + image * self.image_bytes)
         with storage.translate_errors(self.uri):
             ends = [start + self.image_bytes for start in starts]

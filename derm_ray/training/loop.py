@@ -1,15 +1,17 @@
 """The training loop in plain torch; it runs alone or under an initialized process group."""
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor, nn
 from torch import distributed as dist
-from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 from derm_ray.domain import PredictionKind
 from derm_ray.errors import DermRayError, TrainingError
@@ -17,19 +19,21 @@ from derm_ray.inference.precision import autocast, network_input, resolve_precis
 from derm_ray.models.networks import PairLogits, PairNetwork
 from derm_ray.training.batches import Batch
 from derm_ray.training.config import TrainConfig
-from derm_ray.training.losses import SoftTargets, pair_loss
+from derm_ray.training.losses import SoftTargets, class_weights, log_frequencies, pair_loss
 from derm_ray.training.optimizer import make_optimizer, set_rates
 from derm_ray.training.watchdog import Watchdog
 
 _FIX = "Lower learning_rate or head_learning_rate, or set clip_norm, and start under a new name."
 
+_Tensors = tuple[Tensor, ...] | list[Tensor]
 KindProbabilities = dict[PredictionKind, npt.NDArray[np.float32]]
 
 
 class TrainingLoop:
     """Network and optimizer of a run.
 
-    ``network`` has its initial weights and is changed in place; ``weights`` are those of each class in the loss (K,).
+    ``network`` has its initial weights and is changed in place; ``class_counts`` are the pairs of each class in train
+    (K,), which the recipe's weights of classes come from.
     """
 
     def __init__(
@@ -37,7 +41,7 @@ class TrainingLoop:
         config: TrainConfig,
         network: PairNetwork,
         device: torch.device,
-        weights: npt.NDArray[np.float32] | None = None,
+        class_counts: npt.NDArray[np.int64] | None = None,
         watchdog: Watchdog | None = None,
     ) -> None:
         self.config = config
@@ -47,7 +51,11 @@ class TrainingLoop:
         self.precision = resolve_precision(config.precision, device)
         if self.precision == "fp32":
             torch.backends.cudnn.deterministic = True  # so that a resumed run equals an uninterrupted one on GPUs too
-        self._weights = torch.from_numpy(np.ones(config.classes, np.float32) if weights is None else weights).to(device)
+        counts = np.ones(config.classes, np.int64) if class_counts is None else class_counts
+        self._weights = torch.from_numpy(class_weights(counts, config.class_weight_power)).to(device)
+        self._adjustment = None
+        if config.logit_adjustment:
+            self._adjustment = config.logit_adjustment * torch.from_numpy(log_frequencies(counts)).to(device)
         self._distributed = dist.is_available() and dist.is_initialized()
         self._module: nn.Module = network
         if self._distributed:
@@ -58,6 +66,9 @@ class TrainingLoop:
             self._module = DistributedDataParallel(
                 network, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
             )
+        self._average = None
+        if config.ema_decay:
+            self._average = AveragedModel(network, multi_avg_fn=_moving_average(config.ema_decay), use_buffers=True)
         self._optimizer = make_optimizer(network, config)
 
     def train_epoch(
@@ -130,30 +141,48 @@ class TrainingLoop:
 
     def _step(self, batch: Batch, should_checkpoint: bool) -> tuple[float, bool]:
         """Return the global mean loss, and whether ``should_checkpoint`` is true on any rank."""
+        config = self.config
+        parts = batch.parts(config.accumulation)
+        total = torch.zeros(2, device=self.device)
+        total[1] = should_checkpoint
+        for number, part in enumerate(parts, 1):
+            with self._synchronized_if(last=number == len(parts)):
+                total[0] += self._backward(part)
+        if config.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self._module.parameters(), config.clip_norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        if self._average is not None:
+            self._average.update_parameters(self.network)
+        if self._distributed:
+            dist.all_reduce(total)
+        loss, votes = total.tolist()
+        return loss, votes > 0
+
+    def _synchronized_if(self, *, last: bool) -> AbstractContextManager[None]:
+        """Return the context of a part's backward pass: gradients are averaged over ranks in a step's last one."""
+        if last or not isinstance(self._module, DistributedDataParallel):
+            return nullcontext()
+        return self._module.no_sync()
+
+    def _backward(self, batch: Batch) -> Tensor:
+        """Add the gradients of a batch, and return its share of the global mean loss."""
         with autocast(self.precision, self.device):
             logits = self._forward(batch)
         labels = torch.from_numpy(batch.labels).to(self.device)
-        config = self.config
         losses = pair_loss(
             logits,
             labels,
-            loss=config.loss,
-            alpha=config.alpha,
-            smoothing=config.label_smoothing,
+            loss=self.config.loss,
+            alpha=self.config.alpha,
+            smoothing=self.config.label_smoothing,
+            adjustment=self._adjustment,
             teacher=self._soft_targets(batch),
         )
         # DDP averages over ranks, so that shares of unequal size must weigh by their pairs.
         share = (losses * self._weights[labels]).sum() / batch.global_size
         torch.autograd.backward(share * (dist.get_world_size() if self._distributed else 1))
-        if config.clip_norm:
-            torch.nn.utils.clip_grad_norm_(self._module.parameters(), config.clip_norm)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        total = torch.stack([share.detach().float(), share.new_tensor(should_checkpoint, dtype=torch.float32)])
-        if self._distributed:
-            dist.all_reduce(total)
-        loss, votes = total.tolist()
-        return loss, votes > 0
+        return share.detach().float()
 
     def _soft_targets(self, batch: Batch) -> SoftTargets | None:
         if batch.teacher is None:
@@ -177,7 +206,8 @@ class TrainingLoop:
             TrainingError: a probability is not finite.
             DermRayError: some rank's batch is an error; the same one is raised on all ranks.
         """
-        self.network.eval()
+        network = self._average.module if self._average is not None else self.network
+        network.eval()
         self._share_buffers()
         mine: list[tuple[npt.NDArray[np.int64], KindProbabilities] | DermRayError] = []
         # The bare network: DDP's forward synchronizes buffers, and ranks may have unequal numbers of batches.
@@ -187,7 +217,7 @@ class TrainingLoop:
                     mine.append(batch)
                 elif len(batch.indices):
                     self._watchdog.work()
-                    logits = self._forward(batch, self.network)
+                    logits = self._forward(batch, network)
                     mine.append((batch.indices, {k: p.cpu().numpy() for k, p in logits.probabilities().items()}))
                     self._watchdog.wait()
         gathered = [item for rank in self._gather(mine) for item in rank]
@@ -205,17 +235,41 @@ class TrainingLoop:
     def _share_buffers(self) -> None:
         """Give every rank the batch norm statistics of rank 0, so that validated and saved statistics are the same."""
         if self._distributed:
-            for buffer in self.network.buffers():
-                dist.broadcast(buffer, src=0)
+            for network in (self.network, *([self._average.module] if self._average is not None else [])):
+                for buffer in network.buffers():
+                    dist.broadcast(buffer, src=0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return weights and optimizer; random numbers and learning rates follow from the step that is next."""
-        return {"network": self.network.state_dict(), "optimizer": self._optimizer.state_dict()}
+        """Return weights, their average, and optimizer; random numbers and learning rates follow from the next step."""
+        average = {"average": self._average.state_dict()} if self._average is not None else {}
+        return {"network": self.network.state_dict(), "optimizer": self._optimizer.state_dict(), **average}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from :meth:`state_dict`."""
         self.network.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
+
+
+def sealed_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the weights that were validated, of :meth:`TrainingLoop.state_dict`: the average where there is one."""
+    average = state.get("average", {f"module.{key}": value for key, value in state["network"].items()})
+    return {key.removeprefix("module."): value for key, value in average.items() if key != "n_averaged"}
+
+
+def _moving_average(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
+    """Return how an average of weights takes a step; the first ones count for more, so that the start is forgotten."""
+
+    @torch.no_grad()
+    def update(averages: _Tensors, values: _Tensors, taken: Tensor | int) -> None:
+        if averages[0].is_floating_point():
+            steps = int(taken)
+            torch._foreach_lerp_(averages, values, 1 - min(decay, (1 + steps) / (10 + steps)))
+        else:  # the number of batches that a batch norm has seen
+            torch._foreach_copy_(averages, values)
+
+    return update
 
 
 def _freeze_batch_norm(module: nn.Module) -> None:

@@ -23,22 +23,21 @@ def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Ten
     return functional.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
 
 
-BETA = 0.999
 LOSSES = {"squared": squared, "cross_entropy": cross_entropy}
 
 
-def class_weights(labels: npt.NDArray[np.int64], classes: int, scheme: str) -> npt.NDArray[np.float32]:
-    """Return one weight per class (K,), whose mean over the pairs (N,) is 1; a class without pairs gets 0.
+def class_weights(counts: npt.NDArray[np.int64], power: float) -> npt.NDArray[np.float32]:
+    """Return one weight per class (K,), proportional to its number of pairs (K,) to the power ``-power``.
 
-    ``scheme`` is ``none``, ``inverse`` frequency, or ``effective`` number (1 - b) / (1 - b^n) with b = 0.999 (Cui et
-    al. 2019, Eq. 2).
+    Their mean over the pairs is 1; a class without pairs gets 0.
     """
-    counts = np.bincount(labels, minlength=classes)
-    if scheme == "none":
-        return np.ones(classes, np.float32)
-    numbers = counts.astype(float) if scheme == "inverse" else (1 - BETA**counts) / (1 - BETA)
-    weights = np.divide(1, numbers, out=np.zeros(classes), where=counts > 0)
-    return np.asarray(weights * len(labels) / (weights * counts).sum(), np.float32)
+    weights = np.where(counts > 0, np.maximum(counts, 1.0) ** -power, 0)
+    return np.asarray(weights * counts.sum() / (weights * counts).sum(), np.float32)
+
+
+def log_frequencies(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """Return the logarithm of the frequency of each class (K,); one without pairs counts as one with a pair."""
+    return np.asarray(np.log(np.maximum(counts, 1) / counts.sum()), np.float32)
 
 
 class SoftTargets(NamedTuple):
@@ -72,18 +71,19 @@ def pair_loss(
     loss: str,
     alpha: float,
     smoothing: float = 0.0,
+    adjustment: Tensor | None = None,
     teacher: SoftTargets | None = None,
 ) -> Tensor:
     """Return cost_overall = cost_C + cost_D + alpha * cost_T per pair (Eq. 3-5): (B,).
 
-    Networks without a third sub-network have no cost_T. With a teacher, each cost is mixed with the distance to its
-    prediction from the same images.
+    Networks without a third sub-network have no cost_T. ``adjustment`` (K,) is added to all logits. With a teacher,
+    each cost is mixed with the distance to its prediction from the same images.
     """
     assert logits.clinical is not None, "training needs both images"
     assert logits.dermoscopy is not None, "training needs both images"
 
     def cost(part: Tensor, kind: int) -> Tensor:
-        own = LOSSES[loss](part, labels, smoothing)
+        own = LOSSES[loss](part if adjustment is None else part + adjustment, labels, smoothing)
         return own if teacher is None else teacher.mixed(own, part, kind)
 
     total = cost(logits.clinical, 0) + cost(logits.dermoscopy, 1)

@@ -12,15 +12,21 @@ from derm_ray.training.config import TrainConfig
 
 
 def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Return the optimizer of the parameters that are trained; trunks have a learning rate of their own.
+    """Return the optimizer of the parameters that are trained; trunks have learning rates of their own, by stage.
 
     AdamW does not decay vectors, which are biases and the parameters of norms; SGD decays all, as in the paper.
     """
-    of_trunks = {id(p) for module in network.modules() if isinstance(module, Trunk) for p in module.parameters()}
+    of_trunks = {
+        id(parameter): config.learning_rate * config.layer_decay**stage
+        for module in network.modules()
+        if isinstance(module, Trunk)
+        for stage, layers in enumerate(reversed(module.stages()))
+        for parameter in layers.parameters()
+    }
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for parameter in network.parameters():
         if parameter.requires_grad:
-            rate = config.learning_rate if id(parameter) in of_trunks else config.head_learning_rate
+            rate = of_trunks.get(id(parameter), config.head_learning_rate)
             decays = config.optimizer == "sgd" or parameter.ndim > 1
             groups[rate, config.weight_decay if decays else 0.0].append(parameter)
     params: list[dict[str, Any]] = [

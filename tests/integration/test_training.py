@@ -30,6 +30,7 @@ from derm_ray.inference.predictor import Predictor
 from derm_ray.lease import hold
 from derm_ray.models.factory import build_network
 from derm_ray.storage import read_bytes
+from derm_ray.training.augmentation import Augmentation
 from derm_ray.training.batches import labeled, load_batch, training_order
 from derm_ray.training.config import TrainConfig, debug
 from derm_ray.training.loop import TrainingLoop
@@ -63,7 +64,7 @@ def plain_losses(manifest: Manifest, config: TrainConfig) -> list[float]:
     order = training_order(len(split), config.global_batch_size, seed=config.seed, epoch=0)
     with ThreadPoolExecutor(2) as executor:
         whole = [
-            load_batch(split.share(rows), config.preprocessing, executor, (config.seed, 0) if config.mirror else None)
+            load_batch(split.share(rows), config.preprocessing, executor, Augmentation(config.policy, config.seed, 0))
             for rows in order
         ]
     TrainingLoop(config, network, torch.device("cpu")).train_epoch(

@@ -15,6 +15,7 @@ from torch import distributed as dist
 
 from derm_ray.data.manifest import read_manifest
 from derm_ray.domain import Split, label_set
+from derm_ray.training.augmentation import Augmentation
 from derm_ray.training.batches import Batch, LabeledPairs, labeled, load_batch, training_order
 from derm_ray.training.config import TrainConfig, config_from_json
 from derm_ray.training.loop import TrainingLoop
@@ -40,7 +41,7 @@ def _batches(config: TrainConfig, pairs: LabeledPairs) -> Iterator[Batch]:
 
     def load(number: int) -> Batch:
         share = pairs.share(order[number], dist.get_rank(), dist.get_world_size())
-        return load_batch(share, config.preprocessing, images, (config.seed, 0) if config.mirror else None)
+        return load_batch(share, config.preprocessing, images, Augmentation(config.policy, config.seed, 0))
 
     with ThreadPoolExecutor(THREADS) as images, ThreadPoolExecutor(1) as ahead:
         following = ahead.submit(load, 0)

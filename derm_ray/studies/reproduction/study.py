@@ -210,7 +210,7 @@ def _logistic(
     if found is None:
         logger.info("logistic regression on frozen features")
         try:
-            result = run_baseline(manifest, labels, init_weights=weights.get("vgg16"), size=config.size)
+            result = run_baseline(manifest, labels, init_weights=weights.get("vgg16"), size=config.preprocessing.size)
         except StorageError as error:
             return f"failed: {error}" if "vgg16" in weights else UNAVAILABLE
         except ManifestError:

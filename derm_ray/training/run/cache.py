@@ -38,6 +38,11 @@ def common_stem(config: TrainConfig, network: PairNetwork) -> Trunk:
             "--cache stores the activations of frozen layers, but this recipe freezes none. Remove --cache, "
             "or give --set freeze=pool4."
         )
+    if config.policy.pixels_change:
+        raise ConfigError(
+            f"--cache stores the activations of whole images, which augmentation={config.augmentation} changes. Remove "
+            "--cache, or give --set augmentation=mirror."
+        )
     if network.cam is not None and not network.cam.from_stem:
         raise ConfigError(
             "--cache: the CAM network does not share the frozen layers and needs the images. Remove "
@@ -95,7 +100,7 @@ def prepare_features(
     planned: list[dict[Split, FeatureCache]] = []
     sizes: list[tuple[FeatureCache, int]] = []
     for config, trunk, splits in wanted:
-        precision, mirrors = _precision(config, use_gpu=use_gpu), {Split.TRAIN} if config.mirror else set()
+        precision, mirrors = _precision(config, use_gpu=use_gpu), {Split.TRAIN} if config.policy.mirror else set()
         planned.append(
             {
                 split: plan_cache(

@@ -10,7 +10,8 @@ import ray
 from derm_ray.data.preprocessing import Preprocessing
 from derm_ray.datasets import Row, dataset_of, objects, packed, unpacked
 from derm_ray.errors import DermRayError, ImageError, StorageError
-from derm_ray.training.batches import Batch, Indices, LabeledPairs, Mirror, Share, load_batch
+from derm_ray.training.augmentation import Augmentation
+from derm_ray.training.batches import Batch, Indices, LabeledPairs, Share, load_batch
 from derm_ray.training.feature_cache import FeatureCache
 
 IMAGES_AT_ONCE = 4
@@ -27,7 +28,7 @@ def batches(
     *,
     rank: int,
     world_size: int,
-    mirror: Mirror = None,
+    augmentation: Augmentation | None = None,
     features: FeatureCache | None = None,
 ) -> Iterator[Batch | DermRayError]:
     """Yield one rank's share of every global batch, in order: a batch, or the error of its first image that cannot be
@@ -41,7 +42,7 @@ def batches(
         OSError: storage failed.
     """
     shares = [split.share(batch, rank, world_size) for batch in order]
-    load = partial(_load, spec=spec, mirror=mirror, features=features)
+    load = partial(_load, spec=spec, augmentation=augmentation, features=features)
     # An elastic run, or one that lost a node, may hold all CPUs: tasks would wait for ever.
     spare = ray.available_resources().get("CPU", 0) >= 1
     for loaded in _loaded_by_tasks(shares, load) if spare else _loaded_here(shares, load):
@@ -76,12 +77,14 @@ def _loaded_here(shares: Sequence[Share], load: _Load) -> Iterator[Batch | DermR
             yield loading.popleft().result()
 
 
-def _load(share: Share, spec: Preprocessing, mirror: Mirror, features: FeatureCache | None) -> Batch | DermRayError:
+def _load(
+    share: Share, spec: Preprocessing, augmentation: Augmentation | None, features: FeatureCache | None
+) -> Batch | DermRayError:
     try:
         if features is not None:
-            images = features.read(share.pairs, share.positions, mirror)
+            images = features.read(share.pairs, share.positions, augmentation)
             return Batch(*images, share.labels, share.indices, share.global_size, share.teacher)
         with ThreadPoolExecutor(IMAGES_AT_ONCE) as executor:
-            return load_batch(share, spec, executor, mirror)
+            return load_batch(share, spec, executor, augmentation)
     except (ImageError, StorageError) as error:
         return error

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow.fs
 import ray
 import ray.exceptions
@@ -25,7 +26,7 @@ from derm_ray.observability import WorkerLogs, working_for
 from derm_ray.training.batches import LabeledPairs, check_batch_size, labeled
 from derm_ray.training.config import TrainConfig
 from derm_ray.training.feature_cache import LIMIT_GIB
-from derm_ray.training.losses import class_weights
+from derm_ray.training.loop import sealed_weights
 from derm_ray.training.run.cache import common_stem, prepare_features
 from derm_ray.training.run.folder import BUNDLE, INVOCATIONS, claim, describe
 from derm_ray.training.run.process_group import AddressedTorchConfig
@@ -121,7 +122,7 @@ def train(
     most = workers if max_workers is None else max_workers
     if most < workers:
         raise ConfigError(f"--max-workers {most} is below --workers {workers}. Raise it, or remove it.")
-    check_batch_size(len(splits[Split.TRAIN]), config.global_batch_size, most)
+    check_batch_size(len(splits[Split.TRAIN]), config.global_batch_size, most, config.accumulation)
     start = make_start(config, init_weights, cam)
     stem = common_stem(config, start.network) if cache is not None else None
     taught = load_teacher(teacher, labels, manifest) if teacher is not None else None
@@ -145,7 +146,7 @@ def train(
                     (features,) = prepare_features(wanted, cache, limit_gib=cache_limit_gib, use_gpu=use_gpu)
                 task = WorkerTask(
                     config=config,
-                    class_weights=class_weights(splits[Split.TRAIN].labels, config.classes, config.class_weight),
+                    class_counts=np.bincount(splits[Split.TRAIN].labels, minlength=config.classes),
                     run_uri=run_uri,
                     network=ray.put(start.network),
                     train=ray.put(splits[Split.TRAIN]),
@@ -219,7 +220,7 @@ def _save_bundle(
     *,
     prepared: bool,
 ) -> TrainResult:
-    """Save the best epoch's model as a bundle, with its calibration and drift reference."""
+    """Save the kept epoch's model as a bundle, with its calibration and drift reference."""
     config, labels = task.config, label_set(task.config.label_set)
     images = measure_images(
         [pair for split in splits.values() for pair in split.pairs], config.preprocessing, config.seed
@@ -237,7 +238,7 @@ def _save_bundle(
         network=architecture,
         label_set=labels,
         preprocessing=config.preprocessing,
-        weights=state["loop"]["network"],
+        weights=sealed_weights(state["loop"]),
         provenance={**provenance, "best_epoch": epoch, "metrics": metrics},
         calibration=calibration,
         reference=make_reference(labels, scores, calibration, images, prepared=prepared),

@@ -78,7 +78,9 @@ def learn_from(teacher: Bundle, split: LabeledPairs, run_uri: str, *, use_gpu: b
         storage.write_bytes(uri, buffer.getvalue())
     table = pq.read_table(io.BytesIO(storage.read_bytes(uri)))
     if table.column_names != ["pair_id", *columns] or table["pair_id"].to_pylist() != [pair.pair_id for pair in pairs]:
-        raise StorageError(f"{uri} does not hold this run's pairs and classes. Remove it; the same command computes it.")
+        raise StorageError(
+            f"{uri} does not hold this run's pairs and classes. Remove it; the same command computes it."
+        )
     values = np.stack([table[name].to_numpy() for name in columns], 1).astype(np.float32)
     return replace(split, teacher=values.reshape(len(pairs), len(PredictionKind), -1))
 

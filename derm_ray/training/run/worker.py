@@ -24,7 +24,8 @@ from derm_ray.errors import DermRayError, StorageError
 from derm_ray.evaluation.evaluate import compute_metrics
 from derm_ray.models.networks import PairNetwork
 from derm_ray.observability import Progress, WorkerLogs
-from derm_ray.training.batches import Batch, Indices, LabeledPairs, Mirror, evaluation_order, training_order
+from derm_ray.training.augmentation import Augmentation
+from derm_ray.training.batches import Batch, Indices, LabeledPairs, evaluation_order, training_order
 from derm_ray.training.config import TrainConfig
 from derm_ray.training.feature_cache import FeatureCache
 from derm_ray.training.loop import KindProbabilities, TrainingLoop
@@ -53,7 +54,7 @@ class WorkerTask:
     """Task of every worker.
 
     Attributes:
-        class_weights: of the loss (K,).
+        class_counts: pairs of each class in train (K,).
         run_uri: the run's folder.
         network: with its initial weights.
         features: the splits' activations; ``None`` reads images.
@@ -64,7 +65,7 @@ class WorkerTask:
     """
 
     config: TrainConfig
-    class_weights: npt.NDArray[np.float32]
+    class_counts: npt.NDArray[np.int64]
     run_uri: str
     network: "ray.ObjectRef[PairNetwork]"
     train: "ray.ObjectRef[LabeledPairs]"
@@ -123,7 +124,7 @@ class _Worker:
         self.watchdog = Watchdog(self._report_stall)
         network = ray.get(task.network)
         device = get_device() if task.use_gpu else torch.device("cpu")
-        self.loop = TrainingLoop(self.config, network, device, task.class_weights, self.watchdog)
+        self.loop = TrainingLoop(self.config, network, device, task.class_counts, self.watchdog)
         self._resume()
         logger.info("worker %d of %d is ready to train, %d threads", self.rank, self.world_size, task.threads)
 
@@ -147,12 +148,15 @@ class _Worker:
         pairs_per_epoch = len(self.train) // self.config.global_batch_size * self.config.global_batch_size
         progress = Progress((self.config.epochs - self.first_epoch) * pairs_per_epoch - done)
         for epoch in range(self.first_epoch, self.config.epochs):
+            if self._is_stale():
+                self._log(f"no better {self.config.monitor} in {self.config.patience} epochs; training ends")
+                break
             start_step = len(self.steps)
             order = training_order(len(self.train), self.config.global_batch_size, seed=self.config.seed, epoch=epoch)
-            mirror = (self.config.seed, epoch) if self.config.mirror else None
+            augmentation = Augmentation(self.config.policy, self.config.seed, epoch)
             self.loop.train_epoch(
                 epoch,
-                self.metrics.training(self._batches(Split.TRAIN, order[start_step:], mirror)),
+                self.metrics.training(self._batches(Split.TRAIN, order[start_step:], augmentation)),
                 self._on_step(epoch, progress),
                 steps=len(order),
                 start_step=start_step,
@@ -174,7 +178,21 @@ class _Worker:
                 f"AUROC {metric.get('cross/macro_auroc', float('nan')):.3f}  ({progress.line()})"
             )
 
-    def _batches(self, split: Split, order: list[Indices], mirror: Mirror = None) -> Iterator[Batch | DermRayError]:
+    def _is_stale(self) -> bool:
+        """Return whether the last epochs, as many as the recipe's patience, brought no better score."""
+        scores = [self._score(line) for line in self.history if "step" not in line]
+        if not self.config.patience or not scores:
+            return False
+        return len(scores) - 1 - scores.index(max(scores)) >= self.config.patience
+
+    def _score(self, metric: Mapping[str, Any]) -> float:
+        # Ray's checkpoint manager fails on NaN, and ranks a missing score best or worst by its order.
+        score: float = metric.get(f"{PredictionKind.CROSS}/{self.config.monitor}", NO_SCORE)
+        return score
+
+    def _batches(
+        self, split: Split, order: list[Indices], augmentation: Augmentation | None = None
+    ) -> Iterator[Batch | DermRayError]:
         features = self.task.features[split] if self.task.features else None
         return batches(
             self.train if split is Split.TRAIN else self.val,
@@ -182,7 +200,7 @@ class _Worker:
             self.config.preprocessing,
             rank=self.rank,
             world_size=self.world_size,
-            mirror=mirror,
+            augmentation=augmentation,
             features=features,
         )
 
@@ -245,8 +263,7 @@ class _Worker:
 
     def _report_epoch(self, epoch: int, metric: dict[str, float], scores: KindProbabilities) -> None:
         """Report a finished epoch, with the val probabilities that calibrate it should it be the best."""
-        # Ray's checkpoint manager fails on NaN, and ranks a missing score best or worst by its order.
-        score = metric.get(f"{PredictionKind.CROSS}/{self.config.monitor}", NO_SCORE)
+        score = self._score(metric) if self.config.keep == "best" else epoch + 1
         val = {str(kind): torch.from_numpy(probabilities) for kind, probabilities in scores.items()}
         metrics = {"epoch": epoch + 1, "score": score, **metric}
         self._report(metrics, {"epoch": epoch + 1, "val": val}, f"checkpoint_epoch_{epoch + 1:04d}")

@@ -14,7 +14,7 @@ from derm_ray.errors import ConfigError, ImageError, StorageError
 from derm_ray.models.factory import CamConfig, NetworkConfig, build_network
 from derm_ray.models.trunks import Trunk
 from derm_ray.training import feature_cache
-from derm_ray.training.batches import is_mirrored
+from derm_ray.training.augmentation import POLICIES, Augmentation
 from derm_ray.training.config import debug
 from derm_ray.training.feature_cache import GIB, FeatureCache, evict_caches
 from derm_ray.training.run.cache import FeatureWriter, common_stem, plan_cache
@@ -46,12 +46,12 @@ def test_what_is_read_is_what_the_stem_computes(
     chosen = [few[row] for row in rows]
     with ThreadPoolExecutor(2) as executor:
         loaded = [p for p in load_pairs(chosen, SPEC, executor) if isinstance(p, PairPixels)]
-    for mirror in (None, (0, 1), (0, 2)):
-        got = dict(zip(Modality, cache.read(chosen, rows, mirror), strict=True))
+    for augmentation in (None, *(Augmentation(POLICIES["mirror"], 0, epoch) for epoch in (1, 2))):
+        got = dict(zip(Modality, cache.read(chosen, rows, augmentation), strict=True))
         for place, (pair, pixels) in enumerate(zip(chosen, loaded, strict=True)):
             for modality, image in zip(Modality, (pixels.clinical, pixels.dermoscopy), strict=True):
                 assert image is not None
-                if is_mirrored(pair, modality, mirror):
+                if augmentation is not None and augmentation.mirrors(pair, modality):
                     image = image[:, ::-1]
                 batch = torch.from_numpy(image[None].copy())
                 with torch.inference_mode():

@@ -11,7 +11,7 @@ from derm_ray.errors import ImageError, ImageErrorCode, TrainingError
 from derm_ray.models.factory import build_network
 from derm_ray.training.batches import Batch
 from derm_ray.training.config import TrainConfig, debug
-from derm_ray.training.loop import TrainingLoop
+from derm_ray.training.loop import TrainingLoop, sealed_weights
 
 CONFIG = replace(debug(), size=32, precision="fp32", dropout=0.3, global_batch_size=8)
 
@@ -52,7 +52,7 @@ def test_a_resumed_run_equals_an_unbroken_one() -> None:
     assert run(whole, 1) == run(resumed, 1)
 
 
-@pytest.mark.parametrize("config", [CONFIG, ADAMW], ids=["sgd", "adamw"])
+@pytest.mark.parametrize("config", [CONFIG, ADAMW, replace(CONFIG, ema_decay=0.9)], ids=["sgd", "adamw", "ema"])
 def test_an_epoch_resumed_in_its_middle_equals_an_unbroken_one(config: TrainConfig) -> None:
     """With dropout: the random numbers of a step depend on nothing that came before it."""
     whole, broken, resumed = loop(config), loop(config), loop(config)
@@ -73,6 +73,10 @@ def test_an_epoch_resumed_in_its_middle_equals_an_unbroken_one(config: TrainConf
     assert resumed.train_epoch(0, batches(3)[2:], on_step, steps=3, start_step=2) == losses[2:]
     assert told == [(3, False)]
     assert run(whole, 1) == run(resumed, 1)
+    for one, other in zip(
+        whole.predict(batches(3), 24).values(), resumed.predict(batches(3), 24).values(), strict=True
+    ):
+        assert np.array_equal(one, other)
 
 
 def test_an_epoch_resumed_behind_its_last_step_equals_an_unbroken_one() -> None:
@@ -114,3 +118,30 @@ def test_frozen_batch_norm_keeps_its_statistics() -> None:
     run(trainer, 0)
     after = trainer.network.state_dict()
     assert all(torch.equal(value, after[key]) for key, value in before.items())
+
+
+def test_the_average_of_the_weights_is_what_is_validated_and_sealed() -> None:
+    """With a decay of 0.5 the last steps count 1/2, 1/4, ..., from the third on, where 1 - 2 / 11 is above that."""
+    trainer = loop(replace(CONFIG, ema_decay=0.15))
+    taken: list[dict[str, torch.Tensor]] = []
+    trainer.train_epoch(0, batches(3), lambda *_: taken.append(deepcopy(trainer.network.state_dict())), steps=3)
+    sealed = sealed_weights(trainer.state_dict())
+    for key, value in sealed.items():
+        if value.is_floating_point():
+            first, second, third = (step[key] for step in taken)
+            assert torch.allclose(value, 0.15 * (0.15 * first + 0.85 * second) + 0.85 * third, atol=1e-6)
+    network = build_network(CONFIG.architecture())
+    network.load_state_dict(sealed)
+    plain = TrainingLoop(CONFIG, network, torch.device("cpu"))
+    for one, other in zip(
+        trainer.predict(batches(3), 24).values(), plain.predict(batches(3), 24).values(), strict=True
+    ):
+        assert np.allclose(one, other, atol=1e-6)
+    assert sealed.keys() == sealed_weights(plain.state_dict()).keys()
+
+
+def test_a_step_in_parts_equals_one_in_one_go() -> None:
+    exact = replace(CONFIG, dropout=0.0, freeze_batch_norm=True)
+    whole, parts = loop(exact), loop(replace(exact, accumulation=3))
+    assert [len(part.labels) for part in batches(1)[0].parts(3)] == [3, 3, 2]
+    assert run(parts, 0) == pytest.approx(run(whole, 0), rel=1e-5)

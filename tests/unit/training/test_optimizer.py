@@ -7,6 +7,7 @@ from torch import nn
 
 from derm_ray.errors import ConfigError
 from derm_ray.models.factory import build_network
+from derm_ray.models.trunks import Trunk
 from derm_ray.training.config import TrainConfig, debug, make_config
 from derm_ray.training.losses import pair_loss
 from derm_ray.training.optimizer import make_optimizer, set_rates
@@ -52,6 +53,20 @@ def test_adamw_decays_matrices_only_and_sgd_all() -> None:
         without = [p for group in groups if group["weight_decay"] == 0 for p in group["params"]]
         assert len(without) == spared
         assert sum(len(group["params"]) for group in groups) == len(list(network.parameters()))
+
+
+def test_early_stages_of_a_trunk_learn_more_slowly() -> None:
+    config = replace(CONFIG, layer_decay=0.5)
+    network = build_network(config.architecture())
+    of = {id(p): group["lr"] for group in make_optimizer(network, config).param_groups for p in group["params"]}
+    trunks = [module for module in network.modules() if isinstance(module, Trunk)]
+    assert trunks
+    for trunk in trunks:
+        found = [{of[id(p)] for p in stage.parameters()} for stage in trunk.stages()]
+        rates = [rate for stage in found for rate in stage]
+        assert rates == pytest.approx([0.01 * 0.5 ** (len(found) - 1 - at) for at in range(len(found)) if found[at]])
+        assert len(rates) > 1
+    assert len(of) == len(list(network.parameters()))
 
 
 def test_frozen_layers_are_not_optimized() -> None:

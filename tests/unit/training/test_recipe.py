@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from derm_ray.domain import LesionPair, Modality
+from derm_ray.domain import LesionPair
 from derm_ray.errors import ConfigError
 from derm_ray.models.networks import PairLogits
 from derm_ray.training import PRESETS
@@ -16,7 +16,6 @@ from derm_ray.training.batches import (
     LabeledPairs,
     check_batch_size,
     evaluation_order,
-    is_mirrored,
     training_order,
 )
 from derm_ray.training.config import config_from_json, make_config, parse_settings
@@ -40,8 +39,8 @@ def test_the_loss_is_the_papers_by_hand() -> None:
 def test_every_preset_is_valid_and_text_settings_are_typed() -> None:
     for name in PRESETS:
         assert config_from_json(make_config(name).to_json()) == make_config(name)
-    config = make_config("cpu", parse_settings(["epochs=3", "mirror=false", "learning_rate=1e-4"]))
-    assert (config.epochs, config.mirror, config.learning_rate) == (3, False, 1e-4)
+    config = make_config("cpu", parse_settings(["epochs=3", "augmentation=none", "learning_rate=1e-4"]))
+    assert (config.epochs, config.augmentation, config.learning_rate) == (3, "none", 1e-4)
     assert make_config("paper").loss == "squared"
     assert make_config("paper").lr_decay == 0.95
 
@@ -92,20 +91,14 @@ def test_epochs_differ_and_repeat() -> None:
     assert not np.array_equal(first, other)
 
 
-def test_mirroring_is_a_fair_coin_keyed_by_pair_epoch_and_modality() -> None:
-    coins = [
-        is_mirrored(LesionPair(str(i), str(i)), modality, (0, epoch))
-        for i in range(500) for modality in Modality for epoch in range(2)
-    ]  # fmt: skip
-    assert 0.45 < np.mean(coins) < 0.55
-    assert is_mirrored(LesionPair("1", "1"), Modality.CLINICAL, (0, 0)) == coins[4]
-    assert not any(is_mirrored(LesionPair(str(i), str(i)), Modality.CLINICAL, None) for i in range(9))
-
-
 def test_batches_too_small_for_workers_or_split_are_refused() -> None:
     check_batch_size(100, 4, 2)
     with pytest.raises(ConfigError, match="fewer than two pairs for each of 3 workers"):
         check_batch_size(100, 4, 3)
+    with pytest.raises(
+        ConfigError, match=r"12 and accumulation 4 leaves fewer than two pairs for each of 2 workers.*16"
+    ):
+        check_batch_size(100, 12, 2, 4)
     with pytest.raises(ConfigError, match="has 10 pairs, fewer than global_batch_size 16"):
         check_batch_size(10, 16, 1)
 

@@ -13,9 +13,11 @@ def write(folder: Path, text: str) -> str:
 
 
 def test_the_file_changes_the_preset_and_set_changes_the_file(tmp_path: Path) -> None:
-    uri = write(tmp_path, "preset: debug\nepochs: 3\nlearning_rate: 1e-4\nmirror: false\ntap: null\nalpha: 2\n")
+    uri = write(
+        tmp_path, "preset: debug\nepochs: 3\nlearning_rate: 1e-4\nfreeze_batch_norm: true\ntap: null\nalpha: 2\n"
+    )
     config = make_recipe(None, uri, ["epochs=5"])
-    expected = {"epochs": 5, "learning_rate": 1e-4, "mirror": False, "alpha": 2.0}
+    expected = {"epochs": 5, "learning_rate": 1e-4, "freeze_batch_norm": True, "alpha": 2.0}
     assert config == make_config("debug", expected)
     assert make_recipe("cpu", write(tmp_path, "epochs: 3\n"), []) == make_config("cpu", {"epochs": 3})
     assert make_recipe(None, write(tmp_path, "epochs: 3\n"), []) == make_config("paper", {"epochs": 3})
