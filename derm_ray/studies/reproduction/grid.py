@@ -1,6 +1,6 @@
 """Which networks are trained: the rows of the paper's tables, as trials of one seed each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -79,6 +79,10 @@ PAPER_TABLE = {
 _NETWORKS = {"sole": "Sole-Net", "share": "Share-Net", "triple": "Triple-Net"}
 
 
+PUBLISHED = {"googlenet": "googlenet_2014", "resnet50": "resnet50_v1"}
+"""Torchvision's network -> the one of its paper, which has no download."""
+
+
 def _changed(base: TrainConfig, **settings: Any) -> TrainConfig:
     return config_from_json({**base.to_json(), **settings})
 
@@ -133,6 +137,18 @@ def debug(label_set: str) -> tuple[Row, ...]:
     networks = (Row(f"{name}-gap", title, _changed(base, network=name)) for name, title in _NETWORKS.items())
     pooled = Row("triple-cam_bp", "Triple-Net + CAM-BP", _changed(base, head="cam_bp"), CAM)
     return (Row(CAM, "CAM network (tiny)", cam_config(base, "tiny")), *networks, pooled)
+
+
+def as_published(rows: Sequence[Row], available: Collection[str]) -> tuple[Row, ...]:
+    """Return rows with the networks that the paper used in place of torchvision's, where their weights are available.
+
+    GoogLeNet was published in 2014 with other layers, and ResNet-50 with its strides in other layers.
+    """
+    published = {name: other for name, other in PUBLISHED.items() if other in available}
+    return tuple(
+        replace(row, config=_changed(row.config, trunk=published.get(row.config.trunk, row.config.trunk)))
+        for row in rows
+    )
 
 
 def make_trials(rows: Sequence[Row], seeds: Sequence[int]) -> list[Trial]:

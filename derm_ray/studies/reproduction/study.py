@@ -19,7 +19,7 @@ from derm_ray.models.trunks import TRUNKS
 from derm_ray.studies.baseline import run_baseline
 from derm_ray.studies.reproduction import PRESETS
 from derm_ray.studies.reproduction.gallery import Gallery, make_gallery
-from derm_ray.studies.reproduction.grid import Row, make_trials
+from derm_ray.studies.reproduction.grid import Row, as_published, make_trials
 from derm_ray.studies.reproduction.predictions import TrialPredictions, read_predictions, write_predictions
 from derm_ray.studies.reproduction.report import render_html
 from derm_ray.studies.reproduction.results import StudyResults, assemble
@@ -69,7 +69,8 @@ def reproduce(
         label_set_name: with a cancer task.
         seeds: one trial of each row for each; all different.
         only: names of rows; empty means all. required CAM networks are added.
-        init_weights: trunk -> safetensors file; others use torchvision's download.
+        init_weights: trunk -> safetensors file; others use torchvision's download. Of ``googlenet_2014`` and
+            ``resnet50_v1``: these are trained in place of torchvision's GoogLeNet and ResNet-50.
         resources: of each trial.
         images: show images in the report.
         address: Ray cluster; ``None`` is ``RAY_ADDRESS`` or a local Ray.
@@ -80,13 +81,13 @@ def reproduce(
             another process works on it.
     """
     labels = _detailed(label_set_name)
-    table = PRESETS[preset](label_set_name)
+    weights = dict(init_weights or {})
+    table = as_published(PRESETS[preset](label_set_name), weights)
     rows = _chosen(table, only)
     for row in rows:
         require_size(manifest, row.config.preprocessing, "the preset's size")
     _check(manifest, labels)
     out_uri = storage.absolute(out_uri)
-    weights = dict(init_weights or {})
     metadata: dict[str, Any] = {
         "derm_ray_version": __version__,
         "manifest_digest": manifest.digest,

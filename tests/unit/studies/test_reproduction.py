@@ -34,7 +34,7 @@ from derm_ray.studies.reproduction.claims import (
     paper_claims,
 )
 from derm_ray.studies.reproduction.gallery import wrong_alone_right_together
-from derm_ray.studies.reproduction.grid import make_trials
+from derm_ray.studies.reproduction.grid import as_published, make_trials
 from derm_ray.studies.reproduction.metrics import draws, tasks_of
 from derm_ray.studies.reproduction.predictions import TrialPredictions, read_predictions, write_predictions
 from derm_ray.studies.reproduction.report import main_table, render_html
@@ -279,6 +279,19 @@ def test_the_cpu_grid_is_the_papers_table_on_cached_activations() -> None:
     assert trials["triple-cam_bp"].trunks == {"vgg16"}
     assert not trials["triple-cam_bp-googlenet"].cached
     assert trials["triple-cam_bp-googlenet"].trunks == {"vgg16", "googlenet"}
+
+
+def test_rows_are_of_the_networks_that_were_published_where_their_weights_are_given() -> None:
+    table = PRESETS["milk10k-cpu"]("paper15")
+    assert [row.config for row in as_published(table, {"vgg16"})] == [row.config for row in table]
+    found = make_trials(as_published(table, {"googlenet_2014", "resnet50_v1"}), [0])
+    assert {trunk for trial in found for trunk in trial.trunks} == {"vgg16", "googlenet_2014", "resnet50_v1"}
+    for trial in found:
+        with torch.device("meta"):
+            build_network(
+                trial.config.architecture(CamConfig(trial.cam.config.trunk, 15) if trial.cam else None),
+                freeze=trial.config.freeze,
+            )
 
 
 def test_arguments() -> None:
