@@ -9,6 +9,6 @@ if TYPE_CHECKING:
     from derm_ray.training.config import TrainConfig
 
 PRESETS: Registry[Callable[[], "TrainConfig"]] = Registry(
-    "preset", {name: f"derm_ray.training.config:{name}" for name in ("paper", "cpu", "light", "debug")}
+    "preset", {name: f"derm_ray.training.config:{name}" for name in ("paper", "cpu", "light", "strong", "debug")}
 )
 """Recipes to start from."""
