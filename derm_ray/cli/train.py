@@ -20,7 +20,7 @@ def train(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Override a setting of the preset; docs/reference/settings.md lists them. Repeatable.",
+            help="Override a setting of the preset (docs/reference/settings.md). An unknown KEY lists all. Repeatable.",
         ),
     ] = None,
     init_weights: InitWeightsOption = None,
