@@ -36,7 +36,7 @@ def evaluate(
     """Evaluate a model: clinical, dermoscopy and cross predictions with 95% intervals, as JSON and HTML."""
     from derm_ray import storage
     from derm_ray.data.manifest import read_manifest
-    from derm_ray.errors import ConfigError
+    from derm_ray.errors import ConfigError, counted
     from derm_ray.evaluation.report import summary_text, write_evaluation
 
     on_cluster = bool(address or os.environ.get("RAY_ADDRESS"))
@@ -56,8 +56,9 @@ def evaluate(
         evaluation = _measure(*task)
     json_uri, html_uri = write_evaluation(evaluation, out)
     swapped = ", images swapped" if swap else ""
+    lesions = counted(evaluation.lesions, "lesion")
     text = (
-        f"{evaluation.pairs} pairs of {split}{swapped}, engine {evaluation.provenance['engine']}\n\n"
+        f"{evaluation.pairs} pairs ({lesions}) of {split}{swapped}, engine {evaluation.provenance['engine']}\n\n"
         f"{summary_text(evaluation)}\n\n{json_uri}\n{html_uri}\n{RESEARCH_NOTICE}"
     )
     emit({"evaluation": json_uri, "report": html_uri, **evaluation.to_json()}, text, as_json=as_json)

@@ -65,6 +65,7 @@ def train(
         warn(["the default preset, paper, takes very long on CPUs. Give --preset cpu, or --gpu."])
     config = make_recipe(preset, recipe, settings or [])
     from derm_ray.data.manifest import read_manifest
+    from derm_ray.evaluation.metrics import number_text
     from derm_ray.training.run.driver import train as run
 
     result = run(
@@ -96,7 +97,7 @@ def train(
         "metrics": result.metrics,
     }
     text = (
-        f"best epoch {result.best_epoch} of {config.epochs} (val cross {config.monitor} {score:.3f})\n"
+        f"best epoch {result.best_epoch} of {config.epochs} (val cross {config.monitor} {number_text(score)})\n"
         f"run {result.run_id}\n"
         f"bundle {result.bundle_uri}"
     )

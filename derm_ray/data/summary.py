@@ -1,14 +1,17 @@
 """Summary of a manifest."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
 from derm_ray.data.manifest import SCHEMA, Manifest
-from derm_ray.domain import Split
+from derm_ray.domain import LabelSet, Split
 from derm_ray.errors import counted
+
+FEW_LESIONS = 5
+"""Below this many lesions of a class, what is learned or measured of it is mostly chance."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,28 @@ def summarize(manifest: Manifest) -> ManifestSummary:
         missing={name: count for name in SCHEMA.names if (count := manifest.table[name].null_count)},
         missing_words={name: dict(words) for name, words in manifest.missing_words.items()},
     )
+
+
+def few_lesions(manifest: Manifest, label_set: LabelSet, split: Split) -> str | None:
+    """Return a warning that names the classes with fewer than :data:`FEW_LESIONS` lesions in a split, if there are any.
+
+    Args:
+        manifest: its diagnoses are classes of ``label_set``.
+        label_set: the classes.
+        split: the part that is looked at.
+    """
+    chosen = manifest.select(split)
+    lesions: dict[str | None, set[str | None]] = defaultdict(set)
+    for diagnosis, lesion in zip(chosen.column("diagnosis"), chosen.column("lesion_id"), strict=True):
+        lesions[diagnosis].add(lesion)
+    sizes = {name: len(lesions[name]) for name in label_set.class_names}
+    none = ", ".join(name for name, size in sizes.items() if not size)
+    few = ", ".join(f"{name} ({size})" for name, size in sizes.items() if 0 < size < FEW_LESIONS)
+    if not none and not few:
+        return None
+    named = [f"none of {none}"] * bool(none) + [f"fewer than {FEW_LESIONS} of {few}"] * bool(few)
+    total = counted(len(set(chosen.column("lesion_id"))), "lesion")
+    return f"{split} has {total}: {'; '.join(named)}. What is learned or measured of so few is mostly chance."
 
 
 def _count(values: list[str | None]) -> dict[str, int]:

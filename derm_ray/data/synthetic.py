@@ -14,7 +14,8 @@ from derm_ray.domain import LabelSet
 
 LEVELS = 4
 """The class index is ``LEVELS * color + pattern``: the clinical image shows only the color of the lesion, the
-dermoscopy image only the pattern inside it, so that either alone leaves about LEVELS classes open."""
+dermoscopy image only the pattern inside it, so that either alone leaves about LEVELS classes open. Neighbors in the
+label set share a color: the cancers of ``paper15`` do, so that the clinical image alone tells cancer apart."""
 
 _COLORS = ((122, 74, 46), (188, 62, 66), (62, 52, 70), (214, 160, 104))
 _PIGMENT = (92, 56, 40)

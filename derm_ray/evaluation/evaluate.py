@@ -14,6 +14,7 @@ from derm_ray import RESEARCH_NOTICE, __version__
 from derm_ray.data.loading import load_all
 from derm_ray.data.manifest import Manifest, collapse, require_split
 from derm_ray.data.prepared import require_size
+from derm_ray.data.summary import few_lesions
 from derm_ray.data.validation import validate
 from derm_ray.domain import (
     Calibration,
@@ -57,6 +58,7 @@ class Evaluation:
         support: pairs per class.
         task_sizes: task name -> (positives, negatives).
         kinds: prediction kind -> metrics.
+        warnings: what makes the metrics doubtful, such as classes with few lesions.
         majority: metrics of always predicting the most frequent training class.
         provenance: model digest, its training run, manifest digest, engine, version.
     """
@@ -69,6 +71,7 @@ class Evaluation:
     grouping: str
     support: dict[str, int]
     task_sizes: dict[str, tuple[int, int]]
+    warnings: tuple[str, ...]
     kinds: dict[PredictionKind, KindEvaluation]
     majority: dict[str, float]
     provenance: dict[str, Any]
@@ -86,6 +89,7 @@ class Evaluation:
             "grouping": self.grouping,
             "support": self.support,
             "task_sizes": {name: list(sizes) for name, sizes in self.task_sizes.items()},
+            "warnings": list(self.warnings),
             "majority_class": {name: finite_or_none(value) for name, value in self.majority.items()},
             "predictions": {
                 str(kind): {
@@ -166,6 +170,7 @@ def evaluate(
         grouping="patient" if any(chosen.column("patient_id")) else "lesion",
         support={name: int((labels == i).sum()) for i, name in enumerate(label_set.class_names)},
         task_sizes={name: (len(positive), len(negative)) for name, (positive, negative) in sides.items()},
+        warnings=(few,) if (few := few_lesions(manifest, label_set, split)) else (),
         kinds=kinds,
         majority=_majority(manifest, label_set, labels, definition),
         provenance={

@@ -4,6 +4,7 @@ Shapes: N pairs, K classes, D draws. ``labels`` are class indices (N,), ``probab
 often each pair counts in each draw, so that one call computes a metric and its bootstrap.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -52,6 +53,8 @@ METRICS: Registry[Metric] = Registry(
     },
 )
 
+NOT_DEFINED = "not defined"
+
 _TASK_TITLES = {"cancer_isic": "Cancer, in situ counted"}
 
 
@@ -72,6 +75,11 @@ def metric_title(name: str) -> str:
     metric = METRICS[base]
     title = metric.title if not task else metric.task_title or metric.title
     return f"{_TASK_TITLES.get(task, task.capitalize())}: {title}" if task else title
+
+
+def number_text(value: float) -> str:
+    """Return a metric for people: ``0.712``, or ``not defined``."""
+    return f"{value:.3f}" if math.isfinite(value) else NOT_DEFINED
 
 
 def compute(

@@ -9,13 +9,12 @@ from derm_ray.domain import PredictionKind
 from derm_ray.errors import OutputExistsError
 from derm_ray.evaluation.comparison import Interval
 from derm_ray.evaluation.evaluate import Evaluation
-from derm_ray.evaluation.metrics import metric_names, metric_title
+from derm_ray.evaluation.metrics import NOT_DEFINED, metric_names, metric_title, number_text
 from derm_ray.evaluation.plots import confusion_plot, interval_plot, reliability_plot, render_page
 
 JSON_NAME = "evaluation.json"
 HTML_NAME = "report.html"
 
-NOT_DEFINED = "not defined"
 WHY_NOT_DEFINED = (
     "A metric is not defined without enough pairs: AUROC needs pairs inside and outside the class, sensitivity needs "
     "positives, specificity needs negatives."
@@ -60,11 +59,6 @@ def figure_text(interval: Interval) -> str:
     return f"{interval.value:.3f} ({interval.low:.3f}-{interval.high:.3f})"
 
 
-def number_text(value: float) -> str:
-    """Return a number for a table: ``0.712``, or ``not defined``."""
-    return f"{value:.3f}" if math.isfinite(value) else NOT_DEFINED
-
-
 def _reached(name: str, value: float, lacking: str) -> str:
     return f"{value:.1%} {name}" if math.isfinite(value) else f"{name} {NOT_DEFINED} (no {lacking} in this split)"
 
@@ -86,6 +80,7 @@ def summary_text(evaluation: Evaluation) -> str:
     ]
     if any(NOT_DEFINED in line for line in lines):
         lines.append(WHY_NOT_DEFINED)
+    lines += [f"warning: {warning}" for warning in evaluation.warnings]
     return "\n".join(lines)
 
 

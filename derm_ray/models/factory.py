@@ -47,7 +47,8 @@ class NetworkConfig:
         trunk: name of the trunk.
         head: name of the head; ``cam`` makes a CAM network.
         classes: number of diagnoses.
-        tap: layer that C_T reads; ``None`` is the trunk's default (relu5_2 of VGG-16).
+        tap: layer of the trunk whose output the cross sub-network reads; ``None`` is the trunk's default (relu5_2 of
+            VGG-16).
         rank: of bilinear heads: channels left before the Gram matrix; ``None`` keeps all.
         cam: of heads that need a map, and only of these.
     """

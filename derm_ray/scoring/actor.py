@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from derm_ray.datasets import Row, packed, unpacked
 from derm_ray.errors import DermRayError
 from derm_ray.observability import WorkerLogs
+from derm_ray.ray_rows import Row, packed, unpacked
 from derm_ray.scoring.metrics import WorkMetrics
 from derm_ray.scoring.parts import Chunk, ShardOutcome
 from derm_ray.scoring.scorer import ShardScorer

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from contextlib import closing
 
 from derm_ray.data.preprocessing import Preprocessing
-from derm_ray.datasets import Row, packed, unpacked
 from derm_ray.errors import DermRayError
 from derm_ray.observability import WorkerLogs
+from derm_ray.ray_rows import Row, packed, unpacked
 from derm_ray.scoring.loader import BATCH_SIZE, ShardLoader, loading_times
 from derm_ray.scoring.metrics import WorkMetrics
 from derm_ray.scoring.parts import Chunk, ShardOutcome

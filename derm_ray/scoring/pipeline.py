@@ -16,13 +16,13 @@ from derm_ray import __version__, local_files, ray_internals, runtime, storage
 from derm_ray.bundle import Bundle, load_bundle
 from derm_ray.data.inputs import Input, SizedInput
 from derm_ray.data.locations import Locations
-from derm_ray.datasets import dataset_of, objects
 from derm_ray.errors import ScoringError
 from derm_ray.inference.engines.engine import Engine
 from derm_ray.inference.engines.selection import resolve_engine, resolve_engine_of
 from derm_ray.inference.saliency import require_cam
 from derm_ray.lease import Lease, hold
 from derm_ray.observability import ProgressLine, WorkerLogs, working_for
+from derm_ray.ray_rows import dataset_of, objects
 from derm_ray.scoring.actor import ScoringActor
 from derm_ray.scoring.decoder import DecodingActor
 from derm_ray.scoring.formats import part_format

@@ -65,7 +65,11 @@ class TrainConfig:
 
     Attributes:
         label_set: diagnoses and their order.
-        network, trunk, head, tap, rank: see :class:`derm_ray.models.factory.NetworkConfig`.
+        network: ``sole`` (a trunk for each image), ``share`` (one for both) or ``triple`` (also a cross sub-network).
+        trunk: network under the heads, and the source of initial weights.
+        head: from a trunk's last map to the diagnoses; ``cam`` makes a CAM network.
+        tap: layer of the trunk whose output the cross sub-network reads; none is the trunk's default.
+        rank: of bilinear heads: channels left before the Gram matrix; none keeps all.
         cam_mode: how a CAM-BP head's map comes from the CAM network; see :func:`derm_ray.models.cam.saliency`.
         size: side of the input in pixels; ``None`` is the trunk's own.
         freeze: trunk layers that are not trained: ``none``, or a freeze point of the trunk (``pool4`` of VGG-16).

@@ -11,12 +11,12 @@ import torch
 
 from derm_ray import storage
 from derm_ray.data.preprocessing import Preprocessing
-from derm_ray.datasets import Row, dataset_of, objects, packed, unpacked
 from derm_ray.domain import LesionPair, Split
 from derm_ray.errors import ConfigError, ImageError, StorageError
 from derm_ray.inference.precision import autocast, resolve_precision, to_device
 from derm_ray.models.networks import PairNetwork, Stream
 from derm_ray.models.trunks import Trunk
+from derm_ray.ray_rows import Row, dataset_of, objects, packed, unpacked
 from derm_ray.training.batches import LabeledPairs, load_images
 from derm_ray.training.config import TrainConfig
 from derm_ray.training.feature_cache import PAIRS_PER_FILE, Activations, FeatureCache, evict_caches

@@ -8,8 +8,8 @@ from functools import partial
 import ray
 
 from derm_ray.data.preprocessing import Preprocessing
-from derm_ray.datasets import Row, dataset_of, objects, packed, unpacked
 from derm_ray.errors import DermRayError, ImageError, StorageError
+from derm_ray.ray_rows import Row, dataset_of, objects, packed, unpacked
 from derm_ray.training.augmentation import Augmentation
 from derm_ray.training.batches import Batch, Indices, LabeledPairs, Share, load_batch
 from derm_ray.training.feature_cache import FeatureCache

@@ -16,6 +16,7 @@ from ray.train.torch import TorchTrainer
 from derm_ray import bundle, ray_internals, runtime, storage
 from derm_ray.data.manifest import Manifest, collapse
 from derm_ray.data.prepared import is_prepared, require_size
+from derm_ray.data.summary import few_lesions
 from derm_ray.data.validation import validate
 from derm_ray.domain import PredictionKind, Split, label_set
 from derm_ray.errors import ConfigError, InputError, TrainingError
@@ -117,13 +118,17 @@ def train(
     if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
         raise ConfigError(f"--name {name!r}: use letters, digits, '_', '-' and '.', beginning with a letter or digit.")
     require_size(manifest, config.preprocessing, "the recipe's size")
-    validate(collapse(manifest, labels), labels, complete=(Split.TRAIN, Split.VAL))
+    collapsed = collapse(manifest, labels)
+    validate(collapsed, labels, complete=(Split.TRAIN, Split.VAL))
     splits = {split: labeled(manifest, split, labels) for split in (Split.TRAIN, Split.VAL)}
     most = workers if max_workers is None else max_workers
     if most < workers:
         raise ConfigError(f"--max-workers {most} is below --workers {workers}. Raise it, or remove it.")
     check_batch_size(len(splits[Split.TRAIN]), config.global_batch_size, most, config.accumulation)
     start = make_start(config, init_weights, cam)
+    for split in splits:
+        if warning := few_lesions(collapsed, labels, split):
+            logger.warning("%s", warning)
     stem = common_stem(config, start.network) if cache is not None else None
     taught = load_teacher(teacher, labels, manifest) if teacher is not None else None
     description = describe(config, manifest, init_weights, start, taught.model_digest if taught else None)

@@ -22,6 +22,7 @@ from derm_ray import storage
 from derm_ray.domain import PredictionKind, Split, label_set
 from derm_ray.errors import DermRayError, StorageError
 from derm_ray.evaluation.evaluate import compute_metrics
+from derm_ray.evaluation.metrics import number_text
 from derm_ray.models.networks import PairNetwork
 from derm_ray.observability import Progress, WorkerLogs
 from derm_ray.training.augmentation import Augmentation
@@ -175,7 +176,7 @@ class _Worker:
             self._log(
                 f"epoch {epoch + 1}/{self.config.epochs}  loss {loss:.4f}  val cross: accuracy "
                 f"{metric['cross/accuracy']:.3f}, balanced {metric['cross/balanced_accuracy']:.3f}, "
-                f"AUROC {metric.get('cross/macro_auroc', float('nan')):.3f}  ({progress.line()})"
+                f"AUROC {number_text(metric.get('cross/macro_auroc', float('nan')))}  ({progress.line()})"
             )
 
     def _is_stale(self) -> bool:

@@ -62,7 +62,7 @@ def test_another_models_report_is_not_overwritten(evaluation: Evaluation, tmp_pa
 
 def test_the_terminal_table_lines_up(evaluation: Evaluation) -> None:
     lines = summary_text(evaluation).splitlines()
-    assert len({line.index("(") for line in lines[1:] if "(" in line}) == 1
+    assert len({line.index("(") for line in lines[1:] if ")" in line and not line.startswith("warning")}) == 1
 
 
 def test_an_empty_split_and_unreadable_images_are_one_message(bundle_uri: str, pairs: Manifest) -> None:
@@ -103,10 +103,13 @@ def test_one_class_and_rows_of_one_image_are_said_in_words(
     text = summary_text(measured)
     assert "specificity not defined (no negatives in this split)" in text
     assert "A metric is not defined without enough pairs" in text
+    assert "warning: test has " in text
+    assert re.search(r"none of actinic_keratosis, .*\. What is learned or measured of so few is mostly chance\.", text)
     json_uri, html_uri = write_evaluation(measured, str(tmp_path))
     assert json.loads(Path(json_uri).read_text())["predictions"]["cross"]["operating_points"][0]["specificity"] is None
     page = Path(html_uri).read_text()
     assert "<td>not defined</td>" in page
+    assert f"Warning: {measured.warnings[0]}" in page
     for written in (text, page):
         assert not re.search(r"\bnan\b", written)
     half = one.with_column("dermoscopy_uri", [None, *one.column("dermoscopy_uri")[1:]])

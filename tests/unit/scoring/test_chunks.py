@@ -12,9 +12,9 @@ from derm_ray import storage
 from derm_ray.data.archives.reader import ImageReader
 from derm_ray.data.manifest import Manifest
 from derm_ray.data.preprocessing import PairPixels, Preprocessing
-from derm_ray.datasets import Row, packed, unpacked
 from derm_ray.domain import LesionPair
 from derm_ray.errors import ImageError, ImageErrorCode, ScoringError
+from derm_ray.ray_rows import Row, packed, unpacked
 from derm_ray.scoring.actor import ScoringActor
 from derm_ray.scoring.decoder import DecodingActor, chunk_pairs
 from derm_ray.scoring.ledger import Run
