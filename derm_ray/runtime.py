@@ -227,11 +227,11 @@ def ray_session(
             :mod:`derm_ray.cluster_auth`), or it would show a credential of this command line.
         WorkError: no local Ray could be started.
     """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     if ray.is_initialized():
         yield RaySession(started_here=False)
         return
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
     cluster = None if local else cluster_address(address)
     with local_ray(num_cpus) if cluster is None else _joined(cluster):
         refuse_open_ray(ray.get_runtime_context().gcs_address)  # `auto`, and one of our own, are known only now

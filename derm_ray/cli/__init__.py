@@ -24,6 +24,7 @@ from derm_ray.cli import (
     stopping,
     submit,
     train,
+    tune,
 )
 from derm_ray.cli.options import printable
 from derm_ray.errors import DermRayError
@@ -50,6 +51,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("score")(score.score)
 app.command("verify")(score.verify)
 app.command("score-one")(score_one.score_one)
+app.command("tune")(tune.tune)
 app.command("reproduce")(reproduce.reproduce)
 app.command("baseline")(baseline.baseline)
 app.command("bench")(bench.bench)

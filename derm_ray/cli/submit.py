@@ -21,6 +21,7 @@ _URI_OPTIONS = frozenset(
         "--model",
         "--out",
         "--recipe",
+        "--space",
         "--init-weights",
         "--cam",
         "--teacher",
@@ -33,7 +34,7 @@ _URI_OPTIONS = frozenset(
 def submit(
     context: typer.Context,
     command: Annotated[
-        str, typer.Argument(help="Command: train, evaluate, score or reproduce. Its arguments follow `--`.")
+        str, typer.Argument(help="Command: train, tune, evaluate, score or reproduce. Its arguments follow `--`.")
     ],
     address: JobsAddressOption = None,
     job_id: Annotated[

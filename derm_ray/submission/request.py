@@ -15,7 +15,7 @@ from derm_ray.storage import digest, is_local
 from derm_ray.submission.package import Package
 from derm_ray.submission.version import VERSION_VARIABLE
 
-COMMANDS = ("train", "evaluate", "score", "reproduce")
+COMMANDS = ("train", "tune", "evaluate", "score", "reproduce")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _ATTEMPT = re.compile(r"\.\d+$")
 _SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

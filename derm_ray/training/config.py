@@ -275,13 +275,18 @@ def make_config(preset: str, settings: Mapping[str, str] | Mapping[str, Any] | N
     return config_from_json({**asdict(start), **(settings or {})})
 
 
-def config_from_json(values: Mapping[str, Any]) -> TrainConfig:
-    """Return the recipe that JSON values describe; raises as :func:`make_config` does."""
+def typed(values: Mapping[str, Any]) -> TrainConfig:
+    """Return a recipe of values that are right each by itself; a ``ConfigError`` lists all that are out of range."""
     try:
-        config = _ADAPTER.validate_python(dict(values))
+        return _ADAPTER.validate_python(dict(values))
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc']))}={e['input']!r}: {e['msg']}" for e in error.errors()]
         raise ConfigError("invalid setting " + "; ".join(lines)) from error
+
+
+def config_from_json(values: Mapping[str, Any]) -> TrainConfig:
+    """Return the recipe that JSON values describe; a ``ConfigError`` lists all that are out of range."""
+    config = typed(values)
     label_set(config.label_set)
     if config.warmup_epochs >= config.epochs:
         raise ConfigError(f"warmup_epochs {config.warmup_epochs:g} must be less than epochs, {config.epochs}.")

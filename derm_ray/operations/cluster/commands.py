@@ -17,6 +17,7 @@ JOBS = {
     "reproduce": "reproduce",
     "score": "score",
     "train": "train",
+    "tune": "tune",
 }  # fmt: skip
 """Modules of ``jobs`` -> their commands."""
 _NOT_JOBS = {

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,15 @@ import pyarrow.fs
 import ray
 import ray.exceptions
 import torch
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
+from ray.train import (
+    CheckpointConfig,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+    UserCallback,
+    WorkerGroupError,
+)
 from ray.train.torch import TorchTrainer
 
 from derm_ray import bundle, ray_internals, runtime, storage
@@ -79,6 +88,7 @@ def train(
     track: str | None = None,
     overwrite: bool = False,
     address: str | None = None,
+    callbacks: Sequence[UserCallback] = (),
 ) -> TrainResult:
     """Train a model, resuming the run of that name where there is one.
 
@@ -104,6 +114,7 @@ def train(
         track: ``mlflow:URI`` of the tracking server that metrics and bundle are sent to as well.
         overwrite: remove a finished or different run of that name first.
         address: Ray cluster; ``None`` is ``RAY_ADDRESS`` or a local Ray.
+        callbacks: of Ray Train, called with every report.
 
     Raises:
         ManifestError, ConfigError, StorageError: the input is not usable for training.
@@ -167,7 +178,7 @@ def train(
                     use_gpu=use_gpu,
                     resources_per_worker={"CPU": cpus},
                 )
-                result = _fit(task, out_uri, name, scaling, max_failures)
+                result = _fit(task, out_uri, name, scaling, max_failures, callbacks)
                 provenance = {
                     **description,
                     **started,
@@ -185,7 +196,14 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]
         """Leave Ctrl-C to the command: Ray's handler would exit silently with code 1."""
 
 
-def _fit(task: WorkerTask, out_uri: str, name: str, scaling: ScalingConfig, max_failures: int) -> "ray.train.Result":
+def _fit(
+    task: WorkerTask,
+    out_uri: str,
+    name: str,
+    scaling: ScalingConfig,
+    max_failures: int,
+    callbacks: Sequence[UserCallback],
+) -> "ray.train.Result":
     filesystem, path = storage.filesystem(out_uri)
     trainer = _Trainer(
         train_worker,
@@ -199,6 +217,7 @@ def _fit(task: WorkerTask, out_uri: str, name: str, scaling: ScalingConfig, max_
             checkpoint_config=CheckpointConfig(
                 num_to_keep=1, checkpoint_score_attribute="score", checkpoint_score_order="max"
             ),
+            callbacks=list(callbacks),
             failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=STARTS),
         ),
     )

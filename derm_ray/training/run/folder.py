@@ -54,7 +54,7 @@ def claim(run_uri: str, description: dict[str, Any], *, overwrite: bool) -> dict
                 f"{config_uri} is not a training run's. Choose another --name, or give --overwrite."
             )
         started = {name: recorded.pop(name) for name in started}
-        if changes := _differences(recorded, description):
+        if changes := differences(recorded, description):
             raise OutputExistsError(
                 f"{run_uri} contains an unfinished run with other settings: {'; '.join(changes)}. "
                 "Use the same settings to resume it, another --name, or --overwrite."
@@ -69,12 +69,13 @@ def claim(run_uri: str, description: dict[str, Any], *, overwrite: bool) -> dict
     return started
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Return what two identities differ in, one text each, for messages."""
     changes: list[str] = []
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
-            changes += _differences(before, after, f"{prefix}{key}.")
+            changes += differences(before, after, f"{prefix}{key}.")
         elif before != after:
             changes.append(f"{prefix}{key} was {json.dumps(before)}, now {json.dumps(after)}")
     return changes

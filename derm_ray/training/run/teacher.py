@@ -17,10 +17,10 @@ from derm_ray.bundle import Bundle, load_bundle
 from derm_ray.data.manifest import Manifest
 from derm_ray.data.prepared import require_size
 from derm_ray.data.preprocessing import PairPixels, load_pairs
-from derm_ray.ray_rows import Row, dataset_of, objects, packed, unpacked
 from derm_ray.domain import LabelSet, LesionPair, PredictionKind
 from derm_ray.errors import ConfigError, DermRayError, ImageError, StorageError
 from derm_ray.inference.predictor import Predictor
+from derm_ray.ray_rows import Row, dataset_of, objects, packed, unpacked
 from derm_ray.training.batches import LabeledPairs, Probabilities
 
 logger = logging.getLogger(__name__)

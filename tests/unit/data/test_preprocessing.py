@@ -73,5 +73,5 @@ def test_one_bad_image_spares_its_neighbors(pairs: Manifest) -> None:
 def test_the_spec_survives_json_and_refuses_what_it_does_not_know() -> None:
     spec = Preprocessing(96)
     assert Preprocessing.from_json(spec.to_json()) == spec
-    with pytest.raises(BundleError, match="unknown preprocessing .*'crop'"):
+    with pytest.raises(BundleError, match=r"unknown preprocessing .*'crop'"):
         Preprocessing.from_json(spec.to_json() | {"resize": "crop"})
