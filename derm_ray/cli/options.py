@@ -39,7 +39,7 @@ SettingsOption = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Override a setting of preset and file (docs/reference/settings.md). An unknown KEY lists all. Repeatable.",
+        help="Override a setting (docs/reference/settings.md). An unknown KEY lists all. Repeatable.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of text.")]
