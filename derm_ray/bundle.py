@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from safetensors import SafetensorError
@@ -17,8 +17,9 @@ from derm_ray.domain import Calibration, LabelSet, OperatingPoint, PredictionKin
 from derm_ray.errors import BundleError, InputError, OutputExistsError, StorageError
 from derm_ray.models.factory import NetworkConfig, build_network
 from derm_ray.models.networks import PairNetwork
+from derm_ray.models.views import TTA
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 INDEX = "bundle.json"
 WEIGHTS = "weights.safetensors"
 CARD = "README.md"
@@ -33,11 +34,13 @@ class Bundle:
         label_set: class order and tasks.
         preprocessing: pixels to network input.
         calibration: temperatures and operating points.
-        weights: the network's state dict, fp32 on CPU.
+        weights: the network's state dict, fp32 on CPU; of several networks, each key after the number of its network.
         model_digest: SHA-256 over weights, architecture, classes, preprocessing and calibration.
         provenance: training config, run, manifest digest, metrics, code version.
         uri: of the folder.
         reference: for drift monitoring; not part of the model digest, may be empty.
+        members: networks whose probabilities are averaged: 1, or those of an ensemble.
+        tta: test-time augmentation, a key of :data:`derm_ray.models.views.TTA`.
     """
 
     network: NetworkConfig
@@ -49,6 +52,21 @@ class Bundle:
     provenance: Mapping[str, Any]
     uri: str
     reference: Reference = ()
+    members: int = 1
+    tta: str = "none"
+
+    @property
+    def passes(self) -> int:
+        """Forward passes per image."""
+        return self.members * TTA[self.tta]
+
+    def member(self, number: int) -> "Bundle":
+        """Return a network of an ensemble, counted from 0, without test-time augmentation."""
+        weights = self.weights
+        if self.members > 1:
+            start = f"{number}."
+            weights = {key.removeprefix(start): value for key, value in weights.items() if key.startswith(start)}
+        return replace(self, weights=weights, members=1, tta="none")
 
     @property
     def run_id(self) -> str | None:
@@ -57,11 +75,12 @@ class Bundle:
         return found
 
     def build(self) -> PairNetwork:
-        """Return the network with its weights, in evaluation mode.
+        """Return the network with its weights, in evaluation mode; an ensemble's are built by :meth:`member`.
 
         Raises:
             BundleError: the weights do not fit the architecture.
         """
+        assert self.members == 1, "one network"
         network = build_network(self.network)
         try:
             network.load_state_dict(dict(self.weights))
@@ -71,7 +90,7 @@ class Bundle:
 
 
 def _model_digest(weights_sha256: str, index: Mapping[str, Any]) -> str:
-    keys = ("architecture", "label_set", "classes", "preprocessing", "calibration")
+    keys = ("architecture", "members", "tta", "label_set", "classes", "preprocessing", "calibration")
     return storage.digest({"weights": weights_sha256, **{key: index[key] for key in keys}})
 
 
@@ -85,6 +104,8 @@ def save_bundle(
     provenance: Mapping[str, Any],
     calibration: Calibration | None = None,
     reference: Reference = (),
+    members: int = 1,
+    tta: str = "none",
 ) -> str:
     """Write a bundle; ``bundle.json`` comes last, so that an incomplete bundle is not a valid one.
 
@@ -101,6 +122,8 @@ def save_bundle(
         "format_version": FORMAT_VERSION,
         "derm_ray_version": __version__,
         "architecture": network.to_json(),
+        "members": members,
+        "tta": tta,
         "label_set": label_set.name,
         "classes": list(label_set.class_names),
         "preprocessing": preprocessing.to_json(),
@@ -150,6 +173,8 @@ def load_bundle(uri: str) -> Bundle:
             provenance=index["provenance"],
             uri=storage.absolute(uri),
             reference=tuple(map(Distribution.from_json, index.get("reference", ()))),
+            members=index["members"],
+            tta=index["tta"],
         )
     except (SafetensorError, KeyError, TypeError, ValueError, InputError) as error:
         raise BundleError(f"{uri}: cannot be read by this version of derm_ray: {error}") from error
@@ -227,6 +252,7 @@ def _card(index: Mapping[str, Any]) -> str:
 - Training run: {f"`{run_id}`" if (run_id := index["provenance"].get("run_id")) else "not recorded"}
 - Architecture: {architecture}
 - Input: clinical photo and dermoscopy image of one lesion, each {index["preprocessing"]["size"]} px square, RGB
+- Forward passes per image: {index["members"] * TTA[index["tta"]]}; networks {index["members"]}, views {index["tta"]}
 - Classes, in order: {", ".join(index["classes"])}
 - Written by derm_ray {index["derm_ray_version"]}
 

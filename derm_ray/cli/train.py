@@ -1,5 +1,6 @@
 """``derm-ray train``."""
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -37,6 +38,12 @@ def train(
         str | None, typer.Option(help="Folder for the feature cache: activations of the frozen layers.")
     ] = None,
     cache_limit: Annotated[float, typer.Option(metavar="GIB", min=0, help="Size limit of the feature cache.")] = 50.0,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Split train and val into so many folds, train one network for each, and seal an ensemble."
+        ),
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Data-parallel workers.")] = 1,
     max_workers: Annotated[
         int | None,
@@ -62,13 +69,14 @@ def train(
     from derm_ray.training.recipe import make_recipe
 
     if preset is None and recipe is None and not gpu:
-        warn(["the default preset, paper, takes very long on CPUs. Give --preset cpu, or --gpu."])
+        warn(["the default preset, paper, takes very long on CPUs. Give --preset light, or --gpu."])
     config = make_recipe(preset, recipe, settings or [])
     from derm_ray.data.manifest import read_manifest
     from derm_ray.evaluation.metrics import number_text
     from derm_ray.training.run.driver import train as run
+    from derm_ray.training.run.folds import train_folds
 
-    result = run(
+    result = (run if folds is None else partial(train_folds, folds=folds))(
         config,
         read_manifest(manifest),
         out,
@@ -96,9 +104,6 @@ def train(
         "best_epoch": result.best_epoch,
         "metrics": result.metrics,
     }
-    text = (
-        f"best epoch {result.best_epoch} of {config.epochs} (val cross {config.monitor} {number_text(score)})\n"
-        f"run {result.run_id}\n"
-        f"bundle {result.bundle_uri}"
-    )
+    judged = f"epoch {result.best_epoch} of {config.epochs} (val" if folds is None else f"{folds} folds (out-of-fold"
+    text = f"{judged} cross {config.monitor} {number_text(score)})\nrun {result.run_id}\nbundle {result.bundle_uri}"
     emit(values, text, as_json=as_json)

@@ -7,10 +7,12 @@ import numpy as np
 
 from derm_ray.data.manifest import Manifest
 from derm_ray.domain import Split
+from derm_ray.errors import ConfigError
 
 TEST_FRACTION = 0.3
 VAL_FRACTION = 0.15
 MIN_GROUPS = 3
+MIN_FOLDED = 2
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,39 @@ def split_manifest(manifest: Manifest, seed: int = 0, *, val_fraction: float = V
     empty = [part for part in Split if part not in assigned.values()]
     warnings += [f"split {part} is empty: too few lesions. Add some, or fill the column yourself." for part in empty]
     return SplitResult(manifest.with_column("split", [assigned[g] for g in groups]), tuple(warnings))
+
+
+def assign_folds(manifest: Manifest, folds: int, seed: int = 0) -> list[int]:
+    """Return the fold of each row of train and val, from 1, and 0 for other rows.
+
+    Groups stay together as in :func:`split_manifest`, and the folds are stratified by diagnosis: their numbers of
+    groups of a diagnosis differ by one at most.
+
+    Raises:
+        ConfigError: a diagnosis has a single group, which some run would have to learn from none; all are named.
+    """
+    splits = manifest.column("split")
+    members: dict[str, list[int]] = defaultdict(list)
+    for row, name in enumerate(_connected_groups(manifest)):
+        if splits[row] in (Split.TRAIN, Split.VAL):
+            members[name].append(row)
+    by_diagnosis: dict[str, list[str]] = defaultdict(list)
+    for name, rows in members.items():
+        by_diagnosis[_main_diagnosis(manifest, rows)].append(name)
+    if single := [name for name, names in sorted(by_diagnosis.items()) if len(names) < MIN_FOLDED]:
+        raise ConfigError(
+            f"{manifest.uri}: too few lesions (patients, where known) in train and val for folds, {MIN_FOLDED} needed: "
+            f"{', '.join(single)}. Use a coarser label set, or drop these diagnoses."
+        )
+    generator = np.random.default_rng(seed)
+    found, given = [0] * len(manifest), 0
+    for diagnosis in sorted(by_diagnosis):
+        names = sorted(by_diagnosis[diagnosis])
+        for index in generator.permutation(len(names)):
+            for row in members[names[index]]:
+                found[row] = given % folds + 1
+            given += 1  # goes on with the next diagnosis, so that the folds are of one size
+    return found
 
 
 def _draw(count: int, fraction: float, generator: np.random.Generator) -> int:

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -214,6 +214,18 @@ def compute_metrics(
     once = np.ones((1, len(labels)))
     values = compute_all(tasks, label_set.class_names, labels, probabilities, once)
     return {name: float(value[0]) for name, value in values.items()}
+
+
+def all_metrics(
+    label_set: LabelSet, labels: Labels, probabilities: Mapping[PredictionKind, npt.NDArray[np.floating]]
+) -> dict[str, float]:
+    """Return every defined metric of every prediction kind, ``<kind>/<metric>``."""
+    return {
+        f"{kind}/{name}": value
+        for kind, values in probabilities.items()
+        for name, value in compute_metrics(label_set, labels, values).items()
+        if np.isfinite(value)
+    }
 
 
 def predict_pairs(

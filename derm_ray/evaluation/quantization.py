@@ -13,7 +13,7 @@ from derm_ray.data.manifest import Manifest, collapse, require_split
 from derm_ray.data.prepared import require_size
 from derm_ray.data.validation import validate
 from derm_ray.domain import LesionPair, Modality, Split
-from derm_ray.errors import ManifestError, WorkError
+from derm_ray.errors import ConfigError, ManifestError, WorkError
 from derm_ray.evaluation.parity import Parity, measure_parity
 from derm_ray.inference.engines import openvino, quantization
 from derm_ray.inference.engines.engine_store import StoredEngine, already_there, store_engine, stored_engines
@@ -60,6 +60,8 @@ def quantize_bundle(
     bundle = load_bundle(model_uri)
     if not overwrite and openvino.NAME in stored_engines(bundle):
         raise already_there(bundle, openvino.NAME)
+    if bundle.members > 1:
+        raise ConfigError(f"{model_uri}: an ensemble of {bundle.members} networks; int8 is for bundles of one network.")
     require_size(manifest, bundle.preprocessing, "the model's size")
     manifest = collapse(manifest, bundle.label_set)
     validate(manifest, bundle.label_set)
@@ -70,12 +72,13 @@ def quantize_bundle(
     if not calibration or not others:
         where = "in val to calibrate on" if not calibration else "outside of val to compare on"
         raise ManifestError(manifest.uri, [f"there is no pair with both images {where}"])
+    network = bundle.member(0)
     logger.info("quantizing with %d pairs of val", len(calibration))
-    files, built_with = quantization.quantize(bundle, pair_images(calibration, bundle.preprocessing, manifest.uri))
+    files, built_with = quantization.quantize(network, pair_images(calibration, bundle.preprocessing, manifest.uri))
     logger.info("comparing with fp32 on %d other pairs", len(others))
     draft = openvino.OpenVinoEngine(StoredEngine(openvino.NAME, "", {}, files))
-    reference = Predictor(bundle, "torch", device=CPU)
-    parity = measure_parity(reference, Predictor(bundle, draft), others, manifest.uri)
+    reference = Predictor(network, "torch", device=CPU)
+    parity = measure_parity(reference, Predictor(network, draft), others, manifest.uri)
     if not parity.passed:
         raise WorkError(
             "int8 predictions differ too much from fp32 (required: agreement >= 0.99, mean |dp| <= 0.01). Nothing was "

@@ -32,14 +32,15 @@ class SaliencyMapper:
     def __init__(self, bundle: Bundle, device: torch.device | None = None) -> None:
         require_cam(bundle)
         self._device = device or default_device()
-        self._network = to_device(bundle.build(), self._device)
+        self._networks = [to_device(bundle.member(n).build(), self._device) for n in range(bundle.members)]
 
     def maps(self, pair: PairPixels) -> Mapping[Modality, Map]:
-        """Return the map of every image given."""
+        """Return the map of every image given, of its upright view; of an ensemble the mean."""
+        images = [self._tensor(image) for image in (pair.clinical, pair.dermoscopy)]
         with torch.inference_mode():
-            maps = self._network.saliency(*map(self._tensor, (pair.clinical, pair.dermoscopy)))
-        named = zip(Modality, maps, strict=True)
-        return {modality: one[0].cpu().numpy() for modality, one in named if one is not None}
+            found = [network.saliency(*images) for network in self._networks]
+        named = zip(Modality, zip(*found, strict=True), strict=True)
+        return {modality: torch.cat(maps).mean(0).cpu().numpy() for modality, maps in named if maps[0] is not None}
 
     def _tensor(self, image: Pixels | None) -> torch.Tensor | None:
         return network_input(image[None].copy(), self._device) if image is not None else None

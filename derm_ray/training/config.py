@@ -17,6 +17,7 @@ from derm_ray.models.cam import CAM_MODES
 from derm_ray.models.factory import NETWORKS, CamConfig, NetworkConfig
 from derm_ray.models.heads import HEADS
 from derm_ray.models.trunks import MIN_SIZE, TRUNKS, check_trunk
+from derm_ray.models.views import TTA
 from derm_ray.registry import Registry
 from derm_ray.training import PRESETS
 from derm_ray.training.augmentation import POLICIES, Policy
@@ -100,6 +101,8 @@ class TrainConfig:
             and colors) or ``strong`` (more of these, blur and erased rectangles).
         freeze_batch_norm: keep every batch norm's statistics and run it in evaluation mode.
         precision: ``auto`` (bf16 where the hardware has it), ``fp32`` or ``bf16``.
+        tta: test-time augmentation that is sealed in the bundle: predictions are averaged over the images ``none``:
+            alone; ``flips``: mirrored left-right, up-down and both as well; ``turns``: all these turned as well.
         ema_decay: of the weights' exponential moving average, which is what is validated and sealed; 0 turns it off.
         monitor: validation metric that picks the best epoch, of the cross prediction; higher is better.
         keep: the epoch that becomes the bundle: ``best`` by ``monitor``, or ``last``.
@@ -140,6 +143,7 @@ class TrainConfig:
     augmentation: Annotated[str, OneOf("augmentation", POLICIES)] = "mirror"
     freeze_batch_norm: bool = False
     precision: Annotated[str, OneOf("precision", PRECISIONS)] = "auto"
+    tta: Annotated[str, OneOf("tta", TTA)] = "none"
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     monitor: Annotated[str, OneOf("monitor", class_metrics)] = "macro_auroc"
     keep: Literal["best", "last"] = "best"

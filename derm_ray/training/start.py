@@ -53,6 +53,8 @@ def make_start(config: TrainConfig, init_weights: str | None, cam: str | None) -
     part, trained = None, None
     if cam is not None:
         trained = bundle.load_bundle(cam)
+        if trained.members > 1:
+            raise ConfigError(f"--cam {cam}: an ensemble. Give the bundle of one of its networks.")
         trunk = Trunk(config.trunk, config.tap, config.freeze)
         if state is not None:
             load_trunk_weights(trunk, state, source)

@@ -10,6 +10,7 @@ import torch
 from derm_ray.bundle import Bundle, load_bundle
 from derm_ray.errors import ConfigError, unknown_name
 from derm_ray.inference.engines import ENGINES
+from derm_ray.inference.engines.averaged import AveragedEngine
 from derm_ray.inference.engines.engine import Engine
 from derm_ray.inference.precision import default_device
 
@@ -28,7 +29,8 @@ def make_engine(bundle: Bundle, name: str, device: torch.device | None = None) -
     """Return an engine by name; see :func:`resolve_engine`."""
     chosen = device or default_device()
     base, _, detail = resolve_engine(bundle, name, chosen).partition("@")
-    return ENGINES[base].make(bundle, chosen, detail)
+    engines = [ENGINES[base].make(bundle.member(number), chosen, detail) for number in range(bundle.members)]
+    return engines[0] if bundle.passes == 1 else AveragedEngine(engines, bundle.tta)
 
 
 def resolve_engine(bundle: Bundle, name: str, device: torch.device | None = None) -> str:
@@ -65,7 +67,7 @@ def resolve_engine_of(model_uri: str, name: str, device: torch.device) -> str:
 
 
 def _fastest(bundle: Bundle, device: torch.device) -> str:
-    found = (kind.candidate(bundle, device) for kind in ENGINES.values() if kind.candidate is not None)
+    found = (kind.candidate(bundle.member(0), device) for kind in ENGINES.values() if kind.candidate is not None)
     engines = [engine for engine in found if engine is not None]
     if len(engines) == 1:
         logger.info("engine %s (the only one available)", engines[0].name)

@@ -27,9 +27,10 @@ from derm_ray.data.manifest import Manifest, collapse
 from derm_ray.data.prepared import is_prepared, require_size
 from derm_ray.data.summary import few_lesions
 from derm_ray.data.validation import validate
-from derm_ray.domain import PredictionKind, Split, label_set
+from derm_ray.domain import Calibration, PredictionKind, Split, label_set
 from derm_ray.errors import ConfigError, InputError, TrainingError
 from derm_ray.evaluation.calibration import fit_calibration
+from derm_ray.evaluation.evaluate import all_metrics
 from derm_ray.lease import Lease, hold
 from derm_ray.models.factory import NetworkConfig
 from derm_ray.observability import WorkerLogs, working_for
@@ -38,7 +39,8 @@ from derm_ray.training.config import TrainConfig
 from derm_ray.training.feature_cache import LIMIT_GIB
 from derm_ray.training.loop import sealed_weights
 from derm_ray.training.run.cache import common_stem, prepare_features
-from derm_ray.training.run.folder import BUNDLE, INVOCATIONS, claim, describe
+from derm_ray.training.run.folder import BUNDLE, INVOCATIONS, VAL, claim, describe
+from derm_ray.training.run.pair_predictions import predict_pairs, write_predictions
 from derm_ray.training.run.process_group import AddressedTorchConfig
 from derm_ray.training.run.progress_relay import relay_progress
 from derm_ray.training.run.reference import make_reference, measure_images
@@ -58,14 +60,15 @@ STARTS = 120
 class TrainResult:
     """A finished run, and the validation metrics of its best epoch, ``<kind>/<metric>``.
 
-    ``run_id`` was created at the first start and is recorded in the bundle; ``best_epoch`` counts from 1.
+    ``run_id`` was created at the first start and is recorded in the bundle; ``best_epoch`` counts from 1 and is
+    ``None`` for folds.
     """
 
     run_uri: str
     bundle_uri: str
     run_id: str
     model_digest: str
-    best_epoch: int
+    best_epoch: int | None
     metrics: dict[str, float]
 
 
@@ -252,17 +255,29 @@ def _save_bundle(
     checkpoint, metrics = result.best_checkpoints[-1]
     state = read_state(checkpoint, torch.device("cpu"))
     scores = {PredictionKind(kind): values.numpy() for kind, values in state["val"].items()}
-    calibration = fit_calibration(labels, splits[Split.VAL].labels, scores)
     epoch = int(metrics["epoch"])
     metrics = {key: value for key, value in metrics.items() if "/" in key}
+    model: dict[str, Any] = {
+        "network": architecture,
+        "label_set": labels,
+        "preprocessing": config.preprocessing,
+        "weights": sealed_weights(state["loop"]),
+        "tta": config.tta,
+    }
+    val = splits[Split.VAL]
+    if config.tta != "none":
+        draft = bundle.Bundle(**model, calibration=Calibration(), model_digest="", provenance={}, uri="")
+        probabilities = predict_pairs(draft, val.pairs, use_gpu=task.use_gpu)
+        scores = {kind: probabilities[:, place] for place, kind in enumerate(PredictionKind)}
+        metrics = all_metrics(labels, val.labels, scores)
+    calibration = fit_calibration(labels, val.labels, scores)
+    stacked = np.stack([scores[kind] for kind in PredictionKind], 1)
+    write_predictions(storage.join(task.run_uri, VAL), val.pairs, labels.class_names, stacked)
     uri = storage.join(task.run_uri, BUNDLE)
     lease.check()
     digest = bundle.save_bundle(
         uri,
-        network=architecture,
-        label_set=labels,
-        preprocessing=config.preprocessing,
-        weights=sealed_weights(state["loop"]),
+        **model,
         provenance={**provenance, "best_epoch": epoch, "metrics": metrics},
         calibration=calibration,
         reference=make_reference(labels, scores, calibration, images, prepared=prepared),

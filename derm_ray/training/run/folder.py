@@ -12,6 +12,8 @@ from derm_ray.training.start import Start
 
 CONFIG = "config.json"
 BUNDLE = "bundle"
+VAL = "val.parquet"
+"""Probabilities of the val pairs, before calibration."""
 INVOCATIONS = "invocations"
 """Leases of the processes that worked on the run; the current one holds one."""
 

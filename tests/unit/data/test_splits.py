@@ -1,12 +1,14 @@
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from derm_ray.data.manifest import Manifest, normalize_schema
-from derm_ray.data.splits import split_manifest
+from derm_ray.data.splits import assign_folds, split_manifest
 from derm_ray.domain import PAPER15, Split
+from derm_ray.errors import ConfigError
 
 ROW = st.tuples(
     st.integers(0, 25),  # lesion
@@ -79,3 +81,48 @@ def test_a_class_with_two_lesions_goes_to_train_with_a_warning() -> None:
     result = split_manifest(manifest_of([(0, None, "melanoma"), (1, None, "melanoma")]))
     assert result.manifest.column("split") == ["train", "train"]
     assert "melanoma: only 2" in result.warnings[0]
+
+
+def in_train_and_val(rows: list[tuple[int, int | None, str]]) -> Manifest:
+    manifest = manifest_of(rows)
+    return manifest.with_column("split", [("train", "val", "test")[row % 3] for row in range(len(rows))])
+
+
+@given(st.lists(ROW, min_size=30, max_size=80), st.integers(2, 5), st.integers(0, 5))
+@settings(max_examples=100, deadline=None)
+def test_folds_keep_groups_together_and_leave_test_out(
+    rows: list[tuple[int, int | None, str]], folds: int, seed: int
+) -> None:
+    # As derm-ray data split does, a group is in one split.
+    manifest = in_train_and_val(
+        [(lesion * 3 + row % 3, None, diagnosis) for row, (lesion, _, diagnosis) in enumerate(rows)]
+    )
+    try:
+        found = assign_folds(manifest, folds, seed)
+    except ConfigError as error:
+        assert "too few lesions" in str(error)
+        return
+    assert found == assign_folds(manifest, folds, seed)
+    splits = manifest.column("split")
+    assert {fold for fold, split in zip(found, splits, strict=True) if split == "test"} <= {0}
+    of: dict[str, set[int]] = defaultdict(set)
+    for lesion, fold, split in zip(manifest.column("lesion_id"), found, splits, strict=True):
+        if split != "test":
+            assert 1 <= fold <= folds
+            of[lesion].add(fold)
+    assert all(len(of_lesion) == 1 for of_lesion in of.values())
+    sizes = Counter(fold for (fold,) in of.values())
+    assert max(sizes.values()) - min(sizes.get(fold, 0) for fold in range(1, folds + 1)) <= 1
+
+
+def test_folds_are_stratified_and_a_single_lesion_of_a_diagnosis_is_refused() -> None:
+    rows = [(row, None, "nevus" if row < 60 else "bcc") for row in range(72)]
+    found = assign_folds(in_train_and_val(rows).with_column("split", ["train"] * 72), 5)
+    for first, last, least in ((0, 60, 12), (60, 72, 2)):
+        counts = Counter(found[first:last])
+        assert set(counts) == {1, 2, 3, 4, 5}
+        assert max(counts.values()) - min(counts.values()) <= 1
+        assert min(counts.values()) >= least
+    lonely = manifest_of([*rows, (72, None, "dermatofibroma")]).with_column("split", ["train"] * 73)
+    with pytest.raises(ConfigError, match=r"m\.csv: too few lesions .* 2 needed: dermatofibroma\. Use a coarser"):
+        assign_folds(lonely, 3)

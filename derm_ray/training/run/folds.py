@@ -1,0 +1,159 @@
+"""Training in folds: a run for each, and one ensemble whose calibration rests on the lesions that each left out."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from derm_ray import bundle, storage
+from derm_ray.data.manifest import Manifest, collapse
+from derm_ray.data.prepared import is_prepared
+from derm_ray.data.splits import assign_folds
+from derm_ray.data.validation import validate
+from derm_ray.domain import LesionPair, PredictionKind, Split, label_set
+from derm_ray.errors import OutputExistsError
+from derm_ray.evaluation.calibration import fit_calibration
+from derm_ray.evaluation.evaluate import all_metrics
+from derm_ray.lease import hold
+from derm_ray.training.batches import labeled
+from derm_ray.training.config import TrainConfig
+from derm_ray.training.run.driver import TrainResult, train
+from derm_ray.training.run.folder import BUNDLE, INVOCATIONS, VAL, differences
+from derm_ray.training.run.pair_predictions import read_predictions, write_predictions
+from derm_ray.training.run.reference import make_reference, measure_images
+
+logger = logging.getLogger(__name__)
+
+FOLDS = "folds.json"
+OUT_OF_FOLD = "out_of_fold.parquet"
+
+
+def train_folds(
+    config: TrainConfig,
+    manifest: Manifest,
+    out_uri: str,
+    name: str,
+    folds: int,
+    *,
+    overwrite: bool = False,
+    **options: Any,
+) -> TrainResult:
+    """Train a network for each fold of train and val, and seal them as one ensemble.
+
+    Each lesion of train and val is left out of one run, which predicts it: temperatures and operating points of the
+    ensemble are fitted on these out-of-fold predictions. The runs are in folders ``fold_1`` and so on; the same call
+    resumes.
+
+    Args:
+        config, manifest, out_uri, name: as of :func:`derm_ray.training.run.driver.train`.
+        folds: how many, 2 or more.
+        overwrite: train all folds again.
+        options: as of :func:`derm_ray.training.run.driver.train`.
+
+    Returns:
+        The ensemble; its metrics are those of the out-of-fold predictions.
+
+    Raises:
+        ConfigError: a diagnosis has fewer lesions (patients, where known) than there are folds.
+        ManifestError, StorageError, OutputExistsError, TrainingError: as of ``train``.
+    """
+    labels = label_set(config.label_set)
+    run_uri = storage.join(storage.absolute(out_uri), name)
+    collapsed = collapse(manifest, labels)
+    validate(collapsed, labels, complete=(Split.TRAIN, Split.VAL))
+    of_row = assign_folds(collapsed, folds, config.seed)
+    description = {
+        "folds": folds,
+        "manifest_digest": manifest.digest,
+        "training": config.to_json(),
+        **{key: options.get(key) for key in ("init_weights", "cam", "teacher")},
+    }
+    with hold(storage.join(run_uri, INVOCATIONS)) as lease:
+        _claim(run_uri, description, overwrite=overwrite)
+        found: dict[str, tuple[LesionPair, int, int, Any]] = {}
+        members = []
+        for number in range(1, folds + 1):
+            part = _of_fold(manifest, of_row, number)
+            fold_uri = storage.join(run_uri, f"fold_{number}")
+            if not storage.exists(storage.join(fold_uri, BUNDLE, bundle.INDEX)):
+                logger.info("fold %d of %d", number, folds)
+                train(config, part, run_uri, f"fold_{number}", **options)
+            members.append(bundle.load_bundle(storage.join(fold_uri, BUNDLE)))
+            val = labeled(part, Split.VAL, labels)
+            predicted = read_predictions(storage.join(fold_uri, VAL), val.pairs, labels.class_names)
+            rows = zip(val.pairs, val.labels.tolist(), predicted, strict=True)
+            found |= {pair.pair_id: (pair, number, label, values) for pair, label, values in rows}
+        lease.check()
+        return _seal(run_uri, members, list(found.values()), description, config, prepared=is_prepared(manifest))
+
+
+def _of_fold(manifest: Manifest, of_row: list[int], number: int) -> Manifest:
+    """Return the manifest with one fold as val and the others as train; rows of no fold keep their split."""
+    splits = [
+        split if fold == 0 else Split.VAL if fold == number else Split.TRAIN
+        for split, fold in zip(manifest.column("split"), of_row, strict=True)
+    ]
+    return manifest.with_column("split", splits)
+
+
+def _claim(run_uri: str, description: Mapping[str, Any], *, overwrite: bool) -> None:
+    """Claim the folder: a new one, or that of the same folds."""
+    record = storage.join(run_uri, FOLDS)
+    if overwrite and storage.exists(record):
+        for name in storage.list_folder(run_uri):
+            if name not in (FOLDS, f"{INVOCATIONS}/"):
+                storage.remove_tree(storage.join(run_uri, name.rstrip("/")))
+        storage.remove(record)
+    if storage.exists(storage.join(run_uri, BUNDLE, bundle.INDEX)):
+        raise OutputExistsError(f"{run_uri} contains a finished run. Choose another --name, or give --overwrite.")
+    if storage.exists(record):
+        if changes := differences(storage.read_json(record), dict(description)):
+            raise OutputExistsError(
+                f"{run_uri} contains unfinished folds with other settings: {'; '.join(changes)}. "
+                "Use the same settings to resume them, another --name, or --overwrite."
+            )
+    elif any(storage.parent(uri).rpartition("/")[2] != INVOCATIONS for uri in storage.list_files(run_uri)):
+        raise OutputExistsError(f"{run_uri} contains files that are not folds. Choose another --name.")
+    else:
+        storage.write_json(record, dict(description))
+
+
+def _seal(
+    run_uri: str,
+    members: list[bundle.Bundle],
+    found: list[tuple[LesionPair, int, int, Any]],
+    description: Mapping[str, Any],
+    config: TrainConfig,
+    *,
+    prepared: bool,
+) -> TrainResult:
+    labels, first = label_set(config.label_set), members[0]
+    pairs = [pair for pair, *_ in found]
+    truth = np.array([label for _, _, label, _ in found])
+    stacked = np.stack([values for *_, values in found])
+    scores = {kind: stacked[:, place] for place, kind in enumerate(PredictionKind)}
+    write_predictions(storage.join(run_uri, OUT_OF_FOLD), pairs, labels.class_names, stacked)
+    calibration = fit_calibration(labels, truth, scores)
+    metrics = all_metrics(labels, truth, scores)
+    images = measure_images(pairs, config.preprocessing, config.seed)
+    run_id = storage.digest([member.model_digest for member in members])[:32]
+    digest = bundle.save_bundle(
+        storage.join(run_uri, BUNDLE),
+        network=first.network,
+        label_set=labels,
+        preprocessing=first.preprocessing,
+        weights={f"{n}.{key}": value for n, member in enumerate(members) for key, value in member.weights.items()},
+        members=len(members),
+        tta=first.tta,
+        provenance={
+            **description,
+            "run_id": run_id,
+            "metrics": metrics,
+            "metrics_of": "out-of-fold predictions of train and val",
+            "members": [{"run_id": m.run_id, "model_digest": m.model_digest} for m in members],
+        },
+        calibration=calibration,
+        reference=make_reference(labels, scores, calibration, images, prepared=prepared),
+    )
+    return TrainResult(run_uri, storage.join(run_uri, BUNDLE), run_id, digest, None, metrics)

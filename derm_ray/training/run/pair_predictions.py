@@ -1,0 +1,105 @@
+"""Predictions of a whole bundle for many pairs, computed by Ray Data and kept as Parquet."""
+
+import io
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import torch
+
+from derm_ray import storage
+from derm_ray.bundle import Bundle
+from derm_ray.data.preprocessing import PairPixels, load_pairs
+from derm_ray.domain import LesionPair, PredictionKind
+from derm_ray.errors import DermRayError, ImageError, StorageError
+from derm_ray.inference.predictor import Predictor
+from derm_ray.ray_rows import Row, dataset_of, objects, packed, unpacked
+
+PAIRS_PER_ROW = 32
+IMAGES_AT_ONCE = 4
+ENGINE = "torch"
+
+Probabilities = npt.NDArray[np.float32]
+"""(N, 3, K): pairs, one row per :class:`derm_ray.domain.PredictionKind`, classes."""
+
+logger = logging.getLogger(__name__)
+
+
+def predict_pairs(bundle: Bundle, pairs: Sequence[LesionPair], *, use_gpu: bool) -> Probabilities:
+    """Return the calibrated probabilities of pairs that have both images; all free CPUs, or GPUs, compute.
+
+    Raises:
+        ImageError: an image cannot be used.
+        StorageError: storage failed.
+    """
+    parts = [pairs[start : start + PAIRS_PER_ROW] for start in range(0, len(pairs), PAIRS_PER_ROW)]
+    free = int(ray.cluster_resources().get("GPU" if use_gpu else "CPU", 1)) - (0 if use_gpu else 1)
+    dataset = dataset_of(parts)
+    dataset.context.execution_options.preserve_order = True
+    predicted = dataset.map(
+        _Actor,
+        fn_constructor_args=(ray.put(bundle),),
+        fn_constructor_kwargs={"use_gpu": use_gpu},
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, min(len(parts), free))),
+        num_cpus=1,
+        num_gpus=1 if use_gpu else None,
+    )
+    found: list[Probabilities] = []
+    for part in objects(predicted):
+        if isinstance(part, DermRayError):
+            raise part
+        found.append(part)
+    return np.concatenate(found)
+
+
+class _Actor:
+    def __init__(self, bundle: "ray.ObjectRef[Bundle]", *, use_gpu: bool) -> None:
+        self._predictor = Predictor(ray.get(bundle), ENGINE, device=torch.device("cuda" if use_gpu else "cpu"))
+        self._executor = ThreadPoolExecutor(IMAGES_AT_ONCE)
+
+    def __call__(self, row: Row) -> Row:
+        pairs: list[LesionPair] = unpacked(row)
+        loaded = load_pairs(list(pairs), self._predictor.bundle.preprocessing, self._executor)
+        pixels: list[PairPixels] = []
+        for pair, found in zip(pairs, loaded, strict=True):
+            if isinstance(found, ImageError):
+                return packed(ImageError(found.code, f"pair {pair.pair_id}: {found.message}"))
+            pixels.append(found)
+        predictions = [prediction.per_input_predictions for prediction in self._predictor.predict(pixels)]
+        return packed(np.array([[kinds[kind] for kind in PredictionKind] for kinds in predictions], np.float32))
+
+
+def write_predictions(
+    uri: str, pairs: Sequence[LesionPair], class_names: Sequence[str], probabilities: Probabilities
+) -> None:
+    """Write the probabilities of pairs, one row each: ``pair_id`` and a column ``<kind>_<class>`` per number."""
+    values = probabilities.reshape(len(pairs), -1).T
+    columns = dict(zip(_columns(class_names), values, strict=True))
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"pair_id": [pair.pair_id for pair in pairs], **columns}), buffer)
+    storage.write_bytes(uri, buffer.getvalue())
+
+
+def read_predictions(uri: str, pairs: Sequence[LesionPair], class_names: Sequence[str]) -> Probabilities:
+    """Read what :func:`write_predictions` wrote.
+
+    Raises:
+        StorageError: it cannot be read, or holds other pairs or classes.
+    """
+    table = pq.read_table(io.BytesIO(storage.read_bytes(uri)))
+    columns = _columns(class_names)
+    if table.column_names != ["pair_id", *columns] or table["pair_id"].to_pylist() != [pair.pair_id for pair in pairs]:
+        raise StorageError(
+            f"{uri} does not hold this run's pairs and classes. Remove it; the same command computes it."
+        )
+    values = np.stack([table[name].to_numpy() for name in columns], 1).astype(np.float32)
+    return values.reshape(len(pairs), len(PredictionKind), -1)
+
+
+def _columns(class_names: Sequence[str]) -> list[str]:
+    return [f"{kind}_{name}" for kind in PredictionKind for name in class_names]
