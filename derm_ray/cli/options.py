@@ -30,7 +30,7 @@ InitWeightsOption = Annotated[
 PresetOption = Annotated[str | None, typer.Option("--preset", help=f"Preset: {PRESETS}. Default: paper.")]
 RecipeOption = Annotated[
     str | None,
-    typer.Option("--recipe", metavar="FILE", help="YAML file of settings, and of the preset they change: a path or URI."),
+    typer.Option("--recipe", metavar="FILE", help="YAML file of settings and their preset: a path or URI."),
 ]
 SettingsOption = Annotated[
     list[str] | None,

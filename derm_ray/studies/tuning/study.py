@@ -22,7 +22,7 @@ from derm_ray.errors import ConfigError, OutputExistsError, TrainingError, count
 from derm_ray.lease import hold
 from derm_ray.observability import WorkerLogs
 from derm_ray.studies.reproduction.trials import Resources
-from derm_ray.studies.tuning.report import TrialRow, plot_png, ranked, table_csv
+from derm_ray.studies.tuning.report import TrialRow, plot_png, ranked, short, table_csv
 from derm_ray.studies.tuning.space import Space, domains, most_epochs
 from derm_ray.studies.tuning.trial import EPOCH, LAST, SCORE, TrialTask, epoch_scores, is_finished, run_trial
 from derm_ray.training.batches import check_batch_size, labeled
@@ -183,18 +183,18 @@ class _Scheduler(ASHAScheduler):  # type: ignore[misc]
 class _Lines(tune.Callback):  # type: ignore[misc]
     """Logs a line per epoch of each trial, and its end."""
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+    def on_trial_result(self, *_: Any, trial: Any, result: dict[str, Any], **__: Any) -> None:
         logger.info("trial %s  epoch %d  score %.4f", trial.trial_id, result[EPOCH], result[SCORE])
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+    def on_trial_complete(self, *_: Any, trial: Any, **__: Any) -> None:
         logger.info("trial %s  done; %s", trial.trial_id, _settings(trial.config))
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+    def on_trial_error(self, *_: Any, trial: Any, **__: Any) -> None:
         logger.warning("trial %s failed; %s", trial.trial_id, _settings(trial.config))
 
 
 def _settings(config: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in config.items())
+    return ", ".join(f"{name}={short(value)}" for name, value in config.items())
 
 
 def _tune(task: TrialTask, config: TrainConfig, space: Space, uri: str, trials: int) -> list[TrialRow]:

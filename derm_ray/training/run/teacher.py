@@ -1,4 +1,4 @@
-"""The teacher of a run: its probabilities of the train split, computed once by Ray Data and kept in the run's folder."""
+"""The teacher of a run: its probabilities of the train split, computed once and kept in the run's folder."""
 
 import io
 import logging
@@ -78,7 +78,7 @@ def learn_from(teacher: Bundle, split: LabeledPairs, run_uri: str, *, use_gpu: b
         storage.write_bytes(uri, buffer.getvalue())
     table = pq.read_table(io.BytesIO(storage.read_bytes(uri)))
     if table.column_names != ["pair_id", *columns] or table["pair_id"].to_pylist() != [pair.pair_id for pair in pairs]:
-        raise StorageError(f"{uri} does not hold this run's pairs and classes. Remove it; the same command computes it.")
+        raise StorageError(f"{uri} does not hold this run's pairs. Remove it; the same command computes it again.")
     values = np.stack([table[name].to_numpy() for name in columns], 1).astype(np.float32)
     return replace(split, teacher=values.reshape(len(pairs), len(PredictionKind), -1))
 

@@ -72,7 +72,9 @@ def test_the_teacher_travels_with_its_pairs() -> None:
 def test_teachers_that_do_not_fit_are_one_message(pairs: Manifest, bundle_uri: str, tmp_path: Path) -> None:
     assert load_teacher(bundle_uri, PAPER15, pairs).label_set is PAPER15
     other = seal_untrained(str(tmp_path / "milk"), NetworkConfig(trunk="tiny", classes=11), label_set=MILK10K)
-    with pytest.raises(ConfigError, match=r"its label set is milk10k, the recipe's paper15: .* only in the recipe.*more"):
+    with pytest.raises(
+        ConfigError, match=r"its label set is milk10k, the recipe's paper15: .* only in the recipe.*more"
+    ):
         load_teacher(other, PAPER15, pairs)
     with pytest.raises(ConfigError, match="not_cancer only in the recipe"):
         load_teacher(bundle_uri, LABEL_SETS["paper15_cancer"], pairs)
