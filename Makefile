@@ -33,7 +33,7 @@ LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --genera
 	--custom-compile-command "make lock"
 lock: setup
 	$(BIN)/$(LOCK) --extra mlflow --extra openvino --extra tune --group dev --output-file requirements-dev.txt $(FLAGS)
-	$(BIN)/$(LOCK) --constraint requirements-dev.txt --output-file requirements.txt $(FLAGS)
+	$(BIN)/$(LOCK) --extra mlflow --extra tune --constraint requirements-dev.txt --output-file requirements.txt $(FLAGS)
 
 # Two files at a time, those that take longest first (tests/conftest.py). Fails below the coverage in pyproject.toml.
 test: check

@@ -18,7 +18,7 @@ AddressOption = Annotated[
     str | None, typer.Option("--address", help="Ray cluster. Default: RAY_ADDRESS, or a local Ray.")
 ]
 EngineOption = Annotated[
-    str, typer.Option("--engine", help=f"auto (torch, or what is clearly faster here), {ENGINES} (see model quantize).")
+    str, typer.Option("--engine", help=f"auto, {ENGINES} (see model quantize); auto measures which is fastest.")
 ]
 ManifestOutOption = Annotated[str, typer.Option("--out", help="Manifest to write (.parquet, .csv or .jsonl).")]
 _DETAILED = ", ".join(labels.name for labels in LABEL_SETS.values() if len(labels.class_names) > 2)
@@ -30,16 +30,14 @@ InitWeightsOption = Annotated[
 PresetOption = Annotated[str | None, typer.Option("--preset", help=f"Preset: {PRESETS}. Default: paper.")]
 RecipeOption = Annotated[
     str | None,
-    typer.Option(
-        "--recipe", metavar="FILE", help="YAML file of settings, and of the preset they change: a path or URI."
-    ),
+    typer.Option("--recipe", metavar="FILE", help="YAML file of settings and their preset: a path or URI."),
 ]
 SettingsOption = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Override a setting (docs/reference/settings.md). An unknown KEY lists all. Repeatable.",
+        help="Override a setting of preset and file; docs/reference/settings.md lists them. Repeatable.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of text.")]

@@ -76,11 +76,5 @@ def tune(
         "plot": found.plot_uri,
         "trials": [row.to_json() for row in found.trials],
     }
-    lines = [
-        table_text(found.trials, config.monitor),
-        "",
-        found.table_uri,
-        found.plot_uri,
-        f"best recipe {found.best_uri}",
-    ]
-    emit(values, "\n".join([*lines, RESEARCH_NOTICE]), as_json=as_json)
+    lines = [table_text(found.trials, config.monitor), "", found.table_uri, found.plot_uri]
+    emit(values, "\n".join([*lines, f"best recipe {found.best_uri}", RESEARCH_NOTICE]), as_json=as_json)

@@ -1,68 +1,64 @@
-"""A search on a real Ray: trials that are stopped, a search that goes on, and a recipe that trains."""
+"""A search by its command: stopped, resumed, and asked again when all is done."""
 
 import json
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
-import ray
 
-from derm_ray.data.manifest import Manifest
-from derm_ray.errors import OutputExistsError
-from derm_ray.studies.tuning import study
-from derm_ray.studies.tuning.space import Range
-from derm_ray.studies.tuning.study import search
+from derm_ray.data.manifest import Manifest, write_manifest
 from derm_ray.training.config import make_config
 from derm_ray.training.recipe import make_recipe
-from tests.conftest import take
+from tests.conftest import INTERRUPTIBLE, take
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.slow]
 
-SPACE = {"learning_rate": Range(1e-3, 1e-1, True), "optimizer": ("sgd", "adamw")}
+SPACE = "learning_rate: {min: 1e-3, max: 1e-1, log: true}\noptimizer: [sgd, adamw]\n"
+COMMAND = (
+    "tune --manifest m.parquet --space space.yaml --out s --name a --preset debug --set size=32 --set epochs=2 "
+    "--trials 3 --json"
+)
 
 
-@pytest.mark.filterwarnings("default")  # Ray Tune's own
-def test_a_search_stops_trials_goes_on_and_writes_the_best_recipe(
-    ray_local: None, pairs: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_search_is_resumed_and_writes_the_best_recipe(pairs: Manifest, tmp_path: Path) -> None:
     manifest = take(pairs, 60).absolute().with_column("split", ["train"] * 40 + ["val"] * 20)
-    config = make_config("debug", {"size": 32, "epochs": 3})
-    out = str(tmp_path)
+    write_manifest(manifest, str(tmp_path / "m.parquet"))
+    (tmp_path / "space.yaml").write_text(SPACE)
+    command = [*INTERRUPTIBLE, *COMMAND.split()]
 
-    class Stop(BaseException):
-        pass
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as stopped:
+        assert stopped.stderr is not None
+        begun = next(line for line in stopped.stderr if "  epoch 1  score " in line).split()[1]
+        stopped.send_signal(signal.SIGINT)
+        assert "stopped; the same command resumes." in stopped.stderr.read()
+    assert stopped.returncode == 130
+    assert not (tmp_path / "s" / "a" / "best.yaml").exists()
 
-    def stop(self: object, iteration: int, trials: list[object], trial: object, **_: object) -> None:
-        raise Stop
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    trials = found["trials"]
+    assert len(trials) == 3
+    assert begun in {trial["trial"] for trial in trials}
+    assert trials[0]["state"] == "finished"
+    assert all(trial["epochs"] == 2 for trial in trials if trial["state"] == "finished")
+    assert {trial["state"] for trial in trials} <= {"finished", "stopped"}, done.stderr
+    drawn = {name: trials[0][name] for name in ("learning_rate", "optimizer")}
+    best = make_recipe(None, found["best"], [])
+    assert best == make_config("debug", {"size": 32, "epochs": 2, **drawn})
+    assert Path(found["table"]).read_text().count("\n") == 4
+    assert Path(found["plot"]).read_bytes().startswith(b"\x89PNG")
+    run = Path(trials[0]["run"])
+    assert json.loads((run / "config.json").read_text())["training"] == best.to_json()
+    assert (run / "bundle" / "bundle.json").exists()
 
-    with monkeypatch.context() as patched:  # the first trial's end ends the command
-        patched.setattr(study._Lines, "on_trial_complete", stop)
-        with pytest.raises(Stop):
-            search(config, SPACE, manifest, out, "s", trials=4)
-    begun = {path.name for path in (tmp_path / "s" / "runs").iterdir()}
-    assert begun
-    assert not (tmp_path / "s" / "best.yaml").exists()
+    history = (run / "metrics.jsonl").read_bytes()
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert json.loads(again.stdout)["trials"] == trials
+    assert (run / "metrics.jsonl").read_bytes() == history
 
-    with pytest.raises(OutputExistsError, match=r"another search: trials was 4, now 5"):
-        search(config, SPACE, manifest, out, "s", trials=5)
-    with pytest.raises(OutputExistsError, match=r"another search: .*space\.optimizer was \[\"sgd\", \"adamw\"\]"):
-        search(config, {**SPACE, "optimizer": ("sgd", "sgd")}, manifest, out, "s", trials=4)
-
-    found = search(config, SPACE, manifest, out, "s", trials=4)
-    assert len(found.trials) == 4
-    assert found.trials[0].state == "finished"
-    assert {row.state for row in found.trials} <= {"finished", "stopped"}
-    assert all(1 <= len(row.scores) <= 3 for row in found.trials)
-    assert all(len(row.scores) == 3 for row in found.trials if row.state == "finished")
-    best = make_recipe(None, found.best_uri, [])
-    assert best == found.best
-    assert {name: getattr(best, name) for name in SPACE} == dict(found.trials[0].settings)
-    assert (tmp_path / "s" / "trials.csv").read_text().count("\n") == 5
-    assert (tmp_path / "s" / "trials.png").read_bytes().startswith(b"\x89PNG")
-    recorded = json.loads((tmp_path / "s" / "runs" / found.trials[0].name / "config.json").read_text())
-    assert recorded["training"] == best.to_json()
-
-    runs = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "s" / "runs").glob("*/metrics.jsonl")}
-    again = search(config, SPACE, manifest, out, "s", trials=4)
-    assert [row.name for row in again.trials] == [row.name for row in found.trials]
-    assert runs == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "s" / "runs").glob("*/metrics.jsonl")}
-    assert ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"]
+    more = subprocess.run([*command, "--trials", "4"], cwd=tmp_path, capture_output=True, text=True)
+    assert more.returncode == 2
+    assert more.stderr.splitlines()[-1].startswith("error: ")
+    assert "contains another search: trials was 3, now 4." in more.stderr

@@ -87,13 +87,14 @@ def table_text(rows: Sequence[TrialRow], metric: str) -> str:
     for row in rows:
         epoch, score = row.best
         shown = ["" if epoch is None else f"{score:.4f}", "" if epoch is None else f"{epoch}/{len(row.scores)}"]
-        lines.append([row.name, row.state, *shown, *(_short(value) for value in row.settings.values())])
+        lines.append([row.name, row.state, *shown, *(short(value) for value in row.settings.values())])
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     return "\n".join([*text, *(f"{row.name}: {row.problem}" for row in rows if row.problem)])
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """Return a value for people."""
     return f"{value:.4g}" if isinstance(value, float) else "none" if value is None else str(value)
 
 
@@ -128,7 +129,7 @@ def _scatter(panel: Axes, rows: Sequence[TrialRow], name: str, of: Range | tuple
         panel.set_xlim(of.low, of.high)
     else:
         at = [of.index(row.settings[name]) for row in rows]
-        panel.set_xticks(range(len(of)), [_short(value) for value in of])
+        panel.set_xticks(range(len(of)), [short(value) for value in of])
     colors = ["#c2742f" if number == 0 else "#3b7ea1" for number in range(len(rows))]
     panel.scatter(at, [row.best[1] for row in rows], c=colors, s=22)
     panel.set_xlabel(name)

@@ -12,8 +12,8 @@ from derm_ray.errors import ConfigError, unknown_name
 from derm_ray.training.config import TrainConfig, config_from_json, typed
 from derm_ray.training.recipe import read_mapping
 
-FIXED = {"label_set": "classes", "monitor": "metric"}
-"""Settings that all trials share, and what they decide."""
+FIXED = ("label_set", "monitor")
+"""Settings that all trials share, since they would not compare."""
 
 
 _COMBINATIONS = 10_000
@@ -65,7 +65,7 @@ def _read(uri: str, name: str, values: Any, base: TrainConfig) -> Range | tuple[
         raise ConfigError(f"{uri}: {unknown_name('setting', name, known)}")
     if name in FIXED:
         raise ConfigError(
-            f"{uri}: {name} cannot be searched: trials of another {FIXED[name]} do not compare. Give --set {name}=VALUE."
+            f"{uri}: {name} cannot be searched, since trials would not compare. Give --set {name}=VALUE instead."
         )
     try:
         if isinstance(values, list):

@@ -22,12 +22,13 @@ from derm_ray.errors import ConfigError, OutputExistsError, TrainingError, count
 from derm_ray.lease import hold
 from derm_ray.observability import WorkerLogs
 from derm_ray.studies.reproduction.trials import Resources
-from derm_ray.studies.tuning.report import TrialRow, plot_png, ranked, table_csv
+from derm_ray.studies.tuning.report import TrialRow, plot_png, ranked, short, table_csv
 from derm_ray.studies.tuning.space import Space, domains, most_epochs
 from derm_ray.studies.tuning.trial import EPOCH, LAST, SCORE, TrialTask, epoch_scores, is_finished, run_trial
 from derm_ray.training.batches import check_batch_size, labeled
 from derm_ray.training.config import TrainConfig, config_from_json
 from derm_ray.training.recipe import write_recipe
+from derm_ray.training.run.cache import common_stem
 from derm_ray.training.run.folder import INVOCATIONS, differences
 from derm_ray.training.start import make_start
 
@@ -94,7 +95,7 @@ def search(
     _require_optuna()
     if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
         raise ConfigError(f"--name {name!r}: use letters, digits, '_', '-' and '.', beginning with a letter or digit.")
-    _check(config, space, manifest, init_weights, resources)
+    _check(config, space, manifest, init_weights, cache, resources)
     uri = storage.join(storage.absolute(out_uri), name)
     cpus = max(runtime.machine_cpus() * 2, resources.workers * resources.cpus + 2)
     with runtime.ray_session(address, num_cpus=cpus) as session:
@@ -133,7 +134,12 @@ def _require_optuna() -> None:
 
 
 def _check(
-    config: TrainConfig, space: Space, manifest: Manifest, init_weights: str | None, resources: Resources
+    config: TrainConfig,
+    space: Space,
+    manifest: Manifest,
+    init_weights: str | None,
+    cache: str | None,
+    resources: Resources,
 ) -> None:
     """Refuse what no trial could train on; what depends on drawn settings fails the trials that draw them."""
     labels = label_set(config.label_set)
@@ -141,7 +147,9 @@ def _check(
     if "global_batch_size" not in space:
         check_batch_size(len(labeled(manifest, Split.TRAIN, labels)), config.global_batch_size, resources.workers)
     if not _ARCHITECTURE & space.keys():
-        make_start(config, init_weights, None)
+        start = make_start(config, init_weights, None)
+        if cache is not None:
+            common_stem(config, start.network)
 
 
 def _claim(uri: str, description: Mapping[str, Any]) -> None:
@@ -183,20 +191,18 @@ class _Scheduler(ASHAScheduler):  # type: ignore[misc]
 class _Lines(tune.Callback):  # type: ignore[misc]
     """Logs a line per epoch of each trial, and its end."""
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+    def on_trial_result(self, *_: Any, trial: Any, result: dict[str, Any], **__: Any) -> None:
         logger.info("trial %s  epoch %d  score %.4f", trial.trial_id, result[EPOCH], result[SCORE])
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+    def on_trial_complete(self, *_: Any, trial: Any, **__: Any) -> None:
         logger.info("trial %s  done; %s", trial.trial_id, _settings(trial.config))
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+    def on_trial_error(self, *_: Any, trial: Any, **__: Any) -> None:
         logger.warning("trial %s failed; %s", trial.trial_id, _settings(trial.config))
 
 
 def _settings(config: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in config.items()
-    )
+    return ", ".join(f"{name}={short(value)}" for name, value in config.items())
 
 
 def _tune(task: TrialTask, config: TrainConfig, space: Space, uri: str, trials: int) -> list[TrialRow]:

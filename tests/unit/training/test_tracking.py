@@ -61,9 +61,13 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 @pytest.mark.filterwarnings("default")  # MLflow's own
 def test_a_stopped_and_resumed_run_is_one_run_with_each_point_once(store: Store) -> None:
-    with pytest.raises(KeyboardInterrupt), send_to(store.uri, store.tracked):
-        store.history([*EPOCH, NEXT[0]])
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        with send_to(store.uri, store.tracked):
+            store.history([*EPOCH, NEXT[0]])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert store.only().info.status == "KILLED"
     store.history(EPOCH)  # the checkpoint is older than what was reported
     with send_to(store.uri, store.tracked):

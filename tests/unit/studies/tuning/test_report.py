@@ -2,13 +2,16 @@ import csv
 import io
 import math
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from derm_ray.errors import ConfigError
+from derm_ray.errors import ConfigError, OutputExistsError
 from derm_ray.studies.tuning.report import TrialRow, plot_png, ranked, table_csv, table_text
 from derm_ray.studies.tuning.space import Range
-from derm_ray.studies.tuning.study import _require_optuna
+from derm_ray.studies.tuning.study import _claim, _require_optuna, _Scheduler
+from derm_ray.studies.tuning.trial import EPOCH, LAST
 from derm_ray.training.config import make_config
 
 NAN = math.nan
@@ -56,3 +59,29 @@ def test_optuna_that_is_not_installed_is_one_message(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(ConfigError, match=r"pip install 'derm-ray\[tune\]'"):
         _require_optuna()
+
+
+def test_another_search_under_the_same_name_is_refused(tmp_path: Path) -> None:
+    uri = str(tmp_path / "s")
+    search = {"trials": 4, "space": {"optimizer": ("sgd", "adamw")}, "recipe": {"seed": 0}}
+    _claim(uri, search)
+    _claim(uri, search)
+    with pytest.raises(
+        OutputExistsError, match=r"another search: space\.optimizer was .* now \[\"sgd\"\]; trials was 4"
+    ):
+        _claim(uri, {**search, "trials": 5, "space": {"optimizer": ("sgd",)}})
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "x.jpg").write_bytes(b"x")
+    with pytest.raises(OutputExistsError, match="files that are not a search"):
+        _claim(str(tmp_path / "other"), search)
+
+
+def test_the_last_epoch_of_a_trial_is_never_stopped() -> None:
+    scheduler = _Scheduler(time_attr=EPOCH, metric="score", mode="max", max_t=9, grace_period=1, reduction_factor=3)
+    trials = [SimpleNamespace(trial_id=str(number), config={}, stub=True) for number in range(9)]
+    for trial in trials:
+        scheduler.on_trial_add(None, trial)
+    for number, trial in enumerate(trials):
+        result = {EPOCH: 1, "score": 1 - number / 10, LAST: number == 8}
+        decision = scheduler.on_trial_result(None, trial, result)
+        assert decision == (_Scheduler.CONTINUE if number in (0, 8) else _Scheduler.STOP) or number < 3
