@@ -1,12 +1,16 @@
 """Engine selection: resolving names, and measuring which engine is faster."""
 
 import logging
+import os
 from collections.abc import Sequence
-from time import perf_counter
+from contextlib import suppress
+from pathlib import Path
+from time import perf_counter, time
 
 import numpy as np
 import torch
 
+from derm_ray import __version__, local_files, storage
 from derm_ray.bundle import Bundle, load_bundle
 from derm_ray.errors import ConfigError, unknown_name
 from derm_ray.inference.engines import ENGINES
@@ -23,6 +27,8 @@ LEAST_S = 0.5
 """How long the trials take at least: a small network answers within milliseconds, and any other work disturbs it."""
 MARGIN = 1.25
 """How many times as fast as those before it an engine has to be for ``auto`` to choose it: less can be chance."""
+KEPT_S = 24 * 3600
+"""How long this machine keeps a choice, so that a model's commands agree also where other work disturbs measuring."""
 
 
 def make_engine(bundle: Bundle, name: str, device: torch.device | None = None) -> Engine:
@@ -37,9 +43,9 @@ def resolve_engine(bundle: Bundle, name: str, device: torch.device | None = None
     """Resolve an engine name on this machine, by default for its first GPU or its CPU.
 
     ``auto`` measures those that start quickly and can run here, in the order of :data:`ENGINES`, the reference first; a
-    later one is chosen if it is faster by :data:`MARGIN`, so that the choice does not change from command to command.
-    ``@`` and whatever else affects the results, such as the digest of an engine in the bundle, follow the name; the
-    result resolves to itself.
+    later one is chosen if it is faster by :data:`MARGIN`. The choice holds for :data:`KEPT_S` on this machine. ``@``
+    and whatever else affects the results, such as the digest of an engine in the bundle, follow the name; the result
+    resolves to itself.
 
     Raises:
         ConfigError: the name is unknown, or the engine cannot run here.
@@ -72,6 +78,14 @@ def _fastest(bundle: Bundle, device: torch.device) -> str:
     if len(engines) == 1:
         logger.info("engine %s (the only one available)", engines[0].name)
         return engines[0].name
+    kept = _kept_choice(bundle, device, [engine.name for engine in engines])
+    try:
+        if time() - kept.stat().st_mtime < KEPT_S:
+            best = kept.read_text()
+            logger.info("engine %s (measured here within a day)", best)
+            return best
+    except OSError:  # none yet
+        pass
     rates = _pairs_per_s(engines, bundle.preprocessing.size)
     best = engines[0].name
     for name, rate in rates.items():
@@ -79,7 +93,17 @@ def _fastest(bundle: Bundle, device: torch.device) -> str:
             best = name
     measured = ", ".join(f"{name} {rate:.3g}" for name, rate in rates.items())
     logger.info("engine %s (pairs/s: %s)", best, measured)
+    with suppress(OSError):  # a home that cannot be written
+        local_files.write(str(kept), best.encode())
     return best
+
+
+def _kept_choice(bundle: Bundle, device: torch.device, engines: Sequence[str]) -> Path:
+    """Return the file in the user's cache that keeps a choice among engines."""
+    processor = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    choice = [bundle.model_digest, processor, *engines, torch.__version__, __version__]
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(cache, "derm_ray", "engines", storage.digest(choice))
 
 
 def _pairs_per_s(engines: Sequence[Engine], size: int) -> dict[str, float]:

@@ -2,6 +2,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +26,11 @@ CPU = torch.device("cpu")
 def images(count: int) -> tuple[np.ndarray, np.ndarray]:
     clinical, dermoscopy = np.random.default_rng(0).integers(0, 256, (2, count, 48, 48, 3), np.uint8)
     return clinical, dermoscopy
+
+
+@pytest.fixture(autouse=True)
+def no_choice_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def test_unknown_engines_are_refused(bundle_uri: str) -> None:
@@ -58,7 +64,23 @@ def test_auto_is_the_first_unless_another_is_clearly_faster(
     assert "engine torch-bf16 (pairs/s: torch 3, torch-bf16 5)" in caplog.text
     for rate in (8.0, 4.5):  # slower, and faster by no more than chance
         rates["torch"] = rate
+        monkeypatch.setattr(selection, "KEPT_S", 0)
         assert make_engine(load_bundle(bundle_uri), "auto", CPU).name == "torch"
+
+
+def test_a_machine_keeps_its_choice_for_a_model_among_the_same_engines(
+    bundle_uri: str, cam_bundle_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pytorch, "hardware_has_bf16", lambda device: True)
+    rates = {"torch": 3.0, "torch-bf16": 5.0}
+    monkeypatch.setattr(selection, "_pairs_per_s", lambda engines, size: {one.name: rates[one.name] for one in engines})
+    assert resolve_engine(load_bundle(bundle_uri), "auto", CPU) == "torch-bf16"
+    rates["torch"] = 8.0
+    assert resolve_engine(load_bundle(bundle_uri), "auto", CPU) == "torch-bf16"
+    assert resolve_engine(load_bundle(cam_bundle_uri), "auto", CPU) == "torch"
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # cannot hold a folder
+    assert resolve_engine(load_bundle(bundle_uri), "auto", CPU) == "torch"
 
 
 def test_auto_really_measures(bundle_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
