@@ -31,6 +31,7 @@ from derm_ray.domain import Calibration, PredictionKind, Split, label_set
 from derm_ray.errors import ConfigError, InputError, TrainingError
 from derm_ray.evaluation.calibration import fit_calibration
 from derm_ray.evaluation.evaluate import all_metrics
+from derm_ray.evaluation.stored_predictions import write_predictions
 from derm_ray.lease import Lease, hold
 from derm_ray.models.factory import NetworkConfig
 from derm_ray.observability import WorkerLogs, working_for
@@ -40,7 +41,7 @@ from derm_ray.training.feature_cache import LIMIT_GIB
 from derm_ray.training.loop import sealed_weights
 from derm_ray.training.run.cache import common_stem, prepare_features
 from derm_ray.training.run.folder import BUNDLE, INVOCATIONS, VAL, claim, describe
-from derm_ray.training.run.pair_predictions import predict_pairs, write_predictions
+from derm_ray.training.run.pair_predictions import predict_pairs
 from derm_ray.training.run.process_group import AddressedTorchConfig
 from derm_ray.training.run.progress_relay import relay_progress
 from derm_ray.training.run.reference import make_reference, measure_images
@@ -272,7 +273,8 @@ def _save_bundle(
         metrics = all_metrics(labels, val.labels, scores)
     calibration = fit_calibration(labels, val.labels, scores)
     stacked = np.stack([scores[kind] for kind in PredictionKind], 1)
-    write_predictions(storage.join(task.run_uri, VAL), val.pairs, labels.class_names, stacked)
+    ids = [pair.pair_id for pair in val.pairs]
+    write_predictions(storage.join(task.run_uri, VAL), ids, labels.class_names, stacked)
     uri = storage.join(task.run_uri, BUNDLE)
     lease.check()
     digest = bundle.save_bundle(

@@ -15,12 +15,12 @@ from derm_ray.domain import LesionPair, PredictionKind, Split, label_set
 from derm_ray.errors import OutputExistsError
 from derm_ray.evaluation.calibration import fit_calibration
 from derm_ray.evaluation.evaluate import all_metrics
+from derm_ray.evaluation.stored_predictions import read_predictions, write_predictions
 from derm_ray.lease import hold
 from derm_ray.training.batches import labeled
 from derm_ray.training.config import TrainConfig
 from derm_ray.training.run.driver import TrainResult, train
 from derm_ray.training.run.folder import BUNDLE, INVOCATIONS, VAL, differences
-from derm_ray.training.run.pair_predictions import read_predictions, write_predictions
 from derm_ray.training.run.reference import make_reference, measure_images
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,8 @@ def train_folds(
                 train(config, part, run_uri, f"fold_{number}", **options)
             members.append(bundle.load_bundle(storage.join(fold_uri, BUNDLE)))
             val = labeled(part, Split.VAL, labels)
-            predicted = read_predictions(storage.join(fold_uri, VAL), val.pairs, labels.class_names)
+            ids = [pair.pair_id for pair in val.pairs]
+            predicted = read_predictions(storage.join(fold_uri, VAL), ids, labels.class_names)
             rows = zip(val.pairs, val.labels.tolist(), predicted, strict=True)
             found |= {pair.pair_id: (pair, number, label, values) for pair, label, values in rows}
         lease.check()
@@ -133,7 +134,8 @@ def _seal(
     truth = np.array([label for _, _, label, _ in found])
     stacked = np.stack([values for *_, values in found])
     scores = {kind: stacked[:, place] for place, kind in enumerate(PredictionKind)}
-    write_predictions(storage.join(run_uri, OUT_OF_FOLD), pairs, labels.class_names, stacked)
+    ids, folds = [pair.pair_id for pair in pairs], [fold for _, fold, *_ in found]
+    write_predictions(storage.join(run_uri, OUT_OF_FOLD), ids, labels.class_names, stacked, folds)
     calibration = fit_calibration(labels, truth, scores)
     metrics = all_metrics(labels, truth, scores)
     images = measure_images(pairs, config.preprocessing, config.seed)

@@ -1,22 +1,18 @@
-"""Predictions of a whole bundle for many pairs, computed by Ray Data and kept as Parquet."""
+"""Predictions of a whole bundle for many pairs, computed by Ray Data."""
 
-import io
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import torch
 
-from derm_ray import storage
 from derm_ray.bundle import Bundle
 from derm_ray.data.preprocessing import PairPixels, load_pairs
 from derm_ray.domain import LesionPair, PredictionKind
-from derm_ray.errors import DermRayError, ImageError, StorageError
+from derm_ray.errors import DermRayError, ImageError
+from derm_ray.evaluation.stored_predictions import Probabilities
 from derm_ray.inference.predictor import Predictor
 from derm_ray.ray_rows import Row, dataset_of, objects, packed, unpacked
 
@@ -24,14 +20,11 @@ PAIRS_PER_ROW = 32
 IMAGES_AT_ONCE = 4
 ENGINE = "torch"
 
-Probabilities = npt.NDArray[np.float32]
-"""(N, 3, K): pairs, one row per :class:`derm_ray.domain.PredictionKind`, classes."""
-
 logger = logging.getLogger(__name__)
 
 
 def predict_pairs(bundle: Bundle, pairs: Sequence[LesionPair], *, use_gpu: bool) -> Probabilities:
-    """Return the calibrated probabilities of pairs that have both images; all free CPUs, or GPUs, compute.
+    """Return the calibrated probabilities (N, 3, K) of pairs with both images; all free CPUs, or GPUs, compute.
 
     Raises:
         ImageError: an image cannot be used.
@@ -72,34 +65,3 @@ class _Actor:
             pixels.append(found)
         predictions = [prediction.per_input_predictions for prediction in self._predictor.predict(pixels)]
         return packed(np.array([[kinds[kind] for kind in PredictionKind] for kinds in predictions], np.float32))
-
-
-def write_predictions(
-    uri: str, pairs: Sequence[LesionPair], class_names: Sequence[str], probabilities: Probabilities
-) -> None:
-    """Write the probabilities of pairs, one row each: ``pair_id`` and a column ``<kind>_<class>`` per number."""
-    values = probabilities.reshape(len(pairs), -1).T
-    columns = dict(zip(_columns(class_names), values, strict=True))
-    buffer = io.BytesIO()
-    pq.write_table(pa.table({"pair_id": [pair.pair_id for pair in pairs], **columns}), buffer)
-    storage.write_bytes(uri, buffer.getvalue())
-
-
-def read_predictions(uri: str, pairs: Sequence[LesionPair], class_names: Sequence[str]) -> Probabilities:
-    """Read what :func:`write_predictions` wrote.
-
-    Raises:
-        StorageError: it cannot be read, or holds other pairs or classes.
-    """
-    table = pq.read_table(io.BytesIO(storage.read_bytes(uri)))
-    columns = _columns(class_names)
-    if table.column_names != ["pair_id", *columns] or table["pair_id"].to_pylist() != [pair.pair_id for pair in pairs]:
-        raise StorageError(
-            f"{uri} does not hold this run's pairs and classes. Remove it; the same command computes it."
-        )
-    values = np.stack([table[name].to_numpy() for name in columns], 1).astype(np.float32)
-    return values.reshape(len(pairs), len(PredictionKind), -1)
-
-
-def _columns(class_names: Sequence[str]) -> list[str]:
-    return [f"{kind}_{name}" for kind in PredictionKind for name in class_names]

@@ -10,8 +10,9 @@ from derm_ray.data.manifest import Manifest
 from derm_ray.data.prepared import require_size
 from derm_ray.domain import LabelSet
 from derm_ray.errors import ConfigError
+from derm_ray.evaluation.stored_predictions import read_predictions, write_predictions
 from derm_ray.training.batches import LabeledPairs
-from derm_ray.training.run.pair_predictions import predict_pairs, read_predictions, write_predictions
+from derm_ray.training.run.pair_predictions import predict_pairs
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,8 @@ def learn_from(teacher: Bundle, split: LabeledPairs, run_uri: str, *, use_gpu: b
         StorageError: storage failed.
     """
     uri, pairs, names = storage.join(run_uri, TEACHER), split.pairs, teacher.label_set.class_names
+    ids = [pair.pair_id for pair in pairs]
     if not storage.exists(uri):
         logger.info("computing the teacher's predictions of %d pairs", len(pairs))
-        write_predictions(uri, pairs, names, predict_pairs(teacher, pairs, use_gpu=use_gpu))
-    return replace(split, teacher=read_predictions(uri, pairs, names))
+        write_predictions(uri, ids, names, predict_pairs(teacher, pairs, use_gpu=use_gpu))
+    return replace(split, teacher=read_predictions(uri, ids, names))
