@@ -47,7 +47,7 @@ def read_predictions(uri: str, pair_ids: Sequence[str], class_names: Sequence[st
 
 
 def read_folds(uri: str, class_names: Sequence[str]) -> tuple[list[str], npt.NDArray[np.int64], Probabilities]:
-    """Return the pairs of a file with folds, the fold of each (N,) and their probabilities; raises a ``StorageError``."""
+    """Return the pairs of a file with folds, the fold of each (N,) and their probabilities; see also the above."""
     table = _read(uri, class_names)
     return table["pair_id"].to_pylist(), table[FOLD].to_numpy(), _probabilities(table, class_names)
 
