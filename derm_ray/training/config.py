@@ -180,7 +180,7 @@ class TrainConfig:
 
 
 def paper() -> TrainConfig:
-    """The paper's recipe on 224 px; batch size, epochs and gradient clipping are ours, the paper gives none."""
+    """The paper's recipe, on VGG-16's 224 px; batch size, epochs and gradient clipping are ours, the paper gives none."""
     return TrainConfig()
 
 

@@ -37,7 +37,7 @@ def test_every_generated_table_is_on_a_page_and_has_rows(generate: ModuleType) -
 def test_the_settings_table_has_types_ranges_and_defaults(generate: ModuleType) -> None:
     rows = [row.strip("| ").split(" | ") for row in generate._tables.settings().splitlines()]
     found = {row[0]: row[1:] for row in rows}
-    assert found["`size`"][:4] == ["whole number, ≥ 32", "`224`", "`128`", "`64`"]
+    assert found["`size`"][:6] == ["whole number, ≥ 32, or none", "none", "`128`", "`160`", "`384`", "`64`"]
     assert found["`momentum`"][0] == "number, ≥ 0, < 1"
     assert found["`rank`"][:2] == ["whole number, ≥ 1, or none", "none"]
 
