@@ -180,7 +180,7 @@ class TrainConfig:
 
 
 def paper() -> TrainConfig:
-    """The paper's recipe, on VGG-16's 224 px; batch size, epochs and gradient clipping are ours, the paper gives none."""
+    """The paper's recipe, at VGG-16's 224 px; batch size, epochs and clipping are ours, the paper gives none."""
     return TrainConfig()
 
 
@@ -199,9 +199,8 @@ def cpu() -> TrainConfig:
 
 
 def light() -> TrainConfig:
-    """EfficientNet-Lite0 of both images, trained through on 160 px: a useful model in minutes on two cores."""
+    """Triple-Net on EfficientNet-Lite0, trained through on 160 px: a useful model in minutes on two cores."""
     return TrainConfig(
-        network="share",
         trunk="timm/tf_efficientnet_lite0",
         head="gap",
         size=160,
@@ -228,7 +227,6 @@ def strong() -> TrainConfig:
     """ConvNeXt-Tiny with weights of ImageNet-22k, trained through on 384 px: for GPUs, and for ``--folds``."""
     return replace(
         light(),
-        network="triple",
         trunk="timm/convnext_tiny.fb_in22k",
         size=384,
         epochs=30,

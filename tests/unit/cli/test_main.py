@@ -25,7 +25,7 @@ def test_a_name_in_a_message_cannot_drive_the_terminal(
     ("words", "message"),
     [
         (("serve", "--model", "b", "--replicas", "2", "--max-replicas", "1"), "error: --max-replicas 1 is below --replicas 2"),
-        (("train", "--manifest", "none.csv", "--out", "o", "--name", "n"), "takes very long on CPUs. Give --preset cpu"),
+        (("train", "--manifest", "none.csv", "--out", "o", "--name", "n"), "takes very long on CPUs. Give --preset light"),
         (("train", "--manifest", "none.csv", "--out", "o", "--name", "n", "--preset", "paper"), "error: none.csv"),
         (("score-one", "--model", "BUNDLE", "--clinical", __file__), f"error: {__file__}: not an image"),
     ],
