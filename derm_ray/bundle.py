@@ -69,6 +69,11 @@ class Bundle:
         return replace(self, weights=weights, members=1, tta="none")
 
     @property
+    def calibrated_on(self) -> str:
+        """What its temperatures, thresholds and offsets were fitted on."""
+        return _calibrated_on(self.provenance)
+
+    @property
     def run_id(self) -> str | None:
         """Its training run; ``None`` if not recorded."""
         found: str | None = self.provenance.get("run_id")
@@ -208,6 +213,8 @@ def _calibration_to_json(calibration: Calibration) -> dict[str, Any]:
     return {
         "temperatures": {str(kind): value for kind, value in calibration.temperatures.items()},
         "operating_points": [{**asdict(point), "kind": str(point.kind)} for point in calibration.operating_points],
+        "decide": calibration.decide,
+        "offsets": {str(kind): list(values) for kind, values in calibration.offsets.items()},
     }
 
 
@@ -217,6 +224,8 @@ def _calibration_from_json(values: Mapping[str, Any]) -> Calibration:
         tuple(
             OperatingPoint(**{**point, "kind": PredictionKind(point["kind"])}) for point in values["operating_points"]
         ),
+        values["decide"],
+        {PredictionKind(kind): tuple(map(float, offsets)) for kind, offsets in values["offsets"].items()},
     )
 
 
@@ -231,6 +240,25 @@ def _finite(value: Any) -> Any:
     return value
 
 
+_OUT_OF_FOLD = """
+Each lesion was predicted by the one network that was not trained on it. All networks together, as this model predicts,
+were not measured: that takes lesions that none of them has seen.
+"""
+
+
+def _calibrated_on(provenance: Mapping[str, Any]) -> str:
+    return "out-of-fold predictions" if provenance.get("folds") else "val"
+
+
+def _decision(calibration: Mapping[str, Any], chosen_on: str) -> str:
+    if not calibration["offsets"]:
+        return ""
+    return f"""
+The named diagnosis is not always the most probable class: classes are weighed by factors chosen on {chosen_on} for
+{calibration["decide"]}. Probabilities do not depend on them.
+"""
+
+
 def _card(index: Mapping[str, Any]) -> str:
     architecture = ", ".join(
         f"{key} {value}" for key, value in index["architecture"].items() if value is not None and key != "cam"
@@ -242,6 +270,7 @@ def _card(index: Mapping[str, Any]) -> str:
         f"| {point['sensitivity']:.3f} | {point['specificity']:.3f} |"
         for point in index["calibration"]["operating_points"]
     )
+    folds, chosen_on = index["provenance"].get("folds"), _calibrated_on(index["provenance"])
     metrics = index["provenance"].get("metrics", {})
     metrics = "\n".join(f"- {name}: {value:.4g}" for name, value in metrics.items() if isinstance(value, int | float))
     return f"""# Lesion-pair model ({index["label_set"]}, {len(index["classes"])} classes)
@@ -256,16 +285,16 @@ def _card(index: Mapping[str, Any]) -> str:
 - Classes, in order: {", ".join(index["classes"])}
 - Written by derm_ray {index["derm_ray_version"]}
 
-## Validation metrics of the best epoch
+## {"Metrics of the out-of-fold predictions" if folds else "Validation metrics of the sealed epoch"}
 
 {metrics or "none recorded"}
+{_OUT_OF_FOLD if folds else ""}
+## Operating points, chosen on {chosen_on}
 
-## Operating points, chosen on val
-
-| prediction | task | target sensitivity | threshold | sensitivity on val | specificity on val |
+| prediction | task | target sensitivity | threshold | sensitivity there | specificity there |
 |---|---|---|---|---|---|
 {points or "| none | | | | | |"}
-
+{_decision(index["calibration"], chosen_on)}
 ## Limits
 
 Validated only on the split above. Lesions, cameras and skin tones that differ from those of the training manifest

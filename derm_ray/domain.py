@@ -258,10 +258,15 @@ class Calibration:
     Attributes:
         temperatures: prediction kind -> T of p^(1/T), renormalized (Guo et al. 2017); absent means 1.
         operating_points: of every prediction kind and task that val defines.
+        decide: what the named diagnosis is chosen for; ``argmax`` is the most probable class.
+        offsets: prediction kind -> added to the logarithm of each class's probability before the largest is named
+            (:mod:`derm_ray.evaluation.decisions`); absent means none. Probabilities do not depend on it.
     """
 
     temperatures: Mapping[PredictionKind, float] = field(default_factory=dict)
     operating_points: tuple[OperatingPoint, ...] = ()
+    decide: str = "argmax"
+    offsets: Mapping[PredictionKind, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -270,7 +275,7 @@ class Prediction:
 
     Attributes:
         modality: ``both``, ``clinical`` or ``dermoscopy``: the images used.
-        diagnosis: the most probable class.
+        diagnosis: the most probable class, or the one that the model's decision offsets favor.
         confidence: its probability, 0..1.
         probabilities: one per class in class order, summing to 1.
         task_probabilities: task name -> summed probability of its positives (the paper's cancer definition).

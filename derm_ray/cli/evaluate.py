@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from derm_ray import RESEARCH_NOTICE
-from derm_ray.cli.options import EngineOption, JsonOption, ManifestOption, ModelOption, emit
+from derm_ray.cli.options import EngineOption, JsonOption, emit
 from derm_ray.domain import CancerDefinition, Split
 
 if TYPE_CHECKING:
@@ -15,9 +15,17 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model: ModelOption,
-    manifest: ManifestOption,
     out: Annotated[str, typer.Option(help="Folder for evaluation.json and report.html.")],
+    model: Annotated[str | None, typer.Option(help="Bundle folder: a path or URI.")] = None,
+    manifest: Annotated[str | None, typer.Option(help="Manifest file (Parquet, CSV or JSONL): a path or URI.")] = None,
+    out_of_fold: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Folder of a run that was trained with --folds: evaluate its out-of-fold predictions, in place of "
+            "--model and --manifest.",
+        ),
+    ] = None,
     split: Annotated[Split, typer.Option(help="Split to evaluate.")] = Split.TEST,
     cancer_definition: Annotated[
         CancerDefinition,
@@ -36,9 +44,17 @@ def evaluate(
     """Evaluate a model: clinical, dermoscopy and cross predictions with 95% intervals, as JSON and HTML."""
     from derm_ray import storage
     from derm_ray.data.manifest import read_manifest
-    from derm_ray.errors import ConfigError, counted
-    from derm_ray.evaluation.report import summary_text, write_evaluation
+    from derm_ray.errors import ConfigError
 
+    if out_of_fold is not None:
+        unused = {"--model": model, "--manifest": manifest, "--swap": swap, "--gpu": gpu, "--cpus": cpus}
+        if given := [option for option, value in unused.items() if value]:
+            raise ConfigError(f"--out-of-fold evaluates stored predictions. Remove {', '.join(given)}.")
+        evaluation = _out_of_fold(out_of_fold, cancer_definition)
+        _write(evaluation, f"out-of-fold predictions of {evaluation.provenance['folds']} folds", out, as_json=as_json)
+        return
+    if model is None or manifest is None:
+        raise ConfigError("give --model and --manifest, or --out-of-fold with a run that was trained with --folds.")
     on_cluster = bool(address or os.environ.get("RAY_ADDRESS"))
     if (gpu or cpus) and not on_cluster:
         raise ConfigError(
@@ -54,14 +70,37 @@ def evaluate(
             evaluation = run_remote(_measure, *task, num_cpus=cpus or 1, num_gpus=int(gpu))
     else:
         evaluation = _measure(*task)
-    json_uri, html_uri = write_evaluation(evaluation, out)
     swapped = ", images swapped" if swap else ""
+    _write(evaluation, f"{split}{swapped}, engine {evaluation.provenance['engine']}", out, as_json=as_json)
+
+
+def _write(evaluation: "Evaluation", what: str, out: str, *, as_json: bool) -> None:
+    from derm_ray.errors import counted
+    from derm_ray.evaluation.report import summary_text, write_evaluation
+
+    json_uri, html_uri = write_evaluation(evaluation, out)
     lesions = counted(evaluation.lesions, "lesion")
     text = (
-        f"{evaluation.pairs} pairs ({lesions}) of {split}{swapped}, engine {evaluation.provenance['engine']}\n\n"
+        f"{evaluation.pairs} pairs ({lesions}) of {what}\n\n"
         f"{summary_text(evaluation)}\n\n{json_uri}\n{html_uri}\n{RESEARCH_NOTICE}"
     )
     emit({"evaluation": json_uri, "report": html_uri, **evaluation.to_json()}, text, as_json=as_json)
+
+
+def _out_of_fold(run: str, definition: CancerDefinition) -> "Evaluation":
+    """Read a finished run with folds, and evaluate its predictions in this process."""
+    from derm_ray import storage
+    from derm_ray.bundle import load_bundle
+    from derm_ray.errors import ConfigError
+    from derm_ray.evaluation.out_of_fold import evaluate_out_of_fold
+    from derm_ray.evaluation.stored_predictions import OUT_OF_FOLD, read_predictions
+
+    uri = storage.join(run, OUT_OF_FOLD)
+    if not storage.exists(uri):
+        raise ConfigError(
+            f"{run}: no {OUT_OF_FOLD}. Give the folder of a finished run of `derm-ray train --folds`, not its bundle."
+        )
+    return evaluate_out_of_fold(read_predictions(uri), load_bundle(storage.join(run, "bundle")), definition=definition)
 
 
 def _measure(

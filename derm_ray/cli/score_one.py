@@ -88,6 +88,8 @@ def _text(score: "Score", written: dict[str, str]) -> str:
     ranked = sorted(score.probabilities.items(), key=lambda item: -item[1])[:SHOWN]
     width = max(len(name) for name, _ in ranked)
     lines = [f"{name:<{width}}  {probability:6.1%}" for name, probability in ranked]
+    if score.diagnosis != ranked[0][0]:
+        lines.append(f"diagnosis {score.diagnosis}: this model weighs classes; see its card")
     lines += ["", *(f"{task} probability {p:.4f}" for task, p in score.task_probabilities.items())]
     lines += [f"{name}: {'above' if above else 'below'} threshold" for name, above in score.above_threshold.items()]
     lines += [f"images used: {score.modality}" + (f", {', '.join(score.flags)}" if score.flags else "")]

@@ -25,6 +25,7 @@ _URI_OPTIONS = frozenset(
         "--init-weights",
         "--cam",
         "--teacher",
+        "--out-of-fold",
         "--cache",
         "--allow-prefix",
     }

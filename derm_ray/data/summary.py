@@ -120,13 +120,18 @@ def few_lesions(manifest: Manifest, label_set: LabelSet, split: Split) -> str | 
     for diagnosis, lesion in zip(chosen.column("diagnosis"), chosen.column("lesion_id"), strict=True):
         lesions[diagnosis].add(lesion)
     sizes = {name: len(lesions[name]) for name in label_set.class_names}
+    return few_warning(str(split), sizes, len(set(chosen.column("lesion_id"))))
+
+
+def few_warning(where: str, sizes: Mapping[str, int], lesions: int) -> str | None:
+    """Return the warning of :func:`few_lesions` for the number of lesions of each class, and of all, somewhere."""
     none = ", ".join(name for name, size in sizes.items() if not size)
     few = ", ".join(f"{name} ({size})" for name, size in sizes.items() if 0 < size < FEW_LESIONS)
     if not none and not few:
         return None
     named = [f"none of {none}"] * bool(none) + [f"fewer than {FEW_LESIONS} of {few}"] * bool(few)
-    total = counted(len(set(chosen.column("lesion_id"))), "lesion")
-    return f"{split} has {total}: {'; '.join(named)}. What is learned or measured of so few is mostly chance."
+    total = counted(lesions, "lesion")
+    return f"{where} has {total}: {'; '.join(named)}. What is learned or measured of so few is mostly chance."
 
 
 def _count(values: list[str | None]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Calibration: temperatures and operating points fitted on val, and reliability of probabilities.
+"""Calibration: temperatures, operating points and decision offsets fitted on val; reliability of probabilities.
 
 Shapes: N pairs, K classes. ``labels`` are class indices (N,), ``probabilities`` (N, K).
 """
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 
 from derm_ray.domain import SENSITIVITIES, Calibration, LabelSet, OperatingPoint, PredictionKind, Task
+from derm_ray.evaluation.decisions import fit_offsets
 from derm_ray.evaluation.metrics import Labels, Scores, task_scores
 from derm_ray.inference.predictor import temper
 
@@ -35,17 +36,26 @@ def negative_log_likelihood(labels: Labels, probabilities: Scores) -> float:
 
 
 def fit_calibration(
-    label_set: LabelSet, labels: Labels, probabilities: Mapping[PredictionKind, npt.NDArray[np.float32]]
+    label_set: LabelSet,
+    labels: Labels,
+    probabilities: Mapping[PredictionKind, npt.NDArray[np.float32]],
+    decide: str = "argmax",
 ) -> Calibration:
-    """Fit temperatures, and operating points on the tempered probabilities, of each prediction kind's (N, K) on val."""
+    """Fit temperatures on each prediction kind's (N, K) on val, then operating points and decision offsets.
+
+    These two are fitted on the tempered probabilities; ``decide`` is one of
+    :data:`derm_ray.evaluation.decisions.DECISIONS`.
+    """
     temperatures = {kind: fit_temperature(labels, p) for kind, p in probabilities.items()}
+    tempered = {kind: temper(p, temperatures[kind]) for kind, p in probabilities.items()}
     points = [
         point
-        for kind, p in probabilities.items()
+        for kind, p in tempered.items()
         for task in label_set.tasks()
-        for point in operating_points(kind, task, label_set, labels, temper(p, temperatures[kind]))
+        for point in operating_points(kind, task, label_set, labels, p)
     ]
-    return Calibration(temperatures, tuple(points))
+    offsets = {kind: found for kind, p in tempered.items() if (found := fit_offsets(labels, p, decide)) is not None}
+    return Calibration(temperatures, tuple(points), decide, offsets)
 
 
 def operating_points(

@@ -7,6 +7,7 @@ threshold of ``cluster/prometheus/drift.yaml``.
 """
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from scipy.stats import chi2
 from derm_ray.data.reference import OTHER, Distribution, Quantity, Reference
 from derm_ray.data.statistics import ImageStatistics
 from derm_ray.domain import Modality, PredictionKind
+from derm_ray.evaluation.decisions import decided
 from derm_ray.evaluation.metrics import Scores
 
 ALERT_PSI = 0.25
@@ -47,6 +49,7 @@ def fit_reference(
     probabilities: Mapping[PredictionKind, Scores],
     images: Mapping[Modality, Sequence[ImageStatistics]],
     *,
+    offsets: Mapping[PredictionKind, Sequence[float]] = MappingProxyType({}),
     prepared: bool = False,
 ) -> Reference:
     """Return the distributions of all quantities with enough samples.
@@ -55,13 +58,15 @@ def fit_reference(
         class_names: in class order.
         probabilities: prediction kind -> (N, K) of pairs that were not trained on, as the model will give them.
         images: of any pairs of the training set.
+        offsets: the model's decision offsets.
         prepared: the images were resized before, so that their resolution is not meaningful.
     """
     found = []
     for kind, scores in probabilities.items():
         modality = "both" if kind is PredictionKind.CROSS else str(kind)
-        found.append(_of_diagnoses(modality, [class_names[index] for index in scores.argmax(1)]))
-        found.append(_of_numbers(Quantity.CONFIDENCE, modality, scores.max(1)))
+        named = decided(scores, offsets.get(kind)).argmax(1)
+        found.append(_of_diagnoses(modality, [class_names[index] for index in named]))
+        found.append(_of_numbers(Quantity.CONFIDENCE, modality, scores[np.arange(len(named)), named]))
     of_images = [Quantity.BRIGHTNESS, Quantity.SHARPNESS, *([] if prepared else [Quantity.RESOLUTION])]
     for modality, statistics in images.items():
         for quantity in of_images:

@@ -24,9 +24,11 @@ from derm_ray.domain import (
     OperatingPoint,
     PredictionKind,
     Split,
+    Task,
 )
 from derm_ray.evaluation.calibration import Reliability, reliability
 from derm_ray.evaluation.comparison import RESAMPLES, Interval, bootstrap, finite_or_none
+from derm_ray.evaluation.decisions import Offsets, decided
 from derm_ray.evaluation.metrics import Labels, compute_all, confusion_matrix, task_scores
 from derm_ray.inference.predictor import Predictor
 
@@ -146,16 +148,17 @@ def evaluate(
     scores = predict_pairs(predictor, shown, manifest.uri)
     lesion_ids = [pair.lesion_id for pair in pairs]
     tasks = {task.name: task for task in label_set.tasks(definition)}
+    calibration = predictor.bundle.calibration
     kinds = {
-        kind: KindEvaluation(
-            bootstrap(
-                partial(compute_all, tasks, label_set.class_names, labels, probabilities),
-                lesion_ids,
-                resamples=resamples,
-            ),
-            confusion_matrix(labels, probabilities.argmax(1), len(label_set.class_names)),
-            reliability(labels, probabilities),
-            _operating(predictor.bundle.calibration, kind, label_set, labels, probabilities),
+        kind: evaluate_kind(
+            tasks,
+            label_set.class_names,
+            labels,
+            probabilities,
+            lesion_ids,
+            _operating(calibration, kind, label_set, labels, probabilities),
+            offsets=calibration.offsets.get(kind),
+            resamples=resamples,
         )
         for kind, probabilities in scores.items()
     }
@@ -181,7 +184,38 @@ def evaluate(
             "derm_ray_version": __version__,
             "bootstrap_resamples": resamples,
             "images": "swapped" if swapped else "as given",
+            "calibrated_on": predictor.bundle.calibrated_on,
+            "decide": calibration.decide,
         },
+    )
+
+
+def evaluate_kind(
+    tasks: Mapping[str, Task],
+    class_names: Sequence[str],
+    labels: Labels,
+    probabilities: npt.NDArray[np.floating],
+    lesion_ids: Sequence[str],
+    operating: tuple[OperatingPoint, ...],
+    *,
+    offsets: Offsets = None,
+    resamples: int = RESAMPLES,
+) -> KindEvaluation:
+    """Evaluate the probabilities (N, K) of one prediction kind, of pairs with class indices ``labels`` (N,).
+
+    ``offsets`` are the decision offsets, of all pairs (K,) or of each (N, K); ``operating`` are the operating points as
+    these pairs reached them.
+    """
+    named = decided(probabilities, offsets).argmax(1)
+    return KindEvaluation(
+        bootstrap(
+            partial(compute_all, tasks, class_names, labels, probabilities, offsets=offsets),
+            lesion_ids,
+            resamples=resamples,
+        ),
+        confusion_matrix(labels, named, len(class_names)),
+        reliability(labels, probabilities),
+        operating,
     )
 
 
@@ -216,15 +250,15 @@ def compute_metrics(
     return {name: float(value[0]) for name, value in values.items()}
 
 
-def all_metrics(
-    label_set: LabelSet, labels: Labels, probabilities: Mapping[PredictionKind, npt.NDArray[np.floating]]
+def finite_metrics(
+    label_set: LabelSet, labels: Labels, scores: Mapping[PredictionKind, npt.NDArray[np.floating]]
 ) -> dict[str, float]:
-    """Return every defined metric of every prediction kind, ``<kind>/<metric>``."""
+    """Return every defined metric of every prediction kind as ``<kind>/<metric>``; see :func:`compute_metrics`."""
     return {
         f"{kind}/{name}": value
-        for kind, values in probabilities.items()
-        for name, value in compute_metrics(label_set, labels, values).items()
-        if np.isfinite(value)
+        for kind, probabilities in scores.items()
+        for name, value in compute_metrics(label_set, labels, probabilities).items()
+        if math.isfinite(value)
     }
 
 

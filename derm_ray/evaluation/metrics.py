@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from derm_ray.domain import Task
+from derm_ray.evaluation.decisions import Offsets, decided
 from derm_ray.registry import Registry
 
 Labels = npt.NDArray[np.int64]
@@ -32,6 +33,8 @@ class Metric:
             ``<task>/<metric>``.
         per_class: compute ``of_task`` also for each class against the rest, named ``<metric>/<class>``.
         task_title: title of ``of_task``, if different.
+        of_decision: ``of_classes`` uses nothing but each pair's largest value. Where a model has decision offsets, it
+            gets the probabilities times their factors.
     """
 
     title: str
@@ -39,6 +42,7 @@ class Metric:
     of_task: Callable[[Flags, Scores, Draws], Draws] | None = None
     per_class: bool = False
     task_title: str | None = None
+    of_decision: bool = False
 
 
 METRICS: Registry[Metric] = Registry(
@@ -103,11 +107,20 @@ def compute(
 
 
 def compute_all(
-    tasks: Mapping[str, Task], class_names: Sequence[str], labels: Labels, probabilities: Scores, weights: Draws
+    tasks: Mapping[str, Task],
+    class_names: Sequence[str],
+    labels: Labels,
+    probabilities: Scores,
+    weights: Draws,
+    offsets: Offsets = None,
 ) -> dict[str, Draws]:
-    """Return the values (D,) of every metric by name; those per class come last."""
-    arguments = (tasks, class_names, labels, probabilities, weights)
-    named = {name: compute(name, *arguments) for name in metric_names(tasks)}
+    """Return the values (D,) of every metric by name, of a model's decision offsets; those per class come last."""
+    scores = decided(probabilities, offsets)
+    of_decision = {name for name in class_metrics() if METRICS[name].of_decision}
+    named = {
+        name: compute(name, tasks, class_names, labels, scores if name in of_decision else probabilities, weights)
+        for name in metric_names(tasks)
+    }
     with np.errstate(invalid="ignore", divide="ignore"):
         for name, metric in METRICS.items():
             if metric.per_class and metric.of_task is not None:

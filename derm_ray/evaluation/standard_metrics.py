@@ -84,9 +84,9 @@ def _mean(values: Draws) -> Draws:
     return np.asarray(np.where(defined, values, 0).sum(1) / defined.sum(1))
 
 
-ACCURACY = Metric("Accuracy", accuracy, task_accuracy, task_title="accuracy at 0.5")
-BALANCED_ACCURACY = Metric("Balanced accuracy", balanced_accuracy)
-MACRO_F1 = Metric("Macro F1", macro_f1)
+ACCURACY = Metric("Accuracy", accuracy, task_accuracy, task_title="accuracy at 0.5", of_decision=True)
+BALANCED_ACCURACY = Metric("Balanced accuracy", balanced_accuracy, of_decision=True)
+MACRO_F1 = Metric("Macro F1", macro_f1, of_decision=True)
 MACRO_AUROC = Metric("Macro AUROC", macro_auroc)
 AUROC = Metric("AUROC", of_task=auroc, per_class=True)
 SENSITIVITY = Metric("sensitivity at 95% specificity", of_task=sensitivity)

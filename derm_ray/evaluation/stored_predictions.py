@@ -1,7 +1,9 @@
-"""Probabilities of labelled pairs, kept as Parquet."""
+"""Predictions of labelled pairs as a Parquet file: of val, of all folds together, or of a teacher."""
 
-import io
 from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,60 +11,90 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from derm_ray import storage
-from derm_ray.domain import PredictionKind
-from derm_ray.errors import StorageError
+from derm_ray.domain import LabelSet, PredictionKind, label_set
+from derm_ray.errors import ConfigError
+from derm_ray.evaluation.metrics import Labels
 
-Probabilities = npt.NDArray[np.float32]
-"""(N, 3, K): pairs, one row per :class:`derm_ray.domain.PredictionKind`, classes."""
+OUT_OF_FOLD = "out_of_fold.parquet"
+"""File of the predictions of all folds, in the folder of a run with folds."""
 
-FOLD = "fold"
-
-
-def write_predictions(
-    uri: str,
-    pair_ids: Sequence[str],
-    class_names: Sequence[str],
-    probabilities: Probabilities,
-    folds: Sequence[int] | None = None,
-) -> None:
-    """Write the probabilities of pairs, one row each, in columns ``<kind>_<class>``, and the fold of each, if any."""
-    values = probabilities.reshape(len(pair_ids), -1).T
-    fold = {} if folds is None else {FOLD: folds}
-    table = pa.table({"pair_id": pair_ids, **fold, **dict(zip(_columns(class_names), values, strict=True))})
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer)
-    storage.write_bytes(uri, buffer.getvalue())
+KindProbabilities = dict[PredictionKind, npt.NDArray[np.float32]]
 
 
-def read_predictions(uri: str, pair_ids: Sequence[str], class_names: Sequence[str]) -> Probabilities:
-    """Read what :func:`write_predictions` wrote of these pairs, in this order.
+@dataclass(frozen=True, eq=False)
+class StoredPredictions:
+    """Probabilities as the network gives them, before calibration.
+
+    Attributes:
+        label_set: classes.
+        pair_ids, lesion_ids: of the N pairs.
+        labels: their class indices (N,).
+        folds: their folds (N,), from 1; 0 in a run without folds.
+        scores: prediction kind -> (N, K).
+    """
+
+    label_set: LabelSet
+    pair_ids: tuple[str, ...]
+    lesion_ids: tuple[str, ...]
+    labels: Labels
+    folds: npt.NDArray[np.int64]
+    scores: KindProbabilities
+
+
+def joined(parts: Sequence[StoredPredictions]) -> StoredPredictions:
+    """Return the predictions of all folds, whose parts are given in order."""
+    return StoredPredictions(
+        parts[0].label_set,
+        tuple(name for part in parts for name in part.pair_ids),
+        tuple(name for part in parts for name in part.lesion_ids),
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate([np.full(len(part.labels), fold) for fold, part in enumerate(parts, 1)]),
+        {kind: np.concatenate([part.scores[kind] for part in parts]) for kind in parts[0].scores},
+    )
+
+
+def write_predictions(held: StoredPredictions, uri: str) -> None:
+    """Write them, atomically: one row per pair, a column ``<kind>_<class>`` per prediction kind and class."""
+    names = held.label_set.class_names
+    columns: dict[str, Any] = {
+        "pair_id": held.pair_ids,
+        "lesion_id": held.lesion_ids,
+        "diagnosis": [names[index] for index in held.labels],
+        "fold": held.folds,
+    }
+    for kind, probabilities in held.scores.items():
+        columns |= {f"{kind}_{name}": probabilities[:, index] for index, name in enumerate(names)}
+    sink = BytesIO()
+    pq.write_table(pa.table(columns).replace_schema_metadata({"label_set": held.label_set.name}), sink)
+    storage.write_bytes(uri, sink.getvalue())
+
+
+def read_predictions(uri: str) -> StoredPredictions:
+    """Return what :func:`write_predictions` wrote.
 
     Raises:
-        StorageError: it cannot be read, or holds other pairs or classes.
+        StorageError: it cannot be read.
+        ConfigError: it is not such a file.
     """
-    table = _read(uri, class_names)
-    if table["pair_id"].to_pylist() != list(pair_ids):
-        raise StorageError(f"{uri} holds the predictions of other pairs. Remove it; the same command computes it.")
-    return _probabilities(table, class_names)
-
-
-def read_folds(uri: str, class_names: Sequence[str]) -> tuple[list[str], npt.NDArray[np.int64], Probabilities]:
-    """Return the pairs of a file with folds, the fold of each (N,) and their probabilities; see also the above."""
-    table = _read(uri, class_names)
-    return table["pair_id"].to_pylist(), table[FOLD].to_numpy(), _probabilities(table, class_names)
-
-
-def _read(uri: str, class_names: Sequence[str]) -> pa.Table:
-    table = pq.read_table(io.BytesIO(storage.read_bytes(uri)))
-    if missing := {"pair_id", *_columns(class_names)} - set(table.column_names):
-        raise StorageError(f"{uri} does not hold predictions of these classes: no column {min(missing)}.")
-    return table
-
-
-def _probabilities(table: pa.Table, class_names: Sequence[str]) -> Probabilities:
-    values = np.stack([table[name].to_numpy() for name in _columns(class_names)], 1).astype(np.float32)
-    return values.reshape(len(table), len(PredictionKind), -1)
-
-
-def _columns(class_names: Sequence[str]) -> list[str]:
-    return [f"{kind}_{name}" for kind in PredictionKind for name in class_names]
+    data = storage.read_bytes(uri)
+    try:
+        # On the calling thread: a process that ends soon after a read on Arrow's threads may abort (pyarrow 26).
+        table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+        labels = label_set((table.schema.metadata or {})[b"label_set"].decode())
+        names = labels.class_names
+        scores = {
+            kind: np.stack([table[f"{kind}_{name}"].to_numpy() for name in names], 1).astype(np.float32)
+            for kind in PredictionKind
+        }
+        return StoredPredictions(
+            labels,
+            tuple(table["pair_id"].to_pylist()),
+            tuple(table["lesion_id"].to_pylist()),
+            np.array([names.index(name) for name in table["diagnosis"].to_pylist()]),
+            table["fold"].to_numpy(),
+            scores,
+        )
+    except (pa.ArrowException, KeyError, ValueError) as error:
+        raise ConfigError(
+            f"{uri}: not predictions of a training run ({error}). Delete it, and run the same training again."
+        ) from error

@@ -41,6 +41,7 @@ class Predictor:
             kind: [point for point in bundle.calibration.operating_points if point.kind is kind]
             for kind in PredictionKind
         }
+        self._factors = {kind: np.exp(offsets).tolist() for kind, offsets in bundle.calibration.offsets.items()}
         self._groups = {task.name: [classes.index(name) for name in task.positive] for task in bundle.label_set.tasks()}
 
     def predict(self, pairs: Sequence[PairPixels]) -> list[Prediction]:
@@ -80,7 +81,9 @@ class Predictor:
     ) -> Prediction:
         kind = PredictionKind.CROSS if modality == "both" else PredictionKind(modality)
         probabilities = per_input_predictions[kind]
-        best = probabilities.index(max(probabilities))
+        factors = self._factors.get(kind)
+        scores = [p * factor for p, factor in zip(probabilities, factors, strict=True)] if factors else probabilities
+        best = scores.index(max(scores))
         task_probabilities = {name: sum(probabilities[i] for i in group) for name, group in self._groups.items()}
         return Prediction(
             modality=modality,

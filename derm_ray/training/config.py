@@ -11,6 +11,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from derm_ray.data.preprocessing import Preprocessing
 from derm_ray.domain import label_set
 from derm_ray.errors import ConfigError, unknown_name
+from derm_ray.evaluation.decisions import DECISIONS
 from derm_ray.evaluation.metrics import class_metrics
 from derm_ray.inference.precision import PRECISIONS
 from derm_ray.models.cam import CAM_MODES
@@ -103,6 +104,8 @@ class TrainConfig:
         precision: ``auto`` (bf16 where the hardware has it), ``fp32`` or ``bf16``.
         tta: test-time augmentation that is sealed in the bundle: predictions are averaged over the images ``none``:
             alone; ``flips``: mirrored left-right, up-down and both as well; ``turns``: all these turned as well.
+        decide: what the named diagnosis is chosen for: ``argmax`` (the most probable), ``balanced_accuracy`` or
+            ``macro_f1``, for which rare classes are named at lower probabilities.
         ema_decay: of the weights' exponential moving average, which is what is validated and sealed; 0 turns it off.
         monitor: validation metric that picks the best epoch, of the cross prediction; higher is better.
         keep: the epoch that becomes the bundle: ``best`` by ``monitor``, or ``last``.
@@ -144,6 +147,7 @@ class TrainConfig:
     freeze_batch_norm: bool = False
     precision: Annotated[str, OneOf("precision", PRECISIONS)] = "auto"
     tta: Annotated[str, OneOf("tta", TTA)] = "none"
+    decide: Annotated[str, OneOf("decide", DECISIONS)] = "argmax"
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     monitor: Annotated[str, OneOf("monitor", class_metrics)] = "macro_auroc"
     keep: Literal["best", "last"] = "best"

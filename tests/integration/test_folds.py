@@ -4,12 +4,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from derm_ray.bundle import load_bundle
+from derm_ray.cli import app
 from derm_ray.data.manifest import Manifest
 from derm_ray.domain import PAPER15, PredictionKind, Split
 from derm_ray.errors import OutputExistsError
-from derm_ray.evaluation.evaluate import all_metrics
+from derm_ray.evaluation.evaluate import finite_metrics
 from derm_ray.training.config import make_config
 from derm_ray.training.run import folds as module
 from derm_ray.training.run.folds import train_folds
@@ -47,12 +49,13 @@ def test_folds_are_trained_resumed_and_sealed_as_an_ensemble(
     folded = {pair for pair, split in zip(few.column("pair_id"), splits, strict=True) if split != Split.TEST}
     assert set(table["pair_id"].to_pylist()) == folded
     truth = dict(zip(few.column("pair_id"), few.column("diagnosis"), strict=True))
-    labels = np.array([PAPER15.class_names.index(str(truth[pair])) for pair in table["pair_id"].to_pylist()])
+    assert table["diagnosis"].to_pylist() == [truth[pair] for pair in table["pair_id"].to_pylist()]
+    labels = np.array([PAPER15.class_names.index(name) for name in table["diagnosis"].to_pylist()])
     values = {
         kind: np.stack([table[f"{kind}_{name}"].to_numpy() for name in PAPER15.class_names], 1)
         for kind in PredictionKind
     }
-    assert all_metrics(PAPER15, labels, values) == pytest.approx(result.metrics)
+    assert finite_metrics(PAPER15, labels, values) == pytest.approx(result.metrics)
 
     bundle = load_bundle(result.bundle_uri)
     assert (bundle.members, bundle.tta, bundle.passes) == (2, "flips", 8)
@@ -67,5 +70,7 @@ def test_folds_are_trained_resumed_and_sealed_as_an_ensemble(
     ]
     assert vals[0] | vals[1] == folded
     assert not vals[0] & vals[1]
+    arguments = ["evaluate", "--out-of-fold", str(tmp_path / "run"), "--out", str(tmp_path / "e"), "--json"]
+    assert json.loads(CliRunner().invoke(app, arguments).stdout)["provenance"]["calibrated_on"] == "the other folds"
     recorded = json.loads((tmp_path / "run" / "folds.json").read_text())
     assert recorded["training"]["tta"] == "flips"

@@ -30,7 +30,7 @@ from derm_ray.data.validation import validate
 from derm_ray.domain import Calibration, PredictionKind, Split, label_set
 from derm_ray.errors import ConfigError, InputError, TrainingError
 from derm_ray.evaluation.calibration import fit_calibration
-from derm_ray.evaluation.evaluate import all_metrics
+from derm_ray.evaluation.evaluate import finite_metrics
 from derm_ray.evaluation.stored_predictions import write_predictions
 from derm_ray.lease import Lease, hold
 from derm_ray.models.factory import NetworkConfig
@@ -41,7 +41,7 @@ from derm_ray.training.feature_cache import LIMIT_GIB
 from derm_ray.training.loop import sealed_weights
 from derm_ray.training.run.cache import common_stem, prepare_features
 from derm_ray.training.run.folder import BUNDLE, INVOCATIONS, VAL, claim, describe
-from derm_ray.training.run.pair_predictions import predict_pairs
+from derm_ray.training.run.pair_predictions import predict_pairs, stored
 from derm_ray.training.run.process_group import AddressedTorchConfig
 from derm_ray.training.run.progress_relay import relay_progress
 from derm_ray.training.run.reference import make_reference, measure_images
@@ -268,13 +268,10 @@ def _save_bundle(
     val = splits[Split.VAL]
     if config.tta != "none":
         draft = bundle.Bundle(**model, calibration=Calibration(), model_digest="", provenance={}, uri="")
-        probabilities = predict_pairs(draft, val.pairs, use_gpu=task.use_gpu)
-        scores = {kind: probabilities[:, place] for place, kind in enumerate(PredictionKind)}
-        metrics = all_metrics(labels, val.labels, scores)
-    calibration = fit_calibration(labels, val.labels, scores)
-    stacked = np.stack([scores[kind] for kind in PredictionKind], 1)
-    ids = [pair.pair_id for pair in val.pairs]
-    write_predictions(storage.join(task.run_uri, VAL), ids, labels.class_names, stacked)
+        scores = predict_pairs(draft, val.pairs, use_gpu=task.use_gpu)
+        metrics = finite_metrics(labels, val.labels, scores)
+    calibration = fit_calibration(labels, val.labels, scores, config.decide)
+    write_predictions(stored(labels, val, scores), storage.join(task.run_uri, VAL))
     uri = storage.join(task.run_uri, BUNDLE)
     lease.check()
     digest = bundle.save_bundle(

@@ -4,18 +4,16 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from derm_ray import bundle, storage
 from derm_ray.data.manifest import Manifest, collapse
 from derm_ray.data.prepared import is_prepared
 from derm_ray.data.splits import assign_folds
 from derm_ray.data.validation import validate
-from derm_ray.domain import LesionPair, PredictionKind, Split, label_set
+from derm_ray.domain import Split, label_set
 from derm_ray.errors import OutputExistsError
 from derm_ray.evaluation.calibration import fit_calibration
-from derm_ray.evaluation.evaluate import all_metrics
-from derm_ray.evaluation.stored_predictions import read_predictions, write_predictions
+from derm_ray.evaluation.evaluate import finite_metrics
+from derm_ray.evaluation.stored_predictions import OUT_OF_FOLD, joined, read_predictions, write_predictions
 from derm_ray.lease import hold
 from derm_ray.training.batches import labeled
 from derm_ray.training.config import TrainConfig
@@ -26,7 +24,6 @@ from derm_ray.training.run.reference import make_reference, measure_images
 logger = logging.getLogger(__name__)
 
 FOLDS = "folds.json"
-OUT_OF_FOLD = "out_of_fold.parquet"
 
 
 def train_folds(
@@ -71,7 +68,6 @@ def train_folds(
     }
     with hold(storage.join(run_uri, INVOCATIONS)) as lease:
         _claim(run_uri, description, overwrite=overwrite)
-        found: dict[str, tuple[LesionPair, int, int, Any]] = {}
         members = []
         for number in range(1, folds + 1):
             part = _of_fold(manifest, of_row, number)
@@ -79,14 +75,9 @@ def train_folds(
             if not storage.exists(storage.join(fold_uri, BUNDLE, bundle.INDEX)):
                 logger.info("fold %d of %d", number, folds)
                 train(config, part, run_uri, f"fold_{number}", **options)
-            members.append(bundle.load_bundle(storage.join(fold_uri, BUNDLE)))
-            val = labeled(part, Split.VAL, labels)
-            ids = [pair.pair_id for pair in val.pairs]
-            predicted = read_predictions(storage.join(fold_uri, VAL), ids, labels.class_names)
-            rows = zip(val.pairs, val.labels.tolist(), predicted, strict=True)
-            found |= {pair.pair_id: (pair, number, label, values) for pair, label, values in rows}
+            members.append(fold_uri)
         lease.check()
-        return _seal(run_uri, members, list(found.values()), description, config, prepared=is_prepared(manifest))
+        return _seal(run_uri, members, _of_fold(manifest, of_row, 1), description, config)
 
 
 def _of_fold(manifest: Manifest, of_row: list[int], number: int) -> Manifest:
@@ -121,41 +112,34 @@ def _claim(run_uri: str, description: Mapping[str, Any], *, overwrite: bool) -> 
 
 
 def _seal(
-    run_uri: str,
-    members: list[bundle.Bundle],
-    found: list[tuple[LesionPair, int, int, Any]],
-    description: Mapping[str, Any],
-    config: TrainConfig,
-    *,
-    prepared: bool,
+    run_uri: str, members: list[str], manifest: Manifest, description: Mapping[str, Any], config: TrainConfig
 ) -> TrainResult:
-    labels, first = label_set(config.label_set), members[0]
-    pairs = [pair for pair, *_ in found]
-    truth = np.array([label for _, _, label, _ in found])
-    stacked = np.stack([values for *_, values in found])
-    scores = {kind: stacked[:, place] for place, kind in enumerate(PredictionKind)}
-    ids, folds = [pair.pair_id for pair in pairs], [fold for _, fold, *_ in found]
-    write_predictions(storage.join(run_uri, OUT_OF_FOLD), ids, labels.class_names, stacked, folds)
-    calibration = fit_calibration(labels, truth, scores)
-    metrics = all_metrics(labels, truth, scores)
-    images = measure_images(pairs, config.preprocessing, config.seed)
-    run_id = storage.digest([member.model_digest for member in members])[:32]
+    """Write the out-of-fold predictions and the ensemble; ``manifest`` is that of any fold."""
+    models = [bundle.load_bundle(storage.join(uri, BUNDLE)) for uri in members]
+    labels, first = label_set(config.label_set), models[0]
+    found = joined([read_predictions(storage.join(uri, VAL)) for uri in members])
+    write_predictions(found, storage.join(run_uri, OUT_OF_FOLD))
+    calibration = fit_calibration(labels, found.labels, found.scores, config.decide)
+    metrics = finite_metrics(labels, found.labels, found.scores)
+    pairs = [pair for split in (Split.TRAIN, Split.VAL) for pair in labeled(manifest, split, labels).pairs]
+    images, prepared = measure_images(pairs, config.preprocessing, config.seed), is_prepared(manifest)
+    run_id = storage.digest([model.model_digest for model in models])[:32]
     digest = bundle.save_bundle(
         storage.join(run_uri, BUNDLE),
         network=first.network,
         label_set=labels,
         preprocessing=first.preprocessing,
-        weights={f"{n}.{key}": value for n, member in enumerate(members) for key, value in member.weights.items()},
-        members=len(members),
+        weights={f"{n}.{key}": value for n, model in enumerate(models) for key, value in model.weights.items()},
+        members=len(models),
         tta=first.tta,
         provenance={
             **description,
             "run_id": run_id,
             "metrics": metrics,
-            "metrics_of": "out-of-fold predictions of train and val",
-            "members": [{"run_id": m.run_id, "model_digest": m.model_digest} for m in members],
+            "grouping": "patient" if any(manifest.column("patient_id")) else "lesion",
+            "members": [{"run_id": model.run_id, "model_digest": model.model_digest} for model in models],
         },
         calibration=calibration,
-        reference=make_reference(labels, scores, calibration, images, prepared=prepared),
+        reference=make_reference(labels, found.scores, calibration, images, prepared=prepared),
     )
     return TrainResult(run_uri, storage.join(run_uri, BUNDLE), run_id, digest, None, metrics)

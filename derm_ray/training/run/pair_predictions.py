@@ -10,11 +10,12 @@ import torch
 
 from derm_ray.bundle import Bundle
 from derm_ray.data.preprocessing import PairPixels, load_pairs
-from derm_ray.domain import LesionPair, PredictionKind
+from derm_ray.domain import LabelSet, LesionPair, PredictionKind
 from derm_ray.errors import DermRayError, ImageError
-from derm_ray.evaluation.stored_predictions import Probabilities
+from derm_ray.evaluation.stored_predictions import KindProbabilities, StoredPredictions
 from derm_ray.inference.predictor import Predictor
 from derm_ray.ray_rows import Row, dataset_of, objects, packed, unpacked
+from derm_ray.training.batches import LabeledPairs
 
 PAIRS_PER_ROW = 32
 IMAGES_AT_ONCE = 4
@@ -23,8 +24,8 @@ ENGINE = "torch"
 logger = logging.getLogger(__name__)
 
 
-def predict_pairs(bundle: Bundle, pairs: Sequence[LesionPair], *, use_gpu: bool) -> Probabilities:
-    """Return the calibrated probabilities (N, 3, K) of pairs with both images; all free CPUs, or GPUs, compute.
+def predict_pairs(bundle: Bundle, pairs: Sequence[LesionPair], *, use_gpu: bool) -> KindProbabilities:
+    """Return calibrated probabilities of pairs with both images; all free CPUs, or GPUs, of the cluster compute.
 
     Raises:
         ImageError: an image cannot be used.
@@ -42,12 +43,25 @@ def predict_pairs(bundle: Bundle, pairs: Sequence[LesionPair], *, use_gpu: bool)
         num_cpus=1,
         num_gpus=1 if use_gpu else None,
     )
-    found: list[Probabilities] = []
+    found = []
     for part in objects(predicted):
         if isinstance(part, DermRayError):
             raise part
         found.append(part)
-    return np.concatenate(found)
+    whole = np.concatenate(found)
+    return {kind: whole[:, place] for place, kind in enumerate(PredictionKind)}
+
+
+def stored(labels: LabelSet, pairs: LabeledPairs, scores: KindProbabilities) -> StoredPredictions:
+    """Return the predictions of pairs as they are kept."""
+    return StoredPredictions(
+        labels,
+        tuple(pair.pair_id for pair in pairs.pairs),
+        tuple(pair.lesion_id for pair in pairs.pairs),
+        pairs.labels,
+        np.zeros(len(pairs), np.int64),
+        scores,
+    )
 
 
 class _Actor:

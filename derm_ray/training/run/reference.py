@@ -79,4 +79,4 @@ def make_reference(
         logger.info(
             "val has %d pairs: drift of predictions will not be monitored, which needs %d", pairs, min_samples()
         )
-    return fit_reference(labels.class_names, answers, images, prepared=prepared)
+    return fit_reference(labels.class_names, answers, images, offsets=calibration.offsets, prepared=prepared)

@@ -4,15 +4,17 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from derm_ray import storage
 from derm_ray.bundle import Bundle, load_bundle
 from derm_ray.data.manifest import Manifest
 from derm_ray.data.prepared import require_size
-from derm_ray.domain import LabelSet
+from derm_ray.domain import LabelSet, PredictionKind
 from derm_ray.errors import ConfigError
 from derm_ray.evaluation.stored_predictions import read_predictions, write_predictions
 from derm_ray.training.batches import LabeledPairs
-from derm_ray.training.run.pair_predictions import predict_pairs
+from derm_ray.training.run.pair_predictions import predict_pairs, stored
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +58,10 @@ def learn_from(teacher: Bundle, split: LabeledPairs, run_uri: str, *, use_gpu: b
         ImageError: an image cannot be used.
         StorageError: storage failed.
     """
-    uri, pairs, names = storage.join(run_uri, TEACHER), split.pairs, teacher.label_set.class_names
-    ids = [pair.pair_id for pair in pairs]
+    uri = storage.join(run_uri, TEACHER)
     if not storage.exists(uri):
-        logger.info("computing the teacher's predictions of %d pairs", len(pairs))
-        write_predictions(uri, ids, names, predict_pairs(teacher, pairs, use_gpu=use_gpu))
-    return replace(split, teacher=read_predictions(uri, ids, names))
+        logger.info("computing the teacher's predictions of %d pairs", len(split))
+        scores = predict_pairs(teacher, split.pairs, use_gpu=use_gpu)
+        write_predictions(stored(teacher.label_set, split, scores), uri)
+    found = read_predictions(uri)
+    return replace(split, teacher=np.stack([found.scores[kind] for kind in PredictionKind], 1))

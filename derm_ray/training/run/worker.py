@@ -21,7 +21,7 @@ from ray.train.torch import get_device
 from derm_ray import storage
 from derm_ray.domain import PredictionKind, Split, label_set
 from derm_ray.errors import DermRayError, StorageError
-from derm_ray.evaluation.evaluate import all_metrics
+from derm_ray.evaluation.evaluate import finite_metrics
 from derm_ray.evaluation.metrics import number_text
 from derm_ray.models.networks import PairNetwork
 from derm_ray.observability import Progress, WorkerLogs
@@ -254,7 +254,7 @@ class _Worker:
 
     def _metrics(self, scores: KindProbabilities) -> dict[str, float]:
         """Return every defined metric of every prediction kind."""
-        return all_metrics(label_set(self.config.label_set), self.val.labels, scores)
+        return finite_metrics(label_set(self.config.label_set), self.val.labels, scores)
 
     def _report_epoch(self, epoch: int, metric: dict[str, float], scores: KindProbabilities) -> None:
         """Report a finished epoch, with the val probabilities that calibrate it should it be the best."""
