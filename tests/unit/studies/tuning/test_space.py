@@ -17,14 +17,14 @@ def write(folder: Path, text: str) -> str:
 def test_lists_and_ranges_are_typed_as_the_recipe(tmp_path: Path) -> None:
     uri = write(
         tmp_path,
-        "learning_rate: {min: 1e-5, max: 1e-3, log: true}\nepochs: {min: 2, max: 5}\nmirror: [true, false]\n"
+        "learning_rate: {min: 1e-5, max: 1e-3, log: true}\nepochs: {min: 2, max: 5}\nfreeze_batch_norm: [true, false]\n"
         "tap: [null, stage2]\nalpha: [1, 1.0, 2e-1]\nrank: {min: 2, max: 8, log: true}\n",
     )
     space = read_space(uri, BASE)
     assert space == {
         "learning_rate": Range(1e-5, 1e-3, True),
         "epochs": Range(2, 5, False),
-        "mirror": (True, False),
+        "freeze_batch_norm": (True, False),
         "tap": (None, "stage2"),
         "alpha": (1.0, 0.2),
         "rank": Range(2, 8, True),
@@ -57,7 +57,7 @@ def test_lists_and_ranges_are_typed_as_the_recipe(tmp_path: Path) -> None:
         ("alpha: {min: 1, max: 2, log: 10}", r"alpha: a range is"),
         ("epochs: {min: 1.5, max: 3}", r"invalid setting epochs=1\.5"),
         ("optimizer: {min: adamw, max: sgd}", r"optimizer: not a number, so it has no range"),
-        ("mirror: {min: false, max: true}", r"mirror: not a number"),
+        ("freeze_batch_norm: {min: false, max: true}", r"freeze_batch_norm: not a number"),
         ("rank: {min: null, max: 3}", r"rank: min None is not below"),
         ("alpha: 3", r"alpha: 3 is neither a list of values nor"),
         ("label_set: [paper15]", r"label_set cannot be searched, since trials would not compare"),
