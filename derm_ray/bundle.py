@@ -11,6 +11,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from derm_ray import RESEARCH_NOTICE, __version__, storage
+from derm_ray.data.patient import PatientEncoder
 from derm_ray.data.preprocessing import Preprocessing
 from derm_ray.data.reference import Distribution, Reference
 from derm_ray.domain import Calibration, LabelSet, OperatingPoint, PredictionKind, label_set
@@ -18,7 +19,7 @@ from derm_ray.errors import BundleError, InputError, OutputExistsError, StorageE
 from derm_ray.models.factory import NetworkConfig, build_network
 from derm_ray.models.networks import PairNetwork
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 INDEX = "bundle.json"
 WEIGHTS = "weights.safetensors"
 CARD = "README.md"
@@ -34,10 +35,11 @@ class Bundle:
         preprocessing: pixels to network input.
         calibration: temperatures and operating points.
         weights: the network's state dict, fp32 on CPU.
-        model_digest: SHA-256 over weights, architecture, classes, preprocessing and calibration.
+        model_digest: SHA-256 over weights, architecture, classes, preprocessing, patient data's encoding and calibration.
         provenance: training config, run, manifest digest, metrics, code version.
         uri: of the folder.
         reference: for drift monitoring; not part of the model digest, may be empty.
+        patient: the patient data that it uses; ``None``: it uses none.
     """
 
     network: NetworkConfig
@@ -49,6 +51,7 @@ class Bundle:
     provenance: Mapping[str, Any]
     uri: str
     reference: Reference = ()
+    patient: PatientEncoder | None = None
 
     @property
     def run_id(self) -> str | None:
@@ -71,7 +74,7 @@ class Bundle:
 
 
 def _model_digest(weights_sha256: str, index: Mapping[str, Any]) -> str:
-    keys = ("architecture", "label_set", "classes", "preprocessing", "calibration")
+    keys = ("architecture", "label_set", "classes", "preprocessing", "patient", "calibration")
     return storage.digest({"weights": weights_sha256, **{key: index[key] for key in keys}})
 
 
@@ -85,6 +88,7 @@ def save_bundle(
     provenance: Mapping[str, Any],
     calibration: Calibration | None = None,
     reference: Reference = (),
+    patient: PatientEncoder | None = None,
 ) -> str:
     """Write a bundle; ``bundle.json`` comes last, so that an incomplete bundle is not a valid one.
 
@@ -96,6 +100,7 @@ def save_bundle(
     """
     if storage.exists(storage.join(uri, INDEX)):
         raise OutputExistsError(f"{uri} already contains a bundle. Choose another folder.")
+    assert network.patient == (patient.width if patient is not None else None), "the encoding fits the network"
     data = save_safetensors({key: value.detach().cpu().contiguous() for key, value in weights.items()})
     index: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
@@ -104,6 +109,7 @@ def save_bundle(
         "label_set": label_set.name,
         "classes": list(label_set.class_names),
         "preprocessing": preprocessing.to_json(),
+        "patient": patient.to_json() if patient is not None else None,
         "calibration": _calibration_to_json(calibration or Calibration()),
         "provenance": _finite(provenance),
         "reference": [of.to_json() for of in reference],
@@ -150,6 +156,7 @@ def load_bundle(uri: str) -> Bundle:
             provenance=index["provenance"],
             uri=storage.absolute(uri),
             reference=tuple(map(Distribution.from_json, index.get("reference", ()))),
+            patient=PatientEncoder.from_json(index["patient"]) if index["patient"] is not None else None,
         )
     except (SafetensorError, KeyError, TypeError, ValueError, InputError) as error:
         raise BundleError(f"{uri}: cannot be read by this version of derm_ray: {error}") from error
@@ -208,8 +215,11 @@ def _finite(value: Any) -> Any:
 
 def _card(index: Mapping[str, Any]) -> str:
     architecture = ", ".join(
-        f"{key} {value}" for key, value in index["architecture"].items() if value is not None and key != "cam"
+        f"{key} {value}"
+        for key, value in index["architecture"].items()
+        if value is not None and key not in ("cam", "patient")
     )
+    patient = str(PatientEncoder.from_json(index["patient"])) if index["patient"] is not None else "none"
     if cam := index["architecture"]["cam"]:
         architecture += "; CAM network " + ", ".join(f"{key} {value}" for key, value in cam.items())
     points = "\n".join(
@@ -227,6 +237,7 @@ def _card(index: Mapping[str, Any]) -> str:
 - Training run: {f"`{run_id}`" if (run_id := index["provenance"].get("run_id")) else "not recorded"}
 - Architecture: {architecture}
 - Input: clinical photo and dermoscopy image of one lesion, each {index["preprocessing"]["size"]} px square, RGB
+- Patient data, all of it optional: {patient}
 - Classes, in order: {", ".join(index["classes"])}
 - Written by derm_ray {index["derm_ray_version"]}
 

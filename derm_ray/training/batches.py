@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from derm_ray.data.manifest import Manifest, collapsed, require_split
+from derm_ray.data.patient import PatientEncoder, Vectors
+from derm_ray.data.patient_columns import patient_pairs
 from derm_ray.data.preprocessing import Preprocessing, load_pairs
 from derm_ray.domain import LabelSet, LesionPair, Modality, Split
 from derm_ray.errors import ConfigError, ImageError, ImageErrorCode, StorageError
@@ -25,11 +27,13 @@ class LabeledPairs:
     Attributes:
         listed: all pairs of the split; caches hold these, so that label sets share them.
         positions, labels: (N,) which of them the label set includes, and their class indices.
+        patient: encoded patient data of all pairs of the split (listed, F); ``None``: the network uses none.
     """
 
     listed: tuple[LesionPair, ...]
     positions: Indices
     labels: Indices
+    patient: Vectors | None = None
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -43,33 +47,41 @@ class LabeledPairs:
         """Return one rank's share of a global batch; shares differ by one pair at most."""
         rows = np.array_split(batch, world_size)[rank]
         positions = self.positions[rows]
-        return Share([self.listed[p] for p in positions], positions, self.labels[rows], rows, len(batch))
+        patient = self.patient[positions] if self.patient is not None else None
+        return Share([self.listed[p] for p in positions], positions, self.labels[rows], rows, len(batch), patient)
 
 
-def labeled(manifest: Manifest, split: Split, labels: LabelSet) -> LabeledPairs:
-    """Return one split with its class indices.
+def labeled(manifest: Manifest, split: Split, labels: LabelSet, encoder: PatientEncoder | None = None) -> LabeledPairs:
+    """Return one split with its class indices, and its patient data where the network uses it.
 
     Raises:
         ConfigError: the split is empty, or the label set excludes all of it.
+        ManifestError: patient data cannot be used.
     """
-    listed = tuple(require_split(manifest, split).pairs())
+    part = require_split(manifest, split)
+    listed = tuple(part.pairs())
     classes = [collapsed(labels, pair.diagnosis) for pair in listed]
     included = [(at, labels.class_names.index(name)) for at, name in enumerate(classes) if name is not None]
     if not included:
         raise ConfigError(f"{manifest.uri}: label set {labels.name!r} excludes every pair of split {split!s}.")
     positions, indices = np.array(included, np.int64).T
-    return LabeledPairs(listed, positions, indices)
+    patient = encoder.encode([pair.patient for pair in patient_pairs(part, encoder, manifest)]) if encoder else None
+    return LabeledPairs(listed, positions, indices, patient)
 
 
 @dataclass(frozen=True)
 class Share:
-    """One rank's share of a global batch, to be loaded; ``positions`` (B,) are places among the listed pairs."""
+    """One rank's share of a global batch, to be loaded; ``positions`` (B,) are places among the listed pairs.
+
+    ``patient`` is encoded patient data (B, F), of networks that use it.
+    """
 
     pairs: list[LesionPair]
     positions: Indices
     labels: Indices
     indices: Indices
     global_size: int
+    patient: Vectors | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +94,7 @@ class Batch:
         labels: (B,) class indices.
         indices: (B,) rows of the split.
         global_size: pairs in the whole global batch.
+        patient: encoded patient data (B, F); ``None`` for networks without it.
     """
 
     clinical: npt.NDArray[np.uint8 | np.uint16 | np.float32]
@@ -89,6 +102,7 @@ class Batch:
     labels: Indices
     indices: Indices
     global_size: int
+    patient: Vectors | None = None
 
 
 def training_order(pairs: int, global_batch_size: int, *, seed: int, epoch: int) -> list[Indices]:
@@ -133,7 +147,7 @@ def is_mirrored(pair: LesionPair, modality: Modality, mirror: Mirror) -> bool:
 def load_batch(share: Share, spec: Preprocessing, executor: Executor, mirror: Mirror) -> Batch:
     """Read, decode, resize and mirror the images of a share; see :func:`load_images`."""
     clinical, dermoscopy = load_images(share.pairs, spec, executor, mirror)
-    return Batch(clinical, dermoscopy, share.labels, share.indices, share.global_size)
+    return Batch(clinical, dermoscopy, share.labels, share.indices, share.global_size, share.patient)
 
 
 def load_images(

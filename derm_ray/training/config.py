@@ -86,10 +86,14 @@ class TrainConfig:
         clip_norm: bound on the gradient's L2 norm; 0 turns it off.
         dropout: probability in the heads.
         mirror: mirror each training image left-right with probability 1/2.
+        patient_data: columns of the manifest that the network uses beside the images, such as ``age,sex,site``; empty for
+            none.
+        patient_dropout: probability with which a training pair goes without each of these columns, and once more
+            without all of them.
         freeze_batch_norm: keep every batch norm's statistics and run it in evaluation mode.
         precision: ``auto`` (bf16 where the hardware has it), ``fp32`` or ``bf16``.
         monitor: validation metric that picks the best epoch, of the cross prediction; higher is better.
-        seed: of initial weights, order, mirroring and dropout.
+        seed: of initial weights, order, mirroring and dropout, that of patient data too.
     """
 
     label_set: str = "paper15"
@@ -118,6 +122,8 @@ class TrainConfig:
     clip_norm: NonNegative = 5.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     mirror: bool = True
+    patient_data: str = ""
+    patient_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     freeze_batch_norm: bool = False
     precision: Annotated[str, OneOf("precision", PRECISIONS)] = "auto"
     monitor: Annotated[str, OneOf("monitor", class_metrics)] = "macro_auroc"
@@ -128,13 +134,20 @@ class TrainConfig:
         """Number of classes."""
         return len(label_set(self.label_set).diagnoses)
 
-    def architecture(self, cam: CamConfig | None = None) -> NetworkConfig:
+    @property
+    def patient_fields(self) -> tuple[str, ...]:
+        """The columns of ``patient_data``."""
+        return tuple(name for part in self.patient_data.split(",") if (name := part.strip()))
+
+    def architecture(self, cam: CamConfig | None = None, patient: int | None = None) -> NetworkConfig:
         """Return the network this recipe trains, with the CAM network of a ``cam_bp`` head.
+
+        ``patient`` is the length of encoded patient data, if it uses any.
 
         Raises:
             ConfigError: the parts do not go together.
         """
-        return NetworkConfig(self.network, self.trunk, self.head, self.classes, self.tap, self.rank, cam)
+        return NetworkConfig(self.network, self.trunk, self.head, self.classes, self.tap, self.rank, cam, patient)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -209,6 +222,8 @@ def config_from_json(values: Mapping[str, Any]) -> TrainConfig:
         raise ConfigError(f"warmup_epochs {config.warmup_epochs:g} must be less than epochs, {config.epochs}.")
     if config.label_smoothing and config.loss != "cross_entropy":
         raise ConfigError(f"label_smoothing applies to loss cross_entropy only. Remove it for loss {config.loss}.")
+    if repeated := {name for name in config.patient_fields if config.patient_fields.count(name) > 1}:
+        raise ConfigError(f"patient_data repeats {', '.join(sorted(repeated))}. Name each column once.")
     return config
 
 

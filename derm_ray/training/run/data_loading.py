@@ -12,6 +12,7 @@ from derm_ray.datasets import Row, dataset_of, objects, packed, unpacked
 from derm_ray.errors import DermRayError, ImageError, StorageError
 from derm_ray.training.batches import Batch, Indices, LabeledPairs, Mirror, Share, load_batch
 from derm_ray.training.feature_cache import FeatureCache
+from derm_ray.training.patient_dropout import PatientDropout
 
 IMAGES_AT_ONCE = 4
 PREFETCHED_BATCHES = 2
@@ -29,6 +30,7 @@ def batches(
     world_size: int,
     mirror: Mirror = None,
     features: FeatureCache | None = None,
+    dropout: PatientDropout | None = None,
 ) -> Iterator[Batch | DermRayError]:
     """Yield one rank's share of every global batch, in order: a batch, or the error of its first image that cannot be
     used.
@@ -41,7 +43,7 @@ def batches(
         OSError: storage failed.
     """
     shares = [split.share(batch, rank, world_size) for batch in order]
-    load = partial(_load, spec=spec, mirror=mirror, features=features)
+    load = partial(_load, spec=spec, mirror=mirror, features=features, dropout=dropout)
     # An elastic run, or one that lost a node, may hold all CPUs: tasks would wait for ever.
     spare = ray.available_resources().get("CPU", 0) >= 1
     for loaded in _loaded_by_tasks(shares, load) if spare else _loaded_here(shares, load):
@@ -76,11 +78,14 @@ def _loaded_here(shares: Sequence[Share], load: _Load) -> Iterator[Batch | DermR
             yield loading.popleft().result()
 
 
-def _load(share: Share, spec: Preprocessing, mirror: Mirror, features: FeatureCache | None) -> Batch | DermRayError:
+def _load(
+    share: Share, spec: Preprocessing, mirror: Mirror, features: FeatureCache | None, dropout: PatientDropout | None
+) -> Batch | DermRayError:
+    share = dropout(share) if dropout is not None else share
     try:
         if features is not None:
             images = features.read(share.pairs, share.positions, mirror)
-            return Batch(*images, share.labels, share.indices, share.global_size)
+            return Batch(*images, share.labels, share.indices, share.global_size, share.patient)
         with ThreadPoolExecutor(IMAGES_AT_ONCE) as executor:
             return load_batch(share, spec, executor, mirror)
     except (ImageError, StorageError) as error:

@@ -13,10 +13,12 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig,
 from ray.train.torch import TorchTrainer
 
 from derm_ray import bundle, ray_internals, runtime, storage
-from derm_ray.data.manifest import Manifest, collapse
+from derm_ray.data.manifest import Manifest, collapse, require_split
+from derm_ray.data.patient import PatientEncoder
+from derm_ray.data.patient_columns import fit_encoder
 from derm_ray.data.prepared import is_prepared, require_size
 from derm_ray.data.validation import validate
-from derm_ray.domain import PredictionKind, Split, label_set
+from derm_ray.domain import LabelSet, PredictionKind, Split, label_set
 from derm_ray.errors import ConfigError, InputError, TrainingError
 from derm_ray.evaluation.calibration import fit_calibration
 from derm_ray.lease import Lease, hold
@@ -110,14 +112,18 @@ def train(
         raise ConfigError(f"--name {name!r}: use letters, digits, '_', '-' and '.', beginning with a letter or digit.")
     require_size(manifest, config.preprocessing, "the recipe's size")
     validate(collapse(manifest, labels), labels, complete=(Split.TRAIN, Split.VAL))
-    splits = {split: labeled(manifest, split, labels) for split in (Split.TRAIN, Split.VAL)}
+    encoder = _patient_encoder(config, manifest, labels)
+    splits = {split: labeled(manifest, split, labels, encoder) for split in (Split.TRAIN, Split.VAL)}
     most = workers if max_workers is None else max_workers
     if most < workers:
         raise ConfigError(f"--max-workers {most} is below --workers {workers}. Raise it, or remove it.")
     check_batch_size(len(splits[Split.TRAIN]), config.global_batch_size, most)
-    start = make_start(config, init_weights, cam)
+    start = make_start(config, init_weights, cam, encoder)
     stem = common_stem(config, start.network) if cache is not None else None
     description = describe(config, manifest, init_weights, start)
+    if encoder is not None:
+        vectors = [storage.sha256(part.patient.tobytes()) for part in splits.values() if part.patient is not None]
+        description["patient_data_digest"] = storage.digest([encoder.to_json(), *vectors])
     local_cpus = cpus_per_worker or max(1, runtime.machine_cpus() // most)
     # Ray Data's decoding needs CPUs in addition to those that Ray Train reserves for its workers.
     spare = max(2, runtime.machine_cpus() // 2)
@@ -140,6 +146,7 @@ def train(
                     train=ray.put(splits[Split.TRAIN]),
                     val=ray.put(splits[Split.VAL]),
                     features=features,
+                    patient=encoder,
                     relay=relay,
                     logs=WorkerLogs.like_here(started["run_id"]),
                     use_gpu=use_gpu,
@@ -159,6 +166,13 @@ def train(
             }
             prepared = is_prepared(manifest)
             return _save_bundle(task, start.architecture, result, splits, provenance, lease, prepared=prepared)
+
+
+def _patient_encoder(config: TrainConfig, manifest: Manifest, labels: LabelSet) -> PatientEncoder | None:
+    """Return the encoding of the recipe's patient data, of the training pairs of the label set."""
+    if not config.patient_fields:
+        return None
+    return fit_encoder(config.patient_fields, manifest, require_split(collapse(manifest, labels), Split.TRAIN))
 
 
 class _Trainer(TorchTrainer):  # type: ignore[misc]
@@ -228,6 +242,7 @@ def _save_bundle(
         provenance={**provenance, "best_epoch": epoch, "metrics": metrics},
         calibration=calibration,
         reference=make_reference(labels, scores, calibration, images, prepared=prepared),
+        patient=task.patient,
     )
     return TrainResult(task.run_uri, uri, provenance["run_id"], digest, epoch, metrics)
 
