@@ -35,7 +35,7 @@ class Bundle:
         preprocessing: pixels to network input.
         calibration: temperatures and operating points.
         weights: the network's state dict, fp32 on CPU.
-        model_digest: SHA-256 over weights, architecture, classes, preprocessing, patient data's encoding and calibration.
+        model_digest: SHA-256 over weights, architecture, classes, preprocessing, patient data and calibration.
         provenance: training config, run, manifest digest, metrics, code version.
         uri: of the folder.
         reference: for drift monitoring; not part of the model digest, may be empty.

@@ -168,3 +168,16 @@ class PatientEncoder:
             else:
                 fields.append(CategoryField(given["name"], tuple(given["values"])))
         return cls(tuple(fields))
+
+
+def check_patient(encoder: PatientEncoder | None, values: Mapping[str, object]) -> PatientValues:
+    """Return one lesion's patient data for a model; see :meth:`PatientEncoder.check`.
+
+    Raises:
+        ConfigError: the model uses none, or does not know a field or a value.
+    """
+    if encoder is not None:
+        return encoder.check(values)
+    if values:
+        raise ConfigError("this model uses no patient data. Leave it out.")
+    return {}

@@ -30,7 +30,6 @@ from derm_ray.evaluation.comparison import RESAMPLES, Interval, bootstrap, finit
 from derm_ray.evaluation.metrics import Labels, compute_all, confusion_matrix, task_scores
 from derm_ray.inference.predictor import Predictor
 
-
 KindScores = dict[PredictionKind, npt.NDArray[np.float64]]
 """Probabilities (N, K) of each prediction kind."""
 

@@ -175,10 +175,10 @@ class PairNetwork(nn.Module, ABC):
         if self.patient is None:
             assert patient_BF is None, "this network takes no patient data"
             return logits
-        if patient_BF is None:
-            given = next(tensor for tensor in inputs if tensor is not None)
-            patient_BF = torch.zeros(len(given), self.patient.width, device=given.device)
-        return logits.plus(self.patient(patient_BF))
+        if patient_BF is not None:
+            return logits.plus(self.patient(patient_BF))
+        given = next(tensor for tensor in inputs if tensor is not None)
+        return logits.plus(self.patient(torch.zeros(len(given), self.patient.width, device=given.device)))
 
     def encode(self, images_BCHW: Tensor, modality: Modality) -> ImageEncoding:
         """Return what images of one modality give; :meth:`forward` is this, the cross sub-network and the patient's."""

@@ -86,8 +86,7 @@ class TrainConfig:
         clip_norm: bound on the gradient's L2 norm; 0 turns it off.
         dropout: probability in the heads.
         mirror: mirror each training image left-right with probability 1/2.
-        patient_data: columns of the manifest that the network uses beside the images, such as ``age,sex,site``; empty for
-            none.
+        patient_data: manifest columns that the network uses beside the images, such as ``age,sex``; empty for none.
         patient_dropout: probability with which a training pair goes without each of these columns, and once more
             without all of them.
         freeze_batch_norm: keep every batch norm's statistics and run it in evaluation mode.
