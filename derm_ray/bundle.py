@@ -11,6 +11,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from derm_ray import RESEARCH_NOTICE, __version__, storage
+from derm_ray.data.patient import PatientEncoder
 from derm_ray.data.preprocessing import Preprocessing
 from derm_ray.data.reference import Distribution, Reference
 from derm_ray.domain import Calibration, LabelSet, OperatingPoint, PredictionKind, label_set
@@ -35,12 +36,13 @@ class Bundle:
         preprocessing: pixels to network input.
         calibration: temperatures and operating points.
         weights: the network's state dict, fp32 on CPU; of several networks, each key after the number of its network.
-        model_digest: SHA-256 over weights, architecture, classes, preprocessing and calibration.
+        model_digest: SHA-256 over weights, architecture, classes, preprocessing, patient data and calibration.
         provenance: training config, run, manifest digest, metrics, code version.
         uri: of the folder.
         reference: for drift monitoring; not part of the model digest, may be empty.
         members: networks whose probabilities are averaged: 1, or those of an ensemble.
         tta: test-time augmentation, a key of :data:`derm_ray.models.views.TTA`.
+        patient: the patient data that it uses; ``None``: it uses none.
     """
 
     network: NetworkConfig
@@ -54,6 +56,7 @@ class Bundle:
     reference: Reference = ()
     members: int = 1
     tta: str = "none"
+    patient: PatientEncoder | None = None
 
     @property
     def passes(self) -> int:
@@ -95,7 +98,7 @@ class Bundle:
 
 
 def _model_digest(weights_sha256: str, index: Mapping[str, Any]) -> str:
-    keys = ("architecture", "members", "tta", "label_set", "classes", "preprocessing", "calibration")
+    keys = ("architecture", "members", "tta", "label_set", "classes", "preprocessing", "patient", "calibration")
     return storage.digest({"weights": weights_sha256, **{key: index[key] for key in keys}})
 
 
@@ -111,6 +114,7 @@ def save_bundle(
     reference: Reference = (),
     members: int = 1,
     tta: str = "none",
+    patient: PatientEncoder | None = None,
 ) -> str:
     """Write a bundle; ``bundle.json`` comes last, so that an incomplete bundle is not a valid one.
 
@@ -122,6 +126,7 @@ def save_bundle(
     """
     if storage.exists(storage.join(uri, INDEX)):
         raise OutputExistsError(f"{uri} already contains a bundle. Choose another folder.")
+    assert network.patient == (patient.width if patient is not None else None), "the encoding fits the network"
     data = save_safetensors({key: value.detach().cpu().contiguous() for key, value in weights.items()})
     index: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
@@ -132,6 +137,7 @@ def save_bundle(
         "label_set": label_set.name,
         "classes": list(label_set.class_names),
         "preprocessing": preprocessing.to_json(),
+        "patient": patient.to_json() if patient is not None else None,
         "calibration": _calibration_to_json(calibration or Calibration()),
         "provenance": _finite(provenance),
         "reference": [of.to_json() for of in reference],
@@ -180,6 +186,7 @@ def load_bundle(uri: str) -> Bundle:
             reference=tuple(map(Distribution.from_json, index.get("reference", ()))),
             members=index["members"],
             tta=index["tta"],
+            patient=PatientEncoder.from_json(index["patient"]) if index["patient"] is not None else None,
         )
     except (SafetensorError, KeyError, TypeError, ValueError, InputError) as error:
         raise BundleError(f"{uri}: cannot be read by this version of derm_ray: {error}") from error
@@ -261,8 +268,11 @@ The named diagnosis is not always the most probable class: classes are weighed b
 
 def _card(index: Mapping[str, Any]) -> str:
     architecture = ", ".join(
-        f"{key} {value}" for key, value in index["architecture"].items() if value is not None and key != "cam"
+        f"{key} {value}"
+        for key, value in index["architecture"].items()
+        if value is not None and key not in ("cam", "patient")
     )
+    patient = str(PatientEncoder.from_json(index["patient"])) if index["patient"] is not None else "none"
     if cam := index["architecture"]["cam"]:
         architecture += "; CAM network " + ", ".join(f"{key} {value}" for key, value in cam.items())
     points = "\n".join(
@@ -282,6 +292,7 @@ def _card(index: Mapping[str, Any]) -> str:
 - Architecture: {architecture}
 - Input: clinical photo and dermoscopy image of one lesion, each {index["preprocessing"]["size"]} px square, RGB
 - Forward passes per image: {index["members"] * TTA[index["tta"]]}; networks {index["members"]}, views {index["tta"]}
+- Patient data, all of it optional: {patient}
 - Classes, in order: {", ".join(index["classes"])}
 - Written by derm_ray {index["derm_ray_version"]}
 

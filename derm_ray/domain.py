@@ -199,11 +199,15 @@ def label_set(name: str) -> LabelSet:
     return LABEL_SETS[name]
 
 
+PatientValues = Mapping[str, float | str]
+"""Patient data of a lesion by column, without what is missing; columns that nothing asks for are left out."""
+
+
 @dataclass(frozen=True)
 class LesionPair:
     """One row of a manifest: a lesion's clinical photo and dermoscopy image, either of which may be absent.
 
-    URIs are absolute.
+    URIs are absolute. ``patient`` is empty unless a model asks for patient data.
     """
 
     pair_id: str
@@ -211,6 +215,7 @@ class LesionPair:
     clinical_uri: str | None = None
     dermoscopy_uri: str | None = None
     diagnosis: str | None = None
+    patient: PatientValues = field(default_factory=dict, hash=False)
 
     def uri(self, modality: Modality) -> str | None:
         """Return the URI of one modality's image."""

@@ -21,6 +21,7 @@ from derm_ray.domain import MILK10K, PAPER15, Calibration, LabelSet, Modality, O
 from derm_ray.storage import read_bytes
 
 if TYPE_CHECKING:
+    from derm_ray.data.patient import PatientEncoder
     from derm_ray.models.factory import NetworkConfig
     from derm_ray.registry import Registry
 
@@ -164,6 +165,7 @@ def seal_untrained(
     size: int = 48,
     calibration: Calibration | None = None,
     reference: Reference = (),
+    patient: "PatientEncoder | None" = None,
 ) -> str:
     """Seal a model of random weights."""
     import torch
@@ -175,7 +177,8 @@ def seal_untrained(
     torch.manual_seed(seed)
     network = build_network(config)
     for name, parameter in network.named_parameters():
-        if name.endswith("classifier.weight"):  # bilinear heads begin at 0, where all answers are the same
+        # Bilinear heads and networks of patient data begin at 0, where all answers are the same.
+        if name.endswith("classifier.weight") or name == "patient.layers.2.weight":
             torch.nn.init.normal_(parameter, std=0.3)
     save_bundle(
         uri,
@@ -186,6 +189,7 @@ def seal_untrained(
         provenance={"metrics": {"cross/accuracy": 0.5}},
         calibration=calibration,
         reference=reference,
+        patient=patient,
     )
     return uri
 
@@ -205,6 +209,26 @@ def cam_bundle_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 
     config = NetworkConfig("triple", "tiny", "cam_bp", 15, cam=CamConfig("tiny", 15))
     return seal_untrained(str(tmp_path_factory.mktemp("bundles") / "cam"), config)
+
+
+@pytest.fixture(scope="session")
+def patient_encoder() -> "PatientEncoder":
+    """Of columns that the synthetic pairs have; one of their sites is not known."""
+    from derm_ray.data.patient import CategoryField, NumberField, PatientEncoder
+
+    sites = ("head_neck_face", "trunk")
+    return PatientEncoder(
+        (NumberField("age", 50, 20, 0, 120), CategoryField("sex", ("female", "male")), CategoryField("site", sites))
+    )
+
+
+@pytest.fixture(scope="session")
+def patient_bundle_uri(patient_encoder: "PatientEncoder", tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model that uses patient data."""
+    from derm_ray.models.factory import NetworkConfig
+
+    config = NetworkConfig(trunk="tiny", patient=patient_encoder.width)
+    return seal_untrained(str(tmp_path_factory.mktemp("bundles") / "patient"), config, patient=patient_encoder)
 
 
 @pytest.fixture(scope="session")

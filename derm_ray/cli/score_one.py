@@ -1,7 +1,7 @@
 """``derm-ray score-one``."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,6 +28,10 @@ def score_one(
     saliency: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="Also write saliency overlays (CAM-BP models).")
     ] = None,
+    patient: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Patient data that the model uses, such as age=45. Repeatable."),
+    ] = None,
     engine: EngineOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -42,25 +46,41 @@ def score_one(
     images = {modality: uri for modality, uri in zip(Modality, (clinical, dermoscopy), strict=True) if uri is not None}
     if not images:
         raise ConfigError("no image given. Give --clinical, --dermoscopy, or both (recommended).")
-    wanted = saliency is not None
-    score = _ask(url, images, saliency=wanted) if url else _here(str(model), engine, images, saliency=wanted)
+    wanted, values = saliency is not None, _parse(patient or [])
+    score = (
+        _ask(url, images, values, saliency=wanted)
+        if url
+        else _here(str(model), engine, images, values, saliency=wanted)
+    )
     written = {}
     if saliency is not None:
         for modality, png in overlays(score).items():
             written[str(modality)] = storage.join(saliency, f"{modality}.png")
             storage.write_bytes(written[str(modality)], png)
-    values = score.model_dump(mode="json", exclude={"saliency"}) | {"saliency": written}
-    emit(values, _text(score, written), as_json=as_json)
+    shown = score.model_dump(mode="json", exclude={"saliency"}) | {"saliency": written}
+    emit(shown, _text(score, written), as_json=as_json)
 
 
-def _ask(url: str, images: Mapping[Modality, str], *, saliency: bool) -> "Score":
+def _parse(assignments: Sequence[str]) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or key.strip() in values:
+            problem = f"{key.strip()!r} is given twice" if equals else "expected KEY=VALUE, such as age=45"
+            raise ConfigError(f"--patient {assignment!r}: {problem}.")
+        values[key.strip()] = value.strip()
+    return values
+
+
+def _ask(url: str, images: Mapping[Modality, str], patient: Mapping[str, str], *, saliency: bool) -> "Score":
     from derm_ray import storage
     from derm_ray.serving.client import Client
 
     data = {modality: storage.read_bytes(uri) for modality, uri in images.items()}
     try:
         with Client(url, os.environ.get(TOKEN_VARIABLE), token_name=TOKEN_VARIABLE) as client:
-            return client.score(data.get(Modality.CLINICAL), data.get(Modality.DERMOSCOPY), saliency=saliency)
+            both = (data.get(Modality.CLINICAL), data.get(Modality.DERMOSCOPY))
+            return client.score(*both, saliency=saliency, patient=patient)
     except ServingError as error:  # an endpoint knows an image by its modality only
         message = str(error)
         for modality, uri in images.items():
@@ -68,18 +88,22 @@ def _ask(url: str, images: Mapping[Modality, str], *, saliency: bool) -> "Score"
         raise ServingError(message) from error
 
 
-def _here(model: str, engine: str, images: Mapping[Modality, str], *, saliency: bool) -> "Score":
+def _here(
+    model: str, engine: str, images: Mapping[Modality, str], patient: Mapping[str, str], *, saliency: bool
+) -> "Score":
     from derm_ray.bundle import load_bundle
     from derm_ray.data.archives.reader import ImageReader
+    from derm_ray.data.patient import check_patient
     from derm_ray.data.preprocessing import load_image, to_pair
     from derm_ray.inference.predictor import Predictor
     from derm_ray.inference.saliency import SaliencyMapper, overlay_files
     from derm_ray.serving.schemas import to_score
 
     bundle = load_bundle(model)
+    values = check_patient(bundle.patient, patient)
     mapper = SaliencyMapper(bundle) if saliency else None
     with ImageReader(images.values()) as reader:
-        pixels = to_pair({m: load_image(uri, bundle.preprocessing, reader) for m, uri in images.items()})
+        pixels = to_pair({m: load_image(uri, bundle.preprocessing, reader) for m, uri in images.items()}, values)
     prediction = Predictor(bundle, engine).predict([pixels])[0]
     return to_score(prediction, bundle, pixels.flags, overlay_files(mapper, pixels) if mapper else None)
 

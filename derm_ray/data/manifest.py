@@ -13,13 +13,14 @@ from typing import BinaryIO
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from derm_ray import storage
 from derm_ray.data.csv_reader import CsvTables
 from derm_ray.data.jsonl_reader import jsonl_tables
 from derm_ray.data.normalization import column_key, convert, has_unseen, not_numbers
-from derm_ray.domain import LabelSet, LesionPair, Split
+from derm_ray.domain import LabelSet, LesionPair, PatientValues, Split
 from derm_ray.errors import ConfigError, ManifestError, OutputExistsError
 
 SCHEMA = pa.schema(
@@ -31,7 +32,7 @@ SCHEMA = pa.schema(
         pa.field("dermoscopy_uri", pa.string()),
         pa.field("diagnosis", pa.string()),
         pa.field("split", pa.string()),
-        pa.field("age_years", pa.float64()),
+        pa.field("age", pa.float64()),
         pa.field("sex", pa.string()),
         pa.field("site", pa.string()),
         pa.field("skin_tone", pa.int64()),
@@ -39,10 +40,12 @@ SCHEMA = pa.schema(
     ]
 )
 """The known columns. ``skin_tone`` counts on ``skin_tone_scale``: milk (0 very dark .. 5 very light),
-fitzpatrick (1 light .. 6 dark) or monk (1 light .. 10 dark). Further columns are kept as they are."""
+fitzpatrick (1 light .. 6 dark) or monk (1 light .. 10 dark). ``sex`` and ``site`` are in lower case. Further columns
+are kept as they are."""
 
 ID_COLUMNS = ("pair_id", "lesion_id", "patient_id")
 URI_COLUMNS = ("clinical_uri", "dermoscopy_uri")
+LOWER_CASE_COLUMNS = ("sex", "site")
 BATCH_ROWS = 65_536
 _LISTED = 400
 _UNPARSABLE = (ValueError, OverflowError, RecursionError, pa.ArrowException)
@@ -89,11 +92,11 @@ class Manifest:
         column = pa.array(values, type=SCHEMA.field(name).type)
         return replace(self, table=self.table.set_column(index, SCHEMA.field(name), column))
 
-    def pairs(self) -> list[LesionPair]:
-        """Return all rows with absolute image URIs."""
+    def pairs(self, patient: Sequence[PatientValues] = ()) -> list[LesionPair]:
+        """Return all rows with absolute image URIs, and with their patient data where it is given."""
         ids = ([value or "" for value in self.column(name)] for name in ("pair_id", "lesion_id"))
-        rows = zip(*ids, *map(self._resolved, URI_COLUMNS), self.column("diagnosis"), strict=True)
-        return [LesionPair(*row) for row in rows]
+        columns = (*ids, *map(self._resolved, URI_COLUMNS), self.column("diagnosis"), *([patient] if patient else []))
+        return [LesionPair(*row) for row in zip(*columns, strict=True)]
 
     def absolute(self) -> "Manifest":
         """Return a copy with absolute image URIs."""
@@ -188,7 +191,7 @@ def normalize_schema(table: pa.Table, uri: str, *, first_row: int = 0) -> Manife
                 f"column {name!r} of type {column.type}: {error}"
             ]
             continue
-        columns[field.name] = converted
+        columns[field.name] = pc.utf8_lower(converted) if field.name in LOWER_CASE_COLUMNS else converted
         if words and field.name in names:
             missing_words[field.name] = words
     if problems:

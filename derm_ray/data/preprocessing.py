@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from concurrent.futures import Executor, wait
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from time import perf_counter
 from typing import Any
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 from derm_ray.data.archives.reader import ImageReader
 from derm_ray.data.decode import decode
-from derm_ray.domain import LesionPair, Modality
+from derm_ray.domain import LesionPair, Modality, PatientValues
 from derm_ray.errors import BundleError, ImageError
 
 INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -80,6 +80,7 @@ class PairPixels:
         clinical, dermoscopy: see :data:`Pixels`.
         flags: modality and :class:`derm_ray.domain.ImageFlag`, such as ``clinical:animated``.
         read_s, decode_s: seconds spent on both images; they may have been loaded at the same time.
+        patient: patient data of the lesion, empty where none is known or no model asks for it.
     """
 
     clinical: Pixels | None
@@ -87,6 +88,7 @@ class PairPixels:
     flags: tuple[str, ...] = ()
     read_s: float = 0.0
     decode_s: float = 0.0
+    patient: PatientValues = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert self.clinical is not None or self.dermoscopy is not None, "a pair has at least one image"
@@ -103,8 +105,8 @@ class PairPixels:
         return self.clinical if modality is Modality.CLINICAL else self.dermoscopy
 
 
-def to_pair(images: Mapping[Modality, LoadedImage]) -> PairPixels:
-    """Return the images of one pair together, one of them at least."""
+def to_pair(images: Mapping[Modality, LoadedImage], patient: PatientValues | None = None) -> PairPixels:
+    """Return the images of one pair together, one of them at least, with its patient data."""
     clinical, dermoscopy = images.get(Modality.CLINICAL), images.get(Modality.DERMOSCOPY)
     return PairPixels(
         clinical.pixels if clinical else None,
@@ -112,6 +114,7 @@ def to_pair(images: Mapping[Modality, LoadedImage]) -> PairPixels:
         tuple(f"{modality}:{flag}" for modality in Modality if modality in images for flag in images[modality].flags),
         sum(image.read_s for image in images.values()),
         sum(image.decode_s for image in images.values()),
+        patient or {},
     )
 
 
@@ -187,9 +190,10 @@ def load_pairs(
         ]
         wait([future for loading in futures for future in loading.values()])
     results: list[PairPixels | ImageError] = []
-    for loading in futures:
+    for pair, loading in zip(pairs, futures, strict=True):
         try:
-            results.append(to_pair({modality: future.result() for modality, future in loading.items()}))
+            loaded = {modality: future.result() for modality, future in loading.items()}
+            results.append(to_pair(loaded, pair.patient))
         except ImageError as error:
             results.append(error)
     return results

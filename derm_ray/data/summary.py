@@ -23,7 +23,7 @@ class ManifestSummary:
         modalities: ``both``, ``clinical``, ``dermoscopy`` -> pairs.
         diagnoses: diagnosis -> split (or ``unsplit``) -> pairs, by falling total.
         sexes, sites, skin_tones: value -> pairs.
-        age_years: (minimum, median, maximum), or ``None`` where no age is known.
+        age: (minimum, median, maximum), or ``None`` where no age is known.
         missing: known column -> pairs without a value; those that have one everywhere are left out.
         missing_words: column -> word -> pairs for which it was read as missing.
     """
@@ -36,7 +36,7 @@ class ManifestSummary:
     sexes: dict[str, int]
     sites: dict[str, int]
     skin_tones: dict[str, int]
-    age_years: tuple[float, float, float] | None
+    age: tuple[float, float, float] | None
     missing: dict[str, int]
     missing_words: dict[str, dict[str, int]]
 
@@ -59,8 +59,8 @@ class ManifestSummary:
             "site        " + _inline(self.sites),
             "skin tone   " + _inline(self.skin_tones),
         ]
-        if self.age_years:
-            lines.append("age         {:g} to {:g} years, median {:g}".format(*(self.age_years[i] for i in (0, 2, 1))))
+        if self.age:
+            lines.append("age         {:g} to {:g} years, median {:g}".format(*(self.age[i] for i in (0, 2, 1))))
         lines += self.missing_lines()
         lines += ["", f"{'diagnosis':<{width}} {'all':>6}" + "".join(f" {part:>7}" for part in used)]
         for name, row in self.diagnoses.items():
@@ -91,7 +91,7 @@ def summarize(manifest: Manifest) -> ManifestSummary:
         f"{scale} {tone}" if tone is not None else None
         for scale, tone in zip(columns["skin_tone_scale"], columns["skin_tone"], strict=True)
     ]
-    ages = sorted(v for v in columns["age_years"] if v is not None)
+    ages = sorted(v for v in columns["age"] if v is not None)
     return ManifestSummary(
         pairs=len(manifest),
         lesions=len(set(columns["lesion_id"])),
@@ -101,7 +101,7 @@ def summarize(manifest: Manifest) -> ManifestSummary:
         sexes=_count(columns["sex"]),
         sites=_count(columns["site"]),
         skin_tones=dict(sorted(_count(tones).items())),
-        age_years=(ages[0], median(ages), ages[-1]) if ages else None,
+        age=(ages[0], median(ages), ages[-1]) if ages else None,
         missing={name: count for name in SCHEMA.names if (count := manifest.table[name].null_count)},
         missing_words={name: dict(words) for name, words in manifest.missing_words.items()},
     )

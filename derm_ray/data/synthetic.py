@@ -56,7 +56,7 @@ def synthesize(out_uri: str, pairs: int, label_set: LabelSet, *, seed: int = 0, 
                 "clinical_uri": f"images/{lesion_id}/clinical.jpg",
                 "dermoscopy_uri": f"images/{lesion_id}/dermoscopy.jpg",
                 "diagnosis": classes[diagnosis],
-                "age_years": float(generator.integers(20, 91)),
+                "age": float(generator.integers(20, 91)),
                 "sex": ("female", "male")[generator.integers(2)],
                 "site": ("trunk", "head_neck_face", "lower_extremity")[generator.integers(3)],
             }

@@ -15,6 +15,8 @@ from derm_ray.errors import ManifestError, unknown_name
 GROUP_COLUMNS = ("lesion_id", "patient_id")
 MAX_ROWS = 20
 """Row numbers of one message."""
+AGES = (0, 120)
+SEXES = ("female", "male", "other")
 SKIN_TONE_SCALES = {"milk": (0, 5), "fitzpatrick": (1, 6), "monk": (1, 10)}
 
 
@@ -46,7 +48,7 @@ def validate(
     ]
     if label_set is not None:
         problems += _diagnoses(manifest, label_set, needed, purpose)
-    problems += [*_splits(manifest), *_attributes(manifest)]
+    problems += [*_splits(manifest), *attribute_problems(manifest)]
     if problems:
         raise ManifestError(manifest.uri, problems)
 
@@ -57,10 +59,10 @@ def _rows(indices: Iterable[int]) -> str:
     return ("row " if len(numbers) == 1 else "rows ") + ", ".join(numbers[:MAX_ROWS]) + more
 
 
-def _positions(values: Iterable[str | None]) -> dict[str, list[int]]:
+def _positions(values: Iterable[str | None], first_row: int = 0) -> dict[str, list[int]]:
     """Return the rows, counted from 0, at which each value stands."""
     found: dict[str, list[int]] = defaultdict(list)
-    for row, value in enumerate(values):
+    for row, value in enumerate(values, first_row):
         if value is not None:
             found[value].append(row)
     return found
@@ -107,9 +109,9 @@ def _incomplete(manifest: Manifest, needed: list[bool], purpose: str) -> Iterato
             yield f"{_rows([row])}: {absent} is empty; {purpose} needs both images"
 
 
-def _unknown(values: list[str | None], kind: str, known: Sequence[str]) -> Iterator[str]:
+def _unknown(values: list[str | None], kind: str, known: Sequence[str], first_row: int = 0) -> Iterator[str]:
     """Yield a line for every value that is not known; the first one lists what is."""
-    unknown = {value: rows for value, rows in _positions(values).items() if value not in known}
+    unknown = {value: rows for value, rows in _positions(values, first_row).items() if value not in known}
     for number, (value, rows) in enumerate(unknown.items()):
         text = unknown_name(kind, value, known)
         yield f"{_rows(rows)}: {text.partition(' Known: ')[0] if number else text}"
@@ -133,12 +135,15 @@ def _splits(manifest: Manifest) -> Iterator[str]:
                 yield f"{_rows(rows)}: {column} {group!r} is in several splits ({', '.join(sorted(names))})"
 
 
-def _attributes(manifest: Manifest) -> Iterator[str]:
-    ages, tones, scales = (manifest.table[name].to_pylist() for name in ("age_years", "skin_tone", "skin_tone_scale"))
-    yield from _unknown(scales, "skin_tone_scale", tuple(SKIN_TONE_SCALES))
-    for row, (age, tone, scale) in enumerate(zip(ages, tones, scales, strict=True)):
-        if age is not None and not 0 <= age <= 130:
-            yield f"{_rows([row])}: age_years {age:g} is outside 0..130"
+def attribute_problems(manifest: Manifest, first_row: int = 0) -> Iterator[str]:
+    """Yield problems of patient data: ages, sexes and skin tones that do not exist; see :func:`row_problems`."""
+    scales = manifest.column("skin_tone_scale")
+    yield from _unknown(manifest.column("sex"), "sex", SEXES, first_row)
+    yield from _unknown(scales, "skin_tone_scale", tuple(SKIN_TONE_SCALES), first_row)
+    ages, tones = (manifest.table[name].to_pylist() for name in ("age", "skin_tone"))
+    for row, (age, tone, scale) in enumerate(zip(ages, tones, scales, strict=True), first_row):
+        if age is not None and not AGES[0] <= age <= AGES[1]:
+            yield f"{_rows([row])}: age {age:g} is outside {AGES[0]}..{AGES[1]} years"
         if tone is not None and scale is None:
             yield f"{_rows([row])}: skin_tone needs a skin_tone_scale ({', '.join(SKIN_TONE_SCALES)})"
         elif tone is not None and scale in SKIN_TONE_SCALES:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from derm_ray import RESEARCH_NOTICE, __version__
 from derm_ray.data.loading import load_all
 from derm_ray.data.manifest import Manifest, collapse, require_split
+from derm_ray.data.patient_columns import patient_pairs
 from derm_ray.data.prepared import require_size
 from derm_ray.data.summary import few_lesions
 from derm_ray.data.validation import validate
@@ -31,6 +32,9 @@ from derm_ray.evaluation.comparison import RESAMPLES, Interval, bootstrap, finit
 from derm_ray.evaluation.decisions import Offsets, decided
 from derm_ray.evaluation.metrics import Labels, compute_all, confusion_matrix, task_scores
 from derm_ray.inference.predictor import Predictor
+
+KindScores = dict[PredictionKind, npt.NDArray[np.float64]]
+"""Probabilities (N, K) of each prediction kind."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Evaluation:
         kinds: prediction kind -> metrics.
         warnings: what makes the metrics doubtful, such as classes with few lesions.
         majority: metrics of always predicting the most frequent training class.
+        without_patient: the metrics without patient data, of models that use it; else empty.
         provenance: model digest, its training run, manifest digest, engine, version.
     """
 
@@ -76,6 +81,7 @@ class Evaluation:
     warnings: tuple[str, ...]
     kinds: dict[PredictionKind, KindEvaluation]
     majority: dict[str, float]
+    without_patient: dict[PredictionKind, KindEvaluation]
     provenance: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
@@ -93,20 +99,25 @@ class Evaluation:
             "task_sizes": {name: list(sizes) for name, sizes in self.task_sizes.items()},
             "warnings": list(self.warnings),
             "majority_class": {name: finite_or_none(value) for name, value in self.majority.items()},
-            "predictions": {
-                str(kind): {
-                    "metrics": {name: interval.to_json() for name, interval in result.metrics.items()},
-                    "classes_covered": sum(
-                        math.isfinite(i.value) for name, i in result.metrics.items() if name.startswith("auroc/")
-                    ),
-                    "confusion": result.confusion.tolist(),
-                    "reliability": asdict(result.reliability),
-                    "operating_points": [_point_json(point) for point in result.operating],
-                }
-                for kind, result in self.kinds.items()
-            },
+            "predictions": _kinds_json(self.kinds),
+            **({"predictions_without_patient_data": _kinds_json(self.without_patient)} if self.without_patient else {}),
             "provenance": self.provenance,
         }
+
+
+def _kinds_json(kinds: dict[PredictionKind, KindEvaluation]) -> dict[str, Any]:
+    return {
+        str(kind): {
+            "metrics": {name: interval.to_json() for name, interval in result.metrics.items()},
+            "classes_covered": sum(
+                math.isfinite(i.value) for name, i in result.metrics.items() if name.startswith("auroc/")
+            ),
+            "confusion": result.confusion.tolist(),
+            "reliability": asdict(result.reliability),
+            "operating_points": [_point_json(point) for point in result.operating],
+        }
+        for kind, result in kinds.items()
+    }
 
 
 def _point_json(point: OperatingPoint) -> dict[str, Any]:
@@ -142,26 +153,29 @@ def evaluate(
     manifest = collapse(manifest, label_set)
     validate(manifest, label_set, complete=(split,), purpose="evaluation")
     chosen = require_split(manifest, split)
-    pairs = chosen.pairs()
+    pairs = patient_pairs(chosen, predictor.bundle.patient, manifest)
     labels = np.array([label_set.class_names.index(str(pair.diagnosis)) for pair in pairs])
     shown = [replace(p, clinical_uri=p.dermoscopy_uri, dermoscopy_uri=p.clinical_uri) if swapped else p for p in pairs]
-    scores = predict_pairs(predictor, shown, manifest.uri)
+    scores, without = _predict(predictor, shown, manifest.uri)
     lesion_ids = [pair.lesion_id for pair in pairs]
     tasks = {task.name: task for task in label_set.tasks(definition)}
     calibration = predictor.bundle.calibration
-    kinds = {
-        kind: evaluate_kind(
-            tasks,
-            label_set.class_names,
-            labels,
-            probabilities,
-            lesion_ids,
-            _operating(calibration, kind, label_set, labels, probabilities),
-            offsets=calibration.offsets.get(kind),
-            resamples=resamples,
-        )
-        for kind, probabilities in scores.items()
-    }
+
+    def evaluated(scores: KindScores) -> dict[PredictionKind, KindEvaluation]:
+        return {
+            kind: evaluate_kind(
+                tasks,
+                label_set.class_names,
+                labels,
+                probabilities,
+                lesion_ids,
+                _operating(calibration, kind, label_set, labels, probabilities),
+                offsets=calibration.offsets.get(kind),
+                resamples=resamples,
+            )
+            for kind, probabilities in scores.items()
+        }
+
     cross = scores[PredictionKind.CROSS]
     sides = {name: task_scores(task, label_set.class_names, labels, cross) for name, task in tasks.items()}
     return Evaluation(
@@ -174,8 +188,9 @@ def evaluate(
         support={name: int((labels == i).sum()) for i, name in enumerate(label_set.class_names)},
         task_sizes={name: (len(positive), len(negative)) for name, (positive, negative) in sides.items()},
         warnings=(few,) if (few := few_lesions(manifest, label_set, split)) else (),
-        kinds=kinds,
+        kinds=evaluated(scores),
         majority=_majority(manifest, label_set, labels, definition),
+        without_patient=evaluated(without),
         provenance={
             "model_digest": predictor.bundle.model_digest,
             "run_id": predictor.bundle.run_id,
@@ -262,12 +277,24 @@ def finite_metrics(
     }
 
 
-def predict_pairs(
-    predictor: Predictor, pairs: Sequence[LesionPair], uri: str
-) -> dict[PredictionKind, npt.NDArray[np.float64]]:
+def predict_pairs(predictor: Predictor, pairs: Sequence[LesionPair], uri: str) -> KindScores:
     """Return the probabilities (N, K) of pairs with both images; a ``ManifestError`` names all bad images."""
-    loaded = load_all(pairs, predictor.bundle.preprocessing, uri)
-    predictions = [one.per_input_predictions for pixels in loaded for one in predictor.predict(pixels)]
+    return _predict(predictor, pairs, uri)[0]
+
+
+def _predict(predictor: Predictor, pairs: Sequence[LesionPair], uri: str) -> tuple[KindScores, KindScores]:
+    """Return the probabilities, and of models that use patient data also those without it."""
+    given: list[Mapping[PredictionKind, tuple[float, ...]]] = []
+    without: list[Mapping[PredictionKind, tuple[float, ...]]] = []
+    for pixels in load_all(pairs, predictor.bundle.preprocessing, uri):
+        given += [one.per_input_predictions for one in predictor.predict(pixels)]
+        if predictor.bundle.patient is not None:
+            bare = [replace(one, patient={}) for one in pixels]
+            without += [one.per_input_predictions for one in predictor.predict(bare)]
+    return _by_kind(given), _by_kind(without) if without else {}
+
+
+def _by_kind(predictions: Sequence[Mapping[PredictionKind, tuple[float, ...]]]) -> KindScores:
     return {kind: np.array([one[kind] for one in predictions]) for kind in PredictionKind}
 
 

@@ -77,6 +77,7 @@ def evaluate_out_of_fold(
         warnings=(few,) if (few := few_warning("train and val", support, len(set(held.lesion_ids)))) else (),
         kinds=kinds,
         majority=_majority(held, folds, definition),
+        without_patient={},
         provenance={
             "model_digest": bundle.model_digest,
             "run_id": bundle.run_id,

@@ -10,6 +10,7 @@ import torch
 from derm_ray.bundle import load_bundle
 from derm_ray.data.loading import pair_images
 from derm_ray.data.manifest import Manifest, collapse, require_split
+from derm_ray.data.patient_columns import patient_pairs
 from derm_ray.data.prepared import require_size
 from derm_ray.data.validation import validate
 from derm_ray.domain import LesionPair, Modality, Split
@@ -68,7 +69,8 @@ def quantize_bundle(
     generator = np.random.default_rng(0)
     calibration = _draw(_complete(require_split(manifest, Split.VAL).pairs()), CALIBRATION_PAIRS, generator)
     used = {pair.pair_id for pair in calibration}
-    others = _draw([p for p in _complete(manifest.pairs()) if p.pair_id not in used], max_pairs, generator)
+    pairs = _complete(patient_pairs(manifest, bundle.patient))
+    others = _draw([pair for pair in pairs if pair.pair_id not in used], max_pairs, generator)
     if not calibration or not others:
         where = "in val to calibrate on" if not calibration else "outside of val to compare on"
         raise ManifestError(manifest.uri, [f"there is no pair with both images {where}"])

@@ -72,6 +72,14 @@ def summary_text(evaluation: Evaluation) -> str:
     for name, title in overall.items():
         cells = "".join(f"  {figure_text(evaluation.kinds[kind].metrics[name]):<21}" for kind in kinds)
         lines.append(f"{title:<{width}}{cells}  {number_text(evaluation.majority[name])}")
+    if evaluation.without_patient:
+        lines += ["", "without patient data"]
+        lines += [
+            f"{title:<{width}}"
+            + "".join(f"  {figure_text(evaluation.without_patient[kind].metrics[name]):<21}" for kind in kinds)
+            for name, title in overall.items()
+        ]
+        lines.append("")
     lines += [
         f"cross, {point.task}: a threshold of {point.threshold:.4f}, chosen for {point.target:.0%} sensitivity, has "
         f"{_reached('sensitivity', point.sensitivity, 'positives')} and "

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from derm_ray.bundle import Bundle
+from derm_ray.data.patient import Vectors
 from derm_ray.data.preprocessing import PairPixels
 from derm_ray.domain import Modality, Prediction, PredictionKind
 from derm_ray.inference.engines.engine import Engine, Images, Probabilities
@@ -45,7 +46,10 @@ class Predictor:
         self._groups = {task.name: [classes.index(name) for name in task.positive] for task in bundle.label_set.tasks()}
 
     def predict(self, pairs: Sequence[PairPixels]) -> list[Prediction]:
-        """Return one prediction per pair, in order; pairs with one image use its stream alone."""
+        """Return one prediction per pair, in order; pairs with one image use its stream alone.
+
+        Patient data that a pair lacks, or that the model does not know, counts as missing.
+        """
         predictions: dict[int, Prediction] = {}
         temperatures = self.bundle.calibration.temperatures
         for modality, indices in self._batches(pairs):
@@ -60,7 +64,10 @@ class Predictor:
         size = min(len(batch), self.batch_size)
         parts = [batch[start : start + size] for start in range(0, len(batch), size)]
         try:
-            raw = [self.engine.run(_stack(p, Modality.CLINICAL), _stack(p, Modality.DERMOSCOPY)) for p in parts]
+            raw = [
+                self.engine.run(_stack(p, Modality.CLINICAL), _stack(p, Modality.DERMOSCOPY), *self._patient(p))
+                for p in parts
+            ]
         except RuntimeError as error:
             if size == 1 or not _is_out_of_memory(error):
                 raise
@@ -68,6 +75,11 @@ class Predictor:
             logger.warning("out of memory with %d pairs per batch; continuing with %d", size, self.batch_size)
             return self._run(batch)
         return {kind: np.concatenate([part[kind] for part in raw]) for kind in raw[0]}
+
+    def _patient(self, batch: list[PairPixels]) -> list[Vectors]:
+        """Return the encoded patient data, the engine's last argument, of models that use it."""
+        encoder = self.bundle.patient
+        return [encoder.encode([pair.patient for pair in batch])] if encoder is not None else []
 
     def _batches(self, pairs: Sequence[PairPixels]) -> Iterator[tuple[str, list[int]]]:
         size = self.batch_size  # may be halved by a batch

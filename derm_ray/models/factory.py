@@ -7,7 +7,7 @@ from typing import Any
 from derm_ray.errors import ConfigError, unknown_name
 from derm_ray.models.cam import CAM_MODES, CamStream
 from derm_ray.models.heads import HEADS, CamHead, Head
-from derm_ray.models.networks import CrossSubnetwork, PairCam, PairNetwork, ShareNet, SoleNet, Stream
+from derm_ray.models.networks import CrossSubnetwork, PairCam, PairNetwork, PatientNetwork, ShareNet, SoleNet, Stream
 from derm_ray.models.trunks import TRUNKS, Trunk, find_tap
 
 NETWORKS = ("sole", "share", "triple")
@@ -51,6 +51,7 @@ class NetworkConfig:
             VGG-16).
         rank: of bilinear heads: channels left before the Gram matrix; ``None`` keeps all.
         cam: of heads that need a map, and only of these.
+        patient: length of the encoded patient data; ``None``: it uses none.
     """
 
     network: str = "triple"
@@ -60,6 +61,7 @@ class NetworkConfig:
     tap: str | None = None
     rank: int | None = None
     cam: CamConfig | None = None
+    patient: int | None = None
 
     def __post_init__(self) -> None:
         TRUNKS[self.trunk]
@@ -72,6 +74,8 @@ class NetworkConfig:
             raise ConfigError(f"rank {self.rank} applies to bilinear heads only. Remove it for head {self.head}.")
         if self.head == "cam" and self.network == "triple":
             raise ConfigError("a CAM network takes one image. Use network share (one for both modalities) or sole.")
+        if self.head == "cam" and self.patient is not None:
+            raise ConfigError("a CAM network takes no patient data. Remove patient_data for head cam.")
 
     def to_json(self) -> dict[str, Any]:
         """Return the architecture as JSON types."""
@@ -107,13 +111,17 @@ def build_network(config: NetworkConfig, *, freeze: str = "none", dropout: float
         trunk = Trunk(config.trunk, config.tap, freeze)
         return Stream(trunk, head(trunk.channels, from_scratch=False))
 
+    def patient() -> PatientNetwork | None:
+        # Built last, so that the other layers start from the same weights with and without patient data.
+        return PatientNetwork(config.patient, config.classes) if config.patient is not None else None
+
     if config.network == "sole":
-        return SoleNet(stream(), stream(), cam)
+        return SoleNet(stream(), stream(), cam, patient())
     if config.network == "share":
-        return ShareNet(stream(), None, cam)
+        return ShareNet(stream(), None, cam, patient())
     channels = find_tap(config.trunk, config.tap).channels
     cross = CrossSubnetwork(channels, head(channels, from_scratch=True))
-    return ShareNet(stream(), cross, cam)
+    return ShareNet(stream(), cross, cam, patient())
 
 
 def _build_cam(config: CamConfig) -> PairCam:

@@ -34,6 +34,10 @@ class PairLogits(NamedTuple):
             kinds[PredictionKind.CROSS] = torch.stack(list(parts.values())).mean(0)
         return kinds
 
+    def plus(self, term: Tensor) -> "PairLogits":
+        """Return the logits with a term (B, classes) added to those of each sub-network."""
+        return PairLogits(*(logits + term if logits is not None else None for logits in self))
+
 
 class PairMaps(NamedTuple):
     """One map per modality, (B, ...) each; ``None`` where its images are not given."""
@@ -112,34 +116,72 @@ class CrossSubnetwork(nn.Module):
         return logits
 
 
+class PatientNetwork(nn.Module):
+    """Log-odds of the classes from encoded patient data: a hidden layer, and an output that starts at zero.
+
+    The input is that of :class:`derm_ray.data.patient.PatientEncoder`, zeros where all is missing.
+    """
+
+    hidden = 32
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.width = width
+        self.layers = nn.Sequential(nn.Linear(width, self.hidden), nn.ReLU(), nn.Linear(self.hidden, classes))
+        output = self.layers[-1]
+        nn.init.zeros_(output.weight)
+        nn.init.zeros_(output.bias)
+
+    def forward(self, patient_BF: Tensor) -> Tensor:
+        """Return (B, classes), in float32."""
+        with torch.autocast(patient_BF.device.type, enabled=False):
+            term: Tensor = self.layers(patient_BF.float())
+        return term
+
+
 class PairNetwork(nn.Module, ABC):
-    """Base of all pair networks: ``forward(clinical, dermoscopy) -> PairLogits``.
+    """Base of all pair networks: ``forward(clinical, dermoscopy, patient) -> PairLogits``.
 
     Images are (B, 3, H, W), RGB 0..255, uint8 or float; either may be ``None``, not both.
 
     Attributes:
         cam: the CAM network of CAM-BP heads.
+        patient: of networks that use patient data; its term is added to the logits of every sub-network.
     """
 
-    def __init__(self, cam: PairCam | None) -> None:
+    def __init__(self, cam: PairCam | None, patient: PatientNetwork | None = None) -> None:
         super().__init__()
         self.cam = cam
+        self.patient = patient
 
     def forward(
-        self, clinical_BCHW: Tensor | None, dermoscopy_BCHW: Tensor | None, *, from_stem: bool = False
+        self,
+        clinical_BCHW: Tensor | None,
+        dermoscopy_BCHW: Tensor | None,
+        patient_BF: Tensor | None = None,
+        *,
+        from_stem: bool = False,
     ) -> PairLogits:
         """Return the logits of each sub-network whose images are given.
 
         Args:
             clinical_BCHW, dermoscopy_BCHW: images, or what :meth:`stems` returned for them.
-            from_stem: they are the latter.
+            patient_BF: encoded patient data, only of networks that use it; ``None``: all is missing.
+            from_stem: the images are what :meth:`stems` returned.
         """
         inputs = PairMaps(clinical_BCHW, dermoscopy_BCHW)
         stems = inputs if from_stem else self.stems(inputs)
-        return self._classify(stems, self._maps(inputs, stems))
+        logits = self._classify(stems, self._maps(inputs, stems))
+        if self.patient is None:
+            assert patient_BF is None, "this network takes no patient data"
+            return logits
+        if patient_BF is not None:
+            return logits.plus(self.patient(patient_BF))
+        given = next(tensor for tensor in inputs if tensor is not None)
+        return logits.plus(self.patient(torch.zeros(len(given), self.patient.width, device=given.device)))
 
     def encode(self, images_BCHW: Tensor, modality: Modality) -> ImageEncoding:
-        """Return what images of one modality give; :meth:`forward` is this and the cross sub-network."""
+        """Return what images of one modality give; :meth:`forward` is this, the cross sub-network and the patient's."""
         inputs = PairMaps(**{name: images_BCHW if name == modality else None for name in PairMaps._fields})
         stems = self.stems(inputs)
         stem, weights = getattr(stems, modality), getattr(self._maps(inputs, stems), modality)
@@ -179,8 +221,14 @@ class PairNetwork(nn.Module, ABC):
 class SoleNet(PairNetwork):
     """Two sub-networks with their own weights, one per modality (Fig. 1a, Eq. 1-2)."""
 
-    def __init__(self, clinical: Stream, dermoscopy: Stream, cam: PairCam | None = None) -> None:
-        super().__init__(cam)
+    def __init__(
+        self,
+        clinical: Stream,
+        dermoscopy: Stream,
+        cam: PairCam | None = None,
+        patient: PatientNetwork | None = None,
+    ) -> None:
+        super().__init__(cam, patient)
         self.clinical = clinical
         self.dermoscopy = dermoscopy
 
@@ -205,8 +253,14 @@ class ShareNet(PairNetwork):
     Both modalities run through the trunk as one batch.
     """
 
-    def __init__(self, stream: Stream, cross: CrossSubnetwork | None = None, cam: PairCam | None = None) -> None:
-        super().__init__(cam)
+    def __init__(
+        self,
+        stream: Stream,
+        cross: CrossSubnetwork | None = None,
+        cam: PairCam | None = None,
+        patient: PatientNetwork | None = None,
+    ) -> None:
+        super().__init__(cam, patient)
         self.stream = stream
         self.cross = cross
 

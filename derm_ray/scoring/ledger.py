@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from derm_ray import __version__, storage
 from derm_ray.data.inputs import Input
 from derm_ray.data.locations import Locations
+from derm_ray.data.patient import PatientEncoder
 from derm_ray.domain import label_set
 from derm_ray.errors import DermRayError, OutputExistsError, ScoringError
 from derm_ray.scoring.formats import PartFormat, part_format
@@ -152,6 +153,7 @@ def open_run(
     locations: Locations,
     fingerprint: str,
     model_run_id: str | None = None,
+    patient: PatientEncoder | None = None,
 ) -> Run:
     """Start a run in a folder, or resume the one in it.
 
@@ -163,6 +165,7 @@ def open_run(
         description: everything that determines the scores.
         locations: the images' allow-list.
         model_run_id: the training run of the model, if known.
+        patient: encoding of the patient data that the model uses.
 
     Raises:
         OutputExistsError: the folder contains another run; the message names the difference.
@@ -181,10 +184,10 @@ def open_run(
                     f"{source.uri}: files were added, removed or replaced since the run in {out_uri} started. "
                     "Choose another --out, or restore the files."
                 )
-            digest = _plan(source, description, locations, None).digest
+            digest = _plan(source, description, locations, None, patient).digest
             _refuse_changes(out_uri, {"input digest": run.source["digest"]}, {"input digest": digest})
         return run
-    digest, shards = _plan(source, description, locations, storage.join(out_uri, MANIFEST))
+    digest, shards = _plan(source, description, locations, storage.join(out_uri, MANIFEST), patient)
     sink = BytesIO()
     pq.write_table(pa.Table.from_pylist([asdict(shard) for shard in shards]), sink)
     storage.write_bytes(storage.join(out_uri, SHARDS), sink.getvalue())
@@ -218,9 +221,16 @@ def readable(uri: str, hint: str) -> Iterator[str]:
         ) from error
 
 
-def _plan(source: Input, description: RunDescription, locations: Locations, manifest_uri: str | None) -> Plan:
+def _plan(
+    source: Input,
+    description: RunDescription,
+    locations: Locations,
+    manifest_uri: str | None,
+    patient: PatientEncoder | None,
+) -> Plan:
     csv = description.format == "csv"
-    return make_plan(source, asdict(description), description.shard_size, manifest_uri, locations, csv=csv)
+    run = asdict(description)
+    return make_plan(source, run, description.shard_size, manifest_uri, locations, csv=csv, patient=patient)
 
 
 def _refuse_changes(out_uri: str, before: dict[str, Any], now: dict[str, Any]) -> None:

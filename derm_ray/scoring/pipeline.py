@@ -137,7 +137,7 @@ def score(
         )
         sized = SizedInput(source, model.preprocessing)
         locations = Locations(source.uri, options.allow_prefixes)
-        run = open_run(out_uri, sized, description, locations, fingerprint, model.run_id)
+        run = open_run(out_uri, sized, description, locations, fingerprint, model.run_id, model.patient)
         with working_for(run.run_id):
             counts, resumed = _complete(run, model, resolved, options, lease)
     return ScoringResult(out_uri, run.run_id, counts, resumed, time.perf_counter() - started)

@@ -1,9 +1,10 @@
 """Planning: cutting an input into shards, and writing the run's own copy of its rows."""
 
 import hashlib
+import logging
 import tempfile
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,10 +16,14 @@ from derm_ray.data.archives.address import container, is_sequential
 from derm_ray.data.inputs import Input
 from derm_ray.data.locations import Locations
 from derm_ray.data.manifest import Manifest
-from derm_ray.data.validation import row_problems
+from derm_ray.data.patient import PatientEncoder
+from derm_ray.data.patient_columns import PatientReader
+from derm_ray.data.validation import attribute_problems, row_problems
 from derm_ray.domain import LesionPair
 from derm_ray.errors import ManifestError
-from derm_ray.scoring.shards import COLUMNS, PAIR_SCHEMA, Shard, row_line
+from derm_ray.scoring.shards import COLUMNS, Shard, pair_schema, row_line
+
+logger = logging.getLogger(__name__)
 
 MAX_PROBLEMS = 1000
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -39,6 +44,7 @@ def make_plan(
     locations: Locations,
     *,
     csv: bool = False,
+    patient: PatientEncoder | None = None,
 ) -> Plan:
     """Check every row, cut the input and write the run's own copy of it, one Parquet row group per shard.
 
@@ -51,6 +57,7 @@ def make_plan(
             is read once.
         manifest_uri: of the copy; ``None`` writes none.
         csv: the scores will be opened as CSV: ids must not begin a formula.
+        patient: encoding of the patient data that the model uses; it is copied too.
 
     Raises:
         ManifestError: rows that break the rules; up to 1,000 are listed, and nothing is written.
@@ -60,17 +67,20 @@ def make_plan(
     total = hashlib.sha256()
     run_digest = storage.digest(run).encode()
     shards: list[Shard] = []
+    reader = PatientReader(patient) if patient is not None else None
+    schema = pair_schema(patient)
     with tempfile.NamedTemporaryFile(suffix=".parquet") as copy:
-        with pq.ParquetWriter(copy.name, PAIR_SCHEMA, write_statistics=False) as writer:
+        with pq.ParquetWriter(copy.name, schema, write_statistics=False) as writer:
             start = 0
-            for rows in _cut(_checked(source, locations, ids, problems, csv=csv), shard_size, problems):
+            for rows in _cut(_checked(source, locations, ids, problems, reader, csv=csv), shard_size, problems):
                 lines = b"".join(row_line(row) for row in rows)
                 total.update(lines)
                 digest = hashlib.sha256(run_digest + lines).hexdigest()
                 shards.append(Shard(len(shards), start, start + len(rows), digest))
                 start += len(rows)
-                columns = {name: [getattr(row, name) for row in rows] for name in COLUMNS}
-                writer.write_table(pa.table(columns, schema=PAIR_SCHEMA), row_group_size=len(rows))
+                columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in COLUMNS}
+                columns |= {name: [row.patient.get(name) for row in rows] for name in schema.names[len(COLUMNS) :]}
+                writer.write_table(pa.table(columns, schema=schema), row_group_size=len(rows))
         problems += ids.repetitions()
         if not shards and not problems:
             problems.append("no rows")
@@ -78,16 +88,30 @@ def make_plan(
             raise ManifestError(source.uri, problems[:MAX_PROBLEMS])
         if manifest_uri is not None:
             storage.upload(copy.name, manifest_uri)
+    for line in reader.warnings() if reader is not None else ():
+        logger.warning("%s: %s", source.uri, line)
     return Plan(total.hexdigest(), tuple(shards))
 
 
 def _checked(
-    source: Input, locations: Locations, ids: "_Ids", problems: list[str], *, csv: bool
+    source: Input,
+    locations: Locations,
+    ids: "_Ids",
+    problems: list[str],
+    reader: PatientReader | None,
+    *,
+    csv: bool,
 ) -> Iterator[LesionPair]:
     """Yield all pairs, and collect their problems."""
     first = 0
     for piece in source.pieces():
-        pairs = piece.pairs()
+        if reader is None:
+            pairs = piece.pairs()
+        else:
+            patients, found_in_columns = reader.read(piece, first)
+            pairs = piece.pairs(patients)
+            found = chain(attribute_problems(piece, first), found_in_columns)
+            problems += islice(found, MAX_PROBLEMS - len(problems))
         found = _piece_problems(piece, pairs, first, locations, csv=csv)
         problems += islice(found, MAX_PROBLEMS - len(problems))
         ids.add(pair.pair_id for pair in pairs)

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from derm_ray import storage
 from derm_ray.data.archives.ranges import BLOCK, STREAM_BLOCK, open_ranges
+from derm_ray.data.patient import NumberField, PatientEncoder
 from derm_ray.domain import LesionPair
 from derm_ray.errors import StorageError
 
@@ -40,9 +41,19 @@ class Shard:
         return self.stop - self.start
 
 
+def pair_schema(patient: PatientEncoder | None) -> pa.Schema:
+    """Return the columns of a run's copy of its input: those of all runs, and the patient data that its model uses."""
+    fields = patient.fields if patient is not None else ()
+    kinds = ((of.name, pa.float64() if isinstance(of, NumberField) else pa.string()) for of in fields)
+    return pa.schema([*PAIR_SCHEMA, *(pa.field(name, kind) for name, kind in kinds)])
+
+
 def row_line(pair: LesionPair) -> bytes:
-    """Return the bytes of a row for digests: its ids and image URIs."""
-    return json.dumps([getattr(pair, name) for name in COLUMNS], ensure_ascii=False).encode() + b"\n"
+    """Return the bytes of a row for digests: its ids and image URIs, and its patient data, if any."""
+    values: list[object] = [getattr(pair, name) for name in COLUMNS]
+    if pair.patient:
+        values.append(dict(pair.patient))
+    return json.dumps(values, ensure_ascii=False).encode() + b"\n"
 
 
 class PairReader:
@@ -60,7 +71,12 @@ class PairReader:
             raise StorageError(
                 f"{self._uri}: row group {shard.index} does not match shard {shard.start}..{shard.stop}."
             )
-        return [LesionPair(**row) for row in table.to_pylist()]
+        further = table.column_names[len(COLUMNS) :]
+        if not further:
+            return [LesionPair(**row) for row in table.to_pylist()]
+        rows = table.to_pylist()
+        patients = [{name: value for name in further if (value := row.pop(name)) is not None} for row in rows]
+        return [LesionPair(**row, patient=patient) for row, patient in zip(rows, patients, strict=True)]
 
     def ids(self, shards: Iterator[Shard]) -> Iterator[tuple[Shard, pa.ChunkedArray]]:
         """Yield the ``pair_id`` column of one shard after the other."""

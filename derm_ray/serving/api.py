@@ -22,12 +22,17 @@ from derm_ray.serving.schemas import (
     Score,
     State,
 )
-from derm_ray.serving.strict import StrictRoute
+from derm_ray.serving.strict import StrictRoute, json_object
 
 if TYPE_CHECKING:
     from derm_ray.serving.model import ServedModel
 
 Upload = Annotated[UploadFile | None, File(description="An encoded image, such as JPEG or PNG.")]
+MAX_PATIENT = 10_000
+PATIENT = (
+    'Patient data, a JSON object such as {"age": 45, "sex": "female"} with the fields that the model names in '
+    "`patient_fields`. Leave out what is unknown."
+)
 _PROBLEMS = {
     400: "the request is invalid",
     401: "the token is missing or unknown",
@@ -69,7 +74,7 @@ def create_app(model: "ServedModel", checks: Checks | None = None) -> FastAPI:
         if any(image is not None and len(image) > MAX_IMAGE_BYTES for image in images):
             raise ApiError(413, "too_large", f"An image may have at most {MAX_IMAGE_BYTES // 1_000_000} MB.")
         try:
-            return await model.score(pair.clinical, pair.dermoscopy, saliency)
+            return await model.score(pair.clinical, pair.dermoscopy, saliency, pair.patient or {})
         except ApiError as error:
             error.headers = {**(error.headers or {}), MODEL_DIGEST: digest}
             raise
@@ -108,9 +113,12 @@ def create_app(model: "ServedModel", checks: Checks | None = None) -> FastAPI:
         dermoscopy: Upload = None,
         pair_id: Annotated[str | None, Form(max_length=MAX_PAIR_ID)] = None,
         saliency: Annotated[Literal["none", "png"], Form(description="png adds overlays.")] = "none",
+        patient: Annotated[str | None, Form(max_length=MAX_PATIENT, description=PATIENT)] = None,
     ) -> Score:
         """Score one lesion from a clinical photo, a dermoscopy image, or both (recommended)."""
-        pair = Pair.model_construct(pair_id=pair_id, clinical=await _read(clinical), dermoscopy=await _read(dermoscopy))
+        values = json_object("patient", patient) if patient is not None else None
+        images = {"clinical": await _read(clinical), "dermoscopy": await _read(dermoscopy)}
+        pair = Pair.model_construct(pair_id=pair_id, patient=values, **images)
         result = await answer(pair, saliency=saliency == "png")
         response.headers[MODEL_DIGEST] = digest
         return result.model_copy(update={"pair_id": pair_id})

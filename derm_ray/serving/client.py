@@ -1,5 +1,6 @@
 """A client of the endpoint."""
 
+import json
 import re
 import time
 from base64 import b64decode, b64encode
@@ -87,6 +88,7 @@ class Client:
         *,
         pair_id: str | None = None,
         saliency: bool = False,
+        patient: Mapping[str, float | str] | None = None,
     ) -> Score:
         """Score one lesion.
 
@@ -94,9 +96,11 @@ class Client:
             clinical, dermoscopy: encoded images, one of them at least.
             pair_id: returned in the score.
             saliency: also ask for overlays; see :func:`overlays`.
+            patient: patient data by field; :meth:`model` names the fields.
         """
         files = {str(m): data for m, data in zip(Modality, (clinical, dermoscopy), strict=True) if data is not None}
         fields = {"saliency": "png" if saliency else "none"} | ({"pair_id": pair_id} if pair_id is not None else {})
+        fields |= {"patient": json.dumps(dict(patient))} if patient else {}
         return self._ask(Score, "POST", "/v1/score", files=files or None, data=fields)
 
     def score_batch(self, pairs: Sequence[Mapping[Modality, bytes]]) -> list[PairResult]:

@@ -1,9 +1,11 @@
 """A model that answers for encoded images."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from time import monotonic, perf_counter
+from types import MappingProxyType
 from typing import TypeVar
 
 import numpy as np
@@ -11,10 +13,11 @@ import torch
 
 from derm_ray import storage
 from derm_ray.bundle import CARD, load_bundle
+from derm_ray.data.patient import check_patient
 from derm_ray.data.preprocessing import LoadedImage, PairPixels, image_from_bytes, to_pair
 from derm_ray.data.statistics import ImageStatistics, measure
 from derm_ray.domain import Modality, Prediction
-from derm_ray.errors import BundleError, ImageError
+from derm_ray.errors import BundleError, ConfigError, ImageError
 from derm_ray.inference.predictor import Predictor
 from derm_ray.inference.saliency import SaliencyMapper, no_maps, overlay_files
 from derm_ray.serving.admission import Admission
@@ -22,7 +25,7 @@ from derm_ray.serving.arguments import ServeArguments
 from derm_ray.serving.batches import Batches, Late
 from derm_ray.serving.drift import DriftMetrics
 from derm_ray.serving.metrics import ModelMetrics
-from derm_ray.serving.problems import ApiError, busy
+from derm_ray.serving.problems import ApiError, busy, invalid_request
 from derm_ray.serving.recorder import Recorder
 from derm_ray.serving.schemas import Score, describe_model, to_score
 
@@ -81,14 +84,25 @@ class ServedModel:
         if self._mapper is not None:
             overlay_files(self._mapper, pair)
 
-    async def score(self, clinical: bytes | None, dermoscopy: bytes | None, saliency: bool) -> Score:
-        """Answer for the encoded images of one lesion, one of them at least.
+    async def score(
+        self,
+        clinical: bytes | None,
+        dermoscopy: bytes | None,
+        saliency: bool,
+        patient: Mapping[str, object] = MappingProxyType({}),
+    ) -> Score:
+        """Answer for the encoded images of one lesion, one of them at least, and its patient data as it was sent.
 
         Raises:
-            ApiError: an image cannot be used (422), the model has no maps (400), or there is no time for it (503).
+            ApiError: an image or patient data cannot be used (422), the model has no maps (400), or there is no time for
+                it (503).
         """
         if saliency and self._mapper is None:
             raise ApiError(400, "no_saliency", f"This model has no maps: {no_maps(self._bundle)}")
+        try:
+            values = check_patient(self._bundle.patient, patient)
+        except ConfigError as error:
+            raise invalid_request([f"patient: {error}"]) from error
         if wait_s := self.admission.retry_after_s():
             raise busy(wait_s)
         deadline = monotonic() + ANSWER_S
@@ -99,6 +113,7 @@ class ServedModel:
             except ImageError as error:
                 self._metrics.image_error(str(error.code))
                 raise ApiError(422, str(error.code), error.message) from error
+            pixels = replace(pixels, patient=values)
             prediction = await self.predict((pixels, perf_counter()), deadline)
             with self._metrics.stage("encode"):
                 overlays = await self._off(overlay_files, self._mapper, pixels) if saliency else None

@@ -4,12 +4,13 @@ import re
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Base64Encoder, BaseModel, ConfigDict, EncodedBytes, Field
 from pydantic_core import PydanticCustomError
 
 from derm_ray import RESEARCH_NOTICE
+from derm_ray.data.patient import CategoryField, NumberField
 from derm_ray.domain import Modality, Prediction, PredictionKind
 
 if TYPE_CHECKING:
@@ -45,6 +46,17 @@ class Task(Response):
     positive: list[str] = Field(description="Positive classes.")
 
 
+class PatientField(Response):
+    """A field of patient data that the model uses."""
+
+    name: str
+    kind: Literal["number", "category"]
+    values: list[str] = Field(description="Known values of a category; empty for a number.")
+    low: float | None = Field(description="Least number accepted; null for any.")
+    high: float | None = Field(description="Largest number accepted; null for any.")
+    scale: str | None = Field(description="Scale of skin tones: milk, fitzpatrick or monk.")
+
+
 class Model(Response):
     """The model behind the endpoint."""
 
@@ -58,6 +70,7 @@ class Model(Response):
     input_size: int = Field(description="Side of the square input in pixels.")
     engine: str
     saliency: bool = Field(description="Whether saliency overlays are available.")
+    patient_fields: list[PatientField] = Field(description="Fields of `patient`, all optional; empty if it uses none.")
     operating_points: list[OperatingPoint]
     metrics: dict[str, Any] = Field(description="Validation metrics of the training run; empty if unknown.")
     card: str = Field(description="The model card, Markdown.")
@@ -132,6 +145,11 @@ class Pair(BaseModel):
     pair_id: str | None = Field(None, max_length=MAX_PAIR_ID)
     clinical: Encoded | None = None
     dermoscopy: Encoded | None = None
+    patient: dict[str, Any] | None = Field(
+        None,
+        description="Patient data by field, see `patient_fields` of the model. Leave out what is unknown.",
+        examples=[{"age": 45, "sex": "female"}],
+    )
 
 
 class Pairs(BaseModel):
@@ -176,12 +194,21 @@ def describe_model(bundle: "Bundle", engine: str, card: str) -> Model:
         input_size=bundle.preprocessing.size,
         engine=engine,
         saliency=bundle.network.cam is not None,
+        patient_fields=[_describe_field(field) for field in bundle.patient.fields] if bundle.patient else [],
         operating_points=[
             OperatingPoint(name=point.name, **asdict(point)) for point in bundle.calibration.operating_points
         ],
         metrics=dict(bundle.provenance.get("metrics", {})),
         card=card,
     )
+
+
+def _describe_field(field: NumberField | CategoryField) -> PatientField:
+    if isinstance(field, CategoryField):
+        values = list(field.values)
+        return PatientField(name=field.name, kind="category", values=values, low=None, high=None, scale=None)
+    low, high, scale = field.low, field.high, field.scale
+    return PatientField(name=field.name, kind="number", values=[], low=low, high=high, scale=scale)
 
 
 def to_score(

@@ -95,6 +95,21 @@ def _check(kind: str, given: Sequence[str], known: Sequence[str]) -> list[str]:
     return problems + [f"{kind} {shown(name)} is repeated. Send it once." for name in repeated]
 
 
+def json_object(name: str, text: str) -> dict[str, Any]:
+    """Return the JSON object in a form field.
+
+    Raises:
+        ApiError: it is none, or repeats a key (422).
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=_object)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise invalid_request([f'{name}: not a JSON object, such as {{"age": 45}}'])
+    return value
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):

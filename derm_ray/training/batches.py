@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from derm_ray.data.manifest import Manifest, collapsed, require_split
+from derm_ray.data.patient import PatientEncoder, Vectors
+from derm_ray.data.patient_columns import patient_pairs
 from derm_ray.data.preprocessing import Preprocessing, load_pairs
 from derm_ray.domain import LabelSet, LesionPair, Modality, Split
 from derm_ray.errors import ConfigError, ImageError, ImageErrorCode, StorageError
@@ -26,12 +28,14 @@ class LabeledPairs:
         positions, labels: (N,) which of them the label set includes, and their class indices.
         teacher: (N, 3, K) probabilities to learn from beside the labels, one row per
             :class:`derm_ray.domain.PredictionKind`; ``None`` without a teacher.
+        patient: encoded patient data of all pairs of the split (listed, F); ``None``: the network uses none.
     """
 
     listed: tuple[LesionPair, ...]
     positions: Indices
     labels: Indices
     teacher: Probabilities | None = None
+    patient: Vectors | None = None
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -46,27 +50,35 @@ class LabeledPairs:
         rows = np.array_split(batch, world_size)[rank]
         positions = self.positions[rows]
         teacher = None if self.teacher is None else self.teacher[rows]
-        return Share([self.listed[p] for p in positions], positions, self.labels[rows], rows, len(batch), teacher)
+        patient = None if self.patient is None else self.patient[positions]
+        pairs = [self.listed[position] for position in positions]
+        return Share(pairs, positions, self.labels[rows], rows, len(batch), teacher, patient)
 
 
-def labeled(manifest: Manifest, split: Split, labels: LabelSet) -> LabeledPairs:
-    """Return one split with its class indices.
+def labeled(manifest: Manifest, split: Split, labels: LabelSet, encoder: PatientEncoder | None = None) -> LabeledPairs:
+    """Return one split with its class indices, and its patient data where the network uses it.
 
     Raises:
         ConfigError: the split is empty, or the label set excludes all of it.
+        ManifestError: patient data cannot be used.
     """
-    listed = tuple(require_split(manifest, split).pairs())
+    part = require_split(manifest, split)
+    listed = tuple(patient_pairs(part, encoder, manifest))
     classes = [collapsed(labels, pair.diagnosis) for pair in listed]
     included = [(at, labels.class_names.index(name)) for at, name in enumerate(classes) if name is not None]
     if not included:
         raise ConfigError(f"{manifest.uri}: label set {labels.name!r} excludes every pair of split {split!s}.")
     positions, indices = np.array(included, np.int64).T
-    return LabeledPairs(listed, positions, indices)
+    patient = encoder.encode([pair.patient for pair in listed]) if encoder is not None else None
+    return LabeledPairs(listed, positions, indices, patient=patient)
 
 
 @dataclass(frozen=True)
 class Share:
-    """One rank's share of a global batch, to be loaded; ``positions`` (B,) are places among the listed pairs."""
+    """One rank's share of a global batch, to be loaded; ``positions`` (B,) are places among the listed pairs.
+
+    ``patient`` is encoded patient data (B, F), of networks that use it.
+    """
 
     pairs: list[LesionPair]
     positions: Indices
@@ -74,6 +86,7 @@ class Share:
     indices: Indices
     global_size: int
     teacher: Probabilities | None = None
+    patient: Vectors | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +100,7 @@ class Batch:
         indices: (B,) rows of the split.
         global_size: pairs in the whole global batch.
         teacher: (B, 3, K) see :class:`LabeledPairs`.
+        patient: encoded patient data (B, F); ``None`` for networks without it.
     """
 
     clinical: npt.NDArray[np.uint8 | np.uint16 | np.float32]
@@ -95,6 +109,7 @@ class Batch:
     indices: Indices
     global_size: int
     teacher: Probabilities | None = None
+    patient: Vectors | None = None
 
     def parts(self, number: int) -> "list[Batch]":
         """Return its pairs in as many batches, whose sizes differ by one at most."""
@@ -109,6 +124,7 @@ class Batch:
                 self.indices[of],
                 self.global_size,
                 None if self.teacher is None else self.teacher[of],
+                None if self.patient is None else self.patient[of],
             )
             for of in rows
         ]
@@ -148,7 +164,7 @@ def check_batch_size(pairs: int, global_batch_size: int, workers: int, accumulat
 def load_batch(share: Share, spec: Preprocessing, executor: Executor, augmentation: Augmentation | None) -> Batch:
     """Load the images of a share; see :func:`load_images`."""
     clinical, dermoscopy = load_images(share.pairs, spec, executor, augmentation)
-    return Batch(clinical, dermoscopy, share.labels, share.indices, share.global_size, share.teacher)
+    return Batch(clinical, dermoscopy, share.labels, share.indices, share.global_size, share.teacher, share.patient)
 
 
 def load_images(

@@ -100,6 +100,9 @@ class TrainConfig:
         dropout: probability in the heads.
         augmentation: of training images: ``none``, ``mirror`` (left-right), ``standard`` (crops, mirrors, quarter turns
             and colors) or ``strong`` (more of these, blur and erased rectangles).
+        patient_data: manifest columns that the network uses beside the images, such as ``age,sex``; empty for none.
+        patient_dropout: probability with which a training pair goes without each of these columns, and once more
+            without all of them.
         freeze_batch_norm: keep every batch norm's statistics and run it in evaluation mode.
         precision: ``auto`` (bf16 where the hardware has it), ``fp32`` or ``bf16``.
         tta: test-time augmentation that is sealed in the bundle: predictions are averaged over the images ``none``:
@@ -110,7 +113,7 @@ class TrainConfig:
         monitor: validation metric that picks the best epoch, of the cross prediction; higher is better.
         keep: the epoch that becomes the bundle: ``best`` by ``monitor``, or ``last``.
         patience: epochs without a better ``monitor`` after which training ends; 0 runs all.
-        seed: of initial weights, order, augmentation and dropout.
+        seed: of initial weights, order, augmentation and dropout, that of patient data too.
     """
 
     label_set: str = "paper15"
@@ -144,6 +147,8 @@ class TrainConfig:
     clip_norm: NonNegative = 5.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     augmentation: Annotated[str, OneOf("augmentation", POLICIES)] = "mirror"
+    patient_data: str = ""
+    patient_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     freeze_batch_norm: bool = False
     precision: Annotated[str, OneOf("precision", PRECISIONS)] = "auto"
     tta: Annotated[str, OneOf("tta", TTA)] = "none"
@@ -159,13 +164,20 @@ class TrainConfig:
         """Number of classes."""
         return len(label_set(self.label_set).diagnoses)
 
-    def architecture(self, cam: CamConfig | None = None) -> NetworkConfig:
+    @property
+    def patient_fields(self) -> tuple[str, ...]:
+        """The columns of ``patient_data``."""
+        return tuple(name for part in self.patient_data.split(",") if (name := part.strip()))
+
+    def architecture(self, cam: CamConfig | None = None, patient: int | None = None) -> NetworkConfig:
         """Return the network this recipe trains, with the CAM network of a ``cam_bp`` head.
+
+        ``patient`` is the length of encoded patient data, if it uses any.
 
         Raises:
             ConfigError: the parts do not go together.
         """
-        return NetworkConfig(self.network, self.trunk, self.head, self.classes, self.tap, self.rank, cam)
+        return NetworkConfig(self.network, self.trunk, self.head, self.classes, self.tap, self.rank, cam, patient)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -300,6 +312,8 @@ def config_from_json(values: Mapping[str, Any]) -> TrainConfig:
         raise ConfigError(f"label_smoothing applies to loss cross_entropy only. Remove it for loss {config.loss}.")
     if config.keep == "last" and config.patience:
         raise ConfigError("patience ends training after its best epoch, which keep=last does not keep. Remove one.")
+    if repeated := {name for name in config.patient_fields if config.patient_fields.count(name) > 1}:
+        raise ConfigError(f"patient_data repeats {', '.join(sorted(repeated))}. Name each column once.")
     check_trunk(config.trunk, config.tap, config.freeze, config.preprocessing.size)
     # A head that needs a map gets its real CAM network at the start of the run.
     config.architecture(CamConfig(config.trunk, config.classes) if HEADS[config.head].needs_map else None)

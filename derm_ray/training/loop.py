@@ -194,6 +194,8 @@ class TrainingLoop:
         inputs = [network_input(a, self.device) for a in (batch.clinical, batch.dermoscopy)]
         if self.precision == "fp32":
             inputs = [tensor.float() for tensor in inputs]
+        if batch.patient is not None:
+            inputs.append(torch.from_numpy(batch.patient).to(self.device))
         logits: PairLogits = (module or self._module)(*inputs, from_stem=batch.clinical.dtype != np.uint8)
         return logits
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from derm_ray import bundle
+from derm_ray.data.patient import PatientEncoder
 from derm_ray.errors import ConfigError
 from derm_ray.models.factory import NetworkConfig, build_network
 from derm_ray.models.heads import HEADS
@@ -30,10 +31,12 @@ class Start:
     cam_digest: str | None
 
 
-def make_start(config: TrainConfig, init_weights: str | None, cam: str | None) -> Start:
+def make_start(
+    config: TrainConfig, init_weights: str | None, cam: str | None, patient: PatientEncoder | None = None
+) -> Start:
     """Return the initial network of a run; the seed determines all weights that are not loaded.
 
-    ``cam`` is the bundle of the CAM network of a head that needs a map.
+    ``cam`` is the bundle of the CAM network of a head that needs a map, ``patient`` the encoding of patient data.
 
     Raises:
         ConfigError, BundleError, StorageError: a part is missing, cannot be read, or does not fit.
@@ -59,7 +62,7 @@ def make_start(config: TrainConfig, init_weights: str | None, cam: str | None) -
         if state is not None:
             load_trunk_weights(trunk, state, source)
         part = describe_cam(trained.network, trained.weights, config.cam_mode, trunk, config.freeze)
-    architecture = config.architecture(part)
+    architecture = config.architecture(part, patient.width if patient is not None else None)
     torch.manual_seed(config.seed)
     network = build_network(architecture, freeze=config.freeze, dropout=config.dropout)
     if state is not None:

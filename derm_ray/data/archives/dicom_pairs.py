@@ -98,6 +98,6 @@ def _row(lesion_id: str, pair_id: str, clinical: _Image | None, dermoscopy: _Ima
         "patient_id": headers[0].patient_id,
         "clinical_uri": clinical[1] if clinical else None,
         "dermoscopy_uri": dermoscopy[1] if dermoscopy else None,
-        "age_years": next((header.age_years for header in headers if header.age_years is not None), None),
+        "age": next((header.age_years for header in headers if header.age_years is not None), None),
         "sex": next((header.sex for header in headers if header.sex is not None), None),
     }

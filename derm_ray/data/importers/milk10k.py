@@ -66,15 +66,29 @@ def import_milk10k(source: str, label_set: LabelSet, out_uri: str) -> ImportResu
             "clinical_uri": uris["clinical_uri"],
             "dermoscopy_uri": uris["dermoscopy_uri"],
             "diagnosis": diagnosis,
-            "age_years": lesions["age_approx"],
+            "age": lesions["age_approx"],
             "sex": lesions["sex"],
             "site": lesions["site"],
             "skin_tone": lesions["skin_tone_class"],
             "skin_tone_scale": lesions["skin_tone_class"].notna().map({True: "milk", False: None}),
             "diagnosis_full": lesions["diagnosis_full"],
+            **_monet(images, source),
         }
     )
     return with_diagnosis(frame, out_uri)
+
+
+def _monet(images: pd.DataFrame, source: str) -> dict[str, pd.Series]:
+    """Return the MONET scores (0..1, Kim et al. 2024) of both images by column, such as ``monet_hair_dermoscopy``."""
+    try:
+        return {
+            f"{column.lower()}_{uri.removesuffix('_uri')}": of.set_index("lesion_id")[column].astype(float)
+            for column in images.columns
+            if column.startswith("MONET_")
+            for uri, of in images.groupby("modality")
+        }
+    except ValueError as error:
+        raise ManifestError(storage.join(source, f"{PREFIX}_Metadata.csv"), [f"a MONET score: {error}"]) from error
 
 
 def _table(source: str, name: str, columns: tuple[str, ...], ids: tuple[str, ...]) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from derm_ray.data.patient import Vectors
 from derm_ray.domain import PredictionKind
 from derm_ray.inference.engines.engine import Engine, Images, Probabilities
 from derm_ray.models.views import TTA, views
@@ -20,11 +21,10 @@ class AveragedEngine:
         self._engines = engines
         self._tta = tta
 
-    def run(self, clinical: Images | None, dermoscopy: Images | None) -> Mapping[PredictionKind, Probabilities]:
+    def run(
+        self, clinical: Images | None, dermoscopy: Images | None, patient: Vectors | None = None
+    ) -> Mapping[PredictionKind, Probabilities]:
         """See :class:`derm_ray.inference.engines.engine.Engine`."""
-        seen = [
-            views(images, self._tta) if images is not None else [None] * TTA[self._tta]
-            for images in (clinical, dermoscopy)
-        ]
-        answers = [engine.run(*pair) for engine in self._engines for pair in zip(*seen, strict=True)]
+        seen = [views(i, self._tta) if i is not None else [None] * TTA[self._tta] for i in (clinical, dermoscopy)]
+        answers = [engine.run(*pair, patient) for engine in self._engines for pair in zip(*seen, strict=True)]
         return {kind: np.mean([answer[kind] for answer in answers], 0, np.float32) for kind in answers[0]}

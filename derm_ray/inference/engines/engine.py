@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from derm_ray.bundle import Bundle
+from derm_ray.data.patient import Vectors
 from derm_ray.domain import PredictionKind
 
 Images = npt.NDArray[np.uint8]
@@ -20,8 +21,13 @@ class Engine(Protocol):
 
     name: str
 
-    def run(self, clinical: Images | None, dermoscopy: Images | None) -> Mapping[PredictionKind, Probabilities]:
-        """Return (B, classes) probabilities for uint8 images (B, size, size, 3), per prediction kind."""
+    def run(
+        self, clinical: Images | None, dermoscopy: Images | None, patient: Vectors | None = None
+    ) -> Mapping[PredictionKind, Probabilities]:
+        """Return (B, classes) probabilities for uint8 images (B, size, size, 3), per prediction kind.
+
+        ``patient`` is encoded patient data (B, F), for models that use it; without it, all is missing.
+        """
         ...
 
 

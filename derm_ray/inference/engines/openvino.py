@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from derm_ray.bundle import Bundle
+from derm_ray.data.patient import Vectors
 from derm_ray.domain import Modality, PredictionKind
 from derm_ray.errors import BundleError, ConfigError
 from derm_ray.inference.engines.engine import EngineKind, Images, Probabilities
@@ -24,8 +25,9 @@ logger = logging.getLogger(__name__)
 Arrays = npt.NDArray[Any]
 
 NAME = "openvino-int8"
-BOTH, CROSS = "both", "cross"
-"""Parts: one encoder for images of ``both`` modalities, or one named after each; then the cross sub-network."""
+BOTH, CROSS, PATIENT = "both", "cross", "patient"
+"""Parts: one encoder for images of ``both`` modalities, or one named after each; the cross sub-network; the network of
+patient data."""
 
 
 def require(name: str) -> ModuleType:
@@ -85,9 +87,12 @@ class OpenVinoEngine:
                 "Create it again: derm-ray model quantize --overwrite."
             ) from error
         self._cross = parts.pop(CROSS, None)
+        self._patient = parts.pop(PATIENT, None)
         self._encoders = parts
 
-    def run(self, clinical: Images | None, dermoscopy: Images | None) -> Mapping[PredictionKind, Probabilities]:
+    def run(
+        self, clinical: Images | None, dermoscopy: Images | None, patient: Vectors | None = None
+    ) -> Mapping[PredictionKind, Probabilities]:
         """See :class:`derm_ray.inference.engines.engine.Engine`."""
         given = {m: i for m, i in zip(Modality, (clinical, dermoscopy), strict=True) if i is not None}
         encoded = self._encode(given)
@@ -95,8 +100,17 @@ class OpenVinoEngine:
         if self._cross is not None and len(encoded) == 2:
             (triple,) = outputs_of(self._cross, *cross_inputs(*encoded.values()))
             logits["triple"] = torch.from_numpy(triple)
-        named = {name: logits.get(name) for name in PairLogits._fields}
-        return {kind: p.numpy() for kind, p in PairLogits(**named).probabilities().items()}
+        pair = PairLogits(**{name: logits.get(name) for name in PairLogits._fields})
+        if self._patient is not None:
+            pair = pair.plus(torch.from_numpy(self._term(patient, len(next(iter(given.values()))))))
+        return {kind: p.numpy() for kind, p in pair.probabilities().items()}
+
+    def _term(self, patient: Vectors | None, pairs: int) -> Arrays:
+        """Return the term of the patient data (B, classes); without it, that of zeros."""
+        if patient is None:
+            patient = np.zeros((pairs, self._patient.input(0).partial_shape[1].get_length()), np.float32)
+        (term,) = outputs_of(self._patient, patient)
+        return term
 
     def _encode(self, given: dict[Modality, Images]) -> dict[Modality, list[Any]]:
         """Return logits, tap and, where there is one, the map of each modality's images."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from derm_ray.bundle import Bundle
+from derm_ray.data.patient import Vectors
 from derm_ray.domain import PredictionKind
 from derm_ray.errors import ConfigError
 from derm_ray.inference.engines.engine import EngineKind, Images, Probabilities
@@ -40,22 +41,26 @@ class TorchEngine:
         self._network = to_device(bundle.build(), self._device)
         self._pairs: int | None = CPU_PAIRS if self._device.type == "cpu" else None
 
-    def run(self, clinical: Images | None, dermoscopy: Images | None) -> Mapping[PredictionKind, Probabilities]:
+    def run(
+        self, clinical: Images | None, dermoscopy: Images | None, patient: Vectors | None = None
+    ) -> Mapping[PredictionKind, Probabilities]:
         """See :class:`derm_ray.inference.engines.engine.Engine`."""
         with torch.inference_mode(), autocast(self._precision, self._device):
-            given = (network_input(i, self._device) if i is not None else None for i in (clinical, dermoscopy))
+            given = [network_input(i, self._device) if i is not None else None for i in (clinical, dermoscopy)]
+            if patient is not None:
+                given.append(torch.from_numpy(patient).to(self._device))
             logits = self._forward(*given)
         return {kind: p.cpu().numpy() for kind, p in logits.probabilities().items()}
 
-    def _forward(self, clinical: torch.Tensor | None, dermoscopy: torch.Tensor | None) -> PairLogits:
-        given = len(next(tensor for tensor in (clinical, dermoscopy) if tensor is not None))
+    def _forward(self, *inputs: torch.Tensor | None) -> PairLogits:
+        given = len(next(tensor for tensor in inputs if tensor is not None))
         step = self._pairs or given
-        parts = [self._part(clinical, dermoscopy, slice(start, start + step)) for start in range(0, given, step)]
+        parts = [self._part(slice(start, start + step), inputs) for start in range(0, given, step)]
         columns = zip(*parts, strict=True)
         return PairLogits(*(None if column[0] is None else torch.cat(column)[:given] for column in columns))
 
-    def _part(self, clinical: torch.Tensor | None, dermoscopy: torch.Tensor | None, part: slice) -> PairLogits:
-        logits: PairLogits = self._network(*(None if t is None else t[part] for t in (clinical, dermoscopy)))
+    def _part(self, part: slice, inputs: tuple[torch.Tensor | None, ...]) -> PairLogits:
+        logits: PairLogits = self._network(*(None if tensor is None else tensor[part] for tensor in inputs))
         return logits
 
 
@@ -77,27 +82,27 @@ class CompiledEngine(TorchEngine):
         self._pairs: int = GPU_PAIRS if device.type == "cuda" else 1
         self._program = torch.compile(self._network, dynamic=False, options={"freezing": True})
 
-    def _forward(self, clinical: torch.Tensor | None, dermoscopy: torch.Tensor | None) -> PairLogits:
+    def _forward(self, *inputs: torch.Tensor | None) -> PairLogits:
         while True:
             try:
-                return super()._forward(clinical, dermoscopy)
+                return super()._forward(*inputs)
             except torch.OutOfMemoryError:
                 if self._pairs == 1:
                     raise
                 self._pairs //= 2
                 logger.warning("out of memory; compiling for %d pairs at once", self._pairs)
 
-    def _part(self, clinical: torch.Tensor | None, dermoscopy: torch.Tensor | None, part: slice) -> PairLogits:
-        logits: PairLogits = self._program(self._filled(clinical, part), self._filled(dermoscopy, part))
+    def _part(self, part: slice, inputs: tuple[torch.Tensor | None, ...]) -> PairLogits:
+        logits: PairLogits = self._program(*(self._filled(tensor, part) for tensor in inputs))
         return logits
 
     def _filled(self, tensor: torch.Tensor | None, part: slice) -> torch.Tensor | None:
-        """Return a part of the images, padded with the last one to the size of the program."""
+        """Return a part of the inputs, padded with the last one to the size of the program."""
         if tensor is None:
             return None
-        images = tensor[part]
-        lacking = part.stop - part.start - len(images)
-        return torch.cat((images, images[-1:].expand(lacking, *images.shape[1:]))) if lacking else images
+        given = tensor[part]
+        lacking = part.stop - part.start - len(given)
+        return torch.cat((given, given[-1:].expand(lacking, *given.shape[1:]))) if lacking else given
 
 
 def _bf16(bundle: Bundle, device: torch.device) -> TorchEngine | None:

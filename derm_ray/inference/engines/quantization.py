@@ -16,7 +16,16 @@ from torch import Tensor, nn
 from derm_ray.bundle import Bundle
 from derm_ray.domain import Modality
 from derm_ray.inference.engines.engine import Images
-from derm_ray.inference.engines.openvino import BOTH, CROSS, Arrays, compile_part, cross_inputs, outputs_of, require
+from derm_ray.inference.engines.openvino import (
+    BOTH,
+    CROSS,
+    PATIENT,
+    Arrays,
+    compile_part,
+    cross_inputs,
+    outputs_of,
+    require,
+)
 from derm_ray.models.networks import PairMaps, PairNetwork, ShareNet
 
 Sample = tuple[Arrays, ...]
@@ -81,24 +90,35 @@ def quantize(bundle: Bundle, images: Mapping[Modality, Images]) -> tuple[dict[st
             arrays = cross_inputs(encoded[Modality.CLINICAL], encoded[Modality.DERMOSCOPY])
             samples = [tuple(row[None] for row in rows) for rows in zip(*arrays, strict=True)]
             files |= _serialized(_quantized(Cross(network), samples, classes), CROSS)
+        if network.patient is not None:
+            files |= _serialized(
+                _converted(network.patient, (np.zeros((1, network.patient.width), np.float32),)), PATIENT
+            )
     return files, packages
+
+
+def _converted(module: nn.Module, sample: Sample) -> Any:
+    """Convert a part in full precision."""
+    example = tuple(torch.from_numpy(np.concatenate([array, array])) for array in sample)
+    return require("openvino").convert_model(
+        module,
+        example_input=example if len(example) > 1 else example[0],
+        input=[[-1, *array.shape[1:]] for array in sample],
+    )
 
 
 def _quantized(module: nn.Module, samples: list[Sample], classes: int) -> Any:
     """Convert a part and quantize it; layers stay fp32 until the predictions for the samples agree.
 
+    These are predictions from images: the network of patient data is a part of its own, and stays fp32.
+
     Ranges come from histograms: VGG-16's activations have long tails, and ranges that reach to their ends round the
     rest away (measured: 0.968 of images kept their class, 0.996 with histograms).
     """
-    openvino, nncf = require("openvino"), require("nncf")
+    nncf = require("nncf")
     range_estimator = require("nncf.quantization.range_estimator")
     threads = torch.get_num_threads()
-    example = tuple(torch.from_numpy(np.concatenate([array, array])) for array in samples[0])
-    model = openvino.convert_model(
-        module,
-        example_input=example if len(example) > 1 else example[0],
-        input=[[-1, *array.shape[1:]] for array in samples[0]],
-    )
+    model = _converted(module, samples[0])
     exact = compile_part(model, threads)
     truth = [int(outputs_of(exact, *sample)[0].argmax()) for sample in samples]
 

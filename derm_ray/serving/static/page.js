@@ -1,4 +1,5 @@
 // The page of the endpoint: calls /v1/model and /v1/score and shows the results. Nothing is stored or sent elsewhere.
+import { showPatientFields, patientValues } from "./patient.js";
 import { showResult } from "./result.js";
 
 const $ = (id) => document.getElementById(id);
@@ -6,7 +7,7 @@ const files = {};
 let model = null;
 let loads = 0;
 let scoring = false;
-let chosen = 0; // counts the choices, so that no answer is shown beside other photos
+let chosen = 0; // counts the choices, so that no answer is shown beside other photos or patient data
 
 class Refused extends Error {}
 
@@ -51,6 +52,7 @@ async function loadModel() {
   }
   if (load !== loads) return; // a later question is on its way
   model = loaded;
+  showPatientFields(model?.patient_fields ?? []);
   $("card-details").hidden = !model;
   $("card").textContent = model ? model.card : "";
   $("model").textContent = model
@@ -98,11 +100,19 @@ for (const drop of document.querySelectorAll(".drop")) {
 // A photo dropped beside a field must not replace the page.
 for (const name of ["dragover", "drop"]) window.addEventListener(name, (event) => event.preventDefault());
 
+$("patient").addEventListener("change", () => {
+  chosen += 1;
+  $("result").hidden = true;
+  say("");
+});
+
 async function score(sent) {
   if (!sent.clinical && !sent.dermoscopy) throw new Refused("Choose a clinical photo or a dermoscopy image first.");
   if (!model) await loadModel();
   const form = new FormData();
   for (const [modality, file] of Object.entries(sent)) form.append(modality, file, modality);
+  const patient = patientValues();
+  if (Object.keys(patient).length) form.append("patient", JSON.stringify(patient));
   if (model?.saliency) form.append("saliency", "png");
   const answer = await ask("v1/score", { method: "POST", body: form });
   if (answer.model_digest !== model?.model_digest) await loadModel(); // another model took over meanwhile
@@ -124,7 +134,7 @@ $("form").addEventListener("submit", async (event) => {
     const choice = chosen;
     const answer = await score(sent);
     if (choice === chosen) showResult(answer, model, sent);
-    $("status").textContent = choice === chosen ? "" : "The photos have changed: score again.";
+    $("status").textContent = choice === chosen ? "" : "What is to be scored has changed: score again.";
   } catch (error) {
     $("result").hidden = true;
     $("status").textContent = "";

@@ -13,6 +13,7 @@ from derm_ray.ray_rows import Row, dataset_of, objects, packed, unpacked
 from derm_ray.training.augmentation import Augmentation
 from derm_ray.training.batches import Batch, Indices, LabeledPairs, Share, load_batch
 from derm_ray.training.feature_cache import FeatureCache
+from derm_ray.training.patient_dropout import PatientDropout
 
 IMAGES_AT_ONCE = 4
 PREFETCHED_BATCHES = 2
@@ -30,6 +31,7 @@ def batches(
     world_size: int,
     augmentation: Augmentation | None = None,
     features: FeatureCache | None = None,
+    dropout: PatientDropout | None = None,
 ) -> Iterator[Batch | DermRayError]:
     """Yield one rank's share of every global batch, in order: a batch, or the error of its first image that cannot be
     used.
@@ -42,7 +44,7 @@ def batches(
         OSError: storage failed.
     """
     shares = [split.share(batch, rank, world_size) for batch in order]
-    load = partial(_load, spec=spec, augmentation=augmentation, features=features)
+    load = partial(_load, spec=spec, augmentation=augmentation, features=features, dropout=dropout)
     # An elastic run, or one that lost a node, may hold all CPUs: tasks would wait for ever.
     spare = ray.available_resources().get("CPU", 0) >= 1
     for loaded in _loaded_by_tasks(shares, load) if spare else _loaded_here(shares, load):
@@ -78,12 +80,17 @@ def _loaded_here(shares: Sequence[Share], load: _Load) -> Iterator[Batch | DermR
 
 
 def _load(
-    share: Share, spec: Preprocessing, augmentation: Augmentation | None, features: FeatureCache | None
+    share: Share,
+    spec: Preprocessing,
+    augmentation: Augmentation | None,
+    features: FeatureCache | None,
+    dropout: PatientDropout | None,
 ) -> Batch | DermRayError:
+    share = dropout(share) if dropout is not None else share
     try:
         if features is not None:
             images = features.read(share.pairs, share.positions, augmentation)
-            return Batch(*images, share.labels, share.indices, share.global_size, share.teacher)
+            return Batch(*images, share.labels, share.indices, share.global_size, share.teacher, share.patient)
         with ThreadPoolExecutor(IMAGES_AT_ONCE) as executor:
             return load_batch(share, spec, executor, augmentation)
     except (ImageError, StorageError) as error:

@@ -23,7 +23,9 @@ from ray.train import (
 from ray.train.torch import TorchTrainer
 
 from derm_ray import bundle, ray_internals, runtime, storage
-from derm_ray.data.manifest import Manifest, collapse
+from derm_ray.data.manifest import Manifest, collapse, require_split
+from derm_ray.data.patient import PatientEncoder
+from derm_ray.data.patient_columns import fit_encoder
 from derm_ray.data.prepared import is_prepared, require_size
 from derm_ray.data.summary import few_lesions
 from derm_ray.data.validation import validate
@@ -92,6 +94,7 @@ def train(
     track: str | None = None,
     overwrite: bool = False,
     address: str | None = None,
+    encoder: PatientEncoder | None = None,
     callbacks: Sequence[UserCallback] = (),
 ) -> TrainResult:
     """Train a model, resuming the run of that name where there is one.
@@ -135,18 +138,23 @@ def train(
     require_size(manifest, config.preprocessing, "the recipe's size")
     collapsed = collapse(manifest, labels)
     validate(collapsed, labels, complete=(Split.TRAIN, Split.VAL))
-    splits = {split: labeled(manifest, split, labels) for split in (Split.TRAIN, Split.VAL)}
+    if encoder is None and config.patient_fields:
+        encoder = fit_encoder(config.patient_fields, manifest, require_split(collapsed, Split.TRAIN))
+    splits = {split: labeled(manifest, split, labels, encoder) for split in (Split.TRAIN, Split.VAL)}
     most = workers if max_workers is None else max_workers
     if most < workers:
         raise ConfigError(f"--max-workers {most} is below --workers {workers}. Raise it, or remove it.")
     check_batch_size(len(splits[Split.TRAIN]), config.global_batch_size, most, config.accumulation)
-    start = make_start(config, init_weights, cam)
+    start = make_start(config, init_weights, cam, encoder)
     for split in splits:
         if warning := few_lesions(collapsed, labels, split):
             logger.warning("%s", warning)
     stem = common_stem(config, start.network) if cache is not None else None
     taught = load_teacher(teacher, labels, manifest) if teacher is not None else None
     description = describe(config, manifest, init_weights, start, taught.model_digest if taught else None)
+    if encoder is not None:
+        vectors = [storage.sha256(part.patient.tobytes()) for part in splits.values() if part.patient is not None]
+        description["patient_data_digest"] = storage.digest([encoder.to_json(), *vectors])
     local_cpus = cpus_per_worker or max(1, runtime.machine_cpus() // most)
     # Ray Data's decoding needs CPUs in addition to those that Ray Train reserves for its workers.
     spare = max(2, runtime.machine_cpus() // 2)
@@ -159,7 +167,7 @@ def train(
             with working_for(started["run_id"]), relay_progress(name) as relay, send_to(tracker, tracked):
                 logger.info("%s  run %s", name, started["run_id"])
                 if taught is not None:
-                    splits[Split.TRAIN] = learn_from(taught, splits[Split.TRAIN], run_uri, use_gpu=use_gpu)
+                    splits[Split.TRAIN] = learn_from(taught, splits[Split.TRAIN], manifest, run_uri, use_gpu=use_gpu)
                 features = None
                 if cache is not None and stem is not None:
                     wanted = [(config, stem, splits)]
@@ -172,6 +180,7 @@ def train(
                     train=ray.put(splits[Split.TRAIN]),
                     val=ray.put(splits[Split.VAL]),
                     features=features,
+                    patient=encoder,
                     relay=relay,
                     logs=WorkerLogs.like_here(started["run_id"]),
                     use_gpu=use_gpu,
@@ -264,6 +273,7 @@ def _save_bundle(
         "preprocessing": config.preprocessing,
         "weights": sealed_weights(state["loop"]),
         "tta": config.tta,
+        "patient": task.patient,
     }
     val = splits[Split.VAL]
     if config.tta != "none":

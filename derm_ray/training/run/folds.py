@@ -6,6 +6,7 @@ from typing import Any
 
 from derm_ray import bundle, storage
 from derm_ray.data.manifest import Manifest, collapse
+from derm_ray.data.patient_columns import fit_encoder
 from derm_ray.data.prepared import is_prepared
 from derm_ray.data.splits import assign_folds
 from derm_ray.data.validation import validate
@@ -59,6 +60,10 @@ def train_folds(
     run_uri = storage.join(storage.absolute(out_uri), name)
     collapsed = collapse(manifest, labels)
     validate(collapsed, labels, complete=(Split.TRAIN, Split.VAL))
+    encoder = None
+    if config.patient_fields:  # one encoding for all networks, so that they can be one bundle
+        folded = collapsed.where([split in (Split.TRAIN, Split.VAL) for split in collapsed.column("split")])
+        encoder = fit_encoder(config.patient_fields, manifest, folded)
     of_row = assign_folds(collapsed, folds, config.seed)
     description = {
         "folds": folds,
@@ -74,7 +79,7 @@ def train_folds(
             fold_uri = storage.join(run_uri, f"fold_{number}")
             if not storage.exists(storage.join(fold_uri, BUNDLE, bundle.INDEX)):
                 logger.info("fold %d of %d", number, folds)
-                train(config, part, run_uri, f"fold_{number}", **options)
+                train(config, part, run_uri, f"fold_{number}", encoder=encoder, **options)
             members.append(fold_uri)
         lease.check()
         return _seal(run_uri, members, _of_fold(manifest, of_row, 1), description, config)
@@ -132,6 +137,7 @@ def _seal(
         weights={f"{n}.{key}": value for n, model in enumerate(models) for key, value in model.weights.items()},
         members=len(models),
         tta=first.tta,
+        patient=first.patient,
         provenance={
             **description,
             "run_id": run_id,

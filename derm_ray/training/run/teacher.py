@@ -10,10 +10,10 @@ from derm_ray import storage
 from derm_ray.bundle import Bundle, load_bundle
 from derm_ray.data.manifest import Manifest
 from derm_ray.data.prepared import require_size
-from derm_ray.domain import LabelSet, PredictionKind
+from derm_ray.domain import LabelSet, PredictionKind, Split
 from derm_ray.errors import ConfigError
 from derm_ray.evaluation.stored_predictions import read_predictions, write_predictions
-from derm_ray.training.batches import LabeledPairs
+from derm_ray.training.batches import LabeledPairs, labeled
 from derm_ray.training.run.pair_predictions import predict_pairs, stored
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,9 @@ def _differences(own: Sequence[str], its: Sequence[str]) -> list[tuple[str, str]
     return only[:shown] + ([("either", f"{len(only) - shown} more")] if len(only) > shown else [])
 
 
-def learn_from(teacher: Bundle, split: LabeledPairs, run_uri: str, *, use_gpu: bool) -> LabeledPairs:
+def learn_from(
+    teacher: Bundle, split: LabeledPairs, manifest: Manifest, run_uri: str, *, use_gpu: bool
+) -> LabeledPairs:
     """Return a split with the teacher's calibrated probabilities, of the images as they are, not augmented.
 
     A run that is resumed reads them from its folder, whose identity includes the teacher.
@@ -61,7 +63,8 @@ def learn_from(teacher: Bundle, split: LabeledPairs, run_uri: str, *, use_gpu: b
     uri = storage.join(run_uri, TEACHER)
     if not storage.exists(uri):
         logger.info("computing the teacher's predictions of %d pairs", len(split))
-        scores = predict_pairs(teacher, split.pairs, use_gpu=use_gpu)
+        pairs = labeled(manifest, Split.TRAIN, teacher.label_set, teacher.patient).pairs
+        scores = predict_pairs(teacher, pairs, use_gpu=use_gpu)
         write_predictions(stored(teacher.label_set, split, scores), uri)
     found = read_predictions(uri)
     return replace(split, teacher=np.stack([found.scores[kind] for kind in PredictionKind], 1))

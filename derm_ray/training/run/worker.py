@@ -19,6 +19,7 @@ from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import get_device
 
 from derm_ray import storage
+from derm_ray.data.patient import PatientEncoder
 from derm_ray.domain import PredictionKind, Split, label_set
 from derm_ray.errors import DermRayError, StorageError
 from derm_ray.evaluation.evaluate import finite_metrics
@@ -30,6 +31,7 @@ from derm_ray.training.batches import Batch, Indices, LabeledPairs, evaluation_o
 from derm_ray.training.config import TrainConfig
 from derm_ray.training.feature_cache import FeatureCache
 from derm_ray.training.loop import KindProbabilities, TrainingLoop
+from derm_ray.training.patient_dropout import PatientDropout
 from derm_ray.training.run.data_loading import batches
 from derm_ray.training.run.metrics import TrainingMetrics
 from derm_ray.training.tensorboard import tensorboard_events
@@ -59,6 +61,7 @@ class WorkerTask:
         run_uri: the run's folder.
         network: with its initial weights.
         features: the splits' activations; ``None`` reads images.
+        patient: encoding of patient data; ``None``: the network uses none.
         relay: the actor that carries progress lines to the driver.
         logs: how the worker itself logs.
         use_gpu: run on the GPU that Ray assigned; otherwise on CPU, also where a GPU is visible.
@@ -72,6 +75,7 @@ class WorkerTask:
     train: "ray.ObjectRef[LabeledPairs]"
     val: "ray.ObjectRef[LabeledPairs]"
     features: Mapping[Split, FeatureCache] | None
+    patient: PatientEncoder | None
     relay: Any
     logs: WorkerLogs
     use_gpu: bool
@@ -157,7 +161,9 @@ class _Worker:
             augmentation = Augmentation(self.config.policy, self.config.seed, epoch)
             self.loop.train_epoch(
                 epoch,
-                self.metrics.training(self._batches(Split.TRAIN, order[start_step:], augmentation)),
+                self.metrics.training(
+                    self._batches(Split.TRAIN, order[start_step:], augmentation, self._dropout(epoch))
+                ),
                 self._on_step(epoch, progress),
                 steps=len(order),
                 start_step=start_step,
@@ -191,8 +197,17 @@ class _Worker:
         score: float = metric.get(f"{PredictionKind.CROSS}/{self.config.monitor}", NO_SCORE)
         return score
 
+    def _dropout(self, epoch: int) -> PatientDropout | None:
+        if self.task.patient is None:
+            return None
+        return PatientDropout(self.task.patient, self.config.patient_dropout, self.config.seed, epoch)
+
     def _batches(
-        self, split: Split, order: list[Indices], augmentation: Augmentation | None = None
+        self,
+        split: Split,
+        order: list[Indices],
+        augmentation: Augmentation | None = None,
+        dropout: PatientDropout | None = None,
     ) -> Iterator[Batch | DermRayError]:
         features = self.task.features[split] if self.task.features else None
         return batches(
@@ -203,6 +218,7 @@ class _Worker:
             world_size=self.world_size,
             augmentation=augmentation,
             features=features,
+            dropout=dropout,
         )
 
     def _on_step(self, epoch: int, progress: Progress) -> Callable[[int, float, bool], None]:

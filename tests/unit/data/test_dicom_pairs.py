@@ -72,7 +72,7 @@ def test_images_of_a_lesion_are_paired() -> None:
     assert set(files.pairs()) == {(None, "d"), (None, "e"), ("a", "b"), ("c", None)}
     (pair,) = (row for row in rows if row["clinical_uri"] == "a")
     assert pair["pair_id"] == pair["lesion_id"] == "P1/1.1"
-    assert (pair["patient_id"], pair["age_years"], pair["sex"]) == ("P1", 45.0, "male")
+    assert (pair["patient_id"], pair["age"], pair["sex"]) == ("P1", 45.0, "male")
 
 
 def test_a_tracking_id_counts_within_its_patient_only() -> None:

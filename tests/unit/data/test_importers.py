@@ -8,7 +8,7 @@ from derm_ray.data.importers.folder import import_folder
 from derm_ray.data.importers.importer import ImportResult
 from derm_ray.data.importers.milk10k import PAPER15_FROM_FULL, import_milk10k
 from derm_ray.data.validation import validate
-from derm_ray.domain import DERM7PT, MILK10K, PAPER15
+from derm_ray.domain import DERM7PT, MILK10K, PAPER15, Modality
 from derm_ray.errors import ConfigError, ManifestError, StorageError
 
 
@@ -22,11 +22,11 @@ def milk10k(tmp_path: Path) -> Path:
         for kind in ("clinical: close-up", "dermoscopic"):
             image = f"ISIC_{number}{kind[0]}"
             tone = "" if number == 1 else "4"
-            metadata.append(f"{lesion},{kind},{image},55.0,female,{tone},trunk")
+            metadata.append(f"{lesion},{kind},{image},55.0,female,{tone},trunk,0.{number}{len(kind)}")
             supplement.append(f'{image},"{diagnosis}"')
         truth.append(lesion + "," + ",".join(str(float(codes[lesion] == c)) for c in ("BEN_OTH", "MEL", "SCCKA")))
     files = {
-        "Metadata": ["lesion_id,image_type,isic_id,age_approx,sex,skin_tone_class,site", *metadata],
+        "Metadata": ["lesion_id,image_type,isic_id,age_approx,sex,skin_tone_class,site,MONET_hair", *metadata],
         "Supplement": ["isic_id,diagnosis_full", *supplement],
         "GroundTruth": ["lesion_id,BEN_OTH,MEL,SCCKA", *truth],
     }
@@ -43,6 +43,16 @@ def test_milk10k_as_paper15(milk10k: Path) -> None:
     assert result.skipped == {"Trichoblastoma": 1}
     assert result.manifest.pairs()[0].clinical_uri == str(milk10k / "MILK10k_Training_Input/IL_1/ISIC_0c.jpg")
     assert result.manifest.column("skin_tone_scale") == ["milk", None]
+    assert result.manifest.column("age") == [55, 55]
+    scores = [result.manifest.column(f"monet_hair_{modality}") for modality in Modality]
+    assert scores == [[0.018, 0.118], [0.011, 0.111]]
+
+
+def test_a_monet_score_that_is_not_a_number_is_refused(milk10k: Path) -> None:
+    path = milk10k / "MILK10k_Training_Metadata.csv"
+    path.write_text(path.read_text().replace("0.018", "high"))
+    with pytest.raises(ManifestError, match="a MONET score: could not convert string to float: 'high'"):
+        import_milk10k(str(milk10k), PAPER15, "m.parquet")
 
 
 def test_milk10k_as_its_own_classes(milk10k: Path) -> None:

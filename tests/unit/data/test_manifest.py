@@ -67,8 +67,8 @@ def test_bad_files_are_one_message_each(tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text('{"lesion_id": "a"}\n{"lesion_id": 5}\n')
     with pytest.raises(ManifestError, match="cannot be parsed as jsonl"):
         read_manifest(str(tmp_path / "m.jsonl"))
-    (tmp_path / "n.csv").write_text("lesion_id,age_years\nx,old\n")
-    with pytest.raises(ManifestError, match="row 1: age_years 'old' is not a number"):
+    (tmp_path / "n.csv").write_text("lesion_id,age\nx,old\n")
+    with pytest.raises(ManifestError, match="row 1: age 'old' is not a number"):
         read_manifest(str(tmp_path / "n.csv"))
 
 
@@ -117,9 +117,9 @@ def test_ids_and_words_for_missing_have_one_form_in_every_format(tmp_path: Path,
     raw = {
         "lesion_id": [" 1", "2\u00a0", "3"],
         "Patient ID": ["e\u0301", "\u00e9 ", "NA"],
-        "age_years": ["45", "NaN", "n/a"],
+        "age": ["45", "NaN", "n/a"],
     }
-    table = pa.table(raw | {"sex": ["unknown", "female ", None], "camera": ["NA", " x", None]})
+    table = pa.table(raw | {"sex": ["unknown", "Female ", None], "camera": ["NA", " x", None]})
     uri = str(tmp_path / f"m.{suffix}")
     if suffix == "parquet":
         pq.write_table(table, uri)
@@ -128,22 +128,22 @@ def test_ids_and_words_for_missing_have_one_form_in_every_format(tmp_path: Path,
     read = read_manifest(uri)
     assert read.column("pair_id") == read.column("lesion_id") == ["1", "2", "3"]
     assert read.column("patient_id") == ["\u00e9", "\u00e9", None]
-    assert read.column("age_years") == [45, None, None]
+    assert read.column("age") == [45, None, None]
     assert read.column("sex") == [None, "female", None]
     assert read.column("camera") == ["NA", " x", None]
     assert read.missing_words == {
-        "patient_id": {"NA": 1}, "age_years": {"NaN": 1, "n/a": 1}, "sex": {"unknown": 1}
+        "patient_id": {"NA": 1}, "age": {"NaN": 1, "n/a": 1}, "sex": {"unknown": 1}
     }  # fmt: skip
 
 
 def test_words_are_counted_over_all_pieces_and_rows_keep_their_numbers(tmp_path: Path) -> None:
     uri = str(tmp_path / "m.csv")
     rows = [f"L{i},{'NA' if i % 2 else i}" for i in range(10)]
-    (tmp_path / "m.csv").write_text("\n".join(["lesion_id,age_years", *rows]) + "\n")
-    assert [dict(piece.missing_words["age_years"]) for piece in scan_manifest(uri, 5)] == [{"NA": 2}, {"NA": 3}]
-    assert read_manifest(uri).missing_words == {"age_years": {"NA": 5}}
-    (tmp_path / "m.csv").write_text("\n".join(["lesion_id,age_years", *rows, "L10,old"]) + "\n")
-    with pytest.raises(ManifestError, match="row 11: age_years 'old'"):
+    (tmp_path / "m.csv").write_text("\n".join(["lesion_id,age", *rows]) + "\n")
+    assert [dict(piece.missing_words["age"]) for piece in scan_manifest(uri, 5)] == [{"NA": 2}, {"NA": 3}]
+    assert read_manifest(uri).missing_words == {"age": {"NA": 5}}
+    (tmp_path / "m.csv").write_text("\n".join(["lesion_id,age", *rows, "L10,old"]) + "\n")
+    with pytest.raises(ManifestError, match="row 11: age 'old'"):
         list(scan_manifest(uri, 5))
 
 

@@ -12,11 +12,11 @@ def test_few_invalid_fields_are_named(client: Client) -> None:
     pair = {"clinical": 1} | {f"unknown-{number}": 1 for number in range(30)}
     detail = client("POST", "/v1/score-batch", json={"pairs": [{}, pair]}).json()["detail"]
     assert detail.startswith("pairs[1].clinical: Input should be")
-    assert "; pairs[1]: unknown field 'unknown-8'. Known: pair_id, clinical, dermoscopy; " in detail
+    assert "; pairs[1]: unknown field 'unknown-8'. Known: pair_id, clinical, dermoscopy, patient; " in detail
     assert detail.endswith("; and 21 more.")
 
 
-SCORED = "clinical, dermoscopy, pair_id, saliency"
+SCORED = "clinical, dermoscopy, pair_id, saliency, patient"
 
 
 @pytest.mark.parametrize(

@@ -87,11 +87,11 @@ def test_patterns_fill_columns_and_what_matches_none_is_counted(tmp_path: Path) 
 
 
 def test_fields_become_columns_of_their_type_or_of_text(tmp_path: Path) -> None:
-    rule = PairingRule(["{lesion}_{camera}_{age_years}.jpg"], ())
+    rule = PairingRule(["{lesion}_{camera}_{age}.jpg"], ())
     (row,) = rows(index_archive(write(tmp_path / "a.tar", tar_bytes({"l1_X100_55.jpg": b"1"})), rule))
-    assert (row["camera"], row["age_years"]) == ("X100", 55.0)
+    assert (row["camera"], row["age"]) == ("X100", 55.0)
     index = index_archive(write(tmp_path / "b.tar", tar_bytes({"l1_X100_old.jpg": b"1"})), rule)
-    with pytest.raises(ManifestError, match="row 1: age_years 'old' is not a number"):
+    with pytest.raises(ManifestError, match="row 1: age 'old' is not a number"):
         rows(index)
 
 
@@ -189,7 +189,7 @@ def test_dicom_is_paired_by_headers_unless_a_pattern_names_it(tmp_path: Path, mo
     def index_dicom(uris: list[str], read: Callable[[str], bytes]) -> tuple[list[dict[str, object]], dict[str, int]]:
         asked.extend(uris)
         assert [read(uri)[128:132] for uri in uris] == [b"DICM"] * len(uris)
-        row: dict[str, object] = {"pair_id": "p", "lesion_id": "p", "age_years": 40.0, "clinical_uri": uris[0]}
+        row: dict[str, object] = {"pair_id": "p", "lesion_id": "p", "age": 40.0, "clinical_uri": uris[0]}
         return [row], {"no lesion": len(uris) - 1}
 
     monkeypatch.setattr(dicom_pairs, "index_dicom", index_dicom)
@@ -199,7 +199,7 @@ def test_dicom_is_paired_by_headers_unless_a_pattern_names_it(tmp_path: Path, mo
     index = index_archive(uri)
     assert len(asked) == 3
     assert index.skipped == {"no lesion": 2}
-    assert rows(index)[0]["age_years"] == 40.0
+    assert rows(index)[0]["age"] == 40.0
     asked.clear()
     index = index_archive(uri, PairingRule("{lesion}/clinical.dcm", "{lesion}/dermoscopy.dcm"))
     assert asked == [f"{uri}#member=IM0001&offset=2560&size=132"]

@@ -90,7 +90,7 @@ def test_no_type_beside_the_images_is_a_traceback(tmp_path: Path, kind: pa.DataT
     )
 
 
-@pytest.mark.parametrize("name", ["lesion_id", "diagnosis", "age_years", "skin_tone"])
+@pytest.mark.parametrize("name", ["lesion_id", "diagnosis", "age", "skin_tone"])
 @pytest.mark.parametrize("kind", TYPES, ids=str)
 def test_no_type_of_a_manifest_s_column_is_a_traceback(tmp_path: Path, kind: pa.DataType, name: str) -> None:
     columns = {"pair_id": ["a", "b"], name: values(kind), "clinical": [b"1", b"2"]}
