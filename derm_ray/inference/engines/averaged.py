@@ -26,5 +26,6 @@ class AveragedEngine:
     ) -> Mapping[PredictionKind, Probabilities]:
         """See :class:`derm_ray.inference.engines.engine.Engine`."""
         seen = [views(i, self._tta) if i is not None else [None] * TTA[self._tta] for i in (clinical, dermoscopy)]
-        answers = [engine.run(*pair, patient) for engine in self._engines for pair in zip(*seen, strict=True)]
+        pairs = list(zip(*seen, strict=True))
+        answers = [engine.run(one, other, patient) for engine in self._engines for one, other in pairs]
         return {kind: np.mean([answer[kind] for answer in answers], 0, np.float32) for kind in answers[0]}
