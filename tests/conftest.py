@@ -19,6 +19,7 @@ from derm_ray.data.splits import split_manifest
 from derm_ray.data.synthetic import synthesize
 from derm_ray.domain import MILK10K, PAPER15, Calibration, LabelSet, Modality, OperatingPoint, PredictionKind
 from derm_ray.storage import read_bytes
+from tests.patient import ENCODER, patient_bundle_uri, patient_encoder  # noqa: F401 - fixtures
 
 if TYPE_CHECKING:
     from derm_ray.data.patient import PatientEncoder
@@ -212,28 +213,8 @@ def cam_bundle_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def patient_encoder() -> "PatientEncoder":
-    """Of columns that the synthetic pairs have; one of their sites is not known."""
-    from derm_ray.data.patient import CategoryField, NumberField, PatientEncoder
-
-    sites = ("head_neck_face", "trunk")
-    return PatientEncoder(
-        (NumberField("age", 50, 20, 0, 120), CategoryField("sex", ("female", "male")), CategoryField("site", sites))
-    )
-
-
-@pytest.fixture(scope="session")
-def patient_bundle_uri(patient_encoder: "PatientEncoder", tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A model that uses patient data."""
-    from derm_ray.models.factory import NetworkConfig
-
-    config = NetworkConfig(trunk="tiny", patient=patient_encoder.width)
-    return seal_untrained(str(tmp_path_factory.mktemp("bundles") / "patient"), config, patient=patient_encoder)
-
-
-@pytest.fixture(scope="session")
 def served_model_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A model with maps and operating points: one that every probability reaches, one that none does."""
+    """A model with maps, patient data and operating points: one that every probability reaches, one that none does."""
     from derm_ray.models.factory import CamConfig, NetworkConfig
 
     points = tuple(
@@ -242,9 +223,9 @@ def served_model_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
         for task in ("cancer", "melanoma")
         for target, threshold in ((0.9, 0.999), (0.95, 0.0001))
     )
-    network = NetworkConfig("triple", "tiny", "cam_bp", 11, cam=CamConfig("tiny", 11))
-    uri = str(tmp_path_factory.mktemp("bundles") / "served")
-    return seal_untrained(uri, network, label_set=MILK10K, calibration=Calibration(operating_points=points))
+    network = NetworkConfig("triple", "tiny", "cam_bp", 11, cam=CamConfig("tiny", 11), patient=ENCODER.width)
+    uri, calibration = str(tmp_path_factory.mktemp("bundles") / "served"), Calibration(operating_points=points)
+    return seal_untrained(uri, network, label_set=MILK10K, calibration=calibration, patient=ENCODER)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+import pyarrow as pa
+
 from derm_ray import storage
 from derm_ray.data.archives.containers import Damaged, kind
 from derm_ray.data.archives.index import index_archive
@@ -89,8 +91,11 @@ class MemoryInput(Input):
         yield self._manifest
 
     def fingerprint(self) -> str:
-        """See :class:`Input`."""
-        return self._manifest.digest
+        """See :class:`Input`; of all columns, since a model may use any as patient data."""
+        table, sink = self._manifest.table.combine_chunks(), pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        return storage.sha256(sink.getvalue().to_pybytes())
 
 
 class ArchiveInput(Input):

@@ -127,8 +127,8 @@ class PatientNetwork(nn.Module):
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
         self.width = width
-        self.layers = nn.Sequential(nn.Linear(width, self.hidden), nn.ReLU(), nn.Linear(self.hidden, classes))
-        output = self.layers[-1]
+        first, output = nn.Linear(width, self.hidden), nn.Linear(self.hidden, classes)
+        self.layers = nn.Sequential(first, nn.ReLU(), output)
         nn.init.zeros_(output.weight)
         nn.init.zeros_(output.bias)
 

@@ -108,10 +108,9 @@ def _checked(
         if reader is None:
             pairs = piece.pairs()
         else:
-            patients, found_in_columns = reader.read(piece, first)
+            patients, unusable = reader.read(piece, first)
             pairs = piece.pairs(patients)
-            found = chain(attribute_problems(piece, first), found_in_columns)
-            problems += islice(found, MAX_PROBLEMS - len(problems))
+            problems += islice(chain(attribute_problems(piece, first), unusable), MAX_PROBLEMS - len(problems))
         found = _piece_problems(piece, pairs, first, locations, csv=csv)
         problems += islice(found, MAX_PROBLEMS - len(problems))
         ids.add(pair.pair_id for pair in pairs)

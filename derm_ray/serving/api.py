@@ -117,8 +117,8 @@ def create_app(model: "ServedModel", checks: Checks | None = None) -> FastAPI:
     ) -> Score:
         """Score one lesion from a clinical photo, a dermoscopy image, or both (recommended)."""
         values = json_object("patient", patient) if patient is not None else None
-        images = {"clinical": await _read(clinical), "dermoscopy": await _read(dermoscopy)}
-        pair = Pair.model_construct(pair_id=pair_id, patient=values, **images)
+        photo, image = await _read(clinical), await _read(dermoscopy)
+        pair = Pair.model_construct(pair_id=pair_id, clinical=photo, dermoscopy=image, patient=values)
         result = await answer(pair, saliency=saliency == "png")
         response.headers[MODEL_DIGEST] = digest
         return result.model_copy(update={"pair_id": pair_id})

@@ -94,8 +94,8 @@ class ServedModel:
         """Answer for the encoded images of one lesion, one of them at least, and its patient data as it was sent.
 
         Raises:
-            ApiError: an image or patient data cannot be used (422), the model has no maps (400), or there is no time for
-                it (503).
+            ApiError: an image or patient data cannot be used (422), the model has no maps (400), or there is no time
+                for it (503).
         """
         if saliency and self._mapper is None:
             raise ApiError(400, "no_saliency", f"This model has no maps: {no_maps(self._bundle)}")

@@ -12,6 +12,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
 
 from derm_ray.bundle import load_bundle
@@ -158,6 +159,25 @@ def test_one_photo_is_enough(page: Page) -> None:
     assert "Threshold 99.9 %" in page.texts(".task")[0]
 
 
+def test_patient_data_is_optional_and_changes_the_answer(page: Page) -> None:
+    page.enter_token()
+    page.see("#patient-fields", "age (0 to 120)")
+    page.score(clinical=page.clinical, dermoscopy=page.dermoscopy)
+    page.see("#result-title", "%")
+    before = page.find("#ranking").text
+    page.find("#patient-age").send_keys("95", Keys.TAB)
+    Select(page.find("#patient-sex")).select_by_visible_text("female")
+    assert not page.find("#result").is_displayed(), "it would stand beside other patient data"
+    page.find("#send").click()
+    page.see("#result-title", "%")
+    assert page.find("#ranking").text != before
+    page.find("#patient-age").clear()
+    Select(page.find("#patient-sex")).select_by_visible_text("unknown")
+    page.find("#send").click()
+    page.see("#result-title", "%")
+    assert page.find("#ranking").text == before
+
+
 def test_refusals_are_told_and_nothing_old_stays(page: Page, tmp_path: Path) -> None:
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"no image at all")
@@ -206,11 +226,17 @@ def test_the_keyboard_reaches_everything(page: Page) -> None:
     page.find("#clinical").send_keys(page.clinical)
     page.find("#token").click()
     reached: list[str | None] = []
-    while "send" not in reached and len(reached) < 8:
+    while "send" not in reached and len(reached) < 12:
         ActionChains(page.driver).send_keys(Keys.TAB).perform()
         active = page.driver.switch_to.active_element
         reached.append(active.get_attribute("id") or active.get_attribute("class"))
-    assert reached == ["clinical", "remove", "dermoscopy", "send"]
+    assert reached == [
+        "clinical",
+        "remove",
+        "dermoscopy",
+        *(f"patient-{name}" for name in ("age", "sex", "site")),
+        "send",
+    ]
     ActionChains(page.driver).send_keys(Keys.ENTER).perform()
     page.see("#result-title", "%")
     summary = page.find("summary")

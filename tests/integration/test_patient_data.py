@@ -1,7 +1,6 @@
 """A model that uses patient data answers alike in evaluation, in bulk and online, without Ray."""
 
 import json
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from derm_ray.errors import ManifestError, OutputExistsError
 from derm_ray.evaluation.evaluate import evaluate, predict_pairs
 from derm_ray.evaluation.report import render_html, summary_text
 from derm_ray.inference.predictor import Predictor
+from derm_ray.scoring import plan
 from derm_ray.scoring.ledger import Run, RunDescription, open_run
 from derm_ray.scoring.scorer import ShardScorer
 from derm_ray.serving import api
@@ -83,15 +83,15 @@ def test_evaluation_bulk_and_online_agree(few: Manifest, patient_bundle_uri: str
 
 
 def test_bulk_without_the_columns_says_so_and_counts_them_as_missing(
-    few: Manifest, patient_bundle_uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.setattr(logging.getLogger("derm_ray"), "propagate", True)
+    few: Manifest, patient_bundle_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(plan.logger, "warning", lambda _, __, line: said.append(line))
     bare = few
     for name in ("age", "sex", "site"):
         bare = bare.with_column(name, [None] * len(few))
     found = scored(bare, patient_bundle_uri, tmp_path / "bare")
-    assert caplog.text.count("no lesion has age, sex, site, which the model uses; it counts as missing") == 1
+    assert said == ["patient data: no lesion has age, sex, site, which the model uses; it counts as missing"]
     predicted = predict_pairs(Predictor(load_bundle(patient_bundle_uri), "torch"), bare.pairs(), bare.uri)
     assert np.allclose(found, predicted[PredictionKind.CROSS], atol=EXACT)
     with pytest.raises(OutputExistsError, match="input digest"):

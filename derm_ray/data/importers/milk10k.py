@@ -82,7 +82,7 @@ def _monet(images: pd.DataFrame, source: str) -> dict[str, pd.Series]:
     """Return the MONET scores (0..1, Kim et al. 2024) of both images by column, such as ``monet_hair_dermoscopy``."""
     try:
         return {
-            f"{column.lower()}_{uri.removesuffix('_uri')}": of.set_index("lesion_id")[column].astype(float)
+            f"{column.lower()}_{str(uri).removesuffix('_uri')}": of.set_index("lesion_id")[column].astype(float)
             for column in images.columns
             if column.startswith("MONET_")
             for uri, of in images.groupby("modality")

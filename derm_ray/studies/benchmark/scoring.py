@@ -17,6 +17,7 @@ import numpy as np
 
 from derm_ray.bundle import Bundle
 from derm_ray.data.inputs import ManifestInput
+from derm_ray.data.patient import Vectors
 from derm_ray.domain import PredictionKind
 from derm_ray.errors import WorkError
 from derm_ray.inference.engines.engine import Images, Probabilities
@@ -125,8 +126,11 @@ class NoEngine:
 
     name = "none"
 
-    def run(self, clinical: Images | None, dermoscopy: Images | None) -> dict[PredictionKind, Probabilities]:
+    def run(
+        self, clinical: Images | None, dermoscopy: Images | None, patient: Vectors | None = None
+    ) -> dict[PredictionKind, Probabilities]:
         """See :class:`derm_ray.inference.engines.engine.Engine`."""
+        del patient
         given = next(images for images in (clinical, dermoscopy) if images is not None)
         return dict.fromkeys(PredictionKind, np.full((len(given), 15), 1 / 15, np.float32))
 

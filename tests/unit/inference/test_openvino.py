@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from derm_ray.bundle import Bundle, load_bundle
+from derm_ray.data.patient import PatientEncoder
 from derm_ray.domain import Modality
 from derm_ray.errors import BundleError, OutputExistsError, StorageError
 from derm_ray.inference.engines.engine_store import load_engine, store_engine, stored_engines
@@ -57,6 +58,25 @@ def test_int8_answers_nearly_as_fp32_for_both_or_either_image(quantized: Bundle)
     both = exact.run(clinical, dermoscopy)
     largest = max(np.abs(both[kind] - p).max() for kind, p in rounded.run(clinical, dermoscopy).items())
     assert largest > 0, "nothing was rounded"
+
+
+def test_patient_data_is_a_part_of_its_own_that_is_not_rounded(patient_encoder: PatientEncoder, tmp_path: Path) -> None:
+    config = NetworkConfig("share", "tiny", "gap", 15, patient=patient_encoder.width)
+    bundle = load_bundle(seal_untrained(str(tmp_path / "b"), config, patient=patient_encoder))
+    files, built_with = quantize(bundle, images(12))
+    store_engine(bundle, NAME, files, {"passed": True}, built_with)
+    exact, rounded = TorchEngine(bundle, "fp32", CPU), make_engine(bundle, NAME, CPU)
+    clinical, dermoscopy = images(3, seed=1).values()
+    vectors = patient_encoder.encode([{"age": 90.0, "sex": "female"}, {}, {"site": "trunk"}])
+    terms = []
+    for engine in (exact, rounded):
+        with_it, without = engine.run(clinical, dermoscopy, vectors), engine.run(clinical, dermoscopy)
+        kinds = {kind: np.log(with_it[kind]) - np.log(without[kind]) for kind in list(with_it)[:2]}
+        terms.append({kind: term - term.mean(1, keepdims=True) for kind, term in kinds.items()})
+    for kind, term in terms[0].items():
+        assert np.abs(term[0]).max() > 0.1
+        assert np.allclose(term[1], 0, atol=1e-4)
+        assert np.allclose(term, terms[1][kind], atol=1e-3)
 
 
 def test_only_convolutions_are_rounded(quantized: Bundle) -> None:

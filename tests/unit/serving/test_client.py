@@ -14,7 +14,7 @@ from derm_ray.serving.schemas import Model
 
 MODEL = Model(
     model_digest="d", label_set="paper15", classes=["a", "b"], titles={}, tasks=[], network="triple", input_size=32, engine="torch",
-    saliency=False, operating_points=[], metrics={}, card="# card",
+    saliency=False, patient_fields=[], operating_points=[], metrics={}, card="# card",
 )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ def test_the_recipe_names_columns() -> None:
     config = make_config("debug", {"patient_data": " age, sex ,", "patient_dropout": "0.5"})
     assert config.patient_fields == ("age", "sex")
     assert config.architecture(None, 5).patient == 5
-    with pytest.raises(ConfigError, match="patient_data repeats age. Name each column once"):
+    with pytest.raises(ConfigError, match="patient_data repeats age"):
         make_config("debug", {"patient_data": "age,age"})
     with pytest.raises(ConfigError, match="patient_dropout"):
         make_config("debug", {"patient_dropout": 1})
@@ -35,7 +35,7 @@ def test_a_split_carries_its_vectors(pairs: Manifest) -> None:
     assert share.patient is not None
     assert share.patient[0] == pytest.approx(encoder.encode([{"age": ages[4], "sex": _sex(pairs, 4)}])[0])
     assert labeled(pairs, Split.VAL, PAPER15).patient is None
-    assert split.listed[0].patient == {}, "tasks need the vectors only"
+    assert split.listed[4].patient == {"age": ages[4], "sex": _sex(pairs, 4)}
 
 
 def _sex(pairs: Manifest, row: int) -> str:
@@ -51,7 +51,7 @@ def test_the_network_learns_from_patient_data_alone() -> None:
     labels = np.arange(16) % 2
     images = np.full((16, 32, 32, 3), 128, np.uint8)
     vectors = np.stack([labels * 2 - 1, np.ones(16)], 1).astype(np.float32)
-    batch = Batch(images, images, labels, np.arange(16), 16, vectors)
+    batch = Batch(images, images, labels, np.arange(16), 16, patient=vectors)
     loop = TrainingLoop(config, network, torch.device("cpu"))
     for epoch in range(60):
         loop.train_epoch(epoch, [batch], lambda *_: None, steps=1)
