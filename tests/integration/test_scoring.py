@@ -14,6 +14,7 @@ import pytest
 from derm_ray.bundle import load_bundle
 from derm_ray.data.inputs import MemoryInput
 from derm_ray.data.manifest import Manifest
+from derm_ray.data.patient_columns import patient_pairs
 from derm_ray.domain import Modality, PredictionKind, Split
 from derm_ray.errors import OutputExistsError, ScoringError
 from derm_ray.evaluation.evaluate import predict_pairs
@@ -64,7 +65,8 @@ def assert_same(
 ) -> None:
     """Compare probabilities in bulk and online with those of an evaluation, which computes in float32."""
     exact = Predictor(load_bundle(bundle_uri), "torch")
-    evaluated = predict_pairs(exact, pairs.pairs(), pairs.uri)[PredictionKind.CROSS]
+    known = patient_pairs(pairs, exact.bundle.patient)
+    evaluated = predict_pairs(exact, known, pairs.uri)[PredictionKind.CROSS]
     classes = exact.bundle.label_set.class_names
     frame = pd.read_parquet(out).set_index("pair_id").loc[pairs.column("pair_id")]
     bulk = frame[[f"p_{name}" for name in classes]].to_numpy()
@@ -72,10 +74,11 @@ def assert_same(
         httpx.post(
             f"{url}/v1/score",
             files={str(modality): read_bytes(str(pair.uri(modality))) for modality in Modality},
+            data={"patient": json.dumps(dict(pair.patient))} if pair.patient else {},
             headers=bearer,
             timeout=180,
         ).json()
-        for pair in pairs.pairs()
+        for pair in known
     ]
     online = np.array([[answer["probabilities"][name] for name in classes] for answer in answers])
     assert np.abs(bulk - evaluated).max() <= tolerance

@@ -18,16 +18,16 @@ def test_lists_and_ranges_are_typed_as_the_recipe(tmp_path: Path) -> None:
     uri = write(
         tmp_path,
         "learning_rate: {min: 1e-5, max: 1e-3, log: true}\nepochs: {min: 2, max: 5}\nfreeze_batch_norm: [true, false]\n"
-        "tap: [null, stage2]\nalpha: [1, 1.0, 2e-1]\nrank: {min: 2, max: 8, log: true}\n",
+        "tap: [null, relu3_1]\nalpha: [1, 1.0, 2e-1]\naccumulation: {min: 2, max: 8, log: true}\n",
     )
     space = read_space(uri, BASE)
     assert space == {
         "learning_rate": Range(1e-5, 1e-3, True),
         "epochs": Range(2, 5, False),
         "freeze_batch_norm": (True, False),
-        "tap": (None, "stage2"),
+        "tap": (None, "relu3_1"),
         "alpha": (1.0, 0.2),
-        "rank": Range(2, 8, True),
+        "accumulation": Range(2, 8, True),
     }
     assert most_epochs(space, BASE) == 5
     assert most_epochs({}, BASE) == BASE.epochs
@@ -35,9 +35,9 @@ def test_lists_and_ranges_are_typed_as_the_recipe(tmp_path: Path) -> None:
     drawn = domains(space)
     epochs = {drawn["epochs"].sample() for _ in range(200)}
     assert epochs == {2, 3, 4, 5}
-    assert {drawn["rank"].sample() for _ in range(300)} == set(range(2, 9))
+    assert {drawn["accumulation"].sample() for _ in range(300)} == set(range(2, 9))
     assert all(1e-5 <= drawn["learning_rate"].sample() <= 1e-3 for _ in range(50))
-    assert drawn["tap"].categories == [None, "stage2"]
+    assert drawn["tap"].categories == [None, "relu3_1"]
 
 
 @pytest.mark.parametrize(
