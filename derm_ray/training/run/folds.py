@@ -16,6 +16,7 @@ from derm_ray.evaluation.calibration import fit_calibration
 from derm_ray.evaluation.evaluate import finite_metrics
 from derm_ray.evaluation.stored_predictions import OUT_OF_FOLD, joined, read_predictions, write_predictions
 from derm_ray.lease import hold
+from derm_ray.runtime import ray_session
 from derm_ray.training.batches import labeled
 from derm_ray.training.config import TrainConfig
 from derm_ray.training.run.driver import TrainResult, train
@@ -53,7 +54,7 @@ def train_folds(
         The ensemble; its metrics are those of the out-of-fold predictions.
 
     Raises:
-        ConfigError: a diagnosis has fewer lesions (patients, where known) than there are folds.
+        ConfigError: a diagnosis has a single lesion (patient, where known).
         ManifestError, StorageError, OutputExistsError, TrainingError: as of ``train``.
     """
     labels = label_set(config.label_set)
@@ -82,7 +83,8 @@ def train_folds(
                 train(config, part, run_uri, f"fold_{number}", encoder=encoder, **options)
             members.append(fold_uri)
         lease.check()
-        return _seal(run_uri, members, _of_fold(manifest, of_row, 1), description, config)
+        with ray_session(options.get("address")):  # each run has ended its own
+            return _seal(run_uri, members, _of_fold(manifest, of_row, 1), description, config)
 
 
 def _of_fold(manifest: Manifest, of_row: list[int], number: int) -> Manifest:
