@@ -38,7 +38,7 @@ def test_folds_are_trained_resumed_and_sealed_as_an_ensemble(
     monkeypatch.setattr(module, "train", train_once)
     with pytest.raises(KeyboardInterrupt):
         train_folds(config, few, str(tmp_path), "run", 2)
-    with pytest.raises(OutputExistsError, match="unfinished folds with other settings: folds was 2, now 3"):
+    with pytest.raises(OutputExistsError, match="unfinished run with other settings: folds was 2, now 3"):
         train_folds(config, few, str(tmp_path), "run", 3)
     result = train_folds(config, few, str(tmp_path), "run", 2)
     assert begun == ["fold_1", "fold_2", "fold_2"]
@@ -72,5 +72,5 @@ def test_folds_are_trained_resumed_and_sealed_as_an_ensemble(
     assert not vals[0] & vals[1]
     arguments = ["evaluate", "--out-of-fold", str(tmp_path / "run"), "--out", str(tmp_path / "e"), "--json"]
     assert json.loads(CliRunner().invoke(app, arguments).stdout)["provenance"]["calibrated_on"] == "the other folds"
-    recorded = json.loads((tmp_path / "run" / "folds.json").read_text())
+    recorded = json.loads((tmp_path / "run" / "config.json").read_text())
     assert recorded["training"]["tta"] == "flips"

@@ -29,7 +29,7 @@ from derm_ray.training.batches import check_batch_size, labeled
 from derm_ray.training.config import TrainConfig, config_from_json
 from derm_ray.training.recipe import write_recipe
 from derm_ray.training.run.cache import common_stem
-from derm_ray.training.run.folder import INVOCATIONS, differences
+from derm_ray.training.run.folder import INVOCATIONS, differences, run_folder
 from derm_ray.training.start import make_start
 
 logger = logging.getLogger(__name__)
@@ -93,10 +93,8 @@ def search(
         TrainingError: no trial trained an epoch.
     """
     _require_optuna()
-    if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
-        raise ConfigError(f"--name {name!r}: use letters, digits, '_', '-' and '.', beginning with a letter or digit.")
+    uri = run_folder(out_uri, name)
     _check(config, space, manifest, init_weights, cache, resources)
-    uri = storage.join(storage.absolute(out_uri), name)
     cpus = max(runtime.machine_cpus() * 2, resources.workers * resources.cpus + 2)
     with runtime.ray_session(address, num_cpus=cpus) as session:
         gpus = resources.workers if resources.use_gpu else 0

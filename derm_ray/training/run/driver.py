@@ -1,7 +1,6 @@
 """The driver's side of a training run: checks, Ray Train, and the sealed bundle."""
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +41,7 @@ from derm_ray.training.config import TrainConfig
 from derm_ray.training.feature_cache import LIMIT_GIB
 from derm_ray.training.loop import sealed_weights
 from derm_ray.training.run.cache import common_stem, prepare_features
-from derm_ray.training.run.folder import BUNDLE, INVOCATIONS, VAL, claim, describe
+from derm_ray.training.run.folder import BUNDLE, INVOCATIONS, VAL, claim, describe, run_folder
 from derm_ray.training.run.pair_predictions import predict_pairs, stored
 from derm_ray.training.run.process_group import AddressedTorchConfig
 from derm_ray.training.run.progress_relay import relay_progress
@@ -132,9 +131,7 @@ def train(
     tracker = tracking_uri(track) if track is not None else None
     labels = label_set(config.label_set)
     out_uri = storage.absolute(out_uri)
-    run_uri = storage.join(out_uri, name)
-    if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
-        raise ConfigError(f"--name {name!r}: use letters, digits, '_', '-' and '.', beginning with a letter or digit.")
+    run_uri = run_folder(out_uri, name)
     require_size(manifest, config.preprocessing, "the recipe's size")
     collapsed = collapse(manifest, labels)
     validate(collapsed, labels, complete=(Split.TRAIN, Split.VAL))

@@ -1,12 +1,13 @@
 """The folder of a training run: claiming it, and the identity of a run."""
 
 import json
+import re
 import uuid
 from typing import Any
 
 from derm_ray import __version__, bundle, ray_internals, storage
 from derm_ray.data.manifest import Manifest
-from derm_ray.errors import OutputExistsError
+from derm_ray.errors import ConfigError, OutputExistsError
 from derm_ray.training.config import TrainConfig
 from derm_ray.training.start import Start
 
@@ -16,6 +17,13 @@ VAL = "val.parquet"
 """Probabilities of the val pairs, before calibration."""
 INVOCATIONS = "invocations"
 """Leases of the processes that worked on the run; the current one holds one."""
+
+
+def run_folder(out_uri: str, name: str) -> str:
+    """Return the folder of a run; a ``ConfigError`` refuses names that would be folders elsewhere."""
+    if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
+        raise ConfigError(f"--name {name!r}: use letters, digits, '_', '-' and '.', beginning with a letter or digit.")
+    return storage.join(storage.absolute(out_uri), name)
 
 
 def describe(

@@ -11,7 +11,6 @@ from derm_ray.data.prepared import is_prepared
 from derm_ray.data.splits import assign_folds
 from derm_ray.data.validation import validate
 from derm_ray.domain import Split, label_set
-from derm_ray.errors import OutputExistsError
 from derm_ray.evaluation.calibration import fit_calibration
 from derm_ray.evaluation.evaluate import finite_metrics
 from derm_ray.evaluation.stored_predictions import OUT_OF_FOLD, joined, read_predictions, write_predictions
@@ -20,12 +19,10 @@ from derm_ray.runtime import ray_session
 from derm_ray.training.batches import labeled
 from derm_ray.training.config import TrainConfig
 from derm_ray.training.run.driver import TrainResult, train
-from derm_ray.training.run.folder import BUNDLE, INVOCATIONS, VAL, differences
+from derm_ray.training.run.folder import BUNDLE, INVOCATIONS, VAL, claim, run_folder
 from derm_ray.training.run.reference import make_reference, measure_images
 
 logger = logging.getLogger(__name__)
-
-FOLDS = "folds.json"
 
 
 def train_folds(
@@ -58,7 +55,7 @@ def train_folds(
         ManifestError, StorageError, OutputExistsError, TrainingError: as of ``train``.
     """
     labels = label_set(config.label_set)
-    run_uri = storage.join(storage.absolute(out_uri), name)
+    run_uri = run_folder(out_uri, name)
     collapsed = collapse(manifest, labels)
     validate(collapsed, labels, complete=(Split.TRAIN, Split.VAL))
     encoder = None
@@ -66,14 +63,14 @@ def train_folds(
         folded = collapsed.where([split in (Split.TRAIN, Split.VAL) for split in collapsed.column("split")])
         encoder = fit_encoder(config.patient_fields, manifest, folded)
     of_row = assign_folds(collapsed, folds, config.seed)
-    description = {
+    description: dict[str, Any] = {
         "folds": folds,
         "manifest_digest": manifest.digest,
         "training": config.to_json(),
         **{key: options.get(key) for key in ("init_weights", "cam", "teacher")},
     }
     with hold(storage.join(run_uri, INVOCATIONS)) as lease:
-        _claim(run_uri, description, overwrite=overwrite)
+        description |= claim(run_uri, description, overwrite=overwrite)
         members = []
         for number in range(1, folds + 1):
             part = _of_fold(manifest, of_row, number)
@@ -96,28 +93,6 @@ def _of_fold(manifest: Manifest, of_row: list[int], number: int) -> Manifest:
     return manifest.with_column("split", splits)
 
 
-def _claim(run_uri: str, description: Mapping[str, Any], *, overwrite: bool) -> None:
-    """Claim the folder: a new one, or that of the same folds."""
-    record = storage.join(run_uri, FOLDS)
-    if overwrite and storage.exists(record):
-        for name in storage.list_folder(run_uri):
-            if name not in (FOLDS, f"{INVOCATIONS}/"):
-                storage.remove_tree(storage.join(run_uri, name.rstrip("/")))
-        storage.remove(record)
-    if storage.exists(storage.join(run_uri, BUNDLE, bundle.INDEX)):
-        raise OutputExistsError(f"{run_uri} contains a finished run. Choose another --name, or give --overwrite.")
-    if storage.exists(record):
-        if changes := differences(storage.read_json(record), dict(description)):
-            raise OutputExistsError(
-                f"{run_uri} contains unfinished folds with other settings: {'; '.join(changes)}. "
-                "Use the same settings to resume them, another --name, or --overwrite."
-            )
-    elif any(storage.parent(uri).rpartition("/")[2] != INVOCATIONS for uri in storage.list_files(run_uri)):
-        raise OutputExistsError(f"{run_uri} contains files that are not folds. Choose another --name.")
-    else:
-        storage.write_json(record, dict(description))
-
-
 def _seal(
     run_uri: str, members: list[str], manifest: Manifest, description: Mapping[str, Any], config: TrainConfig
 ) -> TrainResult:
@@ -130,7 +105,6 @@ def _seal(
     metrics = finite_metrics(labels, found.labels, found.scores)
     pairs = [pair for split in (Split.TRAIN, Split.VAL) for pair in labeled(manifest, split, labels).pairs]
     images, prepared = measure_images(pairs, config.preprocessing, config.seed), is_prepared(manifest)
-    run_id = storage.digest([model.model_digest for model in models])[:32]
     digest = bundle.save_bundle(
         storage.join(run_uri, BUNDLE),
         network=first.network,
@@ -142,7 +116,6 @@ def _seal(
         patient=first.patient,
         provenance={
             **description,
-            "run_id": run_id,
             "metrics": metrics,
             "grouping": "patient" if any(manifest.column("patient_id")) else "lesion",
             "members": [{"run_id": model.run_id, "model_digest": model.model_digest} for model in models],
@@ -150,4 +123,4 @@ def _seal(
         calibration=calibration,
         reference=make_reference(labels, found.scores, calibration, images, prepared=prepared),
     )
-    return TrainResult(run_uri, storage.join(run_uri, BUNDLE), run_id, digest, None, metrics)
+    return TrainResult(run_uri, storage.join(run_uri, BUNDLE), description["run_id"], digest, None, metrics)
