@@ -74,8 +74,11 @@ def read_predictions(uri: str) -> StoredPredictions:
 
     Raises:
         StorageError: it cannot be read.
-        ConfigError: it is not such a file.
+        ConfigError: it is missing or damaged.
     """
+    fix = f"Delete the folder {storage.parent(uri)}, and run the same training again."
+    if not storage.exists(uri):
+        raise ConfigError(f"{uri}: not found, though its run has ended. {fix}")
     data = storage.read_bytes(uri)
     try:
         # On the calling thread: a process that ends soon after a read on Arrow's threads may abort (pyarrow 26).
@@ -95,6 +98,4 @@ def read_predictions(uri: str) -> StoredPredictions:
             scores,
         )
     except (pa.ArrowException, KeyError, ValueError) as error:
-        raise ConfigError(
-            f"{uri}: not predictions of a training run ({error}). Delete it, and run the same training again."
-        ) from error
+        raise ConfigError(f"{uri}: not predictions of a training run ({error}). {fix}") from error

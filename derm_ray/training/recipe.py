@@ -1,5 +1,6 @@
 """Recipes as YAML files."""
 
+import reprlib
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -84,13 +85,15 @@ def checked_settings(uri: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         if name not in known:
             raise ConfigError(f"{uri}: {unknown_name('setting', name, tuple(known))}")
         if isinstance(value, (dict, list)) or (isinstance(value, bool) and not isinstance(known[name], bool)):
-            raise ConfigError(f"{uri}: {name}: {value!r} is not a value of this setting. See derm_ray's settings.")
+            raise ConfigError(
+                f"{uri}: {name}: {reprlib.repr(value)} is not a value of this setting. See derm_ray's settings."
+            )
     return dict(settings)
 
 
 def _text(uri: str, preset: Any) -> str:
     if not isinstance(preset, str):
-        raise ConfigError(f"{uri}: preset: {preset!r} is not a name.")
+        raise ConfigError(f"{uri}: preset: {reprlib.repr(preset)} is not a name.")
     return preset
 
 

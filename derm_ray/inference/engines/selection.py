@@ -82,16 +82,17 @@ def _fastest(bundle: Bundle, device: torch.device) -> str:
     try:
         if time() - kept.stat().st_mtime < KEPT_S:
             best = kept.read_text()
-            logger.info("engine %s (measured here within a day)", best)
-            return best
-    except OSError:  # none yet
+            if best in [engine.name for engine in engines]:
+                logger.info("engine %s (measured here within a day)", best)
+                return best
+    except (OSError, UnicodeDecodeError):  # none yet, or a damaged one
         pass
     rates = _pairs_per_s(engines, bundle.preprocessing.size)
     best = engines[0].name
     for name, rate in rates.items():
         if rate > MARGIN * rates[best]:
             best = name
-    measured = ", ".join(f"{name} {rate:.3g}" for name, rate in rates.items())
+    measured = ", ".join(f"{name} {rate / bundle.passes:.3g}" for name, rate in rates.items())
     logger.info("engine %s (pairs/s: %s)", best, measured)
     with suppress(OSError):  # a home that cannot be written
         local_files.write(str(kept), best.encode())

@@ -1,6 +1,7 @@
 """The space of recipes that a search draws from."""
 
 import itertools
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any, NamedTuple
@@ -74,7 +75,7 @@ def _read(uri: str, name: str, values: Any, base: TrainConfig) -> Range | tuple[
             return _range(name, values, base)
     except ConfigError as error:
         raise ConfigError(f"{uri}: {error}") from error
-    raise ConfigError(f"{uri}: {name}: {values!r} is neither a list of values nor {{min: LOW, max: HIGH}}.")
+    raise ConfigError(f"{uri}: {name}: {reprlib.repr(values)} is neither a list of values nor {{min: LOW, max: HIGH}}.")
 
 
 def _choices(name: str, values: list[Any], base: TrainConfig) -> tuple[Any, ...]:
@@ -100,7 +101,7 @@ def _range(name: str, values: dict[str, Any], base: TrainConfig) -> Range:
 def _value(name: str, value: Any, base: TrainConfig) -> Any:
     """Return a value as the recipe has it: YAML reads 1e-4 as text."""
     if isinstance(value, (dict, list)) or (isinstance(value, bool) and "boolean" not in types(name)):
-        raise ConfigError(f"{name}: {value!r} is not a value of this setting.")
+        raise ConfigError(f"{name}: {reprlib.repr(value)} is not a value of this setting.")
     return getattr(typed({**asdict(base), name: value}), name)
 
 

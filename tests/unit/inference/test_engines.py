@@ -78,6 +78,12 @@ def test_a_machine_keeps_its_choice_for_a_model_among_the_same_engines(
     rates["torch"] = 8.0
     assert resolve_engine(load_bundle(bundle_uri), "auto", CPU) == "torch-bf16"
     assert resolve_engine(load_bundle(cam_bundle_uri), "auto", CPU) == "torch"
+    for damaged in (b"", b"\xff", b"torch@evil"):
+        rates["torch"] = 3.0
+        for kept in (tmp_path / "cache" / "derm_ray" / "engines").iterdir():
+            kept.write_bytes(damaged)
+        assert resolve_engine(load_bundle(bundle_uri), "auto", CPU) == "torch-bf16"
+    rates["torch"] = 8.0
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # cannot hold a folder
     assert resolve_engine(load_bundle(bundle_uri), "auto", CPU) == "torch"
