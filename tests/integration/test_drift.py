@@ -56,7 +56,7 @@ def promtool() -> str:
 def watched_uri(ray_local: None, pairs: Manifest, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A model with val enough for a reference of its answers."""
     halves = pairs.absolute().with_column("split", ["train", "val"] * (len(pairs) // 2))
-    config = replace(debug(), size=48, epochs=3)
+    config = replace(debug(), size=48, epochs=6)
     return train(config, halves, str(tmp_path_factory.mktemp("runs")), "watched").bundle_uri
 
 

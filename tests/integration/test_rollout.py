@@ -195,7 +195,7 @@ applications:
             lines = (
                 line.strip() for line in iter(server.stderr.readline, "")
             )  # others tell of the bundle, which knows no training data
-            told = list(islice(dropwhile(lambda line: not line.startswith("not updated"), lines), 3))
+            told = list(islice(dropwhile(lambda line: not line.startswith("the update failed"), lines), 3))
             assert told[0].startswith(
                 "the update failed; still serving the previous model: serve.yaml cannot be served"
             )
