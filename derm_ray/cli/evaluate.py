@@ -26,6 +26,13 @@ def evaluate(
             "--model and --manifest.",
         ),
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BUNDLE",
+            help="Another model of the same label set: also report how much better --model is on the same lesions.",
+        ),
+    ] = None,
     split: Annotated[Split, typer.Option(help="Split to evaluate.")] = Split.TEST,
     cancer_definition: Annotated[
         CancerDefinition,
@@ -47,7 +54,8 @@ def evaluate(
     from derm_ray.errors import ConfigError
 
     if out_of_fold is not None:
-        unused = {"--model": model, "--manifest": manifest, "--swap": swap, "--gpu": gpu, "--cpus": cpus}
+        unused = {"--model": model, "--manifest": manifest, "--against": against, "--swap": swap, "--gpu": gpu}
+        unused |= {"--cpus": cpus}
         if given := [option for option, value in unused.items() if value]:
             raise ConfigError(f"--out-of-fold evaluates stored predictions. Remove {', '.join(given)}.")
         evaluation = _out_of_fold(out_of_fold, cancer_definition)
@@ -61,7 +69,8 @@ def evaluate(
             "--gpu and --cpus need a cluster. Give --address, or remove them: without a cluster this process uses the "
             "whole machine."
         )
-    task = (storage.absolute(model), read_manifest(manifest), split, cancer_definition, swap, engine)
+    models = [storage.absolute(uri) for uri in (model, against) if uri is not None]
+    task = (models, read_manifest(manifest), split, cancer_definition, swap, engine)
     if on_cluster:
         from derm_ray.runtime import ray_session, run_remote
 
@@ -104,17 +113,19 @@ def _out_of_fold(run: str, definition: CancerDefinition) -> "Evaluation":
 
 
 def _measure(
-    model: str,
+    models: list[str],
     manifest: "Manifest",
     split: Split,
     definition: CancerDefinition,
     swapped: bool,
     engine: str,
 ) -> "Evaluation":
-    """Load and evaluate a model in this process."""
+    """Load a model, and the one that it is compared with, if any, and evaluate it in this process."""
     from derm_ray.bundle import load_bundle
     from derm_ray.evaluation.evaluate import evaluate as run
     from derm_ray.inference.predictor import Predictor
 
-    predictor = Predictor(load_bundle(model), engine)
-    return run(predictor, manifest, split, definition=definition, swapped=swapped)
+    predictor, *others = (Predictor(load_bundle(uri), engine) for uri in models)
+    return run(
+        predictor, manifest, split, definition=definition, swapped=swapped, against=others[0] if others else None
+    )

@@ -27,10 +27,11 @@ from derm_ray.domain import (
     Split,
     Task,
 )
+from derm_ray.errors import ConfigError
 from derm_ray.evaluation.calibration import Reliability, reliability
 from derm_ray.evaluation.comparison import RESAMPLES, Interval, bootstrap, finite_or_none
 from derm_ray.evaluation.decisions import Offsets, decided
-from derm_ray.evaluation.metrics import Labels, compute_all, confusion_matrix, task_scores
+from derm_ray.evaluation.metrics import Draws, Labels, compute_all, confusion_matrix, metric_names, task_scores
 from derm_ray.inference.predictor import Predictor
 
 KindScores = dict[PredictionKind, npt.NDArray[np.float64]]
@@ -67,6 +68,8 @@ class Evaluation:
         warnings: what makes the metrics doubtful, such as classes with few lesions.
         majority: metrics of always predicting the most frequent training class.
         without_patient: the metrics without patient data, of models that use it; else empty.
+        differences: prediction kind -> metric -> this model's minus the other model's, paired over lesions; empty
+            without another model.
         provenance: model digest, its training run, manifest digest, engine, version.
     """
 
@@ -82,6 +85,7 @@ class Evaluation:
     kinds: dict[PredictionKind, KindEvaluation]
     majority: dict[str, float]
     without_patient: dict[PredictionKind, KindEvaluation]
+    differences: dict[PredictionKind, dict[str, Interval]]
     provenance: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
@@ -101,6 +105,7 @@ class Evaluation:
             "majority_class": {name: finite_or_none(value) for name, value in self.majority.items()},
             "predictions": _kinds_json(self.kinds),
             **({"predictions_without_patient_data": _kinds_json(self.without_patient)} if self.without_patient else {}),
+            **({"differences": _differences_json(self.differences)} if self.differences else {}),
             "provenance": self.provenance,
         }
 
@@ -120,6 +125,10 @@ def _kinds_json(kinds: dict[PredictionKind, KindEvaluation]) -> dict[str, Any]:
     }
 
 
+def _differences_json(differences: dict[PredictionKind, dict[str, Interval]]) -> dict[str, Any]:
+    return {str(kind): {name: i.to_json() for name, i in metrics.items()} for kind, metrics in differences.items()}
+
+
 def _point_json(point: OperatingPoint) -> dict[str, Any]:
     reached = {name: finite_or_none(value) for name, value in asdict(point).items() if isinstance(value, float)}
     return {"name": point.name, "task": point.task, **reached}
@@ -133,6 +142,7 @@ def evaluate(
     definition: CancerDefinition = CancerDefinition.PAPER,
     resamples: int = RESAMPLES,
     swapped: bool = False,
+    against: Predictor | None = None,
 ) -> Evaluation:
     """Evaluate a model on one split.
 
@@ -143,20 +153,26 @@ def evaluate(
         definition: which classes count as cancer.
         resamples: bootstrap draws.
         swapped: swap the clinical and the dermoscopy image (section 3.1, last paragraph).
+        against: another model of the same label set, to be compared on the same lesions.
 
     Raises:
         ManifestError: rules are broken or images cannot be used; all are listed.
-        ConfigError: the split is empty, or the images are prepared at another size.
+        ConfigError: the split is empty, the images are prepared at another size, or the other model has other classes.
     """
-    require_size(manifest, predictor.bundle.preprocessing, "the model's size")
     label_set = predictor.bundle.label_set
+    for one in (predictor, *([against] if against is not None else [])):
+        require_size(manifest, one.bundle.preprocessing, "the model's size")
+        if one.bundle.label_set.name != label_set.name:
+            raise ConfigError(
+                f"--against: a model of label set {one.bundle.label_set.name}, this one's is {label_set.name}. Compare "
+                "models of the same diagnoses."
+            )
     manifest = collapse(manifest, label_set)
     validate(manifest, label_set, complete=(split,), purpose="evaluation")
     chosen = require_split(manifest, split)
     pairs = patient_pairs(chosen, predictor.bundle.patient, manifest)
     labels = np.array([label_set.class_names.index(str(pair.diagnosis)) for pair in pairs])
-    shown = [replace(p, clinical_uri=p.dermoscopy_uri, dermoscopy_uri=p.clinical_uri) if swapped else p for p in pairs]
-    scores, without = _predict(predictor, shown, manifest.uri)
+    scores, without = _predict(predictor, _shown(pairs, swapped=swapped), manifest.uri)
     lesion_ids = [pair.lesion_id for pair in pairs]
     tasks = {task.name: task for task in label_set.tasks(definition)}
     calibration = predictor.bundle.calibration
@@ -176,6 +192,22 @@ def evaluate(
             for kind, probabilities in scores.items()
         }
 
+    differences = {}
+    if against is not None:
+        others = _shown(patient_pairs(chosen, against.bundle.patient, manifest), swapped=swapped)
+        other = _predict(against, others, manifest.uri)[0]
+
+        def difference(kind: PredictionKind, weights: Draws) -> dict[str, Draws]:
+            mine, theirs = (
+                compute_all(tasks, label_set.class_names, labels, probabilities[kind], weights, offsets.get(kind))
+                for probabilities, offsets in (
+                    (scores, calibration.offsets),
+                    (other, against.bundle.calibration.offsets),
+                )
+            )
+            return {name: mine[name] - theirs[name] for name in metric_names(tasks)}
+
+        differences = {kind: bootstrap(partial(difference, kind), lesion_ids, resamples=resamples) for kind in scores}
     cross = scores[PredictionKind.CROSS]
     sides = {name: task_scores(task, label_set.class_names, labels, cross) for name, task in tasks.items()}
     return Evaluation(
@@ -191,8 +223,10 @@ def evaluate(
         kinds=evaluated(scores),
         majority=_majority(manifest, label_set, labels, definition),
         without_patient=evaluated(without),
+        differences=differences,
         provenance={
             "model_digest": predictor.bundle.model_digest,
+            "against": against.bundle.model_digest if against is not None else None,
             "run_id": predictor.bundle.run_id,
             "engine": predictor.engine.name,
             "manifest_digest": manifest.digest,
@@ -280,6 +314,10 @@ def finite_metrics(
 def predict_pairs(predictor: Predictor, pairs: Sequence[LesionPair], uri: str) -> KindScores:
     """Return the probabilities (N, K) of pairs with both images; a ``ManifestError`` names all bad images."""
     return _predict(predictor, pairs, uri)[0]
+
+
+def _shown(pairs: Sequence[LesionPair], *, swapped: bool) -> list[LesionPair]:
+    return [replace(p, clinical_uri=p.dermoscopy_uri, dermoscopy_uri=p.clinical_uri) if swapped else p for p in pairs]
 
 
 def _predict(predictor: Predictor, pairs: Sequence[LesionPair], uri: str) -> tuple[KindScores, KindScores]:

@@ -78,6 +78,7 @@ def evaluate_out_of_fold(
         kinds=kinds,
         majority=_majority(held, folds, definition),
         without_patient={},
+        differences={},
         provenance={
             "model_digest": bundle.model_digest,
             "run_id": bundle.run_id,

@@ -30,8 +30,8 @@ def write_evaluation(evaluation: Evaluation, out_uri: str) -> tuple[str, str]:
     json_uri, html_uri = storage.join(out_uri, JSON_NAME), storage.join(out_uri, HTML_NAME)
     if storage.exists(json_uri):
         before = storage.read_json(json_uri)["provenance"]
-        for key in ("model_digest", "manifest_digest", "images"):
-            if before.get(key) != evaluation.provenance[key]:
+        for key in ("model_digest", "against", "manifest_digest", "images"):
+            if before.get(key) != evaluation.provenance.get(key):
                 raise OutputExistsError(f"{out_uri} contains an evaluation with another {key}. Choose another --out.")
     storage.write_json(json_uri, evaluation.to_json())
     storage.write_bytes(html_uri, render_html(evaluation).encode())
@@ -43,7 +43,7 @@ def render_html(evaluation: Evaluation) -> str:
     overall = {name: metric_title(name) for name in metric_names(evaluation.task_sizes)}
     return render_page(
         "derm_ray.evaluation",
-        {"metric": figure_text, "number": number_text},
+        {"metric": figure_text, "number": number_text, "difference": difference_text},
         evaluation=evaluation,
         overall=overall,
         plots=_plots(evaluation, overall),
@@ -63,6 +63,13 @@ def _reached(name: str, value: float, lacking: str) -> str:
     return f"{value:.1%} {name}" if math.isfinite(value) else f"{name} {NOT_DEFINED} (no {lacking} in this split)"
 
 
+def difference_text(interval: Interval) -> str:
+    """Return a difference for a table: ``+0.021 (-0.004 to +0.046)``, or ``not defined``."""
+    if interval.low != interval.low:
+        return NOT_DEFINED
+    return f"{interval.value:+.3f} ({interval.low:+.3f} to {interval.high:+.3f})"
+
+
 def summary_text(evaluation: Evaluation) -> str:
     """Return the main metrics as a table for a terminal."""
     kinds = list(evaluation.kinds)
@@ -77,6 +84,14 @@ def summary_text(evaluation: Evaluation) -> str:
         lines += [
             f"{title:<{width}}"
             + "".join(f"  {figure_text(evaluation.without_patient[kind].metrics[name]):<21}" for kind in kinds)
+            for name, title in overall.items()
+        ]
+        lines.append("")
+    if evaluation.differences:
+        lines += ["", "difference to the other model, paired over lesions"]
+        lines += [
+            f"{title:<{width}}"
+            + "".join(f"  {difference_text(evaluation.differences[kind][name]):<27}" for kind in kinds).rstrip()
             for name, title in overall.items()
         ]
         lines.append("")

@@ -10,7 +10,7 @@ import pytest
 
 from derm_ray.bundle import load_bundle
 from derm_ray.data.manifest import Manifest
-from derm_ray.domain import PAPER15, PredictionKind, Split
+from derm_ray.domain import PAPER15, PredictionKind, Split, label_set
 from derm_ray.errors import ConfigError, ManifestError, OutputExistsError
 from derm_ray.evaluation.calibration import fit_calibration
 from derm_ray.evaluation.evaluate import Evaluation, evaluate
@@ -63,6 +63,38 @@ def test_another_models_report_is_not_overwritten(evaluation: Evaluation, tmp_pa
 def test_the_terminal_table_lines_up(evaluation: Evaluation) -> None:
     lines = summary_text(evaluation).splitlines()
     assert len({line.index("(") for line in lines[1:] if ")" in line and not line.startswith("warning")}) == 1
+
+
+def test_a_model_is_compared_with_another_on_the_same_lesions(
+    bundle_uri: str, pairs: Manifest, evaluation: Evaluation, tmp_path: Path
+) -> None:
+    mine = Predictor(load_bundle(bundle_uri), "torch")
+    itself = evaluate(mine, pairs, Split.VAL, resamples=20, against=mine)
+    for metrics in itself.differences.values():
+        assert {(i.value, i.low, i.high) for i in metrics.values()} == {(0.0, 0.0, 0.0)}
+    other = load_bundle(seal_untrained(str(tmp_path / "other"), NetworkConfig("sole", "tiny", "gap", 15), seed=7))
+    compared = evaluate(mine, pairs, Split.VAL, resamples=20, against=Predictor(other, "torch"))
+    theirs = evaluate(Predictor(other, "torch"), pairs, Split.VAL, resamples=20)
+    for kind, metrics in compared.differences.items():
+        for name, interval in metrics.items():
+            first, second = (one.kinds[kind].metrics[name].value for one in (evaluation, theirs))
+            assert interval.value == pytest.approx(first - second)
+            assert interval.low <= interval.value <= interval.high
+    json_uri, html_uri = write_evaluation(compared, str(tmp_path / "out"))
+    assert json.loads(Path(json_uri).read_text())["differences"]["cross"]["accuracy"]["low"] is not None
+    assert "Difference to the other model" in Path(html_uri).read_text()
+    assert "difference to the other model" in summary_text(compared)
+    with pytest.raises(OutputExistsError, match="another against"):
+        write_evaluation(evaluation, str(tmp_path / "out"))
+
+
+def test_models_of_other_diagnoses_are_not_compared(bundle_uri: str, pairs: Manifest, tmp_path: Path) -> None:
+    uri = seal_untrained(
+        str(tmp_path / "other"), NetworkConfig("sole", "tiny", "gap", 11), label_set=label_set("milk10k")
+    )
+    mine, other = (Predictor(load_bundle(one), "torch") for one in (bundle_uri, uri))
+    with pytest.raises(ConfigError, match=r"label set milk10k, this one's is paper15\. Compare models"):
+        evaluate(mine, pairs, Split.VAL, against=other)
 
 
 def test_an_empty_split_and_unreadable_images_are_one_message(bundle_uri: str, pairs: Manifest) -> None:
