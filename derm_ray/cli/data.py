@@ -67,10 +67,13 @@ def validate(
     training: Annotated[
         bool, typer.Option("--training", help="Also require both images and a diagnosis in every row.")
     ] = False,
+    images: Annotated[bool, typer.Option("--images", help="Also read and decode every image.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check a manifest and list all problems."""
+    from derm_ray.data.loading import load_all
     from derm_ray.data.manifest import read_manifest
+    from derm_ray.data.preprocessing import Preprocessing
     from derm_ray.data.summary import summarize
     from derm_ray.data.validation import find_warnings
     from derm_ray.data.validation import validate as check
@@ -81,6 +84,9 @@ def validate(
     read = read_manifest(manifest)
     try:
         check(read, find(label_set) if label_set else None, complete=(*Split, None) if training else ())
+        if images:
+            for _ in load_all(read.absolute().pairs(), Preprocessing(), manifest):
+                pass
     except ManifestError as error:
         if not as_json:
             error.shown = len(error.problems)

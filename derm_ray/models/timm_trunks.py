@@ -1,5 +1,6 @@
 """Every network of timm that gives feature maps, as a trunk ``timm/<name>``."""
 
+import logging
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -70,6 +71,7 @@ def make_spec(name: str) -> TrunkSpec:
 
 
 def _download(name: str) -> Mapping[str, Tensor]:
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # else it tells of every try
     try:
         return dict(timm.create_model(name, pretrained=True).state_dict())
     except Exception as error:  # the hub has many

@@ -125,8 +125,8 @@ def test_two_photos_become_an_answer(page: Page, served_model_uri: str) -> None:
     tasks = page.texts(".task")
     assert [task.splitlines()[0] for task in tasks] == ["Cancer vs not", "Melanoma vs benign"]
     for task in tasks:
-        assert "Threshold 99.9 % (90.0 % sensitivity, 50.0 % specificity on validation): below" in task
-        assert "Threshold < 0.1 % (90.0 % sensitivity, 50.0 % specificity on validation): above" in task
+        assert "Threshold for 90 % sensitivity: 99.9 % (reached 90.0 % sensitivity, 50.0 % specificity on validation): below" in task
+        assert "Threshold for 90 % sensitivity: < 0.1 % (reached 90.0 % sensitivity, 50.0 % specificity on validation): above" in task
     assert [text for text in page.texts("#table thead th") if text] == ["Diagnosis", "Clinical", "Dermoscopy", "Both"]
     assert any(word in page.find("#agreement").text for word in ("the same diagnosis", "Neither"))
 
@@ -156,7 +156,7 @@ def test_one_photo_is_enough(page: Page) -> None:
     assert "the dermoscopy image alone" in page.find("#basis").text
     assert not page.find("#per-input").is_displayed()
     assert len(page.driver.find_elements(By.CSS_SELECTOR, ".layers")) == 1
-    assert "Threshold 99.9 %" in page.texts(".task")[0]
+    assert "% sensitivity: 99.9 %" in page.texts(".task")[0]
 
 
 def test_patient_data_is_optional_and_changes_the_answer(page: Page) -> None:

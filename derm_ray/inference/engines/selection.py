@@ -83,10 +83,11 @@ def _fastest(bundle: Bundle, device: torch.device) -> str:
         if time() - kept.stat().st_mtime < KEPT_S:
             best = kept.read_text()
             if best in [engine.name for engine in engines]:
-                logger.info("engine %s (measured here within a day)", best)
+                logger.info("engine %s (the fastest here when last measured, less than a day ago)", best)
                 return best
     except (OSError, UnicodeDecodeError):  # none yet, or a damaged one
         pass
+    logger.info("measuring which engine is the fastest here; --engine NAME skips this")
     rates = _pairs_per_s(engines, bundle.preprocessing.size)
     best = engines[0].name
     for name, rate in rates.items():

@@ -11,7 +11,12 @@ function element(kind, properties = {}, ...children) {
   return made;
 }
 
-const percent = (p) => (p < 0.0005 ? "< 0.1 %" : `${(100 * p).toFixed(1)} %`);
+function percent(p) {
+  if (p > 0 && p < 0.0005) return "< 0.1 %";
+  if (p < 1 && p >= 0.9995) return "> 99.9 %";
+  return `${(100 * p).toFixed(1)} %`;
+}
+
 const ranked = (probabilities) => Object.entries(probabilities).sort((a, b) => b[1] - a[1]);
 
 function bar(share, ticks = []) {
@@ -58,7 +63,8 @@ function showTasks(answer, model) {
         textContent: above ? "above" : "below",
       });
       const validation = `${percent(point.sensitivity)} sensitivity, ${percent(point.specificity)} specificity on validation`;
-      return element("li", {}, `Threshold ${percent(point.threshold)} (${validation}): `, verdict);
+      const target = `for ${Math.round(100 * point.target)} % sensitivity`;
+      return element("li", {}, `Threshold ${target}: ${percent(point.threshold)} (reached ${validation}): `, verdict);
     });
     const counted = task.positive.map((name) => model.titles[name]).join(", ");
     return element("div", { className: "task" },

@@ -215,7 +215,7 @@ def _logistic(
         except StorageError as error:
             return f"failed: {error}" if "vgg16" in weights else UNAVAILABLE
         except ManifestError:
-            return "failed: an image cannot be used; derm-ray data validate names it"
+            return "failed: an image cannot be used; derm-ray data validate --images names it"
         found = _truth(manifest, labels, result.predictions)
         write_predictions(found, folder)
     return found

@@ -72,6 +72,14 @@ def test_a_patient_of_most_lesions_is_a_warning_of_every_command(tmp_path: Path)
     assert json.loads(line)["warnings"]
 
 
+def test_validate_opens_the_images_when_asked(tmp_path: Path) -> None:
+    imported(tmp_path, [f"PAT{i}" for i in range(3)])
+    assert "3 pairs, valid" in run("validate", str(tmp_path / "m.parquet"))[0]
+    result = RUNNER.invoke(app, ["data", "validate", str(tmp_path / "m.parquet"), "--images"])
+    assert "3 problems" in str(result.exception)
+    assert f"{tmp_path}/c.jpg" in str(result.exception)
+
+
 def test_a_split_of_rows_that_break_rules_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
     path.write_text("lesion_id,patient_id,clinical_uri\nL1,P\u200b1,a.jpg\n")
