@@ -17,7 +17,6 @@ import ray
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from derm_ray.data.inputs import MemoryInput
 from derm_ray.data.manifest import Manifest
 from derm_ray.data.splits import split_manifest
 from derm_ray.data.synthetic import synthesize
@@ -30,7 +29,7 @@ from derm_ray.storage import read_bytes
 from derm_ray.training.config import make_config
 from derm_ray.training.run.driver import train
 from tests.cluster.queries import LIST, asked
-from tests.conftest import take, unused_port
+from tests.conftest import MemoryInput, take, unused_port
 
 EXPORTS_S = 15.0
 """Until all processes have exported what they counted, which they do every 10 s."""

@@ -22,14 +22,13 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 
-from derm_ray.data.inputs import MemoryInput
 from derm_ray.data.synthetic import synthesize
 from derm_ray.domain import PAPER15
 from derm_ray.models.factory import NetworkConfig
 from derm_ray.runtime import machine_cpus, ray_session
 from derm_ray.scoring.pipeline import ScoringOptions, score
 from derm_ray.studies.benchmark.comparison import to_row, turns
-from tests.conftest import seal_untrained
+from tests.conftest import MemoryInput, seal_untrained
 from tests.monitored import metrics_url
 
 SHARD, SIZE, IMAGE_SIDE = 32, 128, 600

@@ -4,8 +4,6 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-import pyarrow as pa
-
 from derm_ray import storage
 from derm_ray.data.archives.containers import Damaged, kind
 from derm_ray.data.archives.index import index_archive
@@ -14,8 +12,6 @@ from derm_ray.data.archives.parquet_columns import Content
 from derm_ray.data.archives.parquet_tables import parquet_content
 from derm_ray.data.manifest import Manifest, normalize_schema, scan_manifest
 from derm_ray.data.parts import SUFFIX, parquet_parts, relative, values, with_values
-from derm_ray.data.prepared import require_size
-from derm_ray.data.preprocessing import Preprocessing
 from derm_ray.errors import ConfigError, ManifestError
 
 MANIFEST_SUFFIXES = (".csv", ".jsonl")
@@ -79,25 +75,6 @@ class ManifestInput(Input):
             yield Manifest(table, self.uri, piece.missing_words)
 
 
-class MemoryInput(Input):
-    """A manifest in memory."""
-
-    def __init__(self, manifest: Manifest) -> None:
-        super().__init__(manifest.uri)
-        self._manifest = manifest.absolute()
-
-    def pieces(self) -> Iterator[Manifest]:
-        """See :class:`Input`."""
-        yield self._manifest
-
-    def fingerprint(self) -> str:
-        """See :class:`Input`; of all columns, since a model may use any as patient data."""
-        table, sink = self._manifest.table.combine_chunks(), pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, table.schema) as writer:
-            writer.write_table(table)
-        return storage.sha256(sink.getvalue().to_pybytes())
-
-
 class ArchiveInput(Input):
     """A folder tree, tar, zip, tar.gz or Parquet with images, or DICOM files."""
 
@@ -113,25 +90,6 @@ class ArchiveInput(Input):
         index = index_archive(self.uri, self._rule)
         self.skipped.update(index.skipped)
         return (normalize_schema(table, self.uri) for table in index.tables())
-
-
-class SizedInput(Input):
-    """An input whose prepared images must match one model's preprocessing."""
-
-    def __init__(self, source: Input, spec: Preprocessing) -> None:
-        super().__init__(source.uri)
-        self.may_be_rewritten, self.patterns, self.skipped = source.may_be_rewritten, source.patterns, source.skipped
-        self._source, self._spec = source, spec
-
-    def pieces(self) -> Iterator[Manifest]:
-        """See :class:`Input`; images of another size raise ``ConfigError``."""
-        for piece in self._source.pieces():
-            require_size(piece, self._spec, "the model's size")
-            yield piece
-
-    def fingerprint(self) -> str:
-        """See :class:`Input`."""
-        return self._source.fingerprint()
 
 
 def open_input(uri: str, rule: PairingRule | None = None) -> Input:

@@ -311,17 +311,12 @@ def finite_metrics(
     }
 
 
-def predict_pairs(predictor: Predictor, pairs: Sequence[LesionPair], uri: str) -> KindScores:
-    """Return the probabilities (N, K) of pairs with both images; a ``ManifestError`` names all bad images."""
-    return _predict(predictor, pairs, uri)[0]
-
-
 def _shown(pairs: Sequence[LesionPair], *, swapped: bool) -> list[LesionPair]:
     return [replace(p, clinical_uri=p.dermoscopy_uri, dermoscopy_uri=p.clinical_uri) if swapped else p for p in pairs]
 
 
 def _predict(predictor: Predictor, pairs: Sequence[LesionPair], uri: str) -> tuple[KindScores, KindScores]:
-    """Return the probabilities, and of models that use patient data also those without it."""
+    """Return the probabilities of pairs with both images, and of models that use patient data also those without it."""
     given: list[Mapping[PredictionKind, tuple[float, ...]]] = []
     without: list[Mapping[PredictionKind, tuple[float, ...]]] = []
     for pixels in load_all(pairs, predictor.bundle.preprocessing, uri):

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from derm_ray import __version__, storage
+from derm_ray.bundle import Bundle
 from derm_ray.data.inputs import Input
 from derm_ray.data.locations import Locations
-from derm_ray.data.patient import PatientEncoder
 from derm_ray.domain import label_set
 from derm_ray.errors import DermRayError, OutputExistsError, ScoringError
 from derm_ray.scoring.formats import PartFormat, part_format
@@ -152,8 +152,7 @@ def open_run(
     description: RunDescription,
     locations: Locations,
     fingerprint: str,
-    model_run_id: str | None = None,
-    patient: PatientEncoder | None = None,
+    model: Bundle | None = None,
 ) -> Run:
     """Start a run in a folder, or resume the one in it.
 
@@ -164,12 +163,11 @@ def open_run(
         source, fingerprint: the pairs.
         description: everything that determines the scores.
         locations: the images' allow-list.
-        model_run_id: the training run of the model, if known.
-        patient: encoding of the patient data that the model uses.
+        model: its training run, input size and patient data; ``None`` takes any images and no patient data.
 
     Raises:
         OutputExistsError: the folder contains another run; the message names the difference.
-        ManifestError: rows that break the rules.
+        ManifestError, ConfigError: rows that break the rules, or images prepared at another size.
     """
     out_uri = storage.absolute(out_uri)
     if out_uri.startswith(source.uri.rstrip("/") + "/"):
@@ -184,10 +182,10 @@ def open_run(
                     f"{source.uri}: files were added, removed or replaced since the run in {out_uri} started. "
                     "Choose another --out, or restore the files."
                 )
-            digest = _plan(source, description, locations, None, patient).digest
+            digest = _plan(source, description, locations, None, model).digest
             _refuse_changes(out_uri, {"input digest": run.source["digest"]}, {"input digest": digest})
         return run
-    digest, shards = _plan(source, description, locations, storage.join(out_uri, MANIFEST), patient)
+    digest, shards = _plan(source, description, locations, storage.join(out_uri, MANIFEST), model)
     sink = BytesIO()
     pq.write_table(pa.Table.from_pylist([asdict(shard) for shard in shards]), sink)
     storage.write_bytes(storage.join(out_uri, SHARDS), sink.getvalue())
@@ -198,7 +196,8 @@ def open_run(
         "digest": digest,
         "skipped": dict(source.skipped),
     }
-    run = Run(out_uri, description, about, shards, uuid.uuid4().hex, __version__, model_run_id)
+    run_id, model_run_id = uuid.uuid4().hex, model.run_id if model is not None else None
+    run = Run(out_uri, description, about, shards, run_id, __version__, model_run_id)
     storage.write_json(storage.join(out_uri, RUN), run.to_json())
     return run
 
@@ -226,11 +225,11 @@ def _plan(
     description: RunDescription,
     locations: Locations,
     manifest_uri: str | None,
-    patient: PatientEncoder | None,
+    model: Bundle | None,
 ) -> Plan:
     csv = description.format == "csv"
     run = asdict(description)
-    return make_plan(source, run, description.shard_size, manifest_uri, locations, csv=csv, patient=patient)
+    return make_plan(source, run, description.shard_size, manifest_uri, locations, csv=csv, model=model)
 
 
 def _refuse_changes(out_uri: str, before: dict[str, Any], now: dict[str, Any]) -> None:

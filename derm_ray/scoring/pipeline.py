@@ -14,7 +14,7 @@ import torch
 
 from derm_ray import __version__, local_files, ray_internals, runtime, storage
 from derm_ray.bundle import Bundle, load_bundle
-from derm_ray.data.inputs import Input, SizedInput
+from derm_ray.data.inputs import Input
 from derm_ray.data.locations import Locations
 from derm_ray.errors import ScoringError
 from derm_ray.inference.engines.engine import Engine
@@ -135,9 +135,8 @@ def score(
             format=output_format,
             shard_size=shard_size,
         )
-        sized = SizedInput(source, model.preprocessing)
         locations = Locations(source.uri, options.allow_prefixes)
-        run = open_run(out_uri, sized, description, locations, fingerprint, model.run_id, model.patient)
+        run = open_run(out_uri, source, description, locations, fingerprint, model)
         with working_for(run.run_id):
             counts, resumed = _complete(run, model, resolved, options, lease)
     return ScoringResult(out_uri, run.run_id, counts, resumed, time.perf_counter() - started)

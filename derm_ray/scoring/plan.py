@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from derm_ray import storage
+from derm_ray.bundle import Bundle
 from derm_ray.data.archives.address import container, is_sequential
 from derm_ray.data.inputs import Input
 from derm_ray.data.locations import Locations
 from derm_ray.data.manifest import Manifest
-from derm_ray.data.patient import PatientEncoder
 from derm_ray.data.patient_columns import PatientReader
+from derm_ray.data.prepared import require_size
 from derm_ray.data.validation import attribute_problems, row_problems
 from derm_ray.domain import LesionPair
 from derm_ray.errors import ManifestError
@@ -44,7 +45,7 @@ def make_plan(
     locations: Locations,
     *,
     csv: bool = False,
-    patient: PatientEncoder | None = None,
+    model: Bundle | None = None,
 ) -> Plan:
     """Check every row, cut the input and write the run's own copy of it, one Parquet row group per shard.
 
@@ -57,22 +58,24 @@ def make_plan(
             is read once.
         manifest_uri: of the copy; ``None`` writes none.
         csv: the scores will be opened as CSV: ids must not begin a formula.
-        patient: encoding of the patient data that the model uses; it is copied too.
+        model: prepared images must have its input size; the patient data that it uses is copied too.
 
     Raises:
         ManifestError: rows that break the rules; up to 1,000 are listed, and nothing is written.
+        ConfigError: the images were prepared at another size.
     """
     problems: list[str] = []
     ids = _Ids()
     total = hashlib.sha256()
     run_digest = storage.digest(run).encode()
     shards: list[Shard] = []
+    patient = model.patient if model is not None else None
     reader = PatientReader(patient) if patient is not None else None
     schema = pair_schema(patient)
     with tempfile.NamedTemporaryFile(suffix=".parquet") as copy:
         with pq.ParquetWriter(copy.name, schema, write_statistics=False) as writer:
             start = 0
-            for rows in _cut(_checked(source, locations, ids, problems, reader, csv=csv), shard_size, problems):
+            for rows in _cut(_checked(source, model, locations, ids, problems, reader, csv=csv), shard_size, problems):
                 lines = b"".join(row_line(row) for row in rows)
                 total.update(lines)
                 digest = hashlib.sha256(run_digest + lines).hexdigest()
@@ -95,6 +98,7 @@ def make_plan(
 
 def _checked(
     source: Input,
+    model: Bundle | None,
     locations: Locations,
     ids: "_Ids",
     problems: list[str],
@@ -105,6 +109,8 @@ def _checked(
     """Yield all pairs, and collect their problems."""
     first = 0
     for piece in source.pieces():
+        if model is not None:
+            require_size(piece, model.preprocessing, "the model's size")
         if reader is None:
             pairs = piece.pairs()
         else:

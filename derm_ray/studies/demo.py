@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from derm_ray import __version__, storage
 from derm_ray.bundle import load_bundle
-from derm_ray.data.inputs import MemoryInput
+from derm_ray.data.inputs import ManifestInput
 from derm_ray.data.manifest import write_manifest
 from derm_ray.data.splits import split_manifest
 from derm_ray.data.synthetic import synthesize
@@ -60,5 +60,5 @@ def run_demo(out_uri: str, *, pairs: int = PAIRS, epochs: int = EPOCHS) -> DemoR
     evaluation = evaluate(Predictor(load_bundle(trained.bundle_uri)), manifest)
     _, report_uri = write_evaluation(evaluation, storage.join(out_uri, "evaluation"))
     logger.info("4/4  scoring all pairs in bulk")
-    scores = score(trained.bundle_uri, MemoryInput(manifest), scores_uri, shard_size=100)
+    scores = score(trained.bundle_uri, ManifestInput(manifest.uri), scores_uri, shard_size=100)
     return DemoResult(report_uri, evaluation, scores, trained.bundle_uri, manifest.uri)

@@ -16,12 +16,12 @@ import ray.data
 
 from derm_ray import storage
 from derm_ray.data.archives.index import index_archive
-from derm_ray.data.inputs import MemoryInput, open_input
+from derm_ray.data.inputs import open_input
 from derm_ray.data.manifest import Manifest, write_tables
 from derm_ray.domain import Modality
 from derm_ray.scoring.pipeline import ScoringOptions
 from derm_ray.scoring.pipeline import score as score_on
-from tests.conftest import RunCommand, take
+from tests.conftest import MemoryInput, RunCommand, take
 
 pytestmark = pytest.mark.ray
 PAIRS = 12

@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from derm_ray import storage
-from derm_ray.data.inputs import Input, MemoryInput, open_input
+from derm_ray.data.inputs import Input, open_input
 from derm_ray.data.manifest import Manifest
 from derm_ray.domain import Modality
 from derm_ray.errors import ScoringError
 from derm_ray.scoring.pipeline import ScoringOptions, score
 from derm_ray.scoring.reconcile import verify
-from tests.conftest import take
+from tests.conftest import MemoryInput, take
 
 pytestmark = pytest.mark.ray
 PAIRS, SHARD = 90, 40

@@ -8,14 +8,13 @@ import pandas as pd
 import pytest
 
 from derm_ray.bundle import load_bundle
-from derm_ray.data.inputs import MemoryInput
 from derm_ray.data.loading import load_all
 from derm_ray.errors import OutputExistsError
 from derm_ray.inference.engines.engine_store import FOLDER, load_engine, store_engine
 from derm_ray.inference.engines.openvino import NAME
 from derm_ray.inference.predictor import Predictor
 from derm_ray.scoring.pipeline import ScoringOptions, score
-from tests.conftest import RunCommand, TrainedRun, take
+from tests.conftest import MemoryInput, RunCommand, TrainedRun, take
 
 pytestmark = pytest.mark.ray
 

@@ -10,13 +10,12 @@ from typer.testing import CliRunner
 
 from derm_ray.bundle import load_bundle
 from derm_ray.cli import app
-from derm_ray.data.inputs import MemoryInput
 from derm_ray.data.locations import Locations
 from derm_ray.data.manifest import Manifest
 from derm_ray.data.patient_columns import patient_pairs
 from derm_ray.domain import Modality, PredictionKind, Split
 from derm_ray.errors import ManifestError, OutputExistsError
-from derm_ray.evaluation.evaluate import evaluate, predict_pairs
+from derm_ray.evaluation.evaluate import _predict, evaluate
 from derm_ray.evaluation.report import render_html, summary_text
 from derm_ray.inference.predictor import Predictor
 from derm_ray.scoring import plan
@@ -27,7 +26,7 @@ from derm_ray.serving.arguments import ServeArguments
 from derm_ray.serving.model import ServedModel
 from derm_ray.serving.recorder import Recorder
 from derm_ray.storage import read_bytes
-from tests.conftest import take
+from tests.conftest import MemoryInput, take
 from tests.unit.serving.conftest import Client
 
 EXACT = 1e-5
@@ -46,7 +45,7 @@ def opened(manifest: Manifest, uri: str, out: Path) -> Run:
     source = MemoryInput(manifest)
     description = RunDescription(bundle.model_digest, "paper15", "torch", False, False, "parquet", 5)
     locations = Locations(source.uri)
-    return open_run(str(out), source, description, locations, source.fingerprint(), patient=bundle.patient)
+    return open_run(str(out), source, description, locations, source.fingerprint(), bundle)
 
 
 def scored(manifest: Manifest, uri: str, out: Path) -> np.ndarray:
@@ -65,7 +64,7 @@ def test_evaluation_bulk_and_online_agree(few: Manifest, patient_bundle_uri: str
     lesions = patient_pairs(few, bundle.patient)
     assert "age" not in lesions[0].patient
     assert {len(lesion.patient) for lesion in lesions[1:]} == {2, 3}, "lower extremities are not known"
-    evaluated = predict_pairs(Predictor(bundle, "torch"), lesions, few.uri)[PredictionKind.CROSS]
+    evaluated = _predict(Predictor(bundle, "torch"), lesions, few.uri)[0][PredictionKind.CROSS]
     assert np.allclose(evaluated, scored(few, patient_bundle_uri, tmp_path / "bulk"), atol=EXACT)
     model = ServedModel(ServeArguments(model=patient_bundle_uri, engine="torch"), bundle.model_digest, Recorder())
     client, answers = Client(api.create_app(model)), []
@@ -92,7 +91,7 @@ def test_bulk_without_the_columns_says_so_and_counts_them_as_missing(
         bare = bare.with_column(name, [None] * len(few))
     found = scored(bare, patient_bundle_uri, tmp_path / "bare")
     assert said == ["patient data: no lesion has age, sex, site, which the model uses; it counts as missing"]
-    predicted = predict_pairs(Predictor(load_bundle(patient_bundle_uri), "torch"), bare.pairs(), bare.uri)
+    predicted, _ = _predict(Predictor(load_bundle(patient_bundle_uri), "torch"), bare.pairs(), bare.uri)
     assert np.allclose(found, predicted[PredictionKind.CROSS], atol=EXACT)
     with pytest.raises(OutputExistsError, match="input digest"):
         opened(few, patient_bundle_uri, tmp_path / "bare")

@@ -17,7 +17,6 @@ from derm_ray import storage
 from derm_ray.bundle import load_bundle
 from derm_ray.cli.model import show
 from derm_ray.data.importers.folder import import_folder
-from derm_ray.data.inputs import MemoryInput
 from derm_ray.data.manifest import Manifest, read_manifest, write_manifest
 from derm_ray.data.splits import split_manifest
 from derm_ray.data.synthetic import synthesize
@@ -32,6 +31,7 @@ from derm_ray.scoring.reconcile import verify
 from derm_ray.serving.schemas import describe_model
 from derm_ray.training.config import make_config
 from derm_ray.training.run.driver import train
+from tests.conftest import MemoryInput
 
 pytestmark = pytest.mark.ray
 Lines = Callable[[], list[dict[str, Any]]]

@@ -12,19 +12,18 @@ import pandas as pd
 import pytest
 
 from derm_ray.bundle import load_bundle
-from derm_ray.data.inputs import MemoryInput
 from derm_ray.data.manifest import Manifest
 from derm_ray.data.patient_columns import patient_pairs
 from derm_ray.domain import Modality, PredictionKind, Split
 from derm_ray.errors import OutputExistsError, ScoringError
-from derm_ray.evaluation.evaluate import predict_pairs
+from derm_ray.evaluation.evaluate import _predict
 from derm_ray.inference.predictor import Predictor
 from derm_ray.scoring.pipeline import ScoringOptions, ScoringResult, score
 from derm_ray.scoring.reconcile import verify
 from derm_ray.serving.arguments import ServeArguments
 from derm_ray.serving.endpoint import endpoint
 from derm_ray.storage import read_bytes
-from tests.conftest import Served, TrainedRun, take
+from tests.conftest import MemoryInput, Served, TrainedRun, take
 
 pytestmark = pytest.mark.ray
 ONE = ScoringOptions(replicas=1)
@@ -66,7 +65,7 @@ def assert_same(
     """Compare probabilities in bulk and online with those of an evaluation, which computes in float32."""
     exact = Predictor(load_bundle(bundle_uri), "torch")
     known = patient_pairs(pairs, exact.bundle.patient)
-    evaluated = predict_pairs(exact, known, pairs.uri)[PredictionKind.CROSS]
+    evaluated = _predict(exact, known, pairs.uri)[0][PredictionKind.CROSS]
     classes = exact.bundle.label_set.class_names
     frame = pd.read_parquet(out).set_index("pair_id").loc[pairs.column("pair_id")]
     bulk = frame[[f"p_{name}" for name in classes]].to_numpy()

@@ -15,7 +15,8 @@ from derm_ray import storage
 from derm_ray.bundle import load_bundle
 from derm_ray.cli import app
 from derm_ray.data import prepared
-from derm_ray.data.inputs import SizedInput, open_input
+from derm_ray.data.inputs import open_input
+from derm_ray.data.locations import Locations
 from derm_ray.data.manifest import Manifest, normalize_schema, read_manifest, write_manifest
 from derm_ray.data.preprocessing import PairPixels, Preprocessing, load_pairs
 from derm_ray.data.splits import split_manifest
@@ -24,6 +25,7 @@ from derm_ray.errors import ConfigError, ManifestError, OutputExistsError, Stora
 from derm_ray.evaluation.evaluate import evaluate
 from derm_ray.evaluation.quantization import quantize_bundle
 from derm_ray.inference.predictor import Predictor
+from derm_ray.scoring.plan import make_plan
 from derm_ray.studies.baseline import run_baseline
 from derm_ray.studies.reproduction.study import reproduce
 from derm_ray.training.config import debug
@@ -193,7 +195,7 @@ def test_every_user_of_a_size_refuses_another_one(pairs: Manifest, tmp_path: Pat
     with refuses("the model's size", 48):
         evaluate(Predictor(model, "torch"), found)
     with refuses("the model's size", 48):
-        list(SizedInput(open_input(found.uri), model.preprocessing).pieces())
+        make_plan(open_input(found.uri), {}, 256, None, Locations(found.uri), model=model)
     with refuses("--size", 32):
         prepared.prepare(found, str(tmp_path / "again"), Preprocessing(32))
     with refuses("the baseline's size", 128):
@@ -213,7 +215,6 @@ def test_the_size_is_read_from_any_format(tmp_path: Path) -> None:
         prepared.require_size(copy, SPEC, "the size")
         with pytest.raises(ConfigError, match="prepared at 64 px"):
             prepared.require_size(copy, Preprocessing(32), "the size")
-        assert len(list(SizedInput(open_input(copy.uri), SPEC).pieces())) == 1
     wrong = Manifest(found.table.drop_columns("prepared_size").append_column("prepared_size", [["big"] * 4]), found.uri)
     with pytest.raises(ManifestError, match="'prepared_size' is not int64"):
         prepared.require_size(wrong, SPEC, "the size")

@@ -8,12 +8,11 @@ import pytest
 
 from derm_ray import storage
 from derm_ray.bundle import load_bundle
-from derm_ray.data.inputs import MemoryInput
 from derm_ray.data.locations import Locations
 from derm_ray.data.manifest import Manifest
 from derm_ray.scoring.ledger import Run, RunDescription, check_folder, open_run
 from derm_ray.scoring.scorer import ShardScorer
-from tests.conftest import take
+from tests.conftest import MemoryInput, take
 
 Opened = Callable[..., Run]
 

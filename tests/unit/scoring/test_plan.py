@@ -6,12 +6,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from derm_ray.data.inputs import Input, ManifestInput, MemoryInput
+from derm_ray.data.inputs import Input, ManifestInput
 from derm_ray.data.locations import Locations
 from derm_ray.data.manifest import Manifest, normalize_schema, write_manifest
 from derm_ray.errors import ManifestError
 from derm_ray.scoring.plan import Plan, make_plan
 from derm_ray.scoring.shards import PairReader
+from tests.conftest import MemoryInput
 
 RUN = {"model_digest": "m", "engine": "torch"}
 
