@@ -4,12 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from derm_ray import storage
-from derm_ray.evaluation.plots import render_page, svg
+from derm_ray.evaluation.plots import render_page
 from derm_ray.lease import Lease, records
 from derm_ray.scoring.ledger import INVOCATIONS, SUCCESS, Run
 from derm_ray.scoring.parts import StageTimes
@@ -19,7 +16,6 @@ JSON_NAME = "_report.json"
 HTML_NAME = "_report.html"
 STAGES = StageTimes._fields
 TIME_BINS = 60
-COLOR = "#3b7ea1"
 
 
 def complete_run(run: Run, counts: Reconciliation, lease: Lease) -> None:
@@ -79,39 +75,4 @@ def _throughput(times: Sequence[tuple[float, int]]) -> list[dict[str, float]]:
 
 def render_html(report: Mapping[str, Any]) -> str:
     """Return the page; it loads nothing from elsewhere."""
-    spans = report["throughput"]
-    plots = {
-        "throughput": _throughput_plot(spans) if spans else None,
-        "diagnoses": _diagnoses_plot(report["diagnoses"]) if report["diagnoses"] else None,
-        "confidence": _confidence_plot(report["confidence"]["pairs"]),
-    }
-    return render_page("derm_ray.scoring", {}, report=report, plots=plots, stages=STAGES)
-
-
-def _throughput_plot(spans: Sequence[Mapping[str, float]]) -> Markup:
-    figure, axes = _plot(2.6, "seconds after the first part", "pairs/s")
-    axes.step([s["second"] for s in spans], [s["pairs_per_second"] for s in spans], where="post", color=COLOR)
-    axes.set_ylim(bottom=0)
-    return svg(figure)
-
-
-def _diagnoses_plot(diagnoses: Mapping[str, int]) -> Markup:
-    names = sorted(diagnoses, key=diagnoses.__getitem__)
-    figure, axes = _plot(0.8 + 0.32 * len(names), "pairs")
-    bars = axes.barh(names, [diagnoses[name] for name in names], color=COLOR)
-    axes.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=8)
-    return svg(figure)
-
-
-def _confidence_plot(counts: Sequence[int]) -> Markup:
-    figure, axes = _plot(2.6, "probability of the most probable class", "pairs")
-    axes.bar(np.arange(BINS) / BINS, counts, 1 / BINS, align="edge", color=COLOR, edgecolor="white")
-    axes.set_xlim(0, 1)
-    return svg(figure)
-
-
-def _plot(height: float, x: str, y: str = "") -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(8, height))
-    axes = figure.add_subplot(xlabel=x, ylabel=y)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    return render_page("derm_ray.scoring", {}, report=report, stages=STAGES)

@@ -172,6 +172,8 @@ def test_the_report_tells_what_was_done(run: Run, bundle_uri: str) -> None:
     page = (out / "_report.html").read_text()
     assert "25 pairs, each exactly once" in page
     assert "corrupt" in page
+    shares = [float(share) for share in re.findall(r"<i style=\"width: ([\d.]+)%", page)]
+    assert (len(shares), sum(shares)) == (len(report["diagnoses"]), pytest.approx(100, abs=0.1))
     assert "<script" not in page
     assert (out / "_SUCCESS.json").stat().st_mtime_ns >= (out / "_report.html").stat().st_mtime_ns
 
