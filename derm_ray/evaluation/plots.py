@@ -14,7 +14,6 @@ from derm_ray import RESEARCH_NOTICE
 from derm_ray.domain import PredictionKind
 from derm_ray.evaluation.calibration import Reliability
 from derm_ray.evaluation.comparison import Interval
-from derm_ray.evaluation.evaluate import Evaluation
 
 COLORS: Mapping[PredictionKind, str] = {
     PredictionKind.CLINICAL: "#c2742f",
@@ -80,24 +79,4 @@ def reliability_plot(measured: Reliability) -> Markup:
     axes.set_xlabel("confidence")
     axes.set_ylabel("share that is right")
     axes.spines[["top", "right"]].set_visible(False)
-    return svg(figure)
-
-
-def confusion_plot(evaluation: Evaluation, kind: PredictionKind) -> Markup:
-    """Return the confusion matrix as a heat map of recall per true class, with counts."""
-    counts = evaluation.kinds[kind].confusion
-    titles = evaluation.label_set.titles
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    side = 1.5 + 0.42 * len(titles)
-    figure = Figure(figsize=(side + 1, side))
-    axes = figure.add_subplot()
-    axes.imshow(shares, cmap="Greys", vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(counts):
-        if count:
-            color = "white" if shares[row, column] > 0.55 else "black"
-            axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=color)
-    axes.set_xticks(range(len(titles)), list(titles), rotation=60, ha="right", fontsize=8)
-    axes.set_yticks(range(len(titles)), list(titles), fontsize=8)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
     return svg(figure)

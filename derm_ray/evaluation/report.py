@@ -10,7 +10,7 @@ from derm_ray.errors import OutputExistsError
 from derm_ray.evaluation.comparison import Interval
 from derm_ray.evaluation.evaluate import Evaluation
 from derm_ray.evaluation.metrics import NOT_DEFINED, metric_names, metric_title, number_text
-from derm_ray.evaluation.plots import confusion_plot, interval_plot, reliability_plot, render_page
+from derm_ray.evaluation.plots import interval_plot, reliability_plot, render_page
 
 JSON_NAME = "evaluation.json"
 HTML_NAME = "report.html"
@@ -118,5 +118,4 @@ def _plots(evaluation: Evaluation, overall: dict[str, str]) -> dict[str, Markup]
         "overall": interval_plot(list(overall.values()), rows(list(overall)), "metric, 95% interval"),
         "classes": interval_plot(names, rows(areas), "one-vs-rest AUROC, 95% interval", chance=0.5),
         "reliability": reliability_plot(evaluation.kinds[PredictionKind.CROSS].reliability),
-        "confusion": confusion_plot(evaluation, PredictionKind.CROSS),
     }

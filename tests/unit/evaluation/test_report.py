@@ -43,7 +43,11 @@ def test_the_page_is_well_formed_and_loads_nothing(evaluation: Evaluation, tmp_p
     page = Path(html_uri).read_text()
     assert not re.search(r"""(src|href)\s*=\s*["'](https?:)?//""", page)
     assert "@import" not in page
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 3
+    shown = re.search(r'<table class="confusion">(.*?)</table>', page, re.DOTALL)
+    assert shown is not None
+    counts = evaluation.kinds[PredictionKind.CROSS].confusion
+    assert sorted(map(int, re.findall(r">(\d+)</td>", shown[1]))) == sorted(counts[counts > 0].tolist())
     assert "not a medical device" in page
     tags: list[str] = []
     parser = HTMLParser()
