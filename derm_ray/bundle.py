@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
@@ -14,7 +15,7 @@ from derm_ray import RESEARCH_NOTICE, __version__, storage
 from derm_ray.data.patient import PatientEncoder
 from derm_ray.data.preprocessing import Preprocessing
 from derm_ray.data.reference import Distribution, Reference
-from derm_ray.domain import Calibration, LabelSet, OperatingPoint, PredictionKind, label_set
+from derm_ray.domain import Calibration, LabelSet, label_set
 from derm_ray.errors import BundleError, InputError, OutputExistsError, StorageError
 from derm_ray.models.factory import NetworkConfig, build_network
 from derm_ray.models.networks import PairNetwork
@@ -24,6 +25,7 @@ FORMAT_VERSION = 4
 INDEX = "bundle.json"
 WEIGHTS = "weights.safetensors"
 CARD = "README.md"
+_CALIBRATION = TypeAdapter(Calibration)
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def save_bundle(
         "classes": list(label_set.class_names),
         "preprocessing": preprocessing.to_json(),
         "patient": patient.to_json() if patient is not None else None,
-        "calibration": _calibration_to_json(calibration or Calibration()),
+        "calibration": _CALIBRATION.dump_python(calibration or Calibration(), mode="json"),
         "provenance": _finite(provenance),
         "reference": [of.to_json() for of in reference],
     }
@@ -178,7 +180,7 @@ def load_bundle(uri: str) -> Bundle:
             network=NetworkConfig.from_json(index["architecture"]),
             label_set=label_set(index["label_set"]),
             preprocessing=Preprocessing.from_json(index["preprocessing"]),
-            calibration=_calibration_from_json(index["calibration"]),
+            calibration=_CALIBRATION.validate_python(index["calibration"]),
             weights=weights,
             model_digest=index["model_digest"],
             provenance=index["provenance"],
@@ -213,26 +215,6 @@ def _read_verified(uri: str, name: str, expected: str) -> bytes:
 def _altered(uri: str, name: str) -> BundleError:
     return BundleError(
         f"{uri}: {name} was modified (its SHA-256 differs from the recorded one). Copy the bundle again."
-    )
-
-
-def _calibration_to_json(calibration: Calibration) -> dict[str, Any]:
-    return {
-        "temperatures": {str(kind): value for kind, value in calibration.temperatures.items()},
-        "operating_points": [{**asdict(point), "kind": str(point.kind)} for point in calibration.operating_points],
-        "decide": calibration.decide,
-        "offsets": {str(kind): list(values) for kind, values in calibration.offsets.items()},
-    }
-
-
-def _calibration_from_json(values: Mapping[str, Any]) -> Calibration:
-    return Calibration(
-        {PredictionKind(kind): float(value) for kind, value in values["temperatures"].items()},
-        tuple(
-            OperatingPoint(**{**point, "kind": PredictionKind(point["kind"])}) for point in values["operating_points"]
-        ),
-        values["decide"],
-        {PredictionKind(kind): tuple(map(float, offsets)) for kind, offsets in values["offsets"].items()},
     )
 
 
