@@ -14,7 +14,7 @@ from torch import Tensor
 from derm_ray import RESEARCH_NOTICE, __version__, storage
 from derm_ray.data.patient import PatientEncoder
 from derm_ray.data.preprocessing import Preprocessing
-from derm_ray.data.reference import Distribution, Reference
+from derm_ray.data.reference import Reference
 from derm_ray.domain import Calibration, LabelSet, label_set
 from derm_ray.errors import BundleError, InputError, OutputExistsError, StorageError
 from derm_ray.models.factory import NetworkConfig, build_network
@@ -26,6 +26,7 @@ INDEX = "bundle.json"
 WEIGHTS = "weights.safetensors"
 CARD = "README.md"
 _CALIBRATION = TypeAdapter(Calibration)
+_REFERENCE = TypeAdapter(Reference)
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def save_bundle(
         "patient": patient.to_json() if patient is not None else None,
         "calibration": _CALIBRATION.dump_python(calibration or Calibration(), mode="json"),
         "provenance": _finite(provenance),
-        "reference": [of.to_json() for of in reference],
+        "reference": _REFERENCE.dump_python(reference, mode="json"),
     }
     index["model_digest"] = _model_digest(storage.sha256(data), index)
     card = _card(index).encode()
@@ -185,7 +186,7 @@ def load_bundle(uri: str) -> Bundle:
             model_digest=index["model_digest"],
             provenance=index["provenance"],
             uri=storage.absolute(uri),
-            reference=tuple(map(Distribution.from_json, index.get("reference", ()))),
+            reference=_REFERENCE.validate_python(index["reference"]),
             members=index["members"],
             tta=index["tta"],
             patient=PatientEncoder.from_json(index["patient"]) if index["patient"] is not None else None,

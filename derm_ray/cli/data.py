@@ -164,11 +164,13 @@ def prepare(
 @app.command()
 def describe(manifest: ManifestArgument, as_json: JsonOption = False) -> None:
     """Summarize a manifest."""
+    from dataclasses import asdict
+
     from derm_ray.data.manifest import read_manifest
     from derm_ray.data.summary import summarize
 
     summary = summarize(read_manifest(manifest))
-    emit(summary.to_json(), summary.text(), as_json=as_json)
+    emit(asdict(summary), summary.text(), as_json=as_json)
 
 
 @app.command()

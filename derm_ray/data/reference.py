@@ -1,12 +1,8 @@
 """Reference distributions for drift monitoring, stored in the bundle."""
 
 from bisect import bisect_right
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
-
-from pydantic import TypeAdapter
 
 
 class Quantity(StrEnum):
@@ -51,15 +47,6 @@ class Distribution:
         if isinstance(value, str):
             return value if value in self.bins else OTHER
         return self.bins[bisect_right(self.edges, value)]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the distribution as JSON types."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Distribution":
-        """Read a distribution back."""
-        return TypeAdapter(cls).validate_python(values)
 
 
 Reference = tuple[Distribution, ...]

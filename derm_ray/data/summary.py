@@ -2,9 +2,8 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 from derm_ray.data.manifest import SCHEMA, Manifest
 from derm_ray.domain import LabelSet, Split
@@ -39,10 +38,6 @@ class ManifestSummary:
     age: tuple[float, float, float] | None
     missing: dict[str, int]
     missing_words: dict[str, dict[str, int]]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the counts as JSON types."""
-        return asdict(self)
 
     def text(self) -> str:
         """Return the counts as a table for a terminal."""

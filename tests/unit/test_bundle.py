@@ -11,7 +11,6 @@ from derm_ray.data.reference import Distribution, Quantity
 from derm_ray.domain import PAPER15, Calibration, OperatingPoint, PredictionKind
 from derm_ray.errors import BundleError, OutputExistsError
 from derm_ray.models.factory import NetworkConfig, build_network
-from derm_ray.storage import digest
 
 
 @pytest.fixture
@@ -130,10 +129,3 @@ def test_the_reference_is_sealed_and_no_part_of_the_model(bundle_uri: str, tmp_p
     )
     assert load_bundle(str(tmp_path / "watched")).reference == reference
     assert sealed == plain.model_digest
-
-
-def test_a_bundle_of_before_there_were_references_loads(copy: Path) -> None:
-    index = json.loads((copy / "bundle.json").read_text())
-    del index["reference"], index["index_digest"]
-    (copy / "bundle.json").write_text(json.dumps(index | {"index_digest": digest(index)}))
-    assert load_bundle(str(copy)).reference == ()
