@@ -287,6 +287,7 @@ class Prediction:
         above_threshold: name of an operating point (``cancer_at_90_sensitivity``) -> whether the task probability
             reaches its threshold.
         per_input_predictions: the probabilities of each prediction kind the images allow.
+        per_input_diagnoses: the class that each of them names, as ``diagnosis`` is named.
     """
 
     modality: str
@@ -296,6 +297,7 @@ class Prediction:
     task_probabilities: Mapping[str, float]
     above_threshold: Mapping[str, bool] = field(default_factory=dict)
     per_input_predictions: Mapping[PredictionKind, tuple[float, ...]] = field(default_factory=dict)
+    per_input_diagnoses: Mapping[PredictionKind, str] = field(default_factory=dict)
 
 
 class ImageFlag(StrEnum):

@@ -1,6 +1,7 @@
 """Assigning lesions to train, val and test."""
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from derm_ray.errors import ConfigError
 TEST_FRACTION = 0.3
 VAL_FRACTION = 0.15
 MIN_GROUPS = 3
-MIN_FOLDED = 2
+_GROUPS = "patients (lesions, where the patient is unknown)"
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,14 @@ class SplitResult:
     """A manifest with its ``split`` column filled, and warnings."""
 
     manifest: Manifest
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """The fold of each row of train and val, from 1, and 0 of other rows; and warnings."""
+
+    of_row: tuple[int, ...]
     warnings: tuple[str, ...]
 
 
@@ -62,28 +71,31 @@ def split_manifest(manifest: Manifest, seed: int = 0, *, val_fraction: float = V
     return SplitResult(manifest.with_column("split", [assigned[g] for g in groups]), tuple(warnings))
 
 
-def assign_folds(manifest: Manifest, folds: int, seed: int = 0) -> list[int]:
-    """Return the fold of each row of train and val, from 1, and 0 for other rows.
+def assign_folds(manifest: Manifest, folds: int, seed: int = 0) -> FoldResult:
+    """Assign the rows of train and val to folds.
 
     Groups stay together as in :func:`split_manifest`, and the folds are stratified by diagnosis: their numbers of
     groups of a diagnosis differ by one at most.
 
     Raises:
-        ConfigError: a diagnosis has a single group, which some run would have to learn from none; all are named.
+        ConfigError: there are fewer groups than folds, or one fold has all groups of a diagnosis, which no run could
+            both learn and predict; all are named.
     """
-    splits = manifest.column("split")
+    splits, diagnoses = manifest.column("split"), manifest.column("diagnosis")
     members: dict[str, list[int]] = defaultdict(list)
+    groups_of: dict[str, set[str]] = defaultdict(set)
     for row, name in enumerate(_connected_groups(manifest)):
         if splits[row] in (Split.TRAIN, Split.VAL):
             members[name].append(row)
+            groups_of[diagnoses[row] or ""].add(name)
+    if len(members) < folds:
+        raise ConfigError(
+            f"{manifest.uri}: train and val have {len(members)} {_GROUPS}, too few for {folds} folds. Use a smaller "
+            "--folds, or add lesions."
+        )
     by_diagnosis: dict[str, list[str]] = defaultdict(list)
     for name, rows in members.items():
         by_diagnosis[_main_diagnosis(manifest, rows)].append(name)
-    if single := [name for name, names in sorted(by_diagnosis.items()) if len(names) < MIN_FOLDED]:
-        raise ConfigError(
-            f"{manifest.uri}: too few lesions (patients, where known) in train and val for folds, {MIN_FOLDED} needed: "
-            f"{', '.join(single)}. Use a coarser label set, or drop these diagnoses."
-        )
     generator = np.random.default_rng(seed)
     found, given = [0] * len(manifest), 0
     for diagnosis in sorted(by_diagnosis):
@@ -92,7 +104,27 @@ def assign_folds(manifest: Manifest, folds: int, seed: int = 0) -> list[int]:
             for row in members[names[index]]:
                 found[row] = given % folds + 1
             given += 1  # goes on with the next diagnosis, so that the folds are of one size
-    return found
+    folds_of: dict[str, set[int]] = defaultdict(set)
+    for diagnosis, fold in zip(diagnoses, found, strict=True):
+        if fold:
+            folds_of[diagnosis or ""].add(fold)
+    if single := {name: len(groups_of[name]) for name in sorted(folds_of) if len(folds_of[name]) == 1}:
+        another = " Another seed may divide those with more than one." if max(single.values()) > 1 else ""
+        raise ConfigError(
+            f"{manifest.uri}: a single fold has all {_GROUPS} of {_counts(single)}, so that its run would learn from "
+            "none. Use a label set that joins these diagnoses with others or excludes them, or drop their "
+            f"lesions.{another}"
+        )
+    few = {name: len(groups_of[name]) for name in sorted(folds_of) if len(folds_of[name]) < folds}
+    warning = (
+        f"some of the {folds} folds have none to validate on of {_counts(few)}, which have fewer {_GROUPS} than there "
+        "are folds. What is measured of so few is mostly chance."
+    )
+    return FoldResult(tuple(found), (warning,) if few else ())
+
+
+def _counts(groups: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} ({count})" for name, count in groups.items())
 
 
 def _draw(count: int, fraction: float, generator: np.random.Generator) -> int:

@@ -93,14 +93,19 @@ def compute(
     labels: Labels,
     probabilities: Scores,
     weights: Draws,
+    offsets: Offsets = None,
 ) -> Draws:
-    """Return the values (D,) of one metric of :func:`metric_names`; NaN where it is undefined."""
+    """Return the values (D,) of one metric of :func:`metric_names`; NaN where it is undefined.
+
+    ``offsets`` are a model's decision offsets, which count where :attr:`Metric.of_decision` says so.
+    """
     task_name, _, base = name.rpartition("/")
     metric = METRICS[base]
     with np.errstate(invalid="ignore", divide="ignore"):
         if not task_name:
             assert metric.of_classes is not None
-            return metric.of_classes(labels, probabilities, weights)
+            scores = decided(probabilities, offsets) if metric.of_decision else probabilities
+            return metric.of_classes(labels, scores, weights)
         assert metric.of_task is not None
         kept, positive, scores = _select(tasks[task_name], class_names, labels, probabilities)
         return metric.of_task(positive, scores, weights if kept.all() else weights[:, kept])
@@ -115,11 +120,8 @@ def compute_all(
     offsets: Offsets = None,
 ) -> dict[str, Draws]:
     """Return the values (D,) of every metric by name, of a model's decision offsets; those per class come last."""
-    scores = decided(probabilities, offsets)
-    of_decision = {name for name in class_metrics() if METRICS[name].of_decision}
     named = {
-        name: compute(name, tasks, class_names, labels, scores if name in of_decision else probabilities, weights)
-        for name in metric_names(tasks)
+        name: compute(name, tasks, class_names, labels, probabilities, weights, offsets) for name in metric_names(tasks)
     }
     with np.errstate(invalid="ignore", divide="ignore"):
         for name, metric in METRICS.items():

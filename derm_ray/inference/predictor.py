@@ -37,7 +37,7 @@ class Predictor:
         self.bundle = bundle
         self.engine = make_engine(bundle, engine, device) if isinstance(engine, str) else engine
         self.batch_size = batch_size
-        classes = bundle.label_set.class_names
+        self._classes = classes = bundle.label_set.class_names
         self._points = {
             kind: [point for point in bundle.calibration.operating_points if point.kind is kind]
             for kind in PredictionKind
@@ -93,21 +93,26 @@ class Predictor:
     ) -> Prediction:
         kind = PredictionKind.CROSS if modality == "both" else PredictionKind(modality)
         probabilities = per_input_predictions[kind]
-        factors = self._factors.get(kind)
-        scores = [p * factor for p, factor in zip(probabilities, factors, strict=True)] if factors else probabilities
-        best = scores.index(max(scores))
+        named = {one: self._named(one, values) for one, values in per_input_predictions.items()}
         task_probabilities = {name: sum(probabilities[i] for i in group) for name, group in self._groups.items()}
         return Prediction(
             modality=modality,
-            diagnosis=self.bundle.label_set.class_names[best],
-            confidence=probabilities[best],
+            diagnosis=self._classes[named[kind]],
+            confidence=probabilities[named[kind]],
             probabilities=probabilities,
             task_probabilities=task_probabilities,
             above_threshold={
                 point.name: task_probabilities[point.task] >= point.threshold for point in self._points[kind]
             },
             per_input_predictions=per_input_predictions,
+            per_input_diagnoses={one: self._classes[index] for one, index in named.items()},
         )
+
+    def _named(self, kind: PredictionKind, probabilities: tuple[float, ...]) -> int:
+        """Return the index of the class that is named: the most probable, or what the decision offsets favor."""
+        factors = self._factors.get(kind)
+        scores = [p * factor for p, factor in zip(probabilities, factors, strict=True)] if factors else probabilities
+        return scores.index(max(scores))
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

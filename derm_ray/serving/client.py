@@ -12,7 +12,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from derm_ray.domain import Modality
-from derm_ray.errors import ConfigError, ServingError
+from derm_ray.errors import ConfigError, ServingError, counted
 from derm_ray.proxies import certificates, proxy_for, trusting
 from derm_ray.serving.schemas import BatchResult, Model, PairResult, Score
 
@@ -103,16 +103,32 @@ class Client:
         fields |= {"patient": json.dumps(dict(patient))} if patient else {}
         return self._ask(Score, "POST", "/v1/score", files=files or None, data=fields)
 
-    def score_batch(self, pairs: Sequence[Mapping[Modality, bytes]]) -> list[PairResult]:
+    def score_batch(
+        self,
+        pairs: Sequence[Mapping[Modality, bytes]],
+        *,
+        patients: Sequence[Mapping[str, float | str]] | None = None,
+    ) -> list[PairResult]:
         """Score several lesions in one request.
 
         Args:
             pairs: at most 16, each one or two encoded images by modality.
+            patients: patient data of each pair by field, empty where none is known; :meth:`model` names the fields.
 
         Returns:
             One result per pair, in order: a score, or a problem.
+
+        Raises:
+            ConfigError: there are not as many ``patients`` as pairs.
         """
-        encoded = [{str(m): b64encode(data).decode() for m, data in pair.items()} for pair in pairs]
+        if patients is not None and len(patients) != len(pairs):
+            raise ConfigError(
+                f"patients: {len(patients)} for {counted(len(pairs), 'pair')}. Give one for each pair, empty where "
+                "nothing is known."
+            )
+        encoded: list[dict[str, Any]] = [{str(m): b64encode(data).decode() for m, data in p.items()} for p in pairs]
+        for pair, patient in zip(encoded, patients or (), strict=False):
+            pair |= {"patient": dict(patient)} if patient else {}
         return self._ask(BatchResult, "POST", "/v1/score-batch", json={"pairs": encoded}).results
 
     def _ask(self, kind: type[T], method: str, path: str, **options: Any) -> T:

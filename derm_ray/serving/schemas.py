@@ -94,6 +94,9 @@ class Score(Response):
     per_input_predictions: dict[PredictionKind, dict[str, float]] = Field(
         description="Class probabilities from each image alone and from both (cross)."
     )
+    per_input_diagnoses: dict[PredictionKind, str] = Field(
+        description="Diagnosis that each image alone and both (cross) give, chosen as `diagnosis` is."
+    )
     flags: list[str] = Field(description="Image flags, such as clinical:animated.")
     saliency: dict[Modality, str] = Field(description="Saliency overlays by modality: PNG in base64.")
     model_digest: str
@@ -230,6 +233,7 @@ def to_score(
         per_input_predictions={
             kind: named(probabilities) for kind, probabilities in prediction.per_input_predictions.items()
         },
+        per_input_diagnoses=dict(prediction.per_input_diagnoses),
         flags=list(flags),
         saliency={modality: b64encode(png).decode() for modality, png in (overlays or {}).items()},
         model_digest=bundle.model_digest,

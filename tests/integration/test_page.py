@@ -131,6 +131,35 @@ def test_two_photos_become_an_answer(page: Page, served_model_uri: str) -> None:
     assert any(word in page.find("#agreement").text for word in ("the same diagnosis", "Neither"))
 
 
+def test_what_each_image_gives_is_what_it_names_not_what_is_most_probable(page: Page) -> None:
+    """Decision offsets may name another diagnosis than the most probable one."""
+    probable = {"nevus": 0.6, "melanoma": 0.4}
+    answer = {
+        "diagnosis": "melanoma",
+        "per_input_predictions": dict.fromkeys(("clinical", "dermoscopy", "cross"), probable),
+    }
+    titles = {"nevus": "Nevus", "melanoma": "Melanoma"}
+
+    def said(clinical: str, dermoscopy: str) -> str:
+        given = {"clinical": clinical, "dermoscopy": dermoscopy, "cross": "melanoma"}
+        return str(
+            page.driver.execute_async_script(  # type: ignore[no-untyped-call]
+                """
+                const [answer, titles, done] = arguments;
+                import("/static/result.js").then((module) => done(module.agreement(answer, titles)));
+                """,
+                {**answer, "per_input_diagnoses": given},
+                titles,
+            )
+        )
+
+    assert said("melanoma", "melanoma") == "Each image alone gives the same diagnosis: Melanoma."
+    assert said("nevus", "melanoma") == (
+        "The dermoscopy image alone gives the same diagnosis (40.0 %); the clinical photo alone gives Nevus (60.0 %)."
+    )
+    assert said("nevus", "nevus").startswith("Neither image alone gives Melanoma: the clinical photo alone gives Nevus")
+
+
 def test_overlays_lie_on_the_photos_and_fade(page: Page) -> None:
     page.enter_token()
     page.score(clinical=page.clinical, dermoscopy=page.dermoscopy)

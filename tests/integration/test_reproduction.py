@@ -3,12 +3,16 @@
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
+import torch
+from safetensors.torch import save_file
 
 from derm_ray import __version__, storage
 from derm_ray.bundle import load_bundle
@@ -16,11 +20,15 @@ from derm_ray.data.manifest import Manifest, write_manifest
 from derm_ray.data.preprocessing import PairPixels, load_pairs
 from derm_ray.domain import PredictionKind, Split
 from derm_ray.errors import ConfigError, ManifestError, OutputExistsError
+from derm_ray.evaluation.evaluate import evaluate
 from derm_ray.inference.predictor import Predictor
 from derm_ray.lease import hold
 from derm_ray.storage import list_files
+from derm_ray.studies.reproduction import PRESETS
+from derm_ray.studies.reproduction.grid import Row
 from derm_ray.studies.reproduction.predictions import read_predictions
 from derm_ray.studies.reproduction.study import reproduce
+from derm_ray.training.config import make_config
 from derm_ray.training.run.driver import train
 from tests.conftest import INTERRUPTIBLE, RunCommand, take
 from tests.integration.test_training import EXACT, small, step_losses
@@ -80,6 +88,40 @@ def test_a_cell_that_fails_leaves_the_others_and_is_done_next_time(
             assert np.allclose(kept[kind], [p.per_input_predictions[kind] for p in predicted], atol=2e-2), kind
     with pytest.raises(OutputExistsError, match="a study whose manifest_digest"):
         reproduce(few.with_column("split", few.column("split")[::-1]), str(out), **options)
+
+
+@pytest.mark.slow
+def test_a_row_is_measured_as_its_model_is_used(
+    ray_local: None, few: Manifest, tmp_path: Path, registered: Callable[..., None]
+) -> None:
+    """With the test-time augmentation, the decision offsets and the patient data of its recipe, and from the cache."""
+    name, weights = "mobilenetv3_small_050", str(tmp_path / "weights.safetensors")
+    torch.manual_seed(0)
+    save_file(timm.create_model(name).state_dict(), weights)
+    recipe = {"trunk": f"timm/{name}", "freeze": "stride4", "decide": "balanced_accuracy", "patient_data": "age,sex"}
+
+    def rows(label_set: str) -> tuple[Row, ...]:
+        sizes = {"size": 32, "epochs": 1, "global_batch_size": 16, "network": "share", "precision": "fp32"}
+        base = make_config("debug", {"label_set": label_set, **recipe, **sizes})
+        return Row("flips", "Four views", replace(base, tta="flips")), Row("none", "One view", base)
+
+    registered(PRESETS, "ours", rows)
+    options = {"preset": "ours", "seeds": (0,), "init_weights": {f"timm/{name}": weights}, "images": False}
+    study = reproduce(few, str(tmp_path / "study"), **options)  # type: ignore[arg-type]
+    for tta, views in (("flips", 4), ("none", 1)):
+        row = study.results.row(tta)
+        assert row is not None
+        assert not row.problems
+        bundle = load_bundle(str(tmp_path / "study" / "trials" / f"{tta}-seed0" / "bundle"))
+        assert (bundle.passes, bundle.calibration.decide) == (views, "balanced_accuracy")
+        assert bundle.patient is not None
+        for swapped, metrics in ((False, row.metrics), (True, row.swapped)):
+            expected = evaluate(Predictor(bundle, "torch"), few, Split.TEST, resamples=5, swapped=swapped)
+            for (metric, kind), found in metrics.items():
+                if "cancer_isic" not in metric:
+                    value = expected.kinds[kind].metrics[metric].value
+                    assert found.seeds[0] == pytest.approx(value, abs=1e-6), (tta, metric, kind, swapped)
+        assert ("balanced_accuracy", PredictionKind.CROSS) in row.metrics
 
 
 @pytest.mark.slow

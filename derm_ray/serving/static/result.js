@@ -81,10 +81,10 @@ function showTasks(answer, model) {
 
 /** Describe which image alone gives the same diagnosis as both together. */
 export function agreement(answer, titles) {
-  const agrees = (kind) => ranked(answer.per_input_predictions[kind])[0][0] === answer.diagnosis;
+  const agrees = (kind) => answer.per_input_diagnoses[kind] === answer.diagnosis;
   const alone = (kind) => {
-    const [name, p] = ranked(answer.per_input_predictions[kind])[0];
-    return `the ${MODALITIES[kind]} alone gives ${titles[name]} (${percent(p)})`;
+    const name = answer.per_input_diagnoses[kind];
+    return `the ${MODALITIES[kind]} alone gives ${titles[name]} (${percent(answer.per_input_predictions[kind][name])})`;
   };
   const agreeing = Object.keys(MODALITIES).filter(agrees);
   if (agreeing.length === 2) return `Each image alone gives the same diagnosis: ${titles[answer.diagnosis]}.`;
@@ -102,9 +102,9 @@ function showPerInput(answer, titles) {
   if (answer.modality !== "both") return;
   $("agreement").textContent = agreement(answer, titles);
   const kinds = { clinical: "Clinical", dermoscopy: "Dermoscopy", cross: "Both" };
-  const firsts = Object.fromEntries(Object.keys(kinds).map((kind) => [kind, ranked(answer.per_input_predictions[kind])[0][0]]));
+  const given = answer.per_input_diagnoses;
   const names = ranked(answer.per_input_predictions.cross).map(([name]) => name);
-  const shown = names.filter((name, rank) => rank < SHOWN || Object.values(firsts).includes(name));
+  const shown = names.filter((name, rank) => rank < SHOWN || Object.values(given).includes(name));
   const header = (textContent, scope) => element("th", { textContent, scope });
   $("table").replaceChildren(
     element("thead", {}, element("tr", {}, header("Diagnosis", "col"),
@@ -112,7 +112,7 @@ function showPerInput(answer, titles) {
     element("tbody", {}, ...shown.map((name) => element("tr", {}, header(titles[name], "row"),
       ...Object.keys(kinds).map((kind) => element("td", {
         textContent: percent(answer.per_input_predictions[kind][name]),
-        className: firsts[kind] === name ? "first" : "",
+        className: given[kind] === name ? "first" : "",
       }))))));
 }
 

@@ -153,5 +153,4 @@ def _mcnemar(
 
 
 def _right(trial: TrialPredictions, side: Side) -> "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]":
-    scores = (trial.swapped if side.swapped else trial.given)[side.kind]
-    return np.asarray(scores.argmax(1) == trial.truth)
+    return np.asarray(trial.named(side.kind, swapped=side.swapped) == trial.truth)

@@ -50,7 +50,7 @@ def wrong_alone_right_together(trial: TrialPredictions) -> tuple[list[int], list
 
     Each list begins with the largest probability of the true class.
     """
-    right = {kind: scores.argmax(1) == trial.truth for kind, scores in trial.given.items()}
+    right = {kind: trial.named(kind) == trial.truth for kind in trial.given}
     clinical, dermoscopy, cross = (right[kind] for kind in PredictionKind)
     certainty = trial.given[PredictionKind.CROSS][np.arange(len(trial.truth)), trial.truth]
     order = np.argsort(-certainty, kind="stable")
@@ -74,11 +74,12 @@ def make_gallery(results: StudyResults, manifest: Manifest, grid: Grid) -> Galle
     mapper = SaliencyMapper(bundle)
     maps = [mapper.maps(pair) for _, pair in usable]
     titles = trial.labels.titles
+    named_by_kind = {kind: trial.named(kind) for kind in trial.given}
     cases = []
     for (i, pair), found in zip(usable, maps, strict=True):
         given = {modality: image for modality in Modality if (image := pair.of(modality)) is not None}
         drawn = [*given.values(), *(overlay(image, found[modality]) for modality, image in given.items())]
-        predictions = {kind: titles[int(scores[i].argmax())] for kind, scores in trial.given.items()}
+        predictions = {kind: titles[int(named[i])] for kind, named in named_by_kind.items()}
         cases.append(Case(titles[int(trial.truth[i])], predictions, tuple(_data_uri(image) for image in drawn)))
     return Gallery(seed, len(both), len(trial.truth), tuple(cases))
 

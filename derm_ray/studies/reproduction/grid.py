@@ -62,7 +62,7 @@ class Trial:
     def cached(self) -> bool:
         """Whether it can be trained on cached activations alone."""
         config = self.row.config
-        if config.freeze == "none":
+        if config.freeze == "none" or TRUNKS[config.trunk].from_scratch:  # each run draws weights of its own
             return False
         return self.cam is None or (self.cam.config.trunk, self.cam.config.freeze) == (config.trunk, config.freeze)
 

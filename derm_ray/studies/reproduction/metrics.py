@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from derm_ray.domain import CancerDefinition, LabelSet, PredictionKind, Task
 from derm_ray.evaluation.comparison import Interval, percentile_interval
+from derm_ray.evaluation.decisions import Offsets
 from derm_ray.evaluation.metrics import Draws, compute
 from derm_ray.studies.reproduction.grid import TASK_SETS
 from derm_ray.studies.reproduction.predictions import TrialPredictions
@@ -23,12 +24,17 @@ def tasks_of(labels: LabelSet) -> dict[str, Task]:
     return {name: tasks[name] for name in TASK_SETS if name in tasks and name in own}
 
 
-def draws(name: str, trial: TrialPredictions, scores: npt.NDArray[np.float32], weights: Draws) -> Draws:
-    """Return a metric's values under weights of the pairs (draws, N); NaN where it is undefined."""
+def draws(
+    name: str, trial: TrialPredictions, scores: npt.NDArray[np.float32], weights: Draws, offsets: Offsets = None
+) -> Draws:
+    """Return a metric's values under weights of the pairs (draws, N); NaN where it is undefined.
+
+    ``offsets`` are the model's decision offsets of the prediction kind that ``scores`` are of.
+    """
     tasks = tasks_of(trial.labels)
     if "/" in name and name.partition("/")[0] not in tasks:
         return np.full(len(weights), np.nan)
-    return compute(name, tasks, trial.labels.class_names, trial.truth, scores, weights)
+    return compute(name, tasks, trial.labels.class_names, trial.truth, scores, weights, offsets)
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ def seed_metrics(
     for seed, trial in seeds.items():
         scores = (trial.swapped if swapped else trial.given).get(kind)
         if scores is not None:
-            found[seed] = draws(name, trial, scores, weights)
+            found[seed] = draws(name, trial, scores, weights, trial.offsets(kind))
     if not found:
         return None
     mean = np.mean(list(found.values()), axis=0)

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from derm_ray import storage
 from derm_ray.domain import LabelSet, PredictionKind, label_set
 from derm_ray.errors import StorageError
+from derm_ray.evaluation.decisions import decided
 
 FILE = "predictions.parquet"
 
@@ -28,7 +29,8 @@ class TrialPredictions:
         labels: the trial's label set.
         pair_ids, lesion_ids, truth: of the N pairs, in order; class indices.
         given, swapped: prediction kind -> (N, K), also with the two images swapped; that is empty for baselines.
-        metadata: model digest, best epoch, seconds since the last start of the trial, temperatures.
+        metadata: model digest, best epoch, seconds since the last start of the trial, temperatures, and by prediction
+            kind the model's decision ``offsets``, if it has any.
     """
 
     labels: LabelSet
@@ -38,6 +40,16 @@ class TrialPredictions:
     given: KindScores
     swapped: KindScores
     metadata: Mapping[str, Any]
+
+    def offsets(self, kind: PredictionKind) -> Sequence[float] | None:
+        """Return the model's decision offsets (K,) of a prediction kind; ``None``: it names the most probable class."""
+        found: Mapping[str, Sequence[float]] = self.metadata.get("offsets", {})
+        return found.get(str(kind))
+
+    def named(self, kind: PredictionKind, *, swapped: bool = False) -> npt.NDArray[np.int64]:
+        """Return the class index (N,) of the diagnosis that each prediction names."""
+        scores = (self.swapped if swapped else self.given)[kind]
+        return np.asarray(decided(scores, self.offsets(kind)).argmax(1))
 
 
 def write_predictions(predictions: TrialPredictions, folder: str) -> None:

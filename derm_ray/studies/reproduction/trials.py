@@ -187,15 +187,18 @@ class Grid:
                 use_gpu=size.use_gpu,
             )
         labels = label_set(config.label_set)
-        test = labeled(self.manifest, Split.TEST, labels)
-        features = self._features([config], [Split.TEST])[0][Split.TEST] if trial.cached else None
-        predicted = predict_split(bundle_uri, config, test, features, use_gpu=size.use_gpu)
         model = load_bundle(bundle_uri)
+        test = labeled(self.manifest, Split.TEST, labels, model.patient)
+        # Of one view of each image; with test-time augmentation, the images are read.
+        cached = trial.cached and model.tta == "none"
+        features = self._features([config], [Split.TEST])[0][Split.TEST] if cached else None
+        predicted = predict_split(model, config, test, features, use_gpu=size.use_gpu)
         metadata = {
             "model_digest": model.model_digest,
             "best_epoch": model.provenance["best_epoch"],
             "last_run_seconds": round(monotonic() - began, 1),
             "temperatures": {str(kind): value for kind, value in model.calibration.temperatures.items()},
+            "offsets": {str(kind): list(values) for kind, values in model.calibration.offsets.items()},
         }
         predictions = TrialPredictions(
             labels,

@@ -1,6 +1,7 @@
 """Training in folds: a run for each, and one ensemble whose calibration rests on the lesions that each left out."""
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from derm_ray.evaluation.evaluate import finite_metrics
 from derm_ray.evaluation.stored_predictions import OUT_OF_FOLD, joined, read_predictions, write_predictions
 from derm_ray.lease import hold
 from derm_ray.runtime import ray_session
-from derm_ray.training.batches import labeled
+from derm_ray.training.batches import check_batch_size, labeled
 from derm_ray.training.config import TrainConfig
 from derm_ray.training.run.driver import TrainResult, train
 from derm_ray.training.run.folder import BUNDLE, INVOCATIONS, VAL, claim, run_folder
@@ -51,7 +52,8 @@ def train_folds(
         The ensemble; its metrics are those of the out-of-fold predictions.
 
     Raises:
-        ConfigError: a diagnosis has a single lesion (patient, where known).
+        ConfigError: there are too few lesions, in all or of a diagnosis; see
+            :func:`derm_ray.data.splits.assign_folds`.
         ManifestError, StorageError, OutputExistsError, TrainingError: as of ``train``.
     """
     labels = label_set(config.label_set)
@@ -62,7 +64,8 @@ def train_folds(
     if config.patient_fields:  # one encoding for all networks, so that they can be one bundle
         folded = collapsed.where([split in (Split.TRAIN, Split.VAL) for split in collapsed.column("split")])
         encoder = fit_encoder(config.patient_fields, manifest, folded)
-    of_row = assign_folds(collapsed, folds, config.seed)
+    most = options.get("max_workers") or options.get("workers", 1)
+    of_row = _folds_of(manifest, collapsed, folds, config, most)
     description: dict[str, Any] = {
         "folds": folds,
         "manifest_digest": manifest.digest,
@@ -82,6 +85,21 @@ def train_folds(
         lease.check()
         with ray_session(options.get("address")):  # each run has ended its own
             return _seal(run_uri, members, _of_fold(manifest, of_row, 1), description, config)
+
+
+def _folds_of(manifest: Manifest, collapsed: Manifest, folds: int, config: TrainConfig, workers: int) -> list[int]:
+    """Return the fold of each row of ``manifest``, from 1; 0 for other splits and what the label set excludes.
+
+    Raises:
+        ConfigError: there are too few lesions; a batch is larger than the rest of a fold.
+    """
+    assigned = assign_folds(collapsed, folds, config.seed)
+    for warning in assigned.warnings:
+        logger.warning("%s", warning)
+    sizes = Counter(fold for fold in assigned.of_row if fold)  # now, not once the folds before are trained
+    check_batch_size(sizes.total() - max(sizes.values()), config.global_batch_size, workers, config.accumulation)
+    of_pair = dict(zip(collapsed.column("pair_id"), assigned.of_row, strict=True))
+    return [of_pair.get(pair_id, 0) for pair_id in manifest.column("pair_id")]
 
 
 def _of_fold(manifest: Manifest, of_row: list[int], number: int) -> Manifest:

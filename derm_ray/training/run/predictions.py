@@ -1,11 +1,11 @@
-"""Predictions of a trained network for whole splits, computed on a worker of the cluster."""
+"""Predictions of a sealed network for whole splits, computed on the cluster."""
 
 from dataclasses import dataclass, replace
 
 import torch
 
 from derm_ray import runtime
-from derm_ray.bundle import load_bundle
+from derm_ray.bundle import Bundle
 from derm_ray.errors import DermRayError
 from derm_ray.inference.predictor import temper
 from derm_ray.models.factory import build_network
@@ -14,6 +14,7 @@ from derm_ray.training.config import TrainConfig
 from derm_ray.training.feature_cache import FeatureCache
 from derm_ray.training.loop import KindProbabilities, TrainingLoop
 from derm_ray.training.run.data_loading import batches
+from derm_ray.training.run.pair_predictions import predict_pairs
 
 BATCH = 64
 
@@ -27,22 +28,34 @@ class SplitPredictions:
 
 
 def predict_split(
-    bundle_uri: str, config: TrainConfig, pairs: LabeledPairs, features: FeatureCache | None, *, use_gpu: bool
+    model: Bundle, config: TrainConfig, pairs: LabeledPairs, features: FeatureCache | None, *, use_gpu: bool
 ) -> SplitPredictions:
-    """Run a saved network over a split, reading images or their cached activations, on a worker of the cluster.
+    """Predict a split as the bundle does everywhere: with its test-time augmentation, patient data and temperatures.
+
+    Args:
+        model: a single network.
+        config: its recipe.
+        pairs: the split.
+        features: cached activations of the images, to be read in their place; only without test-time augmentation.
+        use_gpu: compute on a GPU.
 
     Raises:
         ImageError: an image cannot be used.
-        BundleError, StorageError: something cannot be read.
+        StorageError: something cannot be read.
         WorkError: the task was lost.
     """
-    return runtime.run_remote(_predict, bundle_uri, config, pairs, features, use_gpu, num_gpus=int(use_gpu))
+    if features is not None:
+        assert model.passes == 1, "activations are of one view and one network"
+        return runtime.run_remote(_from_features, model, config, pairs, features, use_gpu, num_gpus=int(use_gpu))
+    swapped = [replace(p, clinical_uri=p.dermoscopy_uri, dermoscopy_uri=p.clinical_uri) for p in pairs.pairs]
+    return SplitPredictions(
+        predict_pairs(model, pairs.pairs, use_gpu=use_gpu), predict_pairs(model, swapped, use_gpu=use_gpu)
+    )
 
 
-def _predict(
-    bundle_uri: str, config: TrainConfig, pairs: LabeledPairs, features: FeatureCache | None, use_gpu: bool
+def _from_features(
+    model: Bundle, config: TrainConfig, pairs: LabeledPairs, features: FeatureCache, use_gpu: bool
 ) -> SplitPredictions:
-    model = load_bundle(bundle_uri)
     network = build_network(model.network, freeze=config.freeze)
     network.load_state_dict(dict(model.weights))
     loop = TrainingLoop(config, network, torch.device("cuda" if use_gpu else "cpu"))

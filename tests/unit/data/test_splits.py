@@ -99,8 +99,9 @@ def test_folds_keep_groups_together_and_leave_test_out(
     manifest = in_train_and_val(single)
     groups = {lesion: name for row, (lesion, _, name) in enumerate(single) if row % 3 < 2}
     assume(min(Counter(groups.values()).values()) > 1)
-    found = assign_folds(manifest, folds, seed)
-    assert found == assign_folds(manifest, folds, seed)
+    assume(len(groups) >= folds)
+    found = assign_folds(manifest, folds, seed).of_row
+    assert found == assign_folds(manifest, folds, seed).of_row
     splits = manifest.column("split")
     assert {fold for fold, split in zip(found, splits, strict=True) if split == "test"} <= {0}
     of: dict[str, set[int]] = defaultdict(set)
@@ -113,14 +114,54 @@ def test_folds_keep_groups_together_and_leave_test_out(
     assert max(sizes.values()) - min(sizes.get(fold, 0) for fold in range(1, folds + 1)) <= 1
 
 
-def test_folds_are_stratified_and_a_single_lesion_of_a_diagnosis_is_refused() -> None:
-    rows = [(row, None, "nevus" if row < 60 else "bcc") for row in range(72)]
-    found = assign_folds(in_train_and_val(rows).with_column("split", ["train"] * 72), 5)
+def folded(diagnoses: list[str], patients: list[int | None] | None = None) -> Manifest:
+    """A lesion of each diagnosis, all in train."""
+    manifest = manifest_of([(at, patients[at] if patients else None, name) for at, name in enumerate(diagnoses)])
+    return manifest.with_column("split", ["train"] * len(manifest))
+
+
+def test_folds_are_stratified() -> None:
+    result = assign_folds(folded(["nevus"] * 60 + ["bcc"] * 12), 5)
+    assert result.warnings == ()
     for first, last, least in ((0, 60, 12), (60, 72, 2)):
-        counts = Counter(found[first:last])
+        counts = Counter(result.of_row[first:last])
         assert set(counts) == {1, 2, 3, 4, 5}
         assert max(counts.values()) - min(counts.values()) <= 1
         assert min(counts.values()) >= least
-    lonely = manifest_of([*rows, (72, None, "dermatofibroma")]).with_column("split", ["train"] * 73)
-    with pytest.raises(ConfigError, match=r"m\.csv: too few lesions .* 2 needed: dermatofibroma\. Use a coarser"):
+
+
+def test_what_a_run_of_a_fold_could_not_learn_is_refused_with_its_count() -> None:
+    lonely = folded(["nevus"] * 9 + ["dermatofibroma"] + ["scc"])
+    with pytest.raises(ConfigError, match=r"^m\.csv: a single fold has all patients \(lesions, ") as caught:
         assign_folds(lonely, 3)
+    assert "of dermatofibroma (1), scc (1), so that its run would learn from none. Use a label set" in str(caught.value)
+    assert str(caught.value).endswith("or drop their lesions.")
+    of_one_patient = folded(["nevus"] * 9 + ["scc"] * 3, [*range(9), 10, 10, 10])
+    with pytest.raises(ConfigError, match=r"of scc \(1\)"):
+        assign_folds(of_one_patient, 3)
+    with pytest.raises(ConfigError, match=r"have 3 patients .* too few for 5 folds\. Use a smaller --folds"):
+        assign_folds(folded(["nevus"] * 3), 5)
+
+
+def test_a_diagnosis_of_two_patients_whose_main_diagnosis_is_another_is_in_two_folds_or_refused() -> None:
+    patients = [patient for patient in range(6) for _ in range(3)]
+    names = [name for patient in range(6) for name in ("nevus", "nevus", "scc" if patient in (1, 4) else "bcc")]
+    manifest, refused = folded(names, list(patients)), []
+    for seed in range(30):
+        try:
+            result = assign_folds(manifest, 2, seed)
+        except ConfigError as error:
+            refused.append(str(error))
+            continue
+        assert {result.of_row[at] for at, name in enumerate(names) if name == "scc"} == {1, 2}
+    assert 0 < len(refused) < 30
+    assert all("of scc (2)" in one for one in refused)
+    assert all(one.endswith("Another seed may divide those with more than one.") for one in refused)
+
+
+def test_diagnoses_with_fewer_groups_than_folds_are_one_warning() -> None:
+    result = assign_folds(folded(["nevus"] * 20 + ["bcc"] * 5 + ["dermatofibroma"] * 4 + ["scc"] * 2), 5)
+    assert [warning.partition(", which")[0] for warning in result.warnings] == [
+        "some of the 5 folds have none to validate on of dermatofibroma (4), scc (2)"
+    ]
+    assert len(set(result.of_row[-2:])) == 2, "every run learns from one at least"

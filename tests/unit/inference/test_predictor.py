@@ -91,6 +91,24 @@ def test_temperatures_and_operating_points_are_applied(bundle_uri: str) -> None:
     assert alone.above_threshold == {"melanoma_at_90_sensitivity": False}
 
 
+def test_each_image_names_a_diagnosis_by_its_own_decision_offsets(bundle_uri: str) -> None:
+    plain = load_bundle(bundle_uri)
+    names = plain.label_set.class_names
+    to_scc = tuple(3.0 * (name == "squamous_cell_carcinoma") for name in names)
+    to_bcc = tuple(3.0 * (name == "basal_cell_carcinoma") for name in names)
+    offsets = {PredictionKind.CROSS: to_scc, PredictionKind.CLINICAL: to_bcc}
+    bundle = replace(plain, calibration=Calibration(decide="macro_f1", offsets=offsets))
+    both, alone = Predictor(bundle, FixedEngine()).predict(mixed()[:2])
+    assert (both.diagnosis, both.confidence) == ("squamous_cell_carcinoma", pytest.approx(0.1))
+    assert both.per_input_diagnoses == {
+        PredictionKind.CLINICAL: "basal_cell_carcinoma",
+        PredictionKind.DERMOSCOPY: "melanoma",
+        PredictionKind.CROSS: "squamous_cell_carcinoma",
+    }
+    assert alone.per_input_diagnoses == {PredictionKind.CLINICAL: alone.diagnosis}
+    assert alone.diagnosis == "basal_cell_carcinoma"
+
+
 class ListedEngine:
     """Answers the next rows of a table."""
 

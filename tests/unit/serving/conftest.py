@@ -4,6 +4,7 @@ import asyncio
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from derm_ray.bundle import load_bundle
 from derm_ray.data.manifest import Manifest
@@ -20,8 +21,9 @@ from derm_ray.storage import read_bytes
 class Client:
     """Calls the application in this process, without a socket."""
 
-    def __init__(self, app: object) -> None:
-        self._transport = httpx.ASGITransport(app, raise_app_exceptions=False)  # type: ignore[arg-type]
+    def __init__(self, app: FastAPI) -> None:
+        self.app = app
+        self._transport = httpx.ASGITransport(app, raise_app_exceptions=False)
 
     def __call__(self, method: str, path: str, **options: object) -> httpx.Response:
         async def call() -> httpx.Response:

@@ -26,7 +26,8 @@ def test_a_pair_is_scored(client: Client, files: dict[str, bytes]) -> None:
     assert body["pair_id"] == "p1"
     assert body["modality"] == "both"
     assert sum(body["probabilities"].values()) == pytest.approx(1, abs=1e-5)
-    assert set(body["per_input_predictions"]) == {"clinical", "dermoscopy", "cross"}
+    assert set(body["per_input_predictions"]) == set(body["per_input_diagnoses"]) == {"clinical", "dermoscopy", "cross"}
+    assert body["per_input_diagnoses"]["cross"] == body["diagnosis"]
     assert "not a medical device" in body["notice"]
 
 

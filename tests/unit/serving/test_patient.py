@@ -1,13 +1,19 @@
 """Patient data in requests."""
 
 import json
+import threading
+import time
 from base64 import b64encode
 
 import pytest
+import uvicorn
 
 from derm_ray.bundle import load_bundle
+from derm_ray.domain import Modality
+from derm_ray.errors import ConfigError
 from derm_ray.serving import api
 from derm_ray.serving.arguments import ServeArguments
+from derm_ray.serving.client import Client as HttpClient
 from derm_ray.serving.model import ServedModel
 from derm_ray.serving.recorder import Recorder
 from tests.unit.serving.conftest import Client
@@ -67,6 +73,34 @@ def test_a_model_without_patient_data_refuses_it(client: Client, files: dict[str
         "patient: this model uses no patient data. Leave it out.",
     )
     assert client("GET", "/v1/model").json()["patient_fields"] == []
+
+
+def test_the_client_sends_it_with_one_pair_and_with_several(
+    asking: Client, files: dict[str, bytes], free_port: int
+) -> None:
+    server = uvicorn.Server(uvicorn.Config(asking.app, port=free_port, log_level="critical"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    images = {Modality(name): data for name, data in files.items()}
+    known: dict[str, float | str] = {"age": 80, "sex": "female"}
+    try:
+        with HttpClient(f"http://127.0.0.1:{free_port}") as client:
+            bare, given = client.score(**files), client.score(**files, patient=known)
+            found = client.score_batch([images, images, images], patients=[known, {}, {"age": 121}])
+            (without,) = client.score_batch([images])
+            with pytest.raises(ConfigError, match=r"patients: 1 for 2 pairs\. Give one for each pair"):
+                client.score_batch([images, images], patients=[known])
+    finally:
+        server.should_exit = True
+        thread.join()
+    assert bare.probabilities != pytest.approx(given.probabilities, abs=1e-3)
+    for result, expected in zip([*found[:2], without], (given, bare, bare), strict=True):
+        assert result.score is not None
+        assert result.score.probabilities == pytest.approx(expected.probabilities, abs=1e-6)
+    assert found[2].problem is not None
+    assert "'age'" in found[2].problem.detail
 
 
 def test_the_fields_are_described(asking: Client) -> None:

@@ -35,7 +35,7 @@ from derm_ray.studies.reproduction.claims import (
 )
 from derm_ray.studies.reproduction.gallery import wrong_alone_right_together
 from derm_ray.studies.reproduction.grid import as_published, make_trials
-from derm_ray.studies.reproduction.metrics import draws, tasks_of
+from derm_ray.studies.reproduction.metrics import draws, seed_metrics, tasks_of
 from derm_ray.studies.reproduction.predictions import TrialPredictions, read_predictions, write_predictions
 from derm_ray.studies.reproduction.report import main_table, render_html
 from derm_ray.studies.reproduction.results import StudyResults, assemble
@@ -256,6 +256,34 @@ def test_predictions_come_back_as_they_went(tmp_path: Path) -> None:
     for kind in PredictionKind:
         assert (read.given[kind] == trial.given[kind]).all()
         assert (read.swapped[kind] == trial.swapped[kind]).all()
+
+
+def test_a_model_with_decision_offsets_is_measured_by_what_it_names(tmp_path: Path) -> None:
+    plain = answers(0.6)
+    offsets = {str(kind): [3.0 * (index % 3) for index in range(15)] for kind in PredictionKind}
+    write_predictions(replace(plain, metadata={"offsets": offsets}), str(tmp_path))
+    trial = read_predictions(str(tmp_path))
+    assert trial is not None
+    scores = trial.given[PredictionKind.CROSS]
+    named = scores * np.exp(offsets["cross"])
+    assert (trial.named(PredictionKind.CROSS) == named.argmax(1)).all()
+    assert (trial.named(PredictionKind.CROSS) != scores.argmax(1)).any()
+    once = np.ones((1, PAIRS))
+    by_name, by_rank = compute_metrics(PAPER15, trial.truth, named), compute_metrics(PAPER15, trial.truth, scores)
+    for metric, expected in (("balanced_accuracy", by_name), ("macro_f1", by_name), ("macro_auroc", by_rank)):
+        found = seed_metrics(metric, {0: trial}, PredictionKind.CROSS, once)
+        assert found is not None
+        assert found.seeds[0] == pytest.approx(expected[metric], abs=1e-9), metric
+    assert by_name["balanced_accuracy"] != by_rank["balanced_accuracy"]
+    rows, sides = {"a": {0: trial}, "b": {0: plain}}, ((1, Side("a")), (-1, Side("b")))
+    verdict = judge(Claim("a", "ours", sides), rows, lesion_weights(trial.lesion_ids, resamples=5))
+    right = [one.named(PredictionKind.CROSS) == trial.truth for one in (trial, plain)]
+    gained, lost = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
+    assert gained + lost
+    assert verdict.mcnemar[0] == pytest.approx(binomtest(gained, gained + lost).pvalue)
+    both, _ = wrong_alone_right_together(trial)
+    assert set(both) <= set(np.flatnonzero(right[0]).tolist())
+    assert set(both) != set(wrong_alone_right_together(plain)[0])
 
 
 @pytest.mark.parametrize("preset", PRESETS)
