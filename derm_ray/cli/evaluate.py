@@ -54,8 +54,8 @@ def evaluate(
     from derm_ray.errors import ConfigError
 
     if out_of_fold is not None:
-        unused = {"--model": model, "--manifest": manifest, "--against": against, "--swap": swap, "--gpu": gpu}
-        unused |= {"--cpus": cpus}
+        unused: dict[str, object] = {"--model": model, "--manifest": manifest, "--against": against}
+        unused |= {"--swap": swap, "--gpu": gpu, "--cpus": cpus}
         if given := [option for option, value in unused.items() if value]:
             raise ConfigError(f"--out-of-fold evaluates stored predictions. Remove {', '.join(given)}.")
         evaluation = _out_of_fold(out_of_fold, cancer_definition)

@@ -25,7 +25,9 @@ _DETAILED = ", ".join(labels.name for labels in LABEL_SETS.values() if len(label
 LabelSetOption = Annotated[str, typer.Option("--label-set", help=f"Label set: {_DETAILED}.")]
 InitWeightsOption = Annotated[
     str | None,
-    typer.Option("--init-weights", help="ImageNet weights (safetensors file). Default: timm's or torchvision's download."),
+    typer.Option(
+        "--init-weights", help="ImageNet weights (safetensors file). Default: timm's or torchvision's download."
+    ),
 ]
 PresetOption = Annotated[str | None, typer.Option("--preset", help=f"Preset: {PRESETS}. Default: paper.")]
 RecipeOption = Annotated[

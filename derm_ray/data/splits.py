@@ -105,9 +105,9 @@ def assign_folds(manifest: Manifest, folds: int, seed: int = 0) -> FoldResult:
                 found[row] = given % folds + 1
             given += 1  # goes on with the next diagnosis, so that the folds are of one size
     folds_of: dict[str, set[int]] = defaultdict(set)
-    for diagnosis, fold in zip(diagnoses, found, strict=True):
+    for label, fold in zip(diagnoses, found, strict=True):
         if fold:
-            folds_of[diagnosis or ""].add(fold)
+            folds_of[label or ""].add(fold)
     if single := {name: len(groups_of[name]) for name in sorted(folds_of) if len(folds_of[name]) == 1}:
         another = " Another seed may divide those with more than one." if max(single.values()) > 1 else ""
         raise ConfigError(

@@ -125,8 +125,14 @@ def test_two_photos_become_an_answer(page: Page, served_model_uri: str) -> None:
     tasks = page.texts(".task")
     assert [task.splitlines()[0] for task in tasks] == ["Cancer vs not", "Melanoma vs benign"]
     for task in tasks:
-        assert "Threshold for 90 % sensitivity: 99.9 % (reached 90.0 % sensitivity, 50.0 % specificity on validation): below" in task
-        assert "Threshold for 90 % sensitivity: < 0.1 % (reached 90.0 % sensitivity, 50.0 % specificity on validation): above" in task
+        assert (
+            "Threshold for 90 % sensitivity: 99.9 % (reached 90.0 % sensitivity, 50.0 % specificity on validation): below"
+            in task
+        )
+        assert (
+            "Threshold for 90 % sensitivity: < 0.1 % (reached 90.0 % sensitivity, 50.0 % specificity on validation): above"
+            in task
+        )
     assert [text for text in page.texts("#table thead th") if text] == ["Diagnosis", "Clinical", "Dermoscopy", "Both"]
     assert any(word in page.find("#agreement").text for word in ("the same diagnosis", "Neither"))
 
