@@ -215,11 +215,12 @@ def cpu() -> TrainConfig:
 
 
 def light() -> TrainConfig:
-    """Triple-Net on EfficientNet-Lite0, trained through on 160 px: a useful model in minutes on two cores."""
+    """Triple-Net on EfficientNet-Lite0 at 160 px, trained from stride 4 on: a useful model in minutes on two cores."""
     return TrainConfig(
         trunk="timm/tf_efficientnet_lite0",
         head="gap",
         size=160,
+        freeze="stride4",
         loss="cross_entropy",
         class_weight_power=0.5,
         epochs=16,
@@ -234,6 +235,7 @@ def light() -> TrainConfig:
         augmentation="standard",
         freeze_batch_norm=True,
         precision="fp32",
+        tta="flips",
         ema_decay=0.99,
         keep="last",
     )
@@ -245,6 +247,7 @@ def strong() -> TrainConfig:
         light(),
         trunk="timm/convnext_tiny.fb_in22k",
         size=384,
+        freeze="none",
         epochs=30,
         global_batch_size=32,
         learning_rate=2e-4,
@@ -256,6 +259,7 @@ def strong() -> TrainConfig:
         augmentation="strong",
         freeze_batch_norm=False,
         precision="auto",
+        tta="none",
         ema_decay=0.999,
     )
 
