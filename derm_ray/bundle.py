@@ -155,6 +155,17 @@ def save_bundle(
     return str(index["model_digest"])
 
 
+def _no_bundle(uri: str) -> BundleError:
+    inside = storage.join(uri, "bundle")
+    if storage.exists(storage.join(inside, INDEX)):
+        return BundleError(f"{uri} contains no bundle (no {INDEX}). Did you mean {inside}?")
+    lacks = f"contains no bundle (no {INDEX})" if storage.exists(uri) else "does not exist"
+    return BundleError(
+        f"{uri} {lacks}. Give the folder `bundle` of a finished training run. If that run was stopped, its command "
+        "resumes it."
+    )
+
+
 def load_bundle(uri: str) -> Bundle:
     """Read a bundle and verify every digest.
 
@@ -163,7 +174,7 @@ def load_bundle(uri: str) -> Bundle:
         StorageError: the storage cannot be reached.
     """
     if not storage.exists(storage.join(uri, INDEX)):
-        raise BundleError(f"{uri}: not a bundle (no {INDEX}). Give the folder `bundle` of a training run.")
+        raise _no_bundle(uri)
     index = storage.read_json(storage.join(uri, INDEX))
     if not isinstance(index, dict) or index.get("format_version") != FORMAT_VERSION:
         found = index.get("format_version") if isinstance(index, dict) else None

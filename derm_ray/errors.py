@@ -68,8 +68,7 @@ class ManifestError(InputError):
         lines = [f"  - {problem}" for problem in self.problems[: self.shown]]
         if hidden := len(self.problems[self.shown :]):
             lines.append(f"  - ... and {hidden} more")
-        noun = "problem" if len(self.problems) == 1 else "problems"
-        return redact(f"{self.uri}: {len(self.problems)} {noun} in this {self.kind}:\n" + "\n".join(lines))
+        return redact(f"{self.uri}: {counted(len(self.problems), 'problem')} in this {self.kind}:\n" + "\n".join(lines))
 
 
 class StorageError(InputError):
@@ -152,5 +151,5 @@ def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """Return a count with its noun: ``1 pair``, ``2 pairs``."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+    """Return a count with its noun: ``1 pair``, ``1,200 pairs``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

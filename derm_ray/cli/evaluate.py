@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from derm_ray import RESEARCH_NOTICE
-from derm_ray.cli.options import EngineOption, JsonOption, emit
+from derm_ray.cli.options import EngineOption, JsonOption, emit, one_of
 from derm_ray.domain import CancerDefinition, Split
+from derm_ray.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     from derm_ray.data.manifest import Manifest
@@ -33,10 +34,13 @@ def evaluate(
             help="Another model of the same label set: also report how much better --model is on the same lesions.",
         ),
     ] = None,
-    split: Annotated[Split, typer.Option(help="Split to evaluate.")] = Split.TEST,
+    split: Annotated[Split, typer.Option(help="Split to evaluate.", **one_of(Split, "split"))] = Split.TEST,
     cancer_definition: Annotated[
         CancerDefinition,
-        typer.Option(help="paper, or isic, which also counts carcinoma in situ as cancer."),
+        typer.Option(
+            help="paper, or isic, which also counts carcinoma in situ as cancer.",
+            **one_of(CancerDefinition, "cancer definition"),
+        ),
     ] = CancerDefinition.PAPER,
     swap: Annotated[bool, typer.Option("--swap", help="Swap the clinical and the dermoscopy image.")] = False,
     engine: EngineOption = "auto",
@@ -51,7 +55,6 @@ def evaluate(
     """Evaluate a model: clinical, dermoscopy and cross predictions with 95% intervals, as JSON and HTML."""
     from derm_ray import storage
     from derm_ray.data.manifest import read_manifest
-    from derm_ray.errors import ConfigError
 
     if out_of_fold is not None:
         unused: dict[str, object] = {"--model": model, "--manifest": manifest, "--against": against}
@@ -84,13 +87,12 @@ def evaluate(
 
 
 def _write(evaluation: "Evaluation", what: str, out: str, *, as_json: bool) -> None:
-    from derm_ray.errors import counted
     from derm_ray.evaluation.report import summary_text, write_evaluation
 
     json_uri, html_uri = write_evaluation(evaluation, out)
     lesions = counted(evaluation.lesions, "lesion")
     text = (
-        f"{evaluation.pairs} pairs ({lesions}) of {what}\n\n"
+        f"{counted(evaluation.pairs, 'pair')} ({lesions}) of {what}\n\n"
         f"{summary_text(evaluation)}\n\n{json_uri}\n{html_uri}\n{RESEARCH_NOTICE}"
     )
     emit({"evaluation": json_uri, "report": html_uri, **evaluation.to_json()}, text, as_json=as_json)
@@ -100,7 +102,6 @@ def _out_of_fold(run: str, definition: CancerDefinition) -> "Evaluation":
     """Read a finished run with folds, and evaluate its predictions in this process."""
     from derm_ray import storage
     from derm_ray.bundle import load_bundle
-    from derm_ray.errors import ConfigError
     from derm_ray.evaluation.out_of_fold import evaluate_out_of_fold
     from derm_ray.evaluation.stored_predictions import OUT_OF_FOLD, read_predictions
 

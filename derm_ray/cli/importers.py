@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from derm_ray.cli.options import JsonOption, LabelSetOption, ManifestOutOption, emit, warn
 from derm_ray.data.importers import IMPORTERS
+from derm_ray.domain import LABEL_SETS, LabelSet
 from derm_ray.errors import ConfigError, counted, unknown_name
 
 if TYPE_CHECKING:
@@ -35,7 +36,10 @@ class _Importers(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Look up a command; an unknown one is refused with the names that there are."""
         if args[0] not in self.commands:
-            raise ConfigError(unknown_name("importer", args[0], tuple(IMPORTERS)))
+            message = unknown_name("importer", args[0], tuple(IMPORTERS))
+            if "/" in args[0] or args[0].lower().endswith((".csv", ".tsv", ".xlsx")):
+                message += f" For a CSV: derm-ray data import folder {args[0]} --out m.parquet"
+            raise ConfigError(message)
         return super().resolve_command(ctx, args)
 
 
@@ -77,6 +81,19 @@ def _with_options(importer: "Importer") -> Callable[..., None]:
     return command
 
 
+def _labels(name: str, importer: "Importer") -> LabelSet:
+    """Return a label set that an importer takes."""
+    known = importer.label_sets or tuple(labels.name for labels in LABEL_SETS.values() if not labels.collapses)
+    if name not in LABEL_SETS:
+        raise ConfigError(unknown_name("label set", name, known))
+    if name not in known and (base := next((one for one in known if name.startswith(f"{one}_")), None)):
+        raise ConfigError(
+            f"--label-set {name} is a task, which training derives from the diagnoses. Import with --label-set {base}, "
+            f"and train with --set label_set={name}."
+        )
+    return LABEL_SETS[name]
+
+
 def _import(importer: "Importer", *, source: str, out: str, label_set: str, as_json: bool, **options: Any) -> None:
     """Import, check and write."""
     from dataclasses import replace
@@ -84,16 +101,16 @@ def _import(importer: "Importer", *, source: str, out: str, label_set: str, as_j
     from derm_ray.data.manifest import check_new, write_manifest
     from derm_ray.data.summary import summarize
     from derm_ray.data.validation import find_warnings, validate
-    from derm_ray.domain import label_set as find
 
+    labels = _labels(label_set, importer)
     check_new(out)
-    result = importer.run(source, find(label_set), out, **options)
-    validate(replace(result.manifest, uri=result.rows_of or out), find(label_set))
+    result = importer.run(source, labels, out, **options)
+    validate(replace(result.manifest, uri=result.rows_of or out), labels)
     write_manifest(result.manifest, out)
-    warnings = list(find_warnings(result.manifest))
+    warnings = [*result.warnings, *find_warnings(result.manifest)]
     warn(warnings)
     skipped = sum(result.skipped.values())
-    lines = [f"{len(result.manifest)} of {result.found} lesions imported as {label_set} to {out}"]
+    lines = [f"{len(result.manifest)} of {counted(result.found, 'lesion')} imported as {label_set} to {out}"]
     if skipped:
         lines.append(f"{counted(skipped, 'lesion')} skipped, with a diagnosis that is not in {label_set}:")
         lines += [f"  {count:>5}  {reason}" for reason, count in result.skipped.items()]

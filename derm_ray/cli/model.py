@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from derm_ray.cli.options import JsonOption, ManifestOption, emit
+from derm_ray.errors import counted
 
 app = typer.Typer(help="Show, verify and quantize model bundles.", no_args_is_help=True)
 
@@ -63,7 +64,8 @@ def quantize(
 
     made = quantize_bundle(bundle, read_manifest(manifest), max_pairs=pairs, overwrite=overwrite)
     lines = [
-        f"calibrated on {made.calibrated_on} pairs of val, compared with fp32 on {made.parity.pairs} others",
+        f"calibrated on {counted(made.calibrated_on, 'pair')} of val, compared with fp32 on "
+        f"{counted(made.parity.pairs, 'other')}",
         *made.parity.lines(),
         f"engine {made.engine} added to {bundle}. Use --engine openvino-int8; auto selects it where it is fastest",
     ]

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Iterable
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
 from derm_ray.domain import LABEL_SETS
+from derm_ray.errors import ConfigError, unknown_name
 from derm_ray.inference.engines import ENGINES
 from derm_ray.training import PRESETS
 
@@ -59,6 +61,17 @@ DermoscopyOption = Annotated[
         "--dermoscopy", metavar="PATTERN", help="The same for dermoscopy images, such as 'derm/{lesion}_*.png'."
     ),
 ]
+
+
+def one_of(names: type[StrEnum], kind: str) -> Any:
+    """Return an option whose values are names of a closed list; others are refused with the nearest."""
+
+    def parse(name: str) -> StrEnum:
+        if name not in tuple(names):
+            raise ConfigError(f"--{kind.replace(' ', '-')}: {unknown_name(kind, name, tuple(names))}")
+        return names(name)
+
+    return {"parser": parse, "metavar": f"[{'|'.join(names)}]"}
 
 
 def emit(values: dict[str, Any], text: str, *, as_json: bool) -> None:

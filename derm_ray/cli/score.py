@@ -15,6 +15,7 @@ from derm_ray.cli.options import (
     ModelOption,
     emit,
 )
+from derm_ray.errors import counted
 
 if TYPE_CHECKING:
     from derm_ray.scoring.reconcile import Reconciliation
@@ -95,7 +96,7 @@ def score(
     )
     lines = _lines(result.counts)
     if result.resumed:
-        lines.append(f"{result.resumed} of {len(result.counts.parts)} parts existed already")
+        lines.append(f"{result.resumed} of {counted(len(result.counts.parts), 'part')} existed already")
     lines += [f"run {result.run_id}"]
     lines += [f"scores {result.out_uri}", f"report {result.out_uri}/_report.html", RESEARCH_NOTICE]
     values: dict[str, object] = {"resumed_parts": result.resumed, "seconds": result.seconds}
@@ -111,12 +112,13 @@ def verify(
     from derm_ray.scoring.reconcile import verify as check
 
     counts = check(out)
-    lines = [*_lines(counts), f"{out}: valid, {len(counts.parts)} part{'s' * (len(counts.parts) != 1)}"]
+    lines = [*_lines(counts), f"{out}: valid, {counted(len(counts.parts), 'part')}"]
     emit({"out": out, "valid": True, **counts.counts()}, "\n".join(lines), as_json=as_json)
 
 
 def _lines(counts: "Reconciliation") -> list[str]:
     return [
-        f"{counts.pairs:,} pairs: {counts.scored:,} scored, {counts.errors:,} errors, each exactly once",
+        f"{counted(counts.pairs, 'pair')}: {counts.scored:,} scored, {counted(counts.errors, 'error')}, each exactly "
+        "once",
         *(f"  {count:>8,}  {code}" for code, count in sorted(counts.error_codes.items())),
     ]

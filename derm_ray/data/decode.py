@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, TiffImagePlugin, UnidentifiedImageError, _imaging
 
 from derm_ray.data.dicom import decode_dicom, ignore_warnings_of, is_dicom
-from derm_ray.data.image_errors import damage_reported, require_size, unsupported
+from derm_ray.data.image_errors import AGAIN, EXPORT, damage_reported, require_size, unsupported
 from derm_ray.data.jpeg2000 import decode_jpeg_2000, is_jpeg_2000
 from derm_ray.data.layouts import GAMMA_TOLERANCE, check_layout, other_format
 from derm_ray.domain import ImageFlag
@@ -74,7 +74,7 @@ def decode(data: bytes, *, side: int | None = None) -> Decoded:
             unsupported format or layout, named in the message.
     """
     if not data:
-        raise ImageError(ImageErrorCode.EMPTY, "the file is empty")
+        raise ImageError(ImageErrorCode.EMPTY, f"the file is empty. {AGAIN}")
     with damage_reported():
         if is_dicom(data):
             image, flags = decode_dicom(data)
@@ -102,11 +102,11 @@ def _open(data: bytes) -> Image.Image:
     except UnidentifiedImageError as error:
         accepts = [Image.OPEN[name][1] for name in FORMATS]
         if any(accept is not None and accept(data[:16]) for accept in accepts):
-            raise ImageError(ImageErrorCode.CORRUPT, "its header is damaged") from error
+            raise ImageError(ImageErrorCode.CORRUPT, f"its header is damaged. {AGAIN}") from error
         if (name := other_format(data)) is not None:
             raise unsupported(name) from error
         known = ", ".join((*FORMATS, "JPEG 2000", "DICOM"))
-        raise ImageError(ImageErrorCode.NOT_AN_IMAGE, f"not an image in a known format ({known})") from error
+        raise ImageError(ImageErrorCode.NOT_AN_IMAGE, f"not an image in a known format ({known}). {EXPORT}") from error
     except Image.DecompressionBombError as error:
         raise ImageError(ImageErrorCode.TOO_MANY_PIXELS, f"{error}") from error
     if image.format == "GIF" and "transparency" not in image.info and image.tile[0].extents != (0, 0, *image.size):

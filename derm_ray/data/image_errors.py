@@ -8,6 +8,7 @@ from derm_ray.errors import ImageError, ImageErrorCode
 MAX_PIXELS = 50_000_000
 """Largest width x height accepted."""
 EXPORT = "Export the image as 8-bit PNG or JPEG"
+AGAIN = "Export or copy the image again"
 
 
 def unsupported(what: str, fix: str = EXPORT) -> ImageError:
@@ -33,5 +34,4 @@ def damage_reported(what: str = "") -> Iterator[None]:
     except ImageError:
         raise
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ImageError(ImageErrorCode.CORRUPT, f"damaged or truncated{what}: {reason}") from error
+        raise ImageError(ImageErrorCode.CORRUPT, f"damaged or truncated{what}. {AGAIN}") from error

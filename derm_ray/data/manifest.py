@@ -221,6 +221,13 @@ def _known_columns(names: Sequence[str], uri: str) -> dict[str, str]:
     return {known: same[0] for known, same in found.items()}
 
 
+def _require_images(names: Sequence[str], uri: str, form: str) -> None:
+    if not set(map(column_key, names)) & set(map(column_key, URI_COLUMNS)):
+        how = f"Import it first: `derm-ray data import folder {uri} --out m.parquet`" if form == "csv" else "Add one"
+        found = f"Columns found: {listed(names)}"
+        raise ManifestError(uri, [f"no column 'clinical_uri' or 'dermoscopy_uri'. {found}. {how}"])
+
+
 def listed(names: Sequence[str]) -> str:
     """Return names of columns for a message."""
     text = ", ".join(map(repr, names)) or "none"
@@ -237,7 +244,7 @@ def scan_manifest(uri: str, rows: int = BATCH_ROWS) -> Iterator[Manifest]:
     Raises:
         ConfigError: the name ends in no known suffix.
         StorageError: the file cannot be read.
-        ManifestError: its content cannot be parsed or a column has the wrong type.
+        ManifestError: its content cannot be parsed, it has no column of images, or a column has the wrong type.
     """
     form = manifest_format(uri)
     first_row = 0
@@ -257,7 +264,9 @@ def scan_manifest(uri: str, rows: int = BATCH_ROWS) -> Iterator[Manifest]:
                 raise ManifestError(uri, [f"cannot be parsed as {form}: {error}"]) from error
             if table is None:
                 return
-            yield normalize_schema(table, storage.absolute(uri), first_row=first_row)
+            piece = normalize_schema(table, storage.absolute(uri), first_row=first_row)
+            _require_images(table.column_names, uri, form)
+            yield piece
             first_row += table.num_rows
 
 

@@ -13,7 +13,7 @@ from derm_ray.data.normalization import convert, not_numbers
 from derm_ray.data.patient import CategoryField, NumberField, PatientEncoder
 from derm_ray.data.validation import AGES, SKIN_TONE_SCALES, attribute_problems
 from derm_ray.domain import LesionPair, PatientValues
-from derm_ray.errors import ConfigError, ManifestError, unknown_name
+from derm_ray.errors import ConfigError, ManifestError, counted, unknown_name
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +64,8 @@ class PatientReader:
         for name, counts in self._unknown.items():
             shown = ", ".join(f"{value!a} ({count})" for value, count in counts.most_common(5))
             lines.append(
-                f"patient data: {counts.total()} values of {name} count as missing, since the model does not know "
-                f"them: {shown}"
+                f"patient data: the model does not know {counted(counts.total(), 'value')} of {name}, counted as "
+                f"missing: {shown}"
             )
         return lines
 
@@ -102,18 +102,26 @@ def fit_encoder(names: Sequence[str], manifest: Manifest, train: Manifest) -> Pa
         ManifestError: values cannot be used; all are listed.
     """
     further = [name for name in manifest.table.column_names if name not in SCHEMA.names]
+    columns = (*STANDARD, *(name for name in further if name in names or _is_numeric(manifest.table[name])))
     for name in names:
         if name in SCHEMA.names and name not in STANDARD:
             raise ConfigError(
                 f"patient_data: column {name!r} is not patient data. Use {', '.join(STANDARD)}, or further columns of "
                 "numbers."
             )
-        if name not in (*STANDARD, *further):
-            raise ConfigError(f"{manifest.uri}: {unknown_name('patient_data column', name, (*STANDARD, *further))}")
+        if name not in columns:
+            raise ConfigError(f"{manifest.uri}: {unknown_name('patient_data column', name, columns)}")
     if problems := [*attribute_problems(manifest), *_read_columns(manifest, names)[1]]:
         raise ManifestError(manifest.uri, problems)
-    columns, _ = _read_columns(train, names)
-    return PatientEncoder(tuple(_fit(name, columns[name], train) for name in names))
+    values, _ = _read_columns(train, names)
+    return PatientEncoder(tuple(_fit(name, values[name], train) for name in names))
+
+
+def _is_numeric(column: pa.ChunkedArray) -> bool:
+    try:
+        return convert(column, pa.float64())[0].null_count < len(column)
+    except (ValueError, pa.ArrowException):
+        return False
 
 
 def _fit(name: str, column: list[float | str | None], train: Manifest) -> NumberField | CategoryField:
@@ -166,10 +174,12 @@ def _read_columns(
             try:
                 column, _ = convert(column, pa.float64())
             except (ValueError, pa.ArrowException) as error:
-                wrong = [(row, why) for row, why in not_numbers(column, pa.float64())]
-                problems += [f"row {first_row + row}: column {name!r}: {why}" for row, why in wrong] or [
-                    f"column {name!r} of type {column.type}: {error}"
+                wrong = [
+                    f"row {first_row + row}: column {name!r}: {why}" for row, why in not_numbers(column, pa.float64())
                 ]
+                if 1 < len(wrong) == len(column) - convert(column, pa.string())[0].null_count:
+                    wrong = [f"{wrong[0]}, nor is any other of its values. Give a column of numbers"]
+                problems += wrong or [f"column {name!r} of type {column.type}: {error}"]
                 continue
             infinite = pc.is_inf(column).to_pylist()
             problems += [

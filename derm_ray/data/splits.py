@@ -36,7 +36,8 @@ def split_manifest(manifest: Manifest, seed: int = 0, *, val_fraction: float = V
     """Split 7:3 into train and test by patient (lesion where unknown), then take 15% of train as val.
 
     Lesions that share a patient, and pairs that share a lesion, stay together. The draw is stratified by
-    diagnosis; a diagnosis with fewer than three groups goes to train, and one with a few may miss val.
+    diagnosis; a diagnosis with fewer than three groups goes to train, and one with a few may miss val or test, with a
+    warning.
     The result depends on the seed and the set of rows, not on their order.
     Source: Ge et al. 2017, section 3 (7:3); val is ours, for checkpoint choice and calibration.
     """
@@ -68,7 +69,15 @@ def split_manifest(manifest: Manifest, seed: int = 0, *, val_fraction: float = V
             assigned[name] = part
     empty = [part for part in Split if part not in assigned.values()]
     warnings += [f"split {part} is empty: too few lesions. Add some, or fill the column yourself." for part in empty]
-    return SplitResult(manifest.with_column("split", [assigned[g] for g in groups]), tuple(warnings))
+    found = manifest.with_column("split", [assigned[name] for name in groups])
+    enough = [name for name, names in sorted(by_diagnosis.items()) if name and len(names) >= MIN_GROUPS]
+    for part in Split:
+        there = set(found.select(part).column("diagnosis"))
+        if part not in empty and (absent := [name for name in enough if name not in there]):
+            warnings.append(
+                f"split {part} has no lesion of {', '.join(absent)}. Add lesions, or fill the column yourself."
+            )
+    return SplitResult(found, tuple(warnings))
 
 
 def assign_folds(manifest: Manifest, folds: int, seed: int = 0) -> FoldResult:

@@ -10,7 +10,7 @@ from derm_ray import storage
 from derm_ray.data.manifest import URI_COLUMNS, Manifest
 from derm_ray.data.normalization import has_unseen
 from derm_ray.domain import LabelSet, LesionPair, Split
-from derm_ray.errors import ManifestError, unknown_name
+from derm_ray.errors import ManifestError, counted, unknown_name
 
 GROUP_COLUMNS = ("lesion_id", "patient_id")
 MAX_ROWS = 20
@@ -175,7 +175,7 @@ def _implausible(column: str, things: str, owners: list[str | None]) -> Iterator
             if size >= 5 * others:
                 yield (
                     f"{column} {owner!r} has {size} of {len(owners)} {things} ({size / len(owners):.0%}), the "
-                    f"{len(sizes) - 1} others have {others:g} (median). If it means unknown, leave it empty."
+                    f"others have {others:g} (median). If it means unknown, leave it empty."
                 )
 
 
@@ -187,5 +187,5 @@ def _look_alikes(column: str, ids: list[str | None]) -> Iterator[str]:
     groups = [values for values in alike.values() if len(values) > 1]
     if groups:
         names = " and ".join(map(repr, groups[0]))
-        more = f" (and {len(groups) - 1} more such groups)" if len(groups) > 1 else ""
+        more = f" (and {counted(len(groups) - 1, 'more such group')})" if len(groups) > 1 else ""
         yield f"{column}: {names} look alike{more}, but count as different. If they are the same, use one spelling."

@@ -14,7 +14,7 @@ from derm_ray.data.patient_columns import patient_pairs
 from derm_ray.data.prepared import require_size
 from derm_ray.data.validation import validate
 from derm_ray.domain import LesionPair, Modality, Split
-from derm_ray.errors import ConfigError, ManifestError, WorkError
+from derm_ray.errors import ConfigError, ManifestError, WorkError, counted
 from derm_ray.evaluation.parity import Parity, measure_parity
 from derm_ray.inference.engines import openvino, quantization
 from derm_ray.inference.engines.engine_store import StoredEngine, already_there, store_engine, stored_engines
@@ -75,9 +75,9 @@ def quantize_bundle(
         where = "in val to calibrate on" if not calibration else "outside of val to compare on"
         raise ManifestError(manifest.uri, [f"there is no pair with both images {where}"])
     network = bundle.member(0)
-    logger.info("quantizing with %d pairs of val", len(calibration))
+    logger.info("quantizing with %s of val", counted(len(calibration), "pair"))
     files, built_with = quantization.quantize(network, pair_images(calibration, bundle.preprocessing, manifest.uri))
-    logger.info("comparing with fp32 on %d other pairs", len(others))
+    logger.info("comparing with fp32 on %s", counted(len(others), "other pair"))
     draft = openvino.OpenVinoEngine(StoredEngine(openvino.NAME, "", {}, files))
     reference = Predictor(network, "torch", device=CPU)
     parity = measure_parity(reference, Predictor(network, draft), others, manifest.uri)
@@ -86,7 +86,7 @@ def quantize_bundle(
             "int8 predictions differ too much from fp32 (required: agreement >= 0.99, mean |dp| <= 0.01). Nothing was "
             "written.\n"
             + "\n".join(parity.lines())
-            + f"\nIt was calibrated on {len(calibration)} pairs of val. Add pairs to val (at most "
+            + f"\nIt was calibrated on {counted(len(calibration), 'pair')} of val. Add pairs to val (at most "
             f"{CALIBRATION_PAIRS} are used), or keep fp32."
         )
     report = {"calibrated_on": len(calibration), **parity.to_json()}

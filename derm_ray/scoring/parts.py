@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from derm_ray import storage
-from derm_ray.errors import DermRayError, ScoringError
+from derm_ray.errors import DermRayError, ScoringError, counted
 from derm_ray.lease import LeaseLostError, is_taken
 from derm_ray.observability import WORK
 from derm_ray.scoring.ledger import RunDescription, part_name
@@ -117,4 +117,4 @@ def assemble(
             unfinished.pop(shard, None)
             yield outcome
     if unfinished:
-        raise ScoringError(f"{len(unfinished)} shards were not written. The same command resumes the run.")
+        raise ScoringError(f"not written: {counted(len(unfinished), 'shard')}. The same command resumes the run.")

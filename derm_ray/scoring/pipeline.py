@@ -16,7 +16,7 @@ from derm_ray import __version__, local_files, ray_internals, runtime, storage
 from derm_ray.bundle import Bundle, load_bundle
 from derm_ray.data.inputs import Input
 from derm_ray.data.locations import Locations
-from derm_ray.errors import ScoringError
+from derm_ray.errors import ScoringError, counted
 from derm_ray.inference.engines.engine import Engine
 from derm_ray.inference.engines.selection import resolve_engine, resolve_engine_of
 from derm_ray.inference.saliency import require_cam
@@ -151,7 +151,7 @@ def _complete(
     todo = run.missing()
     if options.retry_errors:
         todo = sorted([*todo, *with_errors(run)], key=lambda shard: shard.index)
-    logger.info("run %s: %d of %d shards to score", run.run_id, len(todo), len(run.shards))
+    logger.info("run %s: %d of %s to score", run.run_id, len(todo), counted(len(run.shards), "shard"))
     if todo:
         storage.remove(storage.join(out_uri, SUCCESS))
         _score_shards(run, todo, model, engine, options, lease)
@@ -253,7 +253,7 @@ def _follow(
                 if outcome.failure:
                     raise ScoringError(f"shard {outcome.shard.index}: {outcome.failure} {resumes}")
                 errors += outcome.errors
-                done = progress.show(outcome.scored + outcome.errors, f"{errors:,} errors")
+                done = progress.show(outcome.scored + outcome.errors, counted(errors, "error"))
                 metrics.shard(outcome)
                 stages = StageTimes.total((stages, outcome.times))
                 lease.note(pairs=done, errors=errors, seconds=progress.elapsed_s, stages=stages._asdict())
@@ -277,7 +277,7 @@ def _judge(run: Run, errors: int, pairs: int, max_error_rate: float) -> None:
     """Stop a run in which too many pairs are errors."""
     if errors > max_error_rate * pairs:
         raise ScoringError(
-            f"{errors:,} of {pairs:,} pairs are errors, more than --max-error-rate {max_error_rate:g}. See "
+            f"{errors:,} of {counted(pairs, 'pair')} failed, more than --max-error-rate {max_error_rate:g}. See "
             f"error_code and error_message in {run.out_uri}. Fix the cause and run the same command with "
             "--retry-errors, or accept the errors with a larger --max-error-rate."
         )

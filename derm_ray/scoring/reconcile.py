@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 
 from derm_ray import storage
 from derm_ray.domain import Modality
-from derm_ray.errors import ImageErrorCode, ScoringError
-from derm_ray.scoring.ledger import MANIFEST, RUN, SALIENCY, SUCCESS, Run, load_run, part_name, readable
+from derm_ray.errors import ImageErrorCode, ScoringError, StorageError, counted
+from derm_ray.scoring.ledger import MANIFEST, RUN, SALIENCY, SUCCESS, Run, part_name, readable, recorded_run
 from derm_ray.scoring.shards import PairReader, Shard, row_line
 
 READERS = 8
@@ -103,7 +103,8 @@ def reconcile(run: Run) -> Reconciliation:
     """
     if missing := run.missing():
         raise ScoringError(
-            f"{run.out_uri}: {len(missing)} of {len(run.shards)} shards have no part. The same command resumes."
+            f"{run.out_uri}: {len(missing)} of {counted(len(run.shards), 'shard')} without a part. The same command "
+            "resumes."
         )
     expected = {part_name(shard, run.description.format) for shard in run.shards}
     names = storage.list_folder(run.out_uri)
@@ -163,7 +164,9 @@ def verify(out_uri: str) -> Reconciliation:
         StorageError: there is no run.
         ScoringError: the run is not finished, or something changed since.
     """
-    run = load_run(out_uri)
+    run = recorded_run(out_uri)
+    if run is None:
+        raise StorageError(f"{out_uri}: no scoring run there (no {RUN}). Give the --out folder of `derm-ray score`.")
     _check_input(run)
     found = reconcile(run)
     success_uri = storage.join(run.out_uri, SUCCESS)
@@ -178,8 +181,8 @@ def verify(out_uri: str) -> Reconciliation:
         other = [key for key, value in {**run.to_json(), **found.counts()}.items() if sealed[key] != value]
     if changed:
         raise ScoringError(
-            f"{run.out_uri}: {len(changed)} parts changed after the run ended (first: {changed[0]}). Remove them and "
-            f"{SUCCESS}; the same command scores their pairs again."
+            f"{run.out_uri}: {counted(len(changed), 'part')} changed after the run ended (first: {changed[0]}). Remove "
+            f"them and {SUCCESS}; the same command scores their pairs again."
         )
     if other:
         raise ScoringError(f"{success_uri}: {', '.join(other)} does not match the parts and {RUN}. {again}")

@@ -12,7 +12,7 @@ from derm_ray.data.patient import PatientEncoder, Vectors
 from derm_ray.data.patient_columns import patient_pairs
 from derm_ray.data.preprocessing import Preprocessing, load_pairs
 from derm_ray.domain import LabelSet, LesionPair, Modality, Split
-from derm_ray.errors import ConfigError, ImageError, ImageErrorCode, StorageError
+from derm_ray.errors import ConfigError, ImageError, ImageErrorCode, StorageError, counted
 from derm_ray.training.augmentation import Augmentation
 
 Indices = npt.NDArray[np.int64]
@@ -156,7 +156,7 @@ def check_batch_size(pairs: int, global_batch_size: int, workers: int, accumulat
         )
     if pairs < global_batch_size:
         raise ConfigError(
-            f"the train split has {pairs} pairs, fewer than global_batch_size {global_batch_size}. "
+            f"the train split has {counted(pairs, 'pair')}, fewer than global_batch_size {global_batch_size}. "
             "Give --set global_batch_size=N with a smaller N."
         )
 

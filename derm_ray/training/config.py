@@ -23,6 +23,7 @@ from derm_ray.registry import Registry
 from derm_ray.training import PRESETS
 from derm_ray.training.augmentation import POLICIES, Policy
 from derm_ray.training.losses import LOSSES
+from derm_ray.training.setting_errors import expected
 
 
 class OneOf(NamedTuple):
@@ -302,7 +303,7 @@ def typed(values: Mapping[str, Any]) -> TrainConfig:
     try:
         return _ADAPTER.validate_python(dict(values))
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}={e['input']!r}: {e['msg']}" for e in error.errors()]
+        lines = [f"{'.'.join(map(str, e['loc']))}={e['input']!r}: {expected(e)}" for e in error.errors()]
         raise ConfigError("invalid setting " + "; ".join(lines)) from error
 
 

@@ -137,7 +137,7 @@ def test_too_many_errors_stop_the_run_until_they_are_accepted_or_repaired(
     lost = [str(tmp_path / f"later{row}.jpg") for row in range(16)]
     source = MemoryInput(few.with_column("clinical_uri", [*lost, *few.column("clinical_uri")[16:]]))
     out = str(tmp_path / "out")
-    with pytest.raises(ScoringError, match=r"16 of 20 pairs are errors, more than --max-error-rate 0\.5"):
+    with pytest.raises(ScoringError, match=r"16 of 20 pairs failed, more than --max-error-rate 0\.5"):
         score(bundle_uri, source, out, shard_size=10, options=ONE)
     assert not (tmp_path / "out" / "_SUCCESS.json").exists()
     accepted = score(bundle_uri, source, out, shard_size=10, options=ScoringOptions(1, max_error_rate=0.9))

@@ -45,8 +45,14 @@ def test_a_changed_byte_is_refused_by_name(copy: Path, name: str) -> None:
 
 
 def test_missing_files_and_foreign_formats_are_refused(copy: Path, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"no bundle\.json"):
+    with pytest.raises(BundleError, match=r"contains no bundle \(no bundle\.json\)\. Give the folder `bundle`"):
         load_bundle(str(tmp_path))
+    run = tmp_path / "run"
+    with pytest.raises(BundleError, match=r"run/bundle does not exist\. .* was stopped, its command resumes it"):
+        load_bundle(str(run / "bundle"))
+    shutil.copytree(copy, run / "bundle")
+    with pytest.raises(BundleError, match=r"run contains no bundle .* Did you mean .*/run/bundle\?"):
+        load_bundle(str(run))
     index = json.loads((copy / "bundle.json").read_text())
     (copy / "bundle.json").write_text(json.dumps(index | {"format_version": 99}))
     with pytest.raises(BundleError, match="bundle format 99 is not supported"):

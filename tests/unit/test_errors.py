@@ -10,6 +10,7 @@ from derm_ray.errors import (
     InputError,
     ManifestError,
     WorkError,
+    counted,
     unknown_name,
 )
 
@@ -32,6 +33,10 @@ def test_a_long_list_of_problems_is_cut_but_counted() -> None:
     message = str(ManifestError("m.csv", [f"row {i}" for i in range(50)]))
     assert "50 problems" in message
     assert "... and 30 more" in message
+
+
+def test_one_of_something_is_singular() -> None:
+    assert [counted(count, "error") for count in (0, 1, 1200)] == ["0 errors", "1 error", "1,200 errors"]
 
 
 def test_unknown_name_suggests_the_nearest() -> None:

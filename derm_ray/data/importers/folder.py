@@ -17,10 +17,13 @@ from derm_ray.data.importers.importer import Importer, ImportResult, Option
 from derm_ray.data.manifest import BATCH_ROWS, SCHEMA, URI_COLUMNS, listed, normalize_schema
 from derm_ray.data.normalization import column_key
 from derm_ray.domain import LabelSet
-from derm_ray.errors import ConfigError, ManifestError, unknown_name
+from derm_ray.errors import ConfigError, ManifestError, did_you_mean, unknown_name
 
 RENAMED = {"clinical": "clinical_uri", "dermoscopy": "dermoscopy_uri"}
 _KNOWN = RENAMED | {column_key(name): name for name in SCHEMA.names}
+_LACKS = dict.fromkeys(RENAMED, "no pair has this image") | {
+    "diagnosis": "no pair has a diagnosis, which training and evaluation need"
+}
 
 
 def import_folder(
@@ -52,7 +55,7 @@ def import_folder(
     with storage.open_read(source) as file, storage.translate_errors(source):
         reader = CsvTables(file, source, BATCH_ROWS, delimiter, encoding)
         table = pa.concat_tables(reader)
-    table, notes = _renamed(table, source, headers)
+    table, notes, warnings = _renamed(table, source, headers)
     if reader.empty_rows:
         notes.append(f"Empty rows skipped: {reader.empty_rows}.")
     manifest = normalize_schema(table, storage.absolute(source))
@@ -77,7 +80,7 @@ def import_folder(
     if other_forms:
         notes.append(f"Image paths that differ from the names on disk in Unicode form only: {other_forms}.")
     manifest = replace(manifest, uri=storage.absolute(out_uri))
-    return ImportResult(manifest, found=len(manifest), skipped={}, notes=tuple(notes), rows_of=source)
+    return ImportResult(manifest, len(manifest), {}, tuple(notes), tuple(warnings), rows_of=source)
 
 
 def _headers(column: Sequence[str]) -> dict[str, str]:
@@ -93,8 +96,8 @@ def _headers(column: Sequence[str]) -> dict[str, str]:
     return headers
 
 
-def _renamed(table: pa.Table, source: str, headers: Mapping[str, str]) -> tuple[pa.Table, list[str]]:
-    """Return the table with a manifest's names, paths without blanks at their ends, and remarks about it."""
+def _renamed(table: pa.Table, source: str, headers: Mapping[str, str]) -> tuple[pa.Table, list[str], list[str]]:
+    """Return the table with a manifest's names, paths without blanks at their ends, and notes and warnings about it."""
     taken: dict[str, list[str]] = defaultdict(list)
     for name, header in headers.items():
         taken[RENAMED.get(name, name)].append(header)
@@ -126,14 +129,14 @@ def _renamed(table: pa.Table, source: str, headers: Mapping[str, str]) -> tuple[
     chosen = {known: table[same[0]] for known, same in taken.items()}
     chosen |= {name: pc.utf8_trim_whitespace(chosen[name]) for name in URI_COLUMNS if name in chosen}
     notes = [f"Skipped, replaced by --column: {listed(replaced)}."] if replaced else []
-    notes += [
-        f"No column {short!r}: no pair has this image. If it has another name: --column {short}=NAME."
-        for short, name in RENAMED.items()
-        if name not in chosen
-    ]
     if further:
         notes.append(f"Kept unchanged, not manifest columns: {listed(further)}.")
-    return pa.table(chosen | {name: table[name] for name in further}), notes
+    warnings = [
+        f"no column {name!r}: {lacks}.{did_you_mean(name, further)} If it has another name: --column {name}=NAME."
+        for name, lacks in _LACKS.items()
+        if RENAMED.get(name, name) not in chosen
+    ]
+    return pa.table(chosen | {name: table[name] for name in further}), notes, warnings
 
 
 def _find(path: str, base: str, names: Callable[[str], list[str]]) -> tuple[str | None, str]:

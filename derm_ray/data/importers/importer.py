@@ -25,6 +25,7 @@ class ImportResult:
         found: lesions in the source.
         skipped: reason -> number of skipped lesions.
         notes: remarks about the import, one sentence each.
+        warnings: remarks about what is probably not intended, such as a column with another name.
         rows_of: the file to name in messages about rows.
     """
 
@@ -32,6 +33,7 @@ class ImportResult:
     found: int
     skipped: Mapping[str, int]
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     rows_of: str | None = None
 
 

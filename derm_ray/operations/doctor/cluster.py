@@ -16,6 +16,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from derm_ray import __version__, runtime
+from derm_ray.errors import counted
 from derm_ray.local_ray import SESSION_VARIABLE
 from derm_ray.operations.doctor.finding import Finding
 from derm_ray.operations.doctor.machine import (
@@ -48,7 +49,9 @@ def cluster(address: str, storage: Sequence[str] = ()) -> Iterator[Finding]:
         resources = ray.cluster_resources()
         held = ", ".join(f"{resources.get(kind, 0):g} {kind}s" for kind in ("CPU", "GPU"))
         dead = len(nodes) - len(alive)
-        yield Finding("cluster", f"{len(alive)} nodes, {held}" + (f"; {dead} nodes were lost" if dead else ""))
+        yield Finding(
+            "cluster", f"{counted(len(alive), 'node')}, {held}" + (f"; {counted(dead, 'lost node')}" if dead else "")
+        )
         for node in alive:
             yield from _ask_node(node, f"node {node['NodeManagerAddress']}", storage)
 

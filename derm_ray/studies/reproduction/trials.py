@@ -12,7 +12,7 @@ from derm_ray import runtime, storage
 from derm_ray.bundle import INDEX, load_bundle
 from derm_ray.data.manifest import Manifest
 from derm_ray.domain import Split, label_set
-from derm_ray.errors import DermRayError, ImageError, StorageError, WorkError
+from derm_ray.errors import DermRayError, ImageError, StorageError, WorkError, counted
 from derm_ray.models.trunks import TRUNKS, Trunk
 from derm_ray.models.weights import load_trunk_weights, read_init_weights
 from derm_ray.studies.reproduction.grid import Trial
@@ -88,7 +88,7 @@ class Grid:
         done = {trial: read_predictions(self._folder(trial)) for trial in trials}
         problems: dict[Trial, str] = {}
         waiting = [trial for trial in trials if done[trial] is None]
-        logger.info("%d trials, %d already done", len(trials), len(trials) - len(waiting))
+        logger.info("%s, %d already done", counted(len(trials), "trial"), len(trials) - len(waiting))
         missing = self._missing_weights({trunk for trial in waiting for trunk in trial.trunks})
         problems |= {trial: UNAVAILABLE for trial in waiting if trial.trunks & missing}
         if len(problems) == len(trials):
@@ -144,7 +144,7 @@ class Grid:
 
     def _run_all(self, trials: Sequence[Trial]) -> "dict[Trial, TrialPredictions | DermRayError]":
         at_once = self.resources.trials_at_once()
-        logger.info("running %d trials, %d in parallel", len(trials), at_once)
+        logger.info("running %s, %d in parallel", counted(len(trials), "trial"), at_once)
         futures: dict[Trial, Future[TrialPredictions]] = {}
         results: dict[Trial, TrialPredictions | DermRayError] = {}
         executor = ThreadPoolExecutor(at_once)

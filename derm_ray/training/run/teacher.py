@@ -11,7 +11,7 @@ from derm_ray.bundle import Bundle, load_bundle
 from derm_ray.data.manifest import Manifest
 from derm_ray.data.prepared import require_size
 from derm_ray.domain import LabelSet, PredictionKind, Split
-from derm_ray.errors import ConfigError
+from derm_ray.errors import ConfigError, counted
 from derm_ray.evaluation.stored_predictions import read_predictions, write_predictions
 from derm_ray.training.batches import LabeledPairs, labeled
 from derm_ray.training.run.pair_predictions import predict_pairs, stored
@@ -62,7 +62,7 @@ def learn_from(
     """
     uri = storage.join(run_uri, TEACHER)
     if not storage.exists(uri):
-        logger.info("computing the teacher's predictions of %d pairs", len(split))
+        logger.info("computing the teacher's predictions of %s", counted(len(split), "pair"))
         pairs = labeled(manifest, Split.TRAIN, teacher.label_set, teacher.patient).pairs
         scores = predict_pairs(teacher, pairs, use_gpu=use_gpu)
         write_predictions(stored(teacher.label_set, split, scores), uri)

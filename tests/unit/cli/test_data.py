@@ -12,6 +12,7 @@ from derm_ray.data.importers import IMPORTERS
 from derm_ray.data.importers.importer import Importer, ImportResult, Option
 from derm_ray.data.manifest import normalize_schema, read_manifest
 from derm_ray.domain import LabelSet
+from derm_ray.errors import ManifestError
 
 RUNNER = CliRunner()
 
@@ -132,6 +133,53 @@ def test_an_unknown_importer_is_refused_with_the_names_there_are(tmp_path: Path)
     result = RUNNER.invoke(app, ["data", "import", "folders", "list.csv", "--out", f"{tmp_path}/m.csv"])
     assert (
         str(result.exception) == "unknown importer 'folders'. Did you mean 'folder'? Known: milk10k, derm7pt, folder."
+    )
+    result = RUNNER.invoke(app, ["data", "import", "photos/list.csv"])
+    assert str(result.exception).endswith(" For a CSV: derm-ray data import folder photos/list.csv --out m.parquet")
+
+
+@pytest.mark.parametrize(
+    ("importer", "labels", "message"),
+    [
+        ("folder", "paper16", "Did you mean 'paper15'? Known: paper15, milk10k, derm7pt."),
+        ("milk10k", "paper16", "Did you mean 'paper15'? Known: paper15, milk10k."),
+        (
+            "folder",
+            "paper15_cancer",
+            "paper15_cancer is a task, which training derives from the diagnoses. Import with",
+        ),
+        ("derm7pt", "paper15_cancer", "--label-set paper15, and train with --set label_set=paper15_cancer."),
+        ("derm7pt", "milk10k", "no mapping to label set 'milk10k'. Use derm7pt or paper15."),
+    ],
+)
+def test_only_label_sets_that_an_importer_takes_are_offered(
+    tmp_path: Path, importer: str, labels: str, message: str
+) -> None:
+    arguments = ["data", "import", importer, str(tmp_path), "--out", f"{tmp_path}/m.csv", "--label-set", labels]
+    assert message in str(RUNNER.invoke(app, arguments).exception)
+
+
+def test_a_diagnosis_column_with_another_name_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    csv = tmp_path / "list.csv"
+    csv.write_text("lesion_id,clinical,dermoscopy,diagnosys\nL1,a.jpg,a.jpg,melanoma\n")
+    out, err = run("import", "folder", str(csv), "--out", f"{tmp_path}/m.parquet")
+    assert err == (
+        "warning: no column 'diagnosis': no pair has a diagnosis, which training and evaluation need. Did you mean "
+        "'diagnosys'? If it has another name: --column diagnosis=NAME.\n"
+    )
+    assert "Kept unchanged, not manifest columns: 'diagnosys'." in out
+
+
+@pytest.mark.parametrize("command", ["validate", "describe"])
+def test_a_list_of_photos_given_as_manifest_is_one_message(tmp_path: Path, command: str) -> None:
+    csv = tmp_path / "list.csv"
+    csv.write_text("lesion_id,clinical,dermoscopy\n" + "".join(f"L{i},a.jpg,b.jpg\n" for i in range(12)))
+    result = RUNNER.invoke(app, ["data", command, str(csv)])
+    assert isinstance(result.exception, ManifestError)
+    assert result.exception.problems == (
+        "no column 'clinical_uri' or 'dermoscopy_uri'. Columns found: 'lesion_id', 'clinical', 'dermoscopy'. Import "
+        f"it first: `derm-ray data import folder {csv} --out m.parquet`",
     )
 
 

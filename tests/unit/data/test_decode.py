@@ -223,3 +223,5 @@ def test_bad_bytes_have_a_code(data: bytes, code: ImageErrorCode) -> None:
     with pytest.raises(ImageError) as caught:
         decode(data)
     assert caught.value.code is code
+    _, _, fix = caught.value.message.partition(". ")
+    assert fix.startswith("Export "), "a fix, and nothing of the library"

@@ -237,8 +237,10 @@ def test_columns_of_any_name_can_be_named(photos: Path) -> None:
     assert result.manifest.column("diagnosis") == ["melanoma"]
     assert result.notes == (
         "Skipped, replaced by --column: 'diagnosis'.",
-        "No column 'dermoscopy': no pair has this image. If it has another name: --column dermoscopy=NAME.",
         "Kept unchanged, not manifest columns: 'Patient'.",
+    )
+    assert result.warnings == (
+        "no column 'dermoscopy': no pair has this image. If it has another name: --column dermoscopy=NAME.",
     )
     with pytest.raises(ManifestError, match=r"no column 'no'.*Columns found: 'id', 'foto'"):
         import_folder(str(csv), PAPER15, "m.parquet", column=["lesion_id=id", "clinical=no"])

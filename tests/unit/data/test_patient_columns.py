@@ -95,6 +95,19 @@ def test_values_that_cannot_be_used_are_named_by_row_and_column(
     assert any(problem in line for line in caught.value.problems), caught.value.problems
 
 
+def test_a_column_of_text_is_neither_offered_nor_one_problem_a_row() -> None:
+    full = {"diagnosis_full": ["Nevus", None] * 6, "bmi_at_visit": ["21.5", ""] * 6, "notes": None}
+    with pytest.raises(ConfigError) as unknown:
+        fit("bmi", **full)
+    assert str(unknown.value).endswith("Known: age, sex, site, skin_tone, bmi_at_visit.")
+    with pytest.raises(ManifestError) as caught:
+        fit("diagnosis_full", **full)
+    assert caught.value.problems == (
+        "row 1: column 'diagnosis_full': 'Nevus' is not a number, nor is any other of its values. Give a column of "
+        "numbers",
+    )
+
+
 def test_pairs_carry_what_the_model_uses_and_no_more(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,7 +118,7 @@ def test_pairs_carry_what_the_model_uses_and_no_more(
     assert pairs[0].patient == {"age": 45.0, "site": "trunk"}
     assert pairs[11].patient == {}, "neither age nor a known site"
     assert "no lesion has monet_hair, which the model uses; it counts as missing" in caplog.text
-    assert "2 values of site count as missing, since the model does not know them: 'toe' (2)" in caplog.text
+    assert "the model does not know 2 values of site, counted as missing: 'toe' (2)" in caplog.text
     assert all(pair.patient == {} for pair in patient_pairs(manifest(), None))
 
 

@@ -52,7 +52,10 @@ def test_an_error_names_the_uri_or_the_modality(tmp_path: Path) -> None:
         (error,) = load_pairs([LesionPair("a", "a", None, str(bad))], spec, executor)
     assert isinstance(error, ImageError)
     assert error.code is ImageErrorCode.NOT_AN_IMAGE
-    assert str(error) == f"{bad}: not an image in a known format (JPEG, PNG, WEBP, TIFF, BMP, GIF, JPEG 2000, DICOM)"
+    assert str(error) == (
+        f"{bad}: not an image in a known format (JPEG, PNG, WEBP, TIFF, BMP, GIF, JPEG 2000, DICOM). Export the image "
+        "as 8-bit PNG or JPEG"
+    )
     with pytest.raises(ImageError, match=r"^dermoscopy image: not an image"):
         pixels_from_bytes(None, b"hello", spec)
 

@@ -83,6 +83,18 @@ def test_a_class_with_two_lesions_goes_to_train_with_a_warning() -> None:
     assert "melanoma: only 2" in result.warnings[0]
 
 
+def test_a_split_without_some_class_is_one_warning() -> None:
+    names = PAPER15.class_names[:4]
+    result = split_manifest(manifest_of([(i, i, names[i % 4]) for i in range(12)]))
+    assert any("val" in line for line in result.warnings)
+    for part in Split:
+        absent = sorted(set(names) - set(result.manifest.select(part).column("diagnosis")))
+        told = [line for line in result.warnings if line.startswith(f"split {part} ")]
+        assert len(told) == bool(absent)
+        if 0 < len(absent) < 4:
+            assert told[0].startswith(f"split {part} has no lesion of {', '.join(absent)}. ")
+
+
 def in_train_and_val(rows: list[tuple[int, int | None, str]]) -> Manifest:
     manifest = manifest_of(rows)
     return manifest.with_column("split", [("train", "val", "test")[row % 3] for row in range(len(rows))])

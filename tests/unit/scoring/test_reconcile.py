@@ -66,7 +66,7 @@ def test_all_formats_hold_the_same_rows(opened: Opened, bundle_uri: str, tmp_pat
 def test_a_lost_a_foreign_and_a_swapped_part_are_found(run: Run, bundle_uri: str) -> None:
     score_all(run, bundle_uri)
     remove_part(run, 1)
-    with pytest.raises(ScoringError, match="1 of 3 shards have no part"):
+    with pytest.raises(ScoringError, match="1 of 3 shards without a part"):
         reconcile(run)
     score_all(run, bundle_uri)
     first, second = (Path(run.part_uri(shard)) for shard in run.shards[:2])
@@ -133,7 +133,7 @@ def test_ids_that_look_like_nothing_come_back(opened: Opened, few: Manifest, bun
 
 def test_what_changes_after_the_end_is_found(opened: Opened, bundle_uri: str) -> None:
     run = opened(format="jsonl")
-    with pytest.raises(ScoringError, match="3 of 3 shards have no part"):
+    with pytest.raises(ScoringError, match="3 of 3 shards without a part"):
         verify(run.out_uri)
     score_all(run, bundle_uri)
     with pytest.raises(ScoringError, match="the run is not finished"):
