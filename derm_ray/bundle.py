@@ -161,8 +161,8 @@ def _no_bundle(uri: str) -> BundleError:
         return BundleError(f"{uri} contains no bundle (no {INDEX}). Did you mean {inside}?")
     lacks = f"contains no bundle (no {INDEX})" if storage.exists(uri) else "does not exist"
     return BundleError(
-        f"{uri} {lacks}. Give the folder `bundle` of a finished training run. If that run was stopped, its command "
-        "resumes it."
+        f"{uri} {lacks}. Give the folder `bundle` of a finished training run. If its run still trains or was "
+        "stopped, let it finish first: the same command resumes it."
     )
 
 

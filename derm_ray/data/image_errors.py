@@ -34,4 +34,5 @@ def damage_reported(what: str = "") -> Iterator[None]:
     except ImageError:
         raise
     except Exception as error:
-        raise ImageError(ImageErrorCode.CORRUPT, f"damaged or truncated{what}. {AGAIN}") from error
+        reason = f": {error}" if type(error) is ValueError else ""  # ours; those of libraries are about their insides
+        raise ImageError(ImageErrorCode.CORRUPT, f"damaged or truncated{what}{reason}. {AGAIN}") from error

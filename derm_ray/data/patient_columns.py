@@ -119,7 +119,7 @@ def fit_encoder(names: Sequence[str], manifest: Manifest, train: Manifest) -> Pa
 
 def _is_numeric(column: pa.ChunkedArray) -> bool:
     try:
-        return convert(column, pa.float64())[0].null_count < len(column)
+        return bool(convert(column, pa.float64())[0].null_count < len(column))
     except (ValueError, pa.ArrowException):
         return False
 

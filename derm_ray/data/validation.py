@@ -173,9 +173,10 @@ def _implausible(column: str, things: str, owners: list[str | None]) -> Iterator
         if size >= 200 or (size >= 10 and size >= 0.1 * len(owners)):
             others = median([n for name, n in sizes.items() if name != owner] or [0])
             if size >= 5 * others:
+                rest = f", the others have {others:g} (median)" if len(sizes) > 1 else ""
                 yield (
-                    f"{column} {owner!r} has {size} of {len(owners)} {things} ({size / len(owners):.0%}), the "
-                    f"others have {others:g} (median). If it means unknown, leave it empty."
+                    f"{column} {owner!r} has {size} of {len(owners)} {things} ({size / len(owners):.0%}){rest}. If it "
+                    "means unknown, leave it empty."
                 )
 
 

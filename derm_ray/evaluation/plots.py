@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from derm_ray import RESEARCH_NOTICE
 from derm_ray.domain import PredictionKind
+from derm_ray.errors import counted
 from derm_ray.evaluation.calibration import Reliability
 from derm_ray.evaluation.comparison import Interval
 
@@ -24,11 +25,14 @@ _OFFSET = 0.24
 
 
 def render_page(package: str, filters: Mapping[str, Callable[[Any], str]], **values: Any) -> str:
-    """Return the page that a package's template ``report.html.j2`` makes of some values."""
+    """Return the page that a package's template ``report.html.j2`` makes of some values.
+
+    Templates have the filter ``counted`` (:func:`derm_ray.errors.counted`) beside those given.
+    """
     environment = Environment(
         loader=PackageLoader(package), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(filters)
+    environment.filters.update({"counted": counted, **filters})
     return environment.get_template("report.html.j2").render(notice=RESEARCH_NOTICE, **values)
 
 

@@ -48,7 +48,7 @@ def test_missing_files_and_foreign_formats_are_refused(copy: Path, tmp_path: Pat
     with pytest.raises(BundleError, match=r"contains no bundle \(no bundle\.json\)\. Give the folder `bundle`"):
         load_bundle(str(tmp_path))
     run = tmp_path / "run"
-    with pytest.raises(BundleError, match=r"run/bundle does not exist\. .* was stopped, its command resumes it"):
+    with pytest.raises(BundleError, match=r"run/bundle does not exist\. .* or was stopped, let it finish first"):
         load_bundle(str(run / "bundle"))
     shutil.copytree(copy, run / "bundle")
     with pytest.raises(BundleError, match=r"run contains no bundle .* Did you mean .*/run/bundle\?"):

@@ -12,7 +12,7 @@ function element(kind, properties = {}, ...children) {
 }
 
 function percent(p) {
-  if (p > 0 && p < 0.0005) return "< 0.1 %";
+  if (p < 0.0005) return "< 0.1 %";
   if (p < 1 && p >= 0.9995) return "> 99.9 %";
   return `${(100 * p).toFixed(1)} %`;
 }

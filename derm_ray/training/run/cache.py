@@ -12,7 +12,7 @@ import torch
 from derm_ray import storage
 from derm_ray.data.preprocessing import Preprocessing
 from derm_ray.domain import LesionPair, Split
-from derm_ray.errors import ConfigError, ImageError, StorageError
+from derm_ray.errors import ConfigError, ImageError, StorageError, counted
 from derm_ray.inference.precision import autocast, resolve_precision, to_device
 from derm_ray.models.networks import PairNetwork, Stream
 from derm_ray.models.trunks import Trunk
@@ -130,7 +130,8 @@ def _missing(cache: FeatureCache, pairs: Sequence[LesionPair]) -> Iterator[_File
 
 
 def _compute(missing: Sequence[_File], trunk: Trunk, spec: Preprocessing, precision: str, *, use_gpu: bool) -> None:
-    logger.info("computing the frozen layers' activations of %d pairs", sum(len(pairs) for *_, pairs in missing))
+    total = sum(len(pairs) for *_, pairs in missing)
+    logger.info("computing the frozen layers' activations of %s", counted(total, "pair"))
     free = int(ray.cluster_resources().get("GPU" if use_gpu else "CPU", 1)) - (0 if use_gpu else 1)
     written = dataset_of(missing).map(
         _FeatureActor,

@@ -13,7 +13,7 @@ from derm_ray.data.preprocessing import Preprocessing, load_image
 from derm_ray.data.reference import Reference
 from derm_ray.data.statistics import ImageStatistics, measure
 from derm_ray.domain import Calibration, LabelSet, LesionPair, Modality, PredictionKind
-from derm_ray.errors import ImageError
+from derm_ray.errors import ImageError, counted
 from derm_ray.evaluation.drift import fit_reference, min_samples
 from derm_ray.inference.predictor import temper
 from derm_ray.training.loop import KindProbabilities
@@ -77,6 +77,8 @@ def make_reference(
     pairs = len(answers[PredictionKind.CROSS])
     if pairs < min_samples():
         logger.info(
-            "val has %d pairs: drift of predictions will not be monitored, which needs %d", pairs, min_samples()
+            "val has %s: drift of predictions will not be monitored, which needs %d",
+            counted(pairs, "pair"),
+            min_samples(),
         )
     return fit_reference(labels.class_names, answers, images, offsets=calibration.offsets, prepared=prepared)

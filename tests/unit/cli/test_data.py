@@ -160,9 +160,10 @@ def test_only_label_sets_that_an_importer_takes_are_offered(
 
 
 def test_a_diagnosis_column_with_another_name_is_a_warning(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_bytes(b"x")
+    for name in ("c.jpg", "d.jpg"):
+        (tmp_path / name).write_bytes(b"x")
     csv = tmp_path / "list.csv"
-    csv.write_text("lesion_id,clinical,dermoscopy,diagnosys\nL1,a.jpg,a.jpg,melanoma\n")
+    csv.write_text("lesion_id,clinical,dermoscopy,diagnosys\nL1,c.jpg,d.jpg,melanoma\n")
     out, err = run("import", "folder", str(csv), "--out", f"{tmp_path}/m.parquet")
     assert err == (
         "warning: no column 'diagnosis': no pair has a diagnosis, which training and evaluation need. Did you mean "

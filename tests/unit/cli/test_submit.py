@@ -18,7 +18,7 @@ EVALUATE = ("--model", "s3://b/model", "--manifest", "s3://b/m.parquet", "--out"
     [
         ((*EVALUATE, "--modle", "x"), "No such option: --modle"),
         (EVALUATE[:4], "Missing"),
-        ((*EVALUATE, "--split", "tst"), "'tst' is not one of"),
+        ((*EVALUATE, "--split", "tst"), "unknown split 'tst'. Did you mean 'test'?"),
         ((*EVALUATE[:4], "--out", "evaluation"), "--out evaluation: relative to this folder"),
         ((*EVALUATE, "--address", "auto"), "put --address before"),
     ],

@@ -118,6 +118,7 @@ def test_ids_and_words_for_missing_have_one_form_in_every_format(tmp_path: Path,
         "lesion_id": [" 1", "2\u00a0", "3"],
         "Patient ID": ["e\u0301", "\u00e9 ", "NA"],
         "age": ["45", "NaN", "n/a"],
+        "clinical_uri": ["1.jpg", "2.jpg", "3.jpg"],
     }
     table = pa.table(raw | {"sex": ["unknown", "Female ", None], "camera": ["NA", " x", None]})
     uri = str(tmp_path / f"m.{suffix}")
@@ -138,11 +139,11 @@ def test_ids_and_words_for_missing_have_one_form_in_every_format(tmp_path: Path,
 
 def test_words_are_counted_over_all_pieces_and_rows_keep_their_numbers(tmp_path: Path) -> None:
     uri = str(tmp_path / "m.csv")
-    rows = [f"L{i},{'NA' if i % 2 else i}" for i in range(10)]
-    (tmp_path / "m.csv").write_text("\n".join(["lesion_id,age", *rows]) + "\n")
+    rows = [f"L{i},{'NA' if i % 2 else i},a.jpg" for i in range(10)]
+    (tmp_path / "m.csv").write_text("\n".join(["lesion_id,age,clinical_uri", *rows]) + "\n")
     assert [dict(piece.missing_words["age"]) for piece in scan_manifest(uri, 5)] == [{"NA": 2}, {"NA": 3}]
     assert read_manifest(uri).missing_words == {"age": {"NA": 5}}
-    (tmp_path / "m.csv").write_text("\n".join(["lesion_id,age", *rows, "L10,old"]) + "\n")
+    (tmp_path / "m.csv").write_text("\n".join(["lesion_id,age,clinical_uri", *rows, "L10,old,a.jpg"]) + "\n")
     with pytest.raises(ManifestError, match="row 11: age 'old'"):
         list(scan_manifest(uri, 5))
 

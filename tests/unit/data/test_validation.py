@@ -113,7 +113,7 @@ def patients(count: int, lesions: int) -> dict[str | None, int]:
             patients(20, 1) | {"anonymous": 40},
             "patient_id 'anonymous' has 40 of 60 lesions (67%), the others have 1",
         ),
-        ({"0": 12}, "patient_id '0' has 12 of 12 lesions (100%), the 0 others"),
+        ({"0": 12}, "patient_id '0' has 12 of 12 lesions (100%). If it means unknown, leave it empty."),
         (patients(5000, 1) | {"?": 200}, "patient_id '?' has 200 of 5200 lesions (4%)"),
     ],
 )

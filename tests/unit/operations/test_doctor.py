@@ -204,7 +204,7 @@ def test_folders_that_ray_cannot_use_are_findings(tmp_path: Path, monkeypatch: p
 
 def test_every_node_of_a_cluster_is_asked(ray_local: None, tmp_path: Path) -> None:
     found = list(cluster.cluster("auto", (str(tmp_path), str(tmp_path / "share"))))
-    assert found[0].found.startswith("1 nodes, 4 CPUs")
+    assert found[0].found.startswith("1 node, 4 CPUs")
     node = f"node {ray.util.get_node_ip_address()}"
     told = {finding.subject: finding.found for finding in found}
     assert told[node] == "the same versions as here"

@@ -142,7 +142,7 @@ def test_what_changes_after_the_end_is_found(opened: Opened, bundle_uri: str) ->
     verify(run.out_uri)
     part = Path(run.part_uri(run.shards[0]))
     part.write_text(part.read_text().replace('"confidence": 0.', '"confidence": 0.9', 1))
-    with pytest.raises(ScoringError, match="1 parts changed after the run ended"):
+    with pytest.raises(ScoringError, match="1 part changed after the run ended"):
         verify(run.out_uri)
 
 
@@ -172,6 +172,7 @@ def test_the_report_tells_what_was_done(run: Run, bundle_uri: str) -> None:
     assert report["invocations"][0]["stages"]["read_s"] == 0.5
     page = (out / "_report.html").read_text()
     assert "25 pairs, each exactly once" in page
+    assert "23 scored, 2 errors, from" in page
     assert "corrupt" in page
     shares = [float(share) for share in re.findall(r"<i style=\"width: ([\d.]+)%", page)]
     assert (len(shares), sum(shares)) == (len(report["diagnoses"]), pytest.approx(100, abs=0.1))
