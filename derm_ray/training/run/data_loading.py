@@ -1,5 +1,6 @@
-"""Data loading of training with Ray Data, so that CPU nodes can load data for GPU nodes."""
+"""Data loading of training by Ray tasks, so that CPU nodes can load data for GPU nodes."""
 
+import pickle
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,7 +10,6 @@ import ray
 
 from derm_ray.data.preprocessing import Preprocessing
 from derm_ray.errors import DermRayError, ImageError, StorageError
-from derm_ray.ray_rows import Row, dataset_of, objects, packed, unpacked
 from derm_ray.training.augmentation import Augmentation
 from derm_ray.training.batches import Batch, Indices, LabeledPairs, Share, load_batch
 from derm_ray.training.feature_cache import FeatureCache
@@ -36,9 +36,8 @@ def batches(
     """Yield one rank's share of every global batch, in order: a batch, or the error of its first image that cannot be
     used.
 
-    ``order`` are rows of the split, which alone determine the content of each step. Ray Data loads them, one row a
-    batch, on CPUs that no worker holds; without such CPUs, this process loads them. Features are read in place of
-    images.
+    ``order`` are rows of the split, which alone determine the content of each step. Tasks load them, one a batch, on
+    CPUs that no worker holds; without such CPUs, this process loads them. Features are read in place of images.
 
     Raises:
         OSError: storage failed.
@@ -46,25 +45,33 @@ def batches(
     shares = [split.share(batch, rank, world_size) for batch in order]
     load = partial(_load, spec=spec, augmentation=augmentation, features=features, dropout=dropout)
     # An elastic run, or one that lost a node, may hold all CPUs: tasks would wait for ever.
-    spare = ray.available_resources().get("CPU", 0) >= 1
-    for loaded in _loaded_by_tasks(shares, load) if spare else _loaded_here(shares, load):
+    spare = int(ray.available_resources().get("CPU", 0))
+    ahead = PREFETCHED_BATCHES + spare // world_size
+    for loaded in _loaded_by_tasks(shares, load, ahead) if spare else _loaded_here(shares, load):
         if isinstance(loaded, StorageError):
             # Storage may recover: this worker exits, and Ray Train restarts from the last checkpoint.
             raise OSError(str(loaded))
         yield loaded
 
 
-def _loaded_by_tasks(shares: Sequence[Share], load: _Load) -> Iterator[Batch | DermRayError]:
-    """Yield the batches that Ray Data loads, on any node with free CPUs."""
-    if not shares:  # a run that was saved after an epoch's last step
-        return
+def _loaded_by_tasks(shares: Sequence[Share], load: _Load, ahead: int) -> Iterator[Batch | DermRayError]:
+    """Yield the batches that tasks load, on any node with free CPUs; ``ahead`` of them at most are loaded or loading.
 
-    def load_row(row: Row) -> Row:
-        return packed(load(unpacked(row)))
+    Not Ray Data: its executor would run in this process, and where batches are loaded faster than the network learns,
+    it never sleeps, and takes the interpreter's lock from training.
+    """
 
-    dataset = dataset_of(shares)
-    dataset.context.execution_options.preserve_order = True
-    yield from objects(dataset.map(load_row), PREFETCHED_BATCHES)
+    @ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
+    def load_one(share: Share) -> bytes:
+        return pickle.dumps(load(share), pickle.HIGHEST_PROTOCOL)
+
+    loading: deque[ray.ObjectRef[bytes]] = deque()
+    for share in shares:
+        loading.append(load_one.remote(share))
+        if len(loading) > ahead:
+            yield pickle.loads(ray.get(loading.popleft()))  # noqa: S301 -- written by this program's own task
+    while loading:
+        yield pickle.loads(ray.get(loading.popleft()))  # noqa: S301
 
 
 def _loaded_here(shares: Sequence[Share], load: _Load) -> Iterator[Batch | DermRayError]:
