@@ -31,7 +31,7 @@ from derm_ray.lease import hold
 from derm_ray.models.factory import build_network
 from derm_ray.storage import read_bytes
 from derm_ray.training.augmentation import Augmentation
-from derm_ray.training.batches import labeled, load_batch, training_order
+from derm_ray.training.batches import Batch, evaluation_order, labeled, load_batch, training_order
 from derm_ray.training.config import TrainConfig, debug
 from derm_ray.training.loop import TrainingLoop
 from derm_ray.training.run import driver, worker
@@ -84,9 +84,20 @@ def test_workers_compute_what_a_plain_loop_computes(
     assert found == pytest.approx(plain, rel=1e-4)
 
 
+def test_batches_that_wait_take_no_time_from_training(ray_local: None, pairs: Manifest) -> None:
+    split = labeled(small(pairs), Split.TRAIN, PAPER15)
+    loaded = batches(split, evaluation_order(len(split), 1), EXACT.preprocessing, rank=0, world_size=1)
+    next(loaded)
+    time.sleep(1)  # until all that may be loaded ahead is there
+    before = time.process_time()
+    time.sleep(1)
+    assert time.process_time() - before < 0.3
+    assert sum(len(batch.labels) for batch in loaded if isinstance(batch, Batch)) == len(split) - 1
+
+
 @pytest.mark.slow
 def test_workers_that_hold_all_cpus_load_their_own_batches(ray_local: None, pairs: Manifest, tmp_path: Path) -> None:
-    """Ray Data's tasks would wait for a CPU, and the workers for the tasks."""
+    """Tasks would wait for a CPU, and the workers for the tasks."""
     config = replace(EXACT, freeze_batch_norm=True)
     two = train(config, small(pairs), str(tmp_path), "two", workers=2)
     every = train(config, small(pairs), str(tmp_path), "every", workers=2, max_workers=4)

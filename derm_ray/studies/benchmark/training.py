@@ -30,7 +30,8 @@ from derm_ray.training.run.worker import METRICS
 SIZE = 224
 BATCH = 8
 VAL = 2
-LEFT_OUT = PREFETCHED_BATCHES + 1
+CPUS = 4
+LEFT_OUT = PREFETCHED_BATCHES + CPUS
 """First steps, whose batches were decoded while the run started."""
 
 
@@ -40,7 +41,7 @@ def data_parallel(effort: Effort) -> list[Row]:
     The recipe is Triple-Net with CAM-BP at 224 px on VGG-16 frozen through pool4, of random weights.
     """
     config = replace(cpu(), head="cam_bp", size=SIZE, epochs=1, global_batch_size=BATCH, precision="fp32")
-    with TemporaryDirectory() as name, ray_session(num_cpus=4, local=True):
+    with TemporaryDirectory() as name, ray_session(num_cpus=CPUS, local=True):
         folder = Path(name)
         weights, cam = _initial(folder, config)
         training = effort.steps * BATCH

@@ -153,7 +153,7 @@ def train(
         vectors = [storage.sha256(part.patient.tobytes()) for part in splits.values() if part.patient is not None]
         description["patient_data_digest"] = storage.digest([encoder.to_json(), *vectors])
     local_cpus = cpus_per_worker or max(1, runtime.machine_cpus() // most)
-    # Ray Data's decoding needs CPUs in addition to those that Ray Train reserves for its workers.
+    # The tasks that load need CPUs in addition to those that Ray Train reserves for its workers.
     spare = max(2, runtime.machine_cpus() // 2)
     with runtime.ray_session(address, num_cpus=most * local_cpus + spare) as session:
         cpus = cpus_per_worker or session.cpus_each(local_cpus)
