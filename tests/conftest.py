@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from derm_ray.data.inputs import Input
 from derm_ray.data.manifest import Manifest, write_manifest
 from derm_ray.data.reference import Reference
 from derm_ray.data.splits import split_manifest
 from derm_ray.data.synthetic import synthesize
 from derm_ray.domain import MILK10K, PAPER15, Calibration, LabelSet, Modality, OperatingPoint, PredictionKind
-from derm_ray.storage import digest, read_bytes
+from derm_ray.storage import read_bytes
 from tests.patient import ENCODER, patient_bundle_uri, patient_encoder  # noqa: F401 - fixtures
 
 if TYPE_CHECKING:
@@ -93,20 +92,6 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     manifest = split_manifest(synthesize(str(tmp_path_factory.mktemp("pairs")), 480, PAPER15)).manifest
     write_manifest(manifest, manifest.uri)
     return manifest
-
-
-class MemoryInput(Input):
-    """A manifest in memory, as an input of bulk scoring."""
-
-    def __init__(self, manifest: Manifest) -> None:
-        super().__init__(manifest.uri)
-        self._manifest = manifest.absolute()
-
-    def pieces(self) -> Iterator[Manifest]:
-        yield self._manifest
-
-    def fingerprint(self) -> str:
-        return digest(self._manifest.table.to_pylist())
 
 
 def take(manifest: Manifest, count: int) -> Manifest:

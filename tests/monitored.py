@@ -29,7 +29,8 @@ from derm_ray.storage import read_bytes
 from derm_ray.training.config import make_config
 from derm_ray.training.run.driver import train
 from tests.cluster.queries import LIST, asked
-from tests.conftest import MemoryInput, take, unused_port
+from tests.conftest import take, unused_port
+from tests.inputs import MemoryInput
 
 EXPORTS_S = 15.0
 """Until all processes have exported what they counted, which they do every 10 s."""

@@ -28,7 +28,8 @@ from derm_ray.models.factory import NetworkConfig
 from derm_ray.runtime import machine_cpus, ray_session
 from derm_ray.scoring.pipeline import ScoringOptions, score
 from derm_ray.studies.benchmark.comparison import to_row, turns
-from tests.conftest import MemoryInput, seal_untrained
+from tests.conftest import seal_untrained
+from tests.inputs import MemoryInput
 from tests.monitored import metrics_url
 
 SHARD, SIZE, IMAGE_SIDE = 32, 128, 600

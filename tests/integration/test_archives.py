@@ -21,7 +21,8 @@ from derm_ray.data.manifest import Manifest, write_tables
 from derm_ray.domain import Modality
 from derm_ray.scoring.pipeline import ScoringOptions
 from derm_ray.scoring.pipeline import score as score_on
-from tests.conftest import MemoryInput, RunCommand, take
+from tests.conftest import RunCommand, take
+from tests.inputs import MemoryInput
 
 pytestmark = pytest.mark.ray
 PAIRS = 12

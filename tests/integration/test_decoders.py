@@ -19,7 +19,8 @@ from derm_ray.domain import Modality
 from derm_ray.errors import ScoringError
 from derm_ray.scoring.pipeline import ScoringOptions, score
 from derm_ray.scoring.reconcile import verify
-from tests.conftest import MemoryInput, take
+from tests.conftest import take
+from tests.inputs import MemoryInput
 
 pytestmark = pytest.mark.ray
 PAIRS, SHARD = 90, 40

@@ -25,7 +25,8 @@ from derm_ray.training.config import make_config
 from derm_ray.training.run import driver
 from derm_ray.training.run.driver import train
 from derm_ray.training.run.teacher import learn_from
-from tests.conftest import MemoryInput, seal_untrained, take
+from tests.conftest import seal_untrained, take
+from tests.inputs import MemoryInput
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

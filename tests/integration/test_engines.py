@@ -14,7 +14,8 @@ from derm_ray.inference.engines.engine_store import FOLDER, load_engine, store_e
 from derm_ray.inference.engines.openvino import NAME
 from derm_ray.inference.predictor import Predictor
 from derm_ray.scoring.pipeline import ScoringOptions, score
-from tests.conftest import MemoryInput, RunCommand, TrainedRun, take
+from tests.conftest import RunCommand, TrainedRun, take
+from tests.inputs import MemoryInput
 
 pytestmark = pytest.mark.ray
 

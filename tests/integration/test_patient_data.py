@@ -26,7 +26,8 @@ from derm_ray.serving.arguments import ServeArguments
 from derm_ray.serving.model import ServedModel
 from derm_ray.serving.recorder import Recorder
 from derm_ray.storage import read_bytes
-from tests.conftest import MemoryInput, take
+from tests.conftest import take
+from tests.inputs import MemoryInput
 from tests.unit.serving.conftest import Client
 
 EXACT = 1e-5

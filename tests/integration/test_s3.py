@@ -31,7 +31,7 @@ from derm_ray.scoring.reconcile import verify
 from derm_ray.serving.schemas import describe_model
 from derm_ray.training.config import make_config
 from derm_ray.training.run.driver import train
-from tests.conftest import MemoryInput
+from tests.inputs import MemoryInput
 
 pytestmark = pytest.mark.ray
 Lines = Callable[[], list[dict[str, Any]]]

@@ -23,7 +23,8 @@ from derm_ray.scoring.reconcile import verify
 from derm_ray.serving.arguments import ServeArguments
 from derm_ray.serving.endpoint import endpoint
 from derm_ray.storage import read_bytes
-from tests.conftest import MemoryInput, Served, TrainedRun, take
+from tests.conftest import Served, TrainedRun, take
+from tests.inputs import MemoryInput
 
 pytestmark = pytest.mark.ray
 ONE = ScoringOptions(replicas=1)

@@ -12,7 +12,8 @@ from derm_ray.data.locations import Locations
 from derm_ray.data.manifest import Manifest
 from derm_ray.scoring.ledger import Run, RunDescription, check_folder, open_run
 from derm_ray.scoring.scorer import ShardScorer
-from tests.conftest import MemoryInput, take
+from tests.conftest import take
+from tests.inputs import MemoryInput
 
 Opened = Callable[..., Run]
 

@@ -12,7 +12,7 @@ from derm_ray.data.manifest import Manifest, normalize_schema, write_manifest
 from derm_ray.errors import ManifestError
 from derm_ray.scoring.plan import Plan, make_plan
 from derm_ray.scoring.shards import PairReader
-from tests.conftest import MemoryInput
+from tests.inputs import MemoryInput
 
 RUN = {"model_digest": "m", "engine": "torch"}
 
