@@ -61,13 +61,13 @@ def _loaded_by_tasks(shares: Sequence[Share], load: _Load, ahead: int) -> Iterat
     it never sleeps, and takes the interpreter's lock from training.
     """
 
-    @ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
     def load_one(share: Share) -> bytes:
         return pickle.dumps(load(share), pickle.HIGHEST_PROTOCOL)
 
+    task = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(load_one)
     loading: deque[ray.ObjectRef[bytes]] = deque()
     for share in shares:
-        loading.append(load_one.remote(share))
+        loading.append(task.remote(share))
         if len(loading) > ahead:
             yield pickle.loads(ray.get(loading.popleft()))  # noqa: S301 -- written by this program's own task
     while loading:
