@@ -130,7 +130,7 @@ def test_two_photos_become_an_answer(page: Page, served_model_uri: str) -> None:
             in task
         )
         assert (
-            "Threshold for 90 % sensitivity: < 0.1 % (reached 90.0 % sensitivity, 50.0 % specificity on validation): above"
+            "Threshold for 95 % sensitivity: < 0.1 % (reached 90.0 % sensitivity, 50.0 % specificity on validation): above"
             in task
         )
     assert [text for text in page.texts("#table thead th") if text] == ["Diagnosis", "Clinical", "Dermoscopy", "Both"]
