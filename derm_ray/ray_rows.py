@@ -30,14 +30,10 @@ def dataset_of(items: Sequence[object]) -> ray.data.Dataset:
     return ray.data.from_items([packed(item) for item in items], override_num_blocks=len(items))
 
 
-def objects(dataset: ray.data.Dataset, prefetched: int = 0) -> Generator[Any]:
-    """Yield the objects of a dataset as they arrive; it has stopped when the generator is closed.
-
-    Args:
-        dataset: of :func:`packed` rows.
-        prefetched: blocks fetched ahead; with 0, an object is not held back until the next one arrives.
-    """
-    blocks = iter(dataset.iter_batches(batch_size=None, prefetch_batches=prefetched, batch_format="pyarrow"))
+def objects(dataset: ray.data.Dataset) -> Generator[Any]:
+    """Yield the objects of a dataset of :func:`packed` rows as they arrive; it has stopped when this is closed."""
+    # Prefetching would hold an object back until the next one arrives.
+    blocks = iter(dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"))
     with closing(blocks):
         for block in blocks:
             for item in block["item"]:

@@ -7,10 +7,9 @@ from typing import Any
 from markupsafe import Markup
 
 from derm_ray.domain import PredictionKind, label_set
-from derm_ray.evaluation.comparison import Interval
 from derm_ray.evaluation.metrics import metric_names, metric_title
 from derm_ray.evaluation.plots import interval_plot, reliability_plot, render_page
-from derm_ray.evaluation.report import figure_text
+from derm_ray.evaluation.report import difference_text, figure_text
 from derm_ray.studies.reproduction.claims import NOT_REPRODUCED, REPRODUCED, UNDECIDED
 from derm_ray.studies.reproduction.gallery import ROW, Gallery
 from derm_ray.studies.reproduction.metrics import SeedMetrics, tasks_of
@@ -31,7 +30,7 @@ def render_html(results: StudyResults, gallery: Gallery | None) -> str:
         "derm_ray.studies.reproduction",
         {
             "metric": lambda values: figure_text(values.mean) if values is not None else "",
-            "signed": _signed,
+            "signed": lambda interval: difference_text(interval) if interval is not None else "n/a",
             "percent": lambda value: f"{100 * value:.1f}%",
         },
         results=results,
@@ -42,12 +41,6 @@ def render_html(results: StudyResults, gallery: Gallery | None) -> str:
         plots=_plots(results),
         tasks=_tasks(results),
     )
-
-
-def _signed(interval: Interval | None) -> str:
-    if interval is None:
-        return "n/a"
-    return f"{interval.value:+.3f} ({interval.low:+.3f} to {interval.high:+.3f})"
 
 
 def main_table(results: StudyResults) -> list[tuple[str, list[str]]]:
