@@ -33,9 +33,9 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def ensemble_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Two networks that see four views of each image, with temperatures and decision offsets."""
+    """Two networks that see four views of each image; temperatures so low that images count, and decision offsets."""
     folder = tmp_path_factory.mktemp("ensemble")
-    config = NetworkConfig(trunk="tiny")
+    config = NetworkConfig("triple", "tiny", "gap", 15)
     members = [load_bundle(seal_untrained(str(folder / str(n)), config, seed=n)).weights for n in range(2)]
     save_bundle(
         str(folder / "both"),
@@ -45,9 +45,9 @@ def ensemble_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
         weights={f"{n}.{key}": value for n, weights in enumerate(members) for key, value in weights.items()},
         provenance={},
         calibration=Calibration(
-            dict.fromkeys(PredictionKind, 1.5),
+            dict.fromkeys(PredictionKind, 0.05),
             decide="macro_f1",
-            offsets=dict.fromkeys(PredictionKind, tuple(0.3 * (at % 4) for at in range(15))),
+            offsets=dict.fromkeys(PredictionKind, tuple(float(at == 6) for at in range(15))),
         ),
         members=2,
         tta="flips",
@@ -122,7 +122,7 @@ def test_a_student_of_another_size_learns_from_an_ensemble_and_is_tracked(
     assert pair.dermoscopy_uri is not None
     images = [read_bytes(uri) for uri in (pair.clinical_uri, pair.dermoscopy_uri)]
     (prediction,) = Predictor(teacher, "torch").predict([pixels_from_bytes(*images, teacher.preprocessing)])
-    learned = learn_from(teacher, split, result.run_uri, use_gpu=False).teacher
+    learned = learn_from(teacher, split, manifest, result.run_uri, use_gpu=False).teacher
     assert learned is not None
     expected = [prediction.per_input_predictions[kind] for kind in PredictionKind]
     np.testing.assert_allclose(learned[7], expected, atol=1e-5)
