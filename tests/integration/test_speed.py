@@ -22,6 +22,7 @@ from derm_ray.models.pooling import uniform_map
 from derm_ray.models.trunks import Trunk
 from derm_ray.runtime import machine_cpus, ray_session
 from derm_ray.storage import read_bytes
+from derm_ray.training.augmentation import Augmentation
 from derm_ray.training.batches import Batch, Share, load_batch, training_order
 from derm_ray.training.config import TrainConfig, cpu
 from derm_ray.training.loop import TrainingLoop
@@ -49,9 +50,10 @@ class Batches(Dataset[Batch]):
         rows = self.order[index]
         pairs = [self.pairs[i] for i in rows]
         labels = np.array([PAPER15.class_names.index(str(pair.diagnosis)) for pair in pairs])
+        augmentation = Augmentation(self.config.policy, self.config.seed, self.epoch)
         with ThreadPoolExecutor(4) as executor:
             share = Share(pairs, rows, labels, rows, len(rows))
-            return load_batch(share, self.config.preprocessing, executor, (self.config.seed, self.epoch))
+            return load_batch(share, self.config.preprocessing, executor, augmentation)
 
 
 def plain_epoch(pairs: list[LesionPair], config: TrainConfig) -> float:
