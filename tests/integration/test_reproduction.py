@@ -150,6 +150,8 @@ def test_what_cannot_be_studied_is_one_message_before_anything_trains(few: Manif
         reproduce(few.select(Split.TRAIN).with_column("split", ["train"] * 50 + ["val"] * 10), out)
     with pytest.raises(ConfigError, match="unknown row 'tripel'"):
         reproduce(few, out, only=["tripel"])
+    with pytest.raises(ConfigError, match=r"resnet18=...: no row has this trunk. Used are tiny, vgg16."):
+        reproduce(few, out, preset="debug", init_weights={"timm/resnet18": "r.safetensors"})
     assert not Path(out).exists()
     (tmp_path / "study").mkdir()
     metadata = {"derm_ray_version": __version__, "manifest_digest": few.digest, "label_set": "paper15"}

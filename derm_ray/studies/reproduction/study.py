@@ -83,6 +83,9 @@ def reproduce(
     labels = _detailed(label_set_name)
     weights = dict(init_weights or {})
     table = as_published(PRESETS[preset](label_set_name), weights)
+    used = {row.config.trunk for row in table} | {"vgg16"}  # the logistic regression's
+    if unused := sorted(set(weights) - used):
+        raise ConfigError(f"--init-weights {unused[0]}=...: no row has this trunk. Used are {', '.join(sorted(used))}.")
     rows = _chosen(table, only)
     for row in rows:
         require_size(manifest, row.config.preprocessing, "the preset's size")
@@ -127,8 +130,8 @@ def parse_weights(assignments: Sequence[str]) -> dict[str, str]:
     weights: dict[str, str] = {}
     for assignment in assignments:
         trunk, equals, uri = assignment.partition("=")
-        if equals and "/" not in trunk:
-            TRUNKS[trunk]
+        if equals and (trunk in TRUNKS or "/" not in trunk):
+            TRUNKS.check(trunk)
             weights[trunk] = uri
         else:
             weights["vgg16"] = assignment

@@ -328,6 +328,7 @@ def test_arguments() -> None:
         with pytest.raises(ConfigError, match="expected different whole numbers"):
             parse_seeds(bad)
     assert parse_weights(["a.safetensors", "resnet50=s3://b/r"]) == {"vgg16": "a.safetensors", "resnet50": "s3://b/r"}
+    assert parse_weights(["timm/convnext_tiny=a/b", "a/b=c"]) == {"timm/convnext_tiny": "a/b", "vgg16": "a/b=c"}
     with pytest.raises(ConfigError, match="Did you mean 'resnet50'"):
         parse_weights(["resnet5=x"])
     with pytest.raises(ConfigError, match="Did you mean 'milk10k-cpu'"):
