@@ -69,7 +69,7 @@ class LabelSet:
 
     name: str
     diagnoses: tuple[Diagnosis, ...]
-    collapses: Mapping[str, str | None] = field(default_factory=dict)
+    collapses: Mapping[str, str | None] = field(default_factory=dict, hash=False)
     """Finer diagnosis -> class of this set, or ``None`` if excluded; empty for detailed sets."""
 
     @property

@@ -10,8 +10,7 @@ from typer.core import TyperGroup
 
 from derm_ray.cli.options import JsonOption, LabelSetOption, ManifestOutOption, emit, warn
 from derm_ray.data.importers import IMPORTERS
-from derm_ray.domain import LABEL_SETS, LabelSet
-from derm_ray.errors import ConfigError, counted, unknown_name
+from derm_ray.errors import ConfigError, ManifestError, counted, unknown_name
 
 if TYPE_CHECKING:
     from derm_ray.data.importers.importer import Importer
@@ -43,6 +42,10 @@ class _Importers(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
+StrictOption = Annotated[
+    bool, typer.Option("--strict", help="Refuse unknown diagnoses. Default: count them and skip their lesions.")
+]
+
 app = typer.Typer(cls=_Importers, help="Import a data set as a manifest.", no_args_is_help=True)
 
 
@@ -58,14 +61,12 @@ def _command(name: str, importer: "Importer") -> Any:
 
 def _with_options(importer: "Importer") -> Callable[..., None]:
     """Return the command's function, with the importer's options in its signature."""
-    sets = importer.label_sets
-    chosen = typer.Option("--label-set", help=f"Label set: {' or '.join(sets)}.")
-    label_set = Annotated[str, chosen] if sets else LabelSetOption
     empty = inspect.Parameter.empty
     arguments: dict[str, tuple[Any, Any]] = {
         "source": (Annotated[str, typer.Argument(help=importer.source)], empty),
         "out": (ManifestOutOption, empty),
-        "label_set": (label_set, sets[0] if sets else "paper15"),
+        "label_set": (LabelSetOption, importer.label_set),
+        "strict": (StrictOption, False),
     }
     for name, option in importer.options.items():
         shown = typer.Option(f"--{name.replace('_', '-')}", help=option.help, metavar=option.metavar)
@@ -81,43 +82,42 @@ def _with_options(importer: "Importer") -> Callable[..., None]:
     return command
 
 
-def _labels(name: str, importer: "Importer") -> LabelSet:
-    """Return a label set that an importer takes."""
-    known = importer.label_sets or tuple(labels.name for labels in LABEL_SETS.values() if not labels.collapses)
-    if name not in LABEL_SETS:
-        raise ConfigError(unknown_name("label set", name, known))
-    if name not in known and (base := next((one for one in known if name.startswith(f"{one}_")), None)):
-        raise ConfigError(
-            f"--label-set {name} is a task, which training derives from the diagnoses. Import with --label-set {base}, "
-            f"and train with --set label_set={name}."
-        )
-    return LABEL_SETS[name]
-
-
-def _import(importer: "Importer", *, source: str, out: str, label_set: str, as_json: bool, **options: Any) -> None:
+def _import(
+    importer: "Importer", *, source: str, out: str, label_set: str, strict: bool, as_json: bool, **options: Any
+) -> None:
     """Import, check and write."""
     from dataclasses import replace
 
+    from derm_ray.data.importers.importer import NO_DIAGNOSIS
     from derm_ray.data.manifest import check_new, write_manifest
     from derm_ray.data.summary import summarize
     from derm_ray.data.validation import find_warnings, validate
+    from derm_ray.domain import label_set as find
 
-    labels = _labels(label_set, importer)
+    labels = find(label_set)
     check_new(out)
-    result = importer.run(source, labels, out, **options)
+    result = importer.read(source, labels, out, **options)
+    unknown = {word: count for word, count in result.unknown.items() if word != NO_DIAGNOSIS}
+    if unknown and (strict or not len(result.manifest)):
+        problems = [f"unknown diagnosis {word!r} ({counted(count, 'lesion')})" for word, count in unknown.items()]
+        raise ManifestError(source, problems)
     validate(replace(result.manifest, uri=result.rows_of or out), labels)
     write_manifest(result.manifest, out)
     warnings = [*result.warnings, *find_warnings(result.manifest)]
     warn(warnings)
-    skipped = sum(result.skipped.values())
     lines = [f"{len(result.manifest)} of {counted(result.found, 'lesion')} imported as {label_set} to {out}"]
-    if skipped:
-        lines.append(f"{counted(skipped, 'lesion')} skipped, with a diagnosis that is not in {label_set}:")
-        lines += [f"  {count:>5}  {reason}" for reason, count in result.skipped.items()]
+    for counts, reason in (
+        (result.outside, f"with a diagnosis that is not in {label_set}"),
+        (result.unknown, "with no diagnosis, or one that is unknown"),
+    ):
+        if counts:
+            lines.append(f"{counted(sum(counts.values()), 'lesion')} skipped, {reason}:")
+            lines += [f"  {count:>5}  {word}" for word, count in counts.items()]
     summary = summarize(result.manifest)
     lines += summary.missing_lines()
     lines += result.notes
-    values = {"manifest": out, "imported": len(result.manifest), "found": result.found, "skipped": result.skipped}
+    values = {"manifest": out, "imported": len(result.manifest), "found": result.found}
+    values |= {"outside": result.outside, "unknown": result.unknown}
     values |= {"missing": summary.missing, "missing_words": summary.missing_words}
     values |= {"notes": result.notes, "warnings": warnings}
     emit(values, "\n".join(lines), as_json=as_json)

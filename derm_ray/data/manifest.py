@@ -20,7 +20,7 @@ from derm_ray import storage
 from derm_ray.data.csv_reader import CsvTables
 from derm_ray.data.jsonl_reader import jsonl_tables
 from derm_ray.data.normalization import column_key, convert, has_unseen, not_numbers
-from derm_ray.domain import LabelSet, LesionPair, PatientValues, Split
+from derm_ray.domain import LesionPair, PatientValues, Split
 from derm_ray.errors import ConfigError, ManifestError, OutputExistsError
 
 SCHEMA = pa.schema(
@@ -108,24 +108,6 @@ class Manifest:
     def _resolved(self, name: str) -> list[str | None]:
         base = storage.parent(self.uri)
         return [storage.resolve(uri, base) if uri else None for uri in self.column(name)]
-
-
-def collapsed(label_set: LabelSet, diagnosis: str | None) -> str | None:
-    """Map a finer diagnosis to a label set; ``None`` if the label set excludes it."""
-    return label_set.collapses.get(diagnosis, diagnosis) if diagnosis is not None else None
-
-
-def collapse(manifest: Manifest, label_set: LabelSet) -> Manifest:
-    """Map the diagnoses to a label set, without the pairs that it excludes; see :func:`collapsed`.
-
-    Unknown diagnoses are kept, for :func:`derm_ray.data.validation.validate` to report.
-    """
-    if not label_set.collapses:
-        return manifest
-    before = manifest.column("diagnosis")
-    after = [collapsed(label_set, name) for name in before]
-    changed = manifest.with_column("diagnosis", after)
-    return changed.where([old is None or new is not None for old, new in zip(before, after, strict=True)])
 
 
 def require_split(manifest: Manifest, split: Split) -> Manifest:

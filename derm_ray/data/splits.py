@@ -115,8 +115,8 @@ def assign_folds(manifest: Manifest, folds: int, seed: int = 0) -> FoldResult:
             given += 1  # goes on with the next diagnosis, so that the folds are of one size
     folds_of: dict[str, set[int]] = defaultdict(set)
     for label, fold in zip(diagnoses, found, strict=True):
-        if fold:
-            folds_of[label or ""].add(fold)
+        if fold and label is not None:
+            folds_of[label].add(fold)
     if single := {name: len(groups_of[name]) for name in sorted(folds_of) if len(folds_of[name]) == 1}:
         another = " Another seed may divide those with more than one." if max(single.values()) > 1 else ""
         raise ConfigError(

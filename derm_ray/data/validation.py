@@ -9,6 +9,7 @@ from statistics import median
 from derm_ray import storage
 from derm_ray.data.manifest import URI_COLUMNS, Manifest
 from derm_ray.data.normalization import has_unseen
+from derm_ray.diagnoses import find, possible_classes
 from derm_ray.domain import LabelSet, LesionPair, Split
 from derm_ray.errors import ManifestError, counted, unknown_name
 
@@ -31,7 +32,7 @@ def validate(
 
     Args:
         manifest: what to check, whole: a group in two splits shows only there.
-        label_set: if given, every diagnosis present must belong to it.
+        label_set: if given, every diagnosis present must be able to be a class of it.
         complete: values of ``split`` whose rows must have both images and a diagnosis.
         purpose: what needs them, for messages.
 
@@ -122,7 +123,12 @@ def _diagnoses(manifest: Manifest, label_set: LabelSet, needed: list[bool], purp
     for row, diagnosis in enumerate(diagnoses):
         if diagnosis is None and needed[row]:
             yield f"{_rows([row])}: diagnosis is empty; {purpose} needs one"
-    yield from _unknown(diagnoses, f"{label_set.name} diagnosis", label_set.class_names)
+    unclear = [name if name and not possible_classes(name, label_set) else None for name in diagnoses]
+    outside = {name: rows for name, rows in _positions(unclear).items() if find(name) is not None}
+    for name, rows in outside.items():
+        yield f"{_rows(rows)}: diagnosis {name!r} is outside label set {label_set.name}; leave these rows out"
+    unknown = [name if name not in outside else None for name in unclear]
+    yield from _unknown(unknown, f"{label_set.name} diagnosis", label_set.class_names)
 
 
 def _splits(manifest: Manifest) -> Iterator[str]:

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from derm_ray import RESEARCH_NOTICE, __version__
+from derm_ray.data.labels import collapse, left_out
 from derm_ray.data.loading import load_all
-from derm_ray.data.manifest import Manifest, collapse, require_split
+from derm_ray.data.manifest import Manifest, require_split
 from derm_ray.data.patient_columns import patient_pairs
 from derm_ray.data.prepared import require_size
 from derm_ray.data.summary import few_lesions
@@ -148,7 +149,8 @@ def evaluate(
 
     Args:
         predictor: the model.
-        manifest: pairs with both images, diagnosis and split; collapsed where the model's label set is a task.
+        manifest: pairs with both images, diagnosis and split; those that are not surely one class of the model's
+            label set are left out.
         split: the part to evaluate.
         definition: which classes count as cancer.
         resamples: bootstrap draws.
@@ -167,6 +169,7 @@ def evaluate(
                 f"--against: a model of label set {one.bundle.label_set.name}, this one's is {label_set.name}. Compare "
                 "models of the same diagnoses."
             )
+    outside = tuple(left_out(manifest, label_set, split))
     manifest = collapse(manifest, label_set)
     validate(manifest, label_set, complete=(split,), purpose="evaluation")
     chosen = require_split(manifest, split)
@@ -219,7 +222,7 @@ def evaluate(
         grouping="patient" if any(chosen.column("patient_id")) else "lesion",
         support={name: int((labels == i).sum()) for i, name in enumerate(label_set.class_names)},
         task_sizes={name: (len(positive), len(negative)) for name, (positive, negative) in sides.items()},
-        warnings=(few,) if (few := few_lesions(manifest, label_set, split)) else (),
+        warnings=outside + ((few,) if (few := few_lesions(manifest, label_set, split)) else ()),
         kinds=evaluated(scores),
         majority=_majority(manifest, label_set, labels, definition),
         without_patient=evaluated(without),

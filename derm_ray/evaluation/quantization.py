@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from derm_ray.bundle import load_bundle
+from derm_ray.data.labels import collapse
 from derm_ray.data.loading import pair_images
-from derm_ray.data.manifest import Manifest, collapse, require_split
+from derm_ray.data.manifest import Manifest, require_split
 from derm_ray.data.patient_columns import patient_pairs
 from derm_ray.data.prepared import require_size
 from derm_ray.data.validation import validate

@@ -28,7 +28,7 @@ class StoredPredictions:
     Attributes:
         label_set: classes.
         pair_ids, lesion_ids: of the N pairs.
-        labels: their class indices (N,).
+        labels: their class indices (N,); -1 where the diagnosis is coarse.
         folds: their folds (N,), from 1; 0 in a run without folds.
         scores: prediction kind -> (N, K).
     """
@@ -59,7 +59,7 @@ def write_predictions(held: StoredPredictions, uri: str) -> None:
     columns: dict[str, Any] = {
         "pair_id": held.pair_ids,
         "lesion_id": held.lesion_ids,
-        "diagnosis": [names[index] for index in held.labels],
+        "diagnosis": [names[index] if index >= 0 else None for index in held.labels],
         "fold": held.folds,
     }
     for kind, probabilities in held.scores.items():
@@ -93,7 +93,7 @@ def read_predictions(uri: str) -> StoredPredictions:
             labels,
             tuple(table["pair_id"].to_pylist()),
             tuple(table["lesion_id"].to_pylist()),
-            np.array([names.index(name) for name in table["diagnosis"].to_pylist()]),
+            np.array([names.index(name) if name else -1 for name in table["diagnosis"].to_pylist()]),
             table["fold"].to_numpy(),
             scores,
         )

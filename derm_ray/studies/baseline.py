@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from derm_ray.data.labels import collapse
 from derm_ray.data.loading import load_all
 from derm_ray.data.manifest import Manifest, require_split
 from derm_ray.data.prepared import require_size
@@ -49,6 +50,7 @@ def run_baseline(
         ManifestError, ConfigError, StorageError: the input is not usable.
     """
     require_size(manifest, Preprocessing(size), "the baseline's size")
+    manifest = collapse(manifest, labels)
     validate(manifest, labels, complete=tuple(Split))
     trunk = Trunk("vgg16")
     load_trunk_weights(trunk, read_init_weights("vgg16", init_weights), init_weights or "torchvision's vgg16")

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from derm_ray.data.manifest import Manifest, collapsed, require_split
+from derm_ray.data.manifest import Manifest, require_split
 from derm_ray.data.patient import PatientEncoder, Vectors
 from derm_ray.data.patient_columns import patient_pairs
 from derm_ray.data.preprocessing import Preprocessing, load_pairs
+from derm_ray.diagnoses import decided_class, possible_classes
 from derm_ray.domain import LabelSet, LesionPair, Modality, Split
 from derm_ray.errors import ConfigError, ImageError, ImageErrorCode, StorageError, counted
 from derm_ray.training.augmentation import Augmentation
 
 Indices = npt.NDArray[np.int64]
+Classes = npt.NDArray[np.bool_]
 Probabilities = npt.NDArray[np.float32]
 
 
@@ -25,7 +27,8 @@ class LabeledPairs:
 
     Attributes:
         listed: all pairs of the split; caches hold these, so that label sets share them.
-        positions, labels: (N,) which of them the label set includes, and their class indices.
+        positions: (N,) which of them the label set includes.
+        classes: (N, K) the classes that each can be: one, or several of a coarse diagnosis.
         teacher: (N, 3, K) probabilities to learn from beside the labels, one row per
             :class:`derm_ray.domain.PredictionKind`; ``None`` without a teacher.
         patient: encoded patient data of all pairs of the split (listed, F); ``None``: the network uses none.
@@ -33,7 +36,7 @@ class LabeledPairs:
 
     listed: tuple[LesionPair, ...]
     positions: Indices
-    labels: Indices
+    classes: Classes
     teacher: Probabilities | None = None
     patient: Vectors | None = None
 
@@ -45,6 +48,16 @@ class LabeledPairs:
         """Those that the label set includes."""
         return [self.listed[position] for position in self.positions]
 
+    @property
+    def labels(self) -> Indices:
+        """Class indices (N,); -1 where the diagnosis is coarse."""
+        return np.where(self.classes.sum(1) == 1, self.classes.argmax(1), -1)
+
+    @property
+    def class_counts(self) -> npt.NDArray[np.float64]:
+        """Pairs of each class (K,); a coarse one counts for its classes in equal parts."""
+        return np.asarray((self.classes / self.classes.sum(1, keepdims=True)).sum(0), np.float64)
+
     def share(self, batch: Indices, rank: int = 0, world_size: int = 1) -> "Share":
         """Return one rank's share of a global batch; shares differ by one pair at most."""
         rows = np.array_split(batch, world_size)[rank]
@@ -52,11 +65,13 @@ class LabeledPairs:
         teacher = None if self.teacher is None else self.teacher[rows]
         patient = None if self.patient is None else self.patient[positions]
         pairs = [self.listed[position] for position in positions]
-        return Share(pairs, positions, self.labels[rows], rows, len(batch), teacher, patient)
+        return Share(pairs, positions, self.classes[rows], rows, len(batch), teacher, patient)
 
 
 def labeled(manifest: Manifest, split: Split, labels: LabelSet, encoder: PatientEncoder | None = None) -> LabeledPairs:
-    """Return one split with its class indices, and its patient data where the network uses it.
+    """Return one split with its classes, and its patient data where the network uses it.
+
+    Coarse diagnoses are in train alone: elsewhere, an answer could not be told right or wrong.
 
     Raises:
         ConfigError: the split is empty, or the label set excludes all of it.
@@ -64,25 +79,34 @@ def labeled(manifest: Manifest, split: Split, labels: LabelSet, encoder: Patient
     """
     part = require_split(manifest, split)
     listed = tuple(patient_pairs(part, encoder, manifest))
-    classes = [collapsed(labels, pair.diagnosis) for pair in listed]
-    included = [(at, labels.class_names.index(name)) for at, name in enumerate(classes) if name is not None]
+    of_diagnosis = {name: _classes(name, split, labels) for name in {pair.diagnosis for pair in listed}}
+    included = [(at, of_diagnosis[pair.diagnosis]) for at, pair in enumerate(listed) if of_diagnosis[pair.diagnosis]]
     if not included:
         raise ConfigError(f"{manifest.uri}: label set {labels.name!r} excludes every pair of split {split!s}.")
-    positions, indices = np.array(included, np.int64).T
+    positions = np.array([at for at, _ in included], np.int64)
+    classes = np.array([[name in names for name in labels.class_names] for _, names in included])
     patient = encoder.encode([pair.patient for pair in listed]) if encoder is not None else None
-    return LabeledPairs(listed, positions, indices, patient=patient)
+    return LabeledPairs(listed, positions, classes, patient=patient)
+
+
+def _classes(diagnosis: str | None, split: Split, labels: LabelSet) -> tuple[str, ...]:
+    if diagnosis is None:
+        return ()
+    only = decided_class(diagnosis, labels)
+    return (only,) if only is not None else possible_classes(diagnosis, labels) if split is Split.TRAIN else ()
 
 
 @dataclass(frozen=True)
 class Share:
-    """One rank's share of a global batch, to be loaded; ``positions`` (B,) are places among the listed pairs.
+    """One rank's share of a global batch, to be loaded; ``positions`` (B,) are places among the listed pairs,
+    ``classes`` (B, K) what each can be.
 
     ``patient`` is encoded patient data (B, F), of networks that use it.
     """
 
     pairs: list[LesionPair]
     positions: Indices
-    labels: Indices
+    classes: Classes
     indices: Indices
     global_size: int
     teacher: Probabilities | None = None
@@ -96,7 +120,7 @@ class Batch:
     Attributes:
         clinical, dermoscopy: images (B, size, size, 3) uint8, or the frozen stem's activations (B, H, W, C),
             float32 or the bits of bfloat16 as uint16.
-        labels: (B,) class indices.
+        classes: (B, K) the classes that each pair can be.
         indices: (B,) rows of the split.
         global_size: pairs in the whole global batch.
         teacher: (B, 3, K) see :class:`LabeledPairs`.
@@ -105,7 +129,7 @@ class Batch:
 
     clinical: npt.NDArray[np.uint8 | np.uint16 | np.float32]
     dermoscopy: npt.NDArray[np.uint8 | np.uint16 | np.float32]
-    labels: Indices
+    classes: Classes
     indices: Indices
     global_size: int
     teacher: Probabilities | None = None
@@ -115,12 +139,12 @@ class Batch:
         """Return its pairs in as many batches, whose sizes differ by one at most."""
         if number == 1:
             return [self]
-        rows = np.array_split(np.arange(len(self.labels)), number)
+        rows = np.array_split(np.arange(len(self.classes)), number)
         return [
             Batch(
                 self.clinical[of],
                 self.dermoscopy[of],
-                self.labels[of],
+                self.classes[of],
                 self.indices[of],
                 self.global_size,
                 None if self.teacher is None else self.teacher[of],
@@ -164,7 +188,7 @@ def check_batch_size(pairs: int, global_batch_size: int, workers: int, accumulat
 def load_batch(share: Share, spec: Preprocessing, executor: Executor, augmentation: Augmentation | None) -> Batch:
     """Load the images of a share; see :func:`load_images`."""
     clinical, dermoscopy = load_images(share.pairs, spec, executor, augmentation)
-    return Batch(clinical, dermoscopy, share.labels, share.indices, share.global_size, share.teacher, share.patient)
+    return Batch(clinical, dermoscopy, share.classes, share.indices, share.global_size, share.teacher, share.patient)
 
 
 def load_images(

@@ -41,7 +41,7 @@ class TrainingLoop:
         config: TrainConfig,
         network: PairNetwork,
         device: torch.device,
-        class_counts: npt.NDArray[np.int64] | None = None,
+        class_counts: npt.NDArray[np.float64] | None = None,
         watchdog: Watchdog | None = None,
     ) -> None:
         self.config = config
@@ -51,7 +51,7 @@ class TrainingLoop:
         self.precision = resolve_precision(config.precision, device)
         if self.precision == "fp32":
             torch.backends.cudnn.deterministic = True  # so that a resumed run equals an uninterrupted one on GPUs too
-        counts = np.ones(config.classes, np.int64) if class_counts is None else class_counts
+        counts = np.ones(config.classes) if class_counts is None else class_counts
         self._weights = torch.from_numpy(class_weights(counts, config.class_weight_power)).to(device)
         self._adjustment = None
         if config.logit_adjustment:
@@ -169,10 +169,10 @@ class TrainingLoop:
         """Add the gradients of a batch, and return its share of the global mean loss."""
         with autocast(self.precision, self.device):
             logits = self._forward(batch)
-        labels = torch.from_numpy(batch.labels).to(self.device)
+        classes = torch.from_numpy(batch.classes).to(self.device)
         losses = pair_loss(
             logits,
-            labels,
+            classes,
             loss=self.config.loss,
             alpha=self.config.alpha,
             smoothing=self.config.label_smoothing,
@@ -180,7 +180,8 @@ class TrainingLoop:
             teacher=self._soft_targets(batch),
         )
         # DDP averages over ranks, so that shares of unequal size must weigh by their pairs.
-        share = (losses * self._weights[labels]).sum() / batch.global_size
+        weights = (classes * self._weights).sum(1) / classes.sum(1)
+        share = (losses * weights).sum() / batch.global_size
         torch.autograd.backward(share * (dist.get_world_size() if self._distributed else 1))
         return share.detach().float()
 

@@ -11,22 +11,32 @@ from torch.nn import functional
 from derm_ray.models.networks import PairLogits
 
 
-def squared(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Return ||softmax(logits) - onehot(labels)||^2 per pair, summed over classes (Eq. 1): (B,), 0..2."""
+def squared(logits: Tensor, classes: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Return ||softmax(logits) - onehot(class)||^2 per pair, summed over classes (Eq. 1): (B,), 0..2.
+
+    Several classes that a pair can be count as one, with the sum of their probabilities.
+    """
     assert not smoothing, "of cross-entropy only"
-    onehot = functional.one_hot(labels, logits.shape[1]).float()
-    return (logits.float().softmax(1) - onehot).square().sum(1)
+    probabilities = logits.float().softmax(1)
+    right = (probabilities * classes).sum(1)
+    return (1 - right).square() + (probabilities * ~classes).square().sum(1)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Return the cross-entropy per pair, of labels smoothed over all classes (Szegedy et al. 2016, section 7): (B,)."""
-    return functional.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
+def cross_entropy(logits: Tensor, classes: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Return the negative log-likelihood of the classes that each pair can be, and of all classes as far as smoothed:
+    (B,).
+
+    For one class it is the cross-entropy, smoothed as by Szegedy et al. (2016, section 7).
+    """
+    logs = logits.float().log_softmax(1)
+    right = -logs.masked_fill(~classes, -torch.inf).logsumexp(1)
+    return (1 - smoothing) * right - smoothing * logs.mean(1)
 
 
 LOSSES = {"squared": squared, "cross_entropy": cross_entropy}
 
 
-def class_weights(counts: npt.NDArray[np.int64], power: float) -> npt.NDArray[np.float32]:
+def class_weights(counts: npt.NDArray[np.float64], power: float) -> npt.NDArray[np.float32]:
     """Return one weight per class (K,), proportional to its number of pairs (K,) to the power ``-power``.
 
     Their mean over the pairs is 1; a class without pairs gets 0.
@@ -35,7 +45,7 @@ def class_weights(counts: npt.NDArray[np.int64], power: float) -> npt.NDArray[np
     return np.asarray(weights * counts.sum() / (weights * counts).sum(), np.float32)
 
 
-def log_frequencies(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+def log_frequencies(counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     """Return the logarithm of the frequency of each class (K,); one without pairs counts as one with a pair."""
     return np.asarray(np.log(np.maximum(counts, 1) / counts.sum()), np.float32)
 
@@ -66,7 +76,7 @@ class SoftTargets(NamedTuple):
 
 def pair_loss(
     logits: PairLogits,
-    labels: Tensor,
+    classes: Tensor,
     *,
     loss: str,
     alpha: float,
@@ -76,14 +86,15 @@ def pair_loss(
 ) -> Tensor:
     """Return cost_overall = cost_C + cost_D + alpha * cost_T per pair (Eq. 3-5): (B,).
 
-    Networks without a third sub-network have no cost_T. ``adjustment`` (K,) is added to all logits. With a teacher,
-    each cost is mixed with the distance to its prediction from the same images.
+    ``classes`` (B, K) are those that each pair can be: one, or several of a coarse diagnosis. Networks
+    without a third sub-network have no cost_T. ``adjustment`` (K,) is added to all logits. With a teacher, each cost
+    is mixed with the distance to its prediction from the same images.
     """
     assert logits.clinical is not None, "training needs both images"
     assert logits.dermoscopy is not None, "training needs both images"
 
     def cost(part: Tensor, kind: int) -> Tensor:
-        own = LOSSES[loss](part if adjustment is None else part + adjustment, labels, smoothing)
+        own = LOSSES[loss](part if adjustment is None else part + adjustment, classes, smoothing)
         return own if teacher is None else teacher.mixed(own, part, kind)
 
     total = cost(logits.clinical, 0) + cost(logits.dermoscopy, 1)

@@ -52,7 +52,7 @@ class Batches(Dataset[Batch]):
         labels = np.array([PAPER15.class_names.index(str(pair.diagnosis)) for pair in pairs])
         augmentation = Augmentation(self.config.policy, self.config.seed, self.epoch)
         with ThreadPoolExecutor(4) as executor:
-            share = Share(pairs, rows, labels, rows, len(rows))
+            share = Share(pairs, rows, np.eye(15, dtype=bool)[labels], rows, len(rows))
             return load_batch(share, self.config.preprocessing, executor, augmentation)
 
 

@@ -1,10 +1,11 @@
 """The 7-point checklist data set, derm7pt (doi:10.1109/JBHI.2018.2824327), in its official layout."""
 
 import pandas as pd
+import pyarrow as pa
 
 from derm_ray import storage
 from derm_ray.data.importers.importer import Importer, ImportResult, read_columns, with_diagnosis
-from derm_ray.domain import PAPER15, LabelSet, Split
+from derm_ray.domain import LabelSet, Split
 from derm_ray.errors import ManifestError
 
 SPLITS = {Split.TRAIN: "train", Split.VAL: "valid", Split.TEST: "test"}
@@ -33,19 +34,6 @@ DIAGNOSES = {
 }
 """``diagnosis`` of ``meta.csv`` -> class of ``derm7pt``."""
 
-PAPER15_FROM_DERM7PT = {
-    "basal_cell_carcinoma": "basal_cell_carcinoma",
-    "blue_naevus": "blue_naevus",
-    "dermal_naevus": "dermal_naevus",
-    "dermatofibroma": "dermatofibroma",
-    # Low confidence: the nearest of the paper's diseases, not the same.
-    "lentigo": "solar_lentigo",
-    "melanoma": "melanoma",
-    "seborrheic_keratosis": "seborrheic_keratosis",
-    "vascular_lesion": "hemangioma",
-}
-"""Classes of ``derm7pt`` -> the paper's 15 diseases; everything else is outside them."""
-
 
 def import_derm7pt(source: str, label_set: LabelSet, out_uri: str) -> ImportResult:
     """Read the official folder: ``meta/meta.csv``, ``meta/{train,valid,test}_indexes.csv`` and ``images/``.
@@ -66,14 +54,15 @@ def import_derm7pt(source: str, label_set: LabelSet, out_uri: str) -> ImportResu
             "lesion_id": frame["case_num"],
             "clinical_uri": images + frame["clinic"],
             "dermoscopy_uri": images + frame["derm"],
-            "diagnosis": named.map(PAPER15_FROM_DERM7PT) if label_set is PAPER15 else named,
+            "diagnosis": named,
             "split": _splits(source, len(frame)),
             "sex": frame["sex"],
             "site": frame["location"],
             "diagnosis_full": frame["diagnosis"],
         }
     )
-    return with_diagnosis(manifest, out_uri)
+    words = frame["diagnosis"].tolist()
+    return with_diagnosis(pa.Table.from_pandas(manifest, preserve_index=False), label_set, out_uri, words=words)
 
 
 def _splits(source: str, rows: int) -> list[str | None]:
@@ -97,5 +86,5 @@ DERM7PT_FOLDER = Importer(
     import_derm7pt,
     "Import the 7-point checklist data set (doi:10.1109/JBHI.2018.2824327) with its own splits.",
     "Folder with meta/ and images/.",
-    ("derm7pt", "paper15"),
+    "derm7pt",
 )

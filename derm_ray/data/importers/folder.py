@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from derm_ray import storage
 from derm_ray.data.csv_reader import CsvTables
-from derm_ray.data.importers.importer import Importer, ImportResult, Option
+from derm_ray.data.importers.importer import Importer, ImportResult, Option, with_diagnosis
 from derm_ray.data.manifest import BATCH_ROWS, SCHEMA, URI_COLUMNS, listed, normalize_schema
 from derm_ray.data.normalization import column_key
 from derm_ray.domain import LabelSet
@@ -38,7 +38,8 @@ def import_folder(
     """Read a CSV with ``lesion_id`` (or ``pair_id``), ``clinical``, ``dermoscopy`` and any manifest column.
 
     Paths are relative to the CSV. One that differs from the name on disk only in Unicode form (NFC or NFD, which look
-    the same) means that file. A diagnosis is a class name of the label set or its title in any case.
+    the same) means that file. Diagnoses are written in any spelling that
+    :func:`derm_ray.diagnoses.find` knows.
 
     Args:
         source, label_set, out_uri: see :class:`derm_ray.data.importers.importer.Importer`.
@@ -59,9 +60,6 @@ def import_folder(
     if reader.empty_rows:
         notes.append(f"Empty rows skipped: {reader.empty_rows}.")
     manifest = normalize_schema(table, storage.absolute(source))
-    titles = {d.title.casefold(): d.name for d in label_set.diagnoses}
-    diagnoses = [titles.get(d.casefold(), d) if d else None for d in manifest.column("diagnosis")]
-    manifest = manifest.with_column("diagnosis", diagnoses)
     base, names = storage.parent(source), lru_cache(256)(_names)
     problems: list[tuple[int, str]] = []
     other_forms = 0
@@ -79,8 +77,9 @@ def import_folder(
         raise ManifestError(source, [text for _, text in sorted(problems)])
     if other_forms:
         notes.append(f"Image paths that differ from the names on disk in Unicode form only: {other_forms}.")
-    manifest = replace(manifest, uri=storage.absolute(out_uri))
-    return ImportResult(manifest, len(manifest), {}, tuple(notes), tuple(warnings), rows_of=source)
+    result = with_diagnosis(manifest.table, label_set, out_uri, required=False)
+    manifest = replace(result.manifest, missing_words=manifest.missing_words)
+    return replace(result, manifest=manifest, notes=(*notes, *result.notes), warnings=tuple(warnings), rows_of=source)
 
 
 def _headers(column: Sequence[str]) -> dict[str, str]:
@@ -176,6 +175,7 @@ FOLDER = Importer(
     import_folder,
     "Import images listed in a CSV; paths are relative to the CSV.",
     "CSV with lesion_id, clinical, dermoscopy and any manifest column.",
+    "paper15",
     options={
         "column": Option(
             "Map a manifest column to a CSV header, such as clinical=img_path or patient_id=pat. Repeatable.",

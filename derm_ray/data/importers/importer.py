@@ -1,9 +1,8 @@
 """The interface of importers: each reads one data set in its original layout and returns a manifest."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -12,8 +11,11 @@ from derm_ray import storage
 from derm_ray.data.csv_reader import CsvTables
 from derm_ray.data.manifest import BATCH_ROWS, Manifest, listed, normalize_schema
 from derm_ray.data.normalization import convert, has_unseen
+from derm_ray.diagnoses import decided_class, find, possible_classes
 from derm_ray.domain import LabelSet
-from derm_ray.errors import ConfigError, ManifestError
+from derm_ray.errors import ManifestError
+
+NO_DIAGNOSIS = "(no diagnosis)"
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class ImportResult:
     Attributes:
         manifest: the pairs that were imported.
         found: lesions in the source.
-        skipped: reason -> number of skipped lesions.
+        outside: diagnosis outside the label set -> number of skipped lesions.
+        unknown: diagnosis that is not understood, or ``(no diagnosis)`` -> number of skipped lesions.
         notes: remarks about the import, one sentence each.
         warnings: remarks about what is probably not intended, such as a column with another name.
         rows_of: the file to name in messages about rows.
@@ -31,7 +34,8 @@ class ImportResult:
 
     manifest: Manifest
     found: int
-    skipped: Mapping[str, int]
+    outside: Mapping[str, int] = field(default_factory=dict)
+    unknown: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     rows_of: str | None = None
@@ -54,39 +58,60 @@ class Importer:
         read: (source URI, label set, URI of the manifest, options as keywords) -> result.
         help: the command's help, one line.
         source: help of the source argument.
-        label_sets: names of the supported label sets, the default first; empty for any.
+        label_set: name of the default label set; any can be chosen.
         options: name of a keyword of ``read`` -> option.
     """
 
     read: Callable[..., ImportResult]
     help: str
     source: str
-    label_sets: tuple[str, ...] = ()
+    label_set: str
     options: Mapping[str, Option] = field(default_factory=dict)
 
-    def run(self, source: str, label_set: LabelSet, out_uri: str, **options: Any) -> ImportResult:
-        """Read the data set; see :attr:`read`.
 
-        Raises:
-            ConfigError: the label set is not one of :attr:`label_sets`.
-        """
-        if self.label_sets and label_set.name not in self.label_sets:
-            known = " or ".join(self.label_sets)
-            raise ConfigError(f"the data set has no mapping to label set {label_set.name!r}. Use {known}.")
-        return self.read(source, label_set, out_uri, **options)
-
-
-def with_diagnosis(frame: pd.DataFrame, out_uri: str) -> ImportResult:
-    """Return the rows that have a ``diagnosis`` as a manifest; the others are counted by ``diagnosis_full``.
+def with_diagnosis(
+    table: pa.Table,
+    label_set: LabelSet,
+    out_uri: str,
+    *,
+    words: Sequence[str | None] | None = None,
+    required: bool = True,
+) -> ImportResult:
+    """Return the rows whose diagnosis the label set has, or that is coarse for it, as a manifest.
 
     Args:
-        frame: manifest columns, one row per lesion, and ``diagnosis_full``, the data set's own diagnosis.
+        table: manifest columns, one row per lesion; ``diagnosis`` in any spelling that
+            :func:`derm_ray.diagnoses.find` knows.
+        label_set: its classes are written; coarse diagnoses are written as they are named there.
         out_uri: URI of the future manifest.
+        words: the data set's own diagnoses, which skipped lesions are counted by; the default is ``diagnosis``.
+        required: skip lesions without a diagnosis.
     """
-    known = frame["diagnosis"].notna()
-    skipped = Counter(frame.loc[~known, "diagnosis_full"].fillna("(no diagnosis)"))
-    table = pa.Table.from_pandas(frame[known], preserve_index=False)
-    return ImportResult(normalize_schema(table, storage.absolute(out_uri)), len(frame), dict(skipped.most_common()))
+    manifest = normalize_schema(table, storage.absolute(out_uri))
+    names: list[str | None] = []
+    kept: list[bool] = []
+    outside: Counter[str] = Counter()
+    unknown: Counter[str] = Counter()
+    coarse: Counter[str] = Counter()
+    given = manifest.column("diagnosis")
+    for word, own in zip(given, given if words is None else words, strict=True):
+        concept = find(word, label_set) if word is not None else None
+        name = decided_class(concept.name, label_set) if concept is not None else None
+        if concept is None and (required or word is not None):
+            unknown[own or NO_DIAGNOSIS] += 1
+        elif concept is not None and name is None:
+            if possible_classes(concept.name, label_set):
+                coarse[name := concept.name] += 1
+            else:
+                outside[own or concept.name] += 1
+        names.append(name)
+        kept.append(name is not None or (word is None and not required))
+    found = manifest.with_column("diagnosis", names).where(kept)
+    notes = []
+    if coarse:
+        named = ", ".join(f"{name} ({count})" for name, count in coarse.most_common())
+        notes = [f"Too coarse to be one class of {label_set.name}; training learns them as one of several: {named}."]
+    return ImportResult(found, len(manifest), dict(outside.most_common()), dict(unknown.most_common()), tuple(notes))
 
 
 def read_columns(uri: str, columns: tuple[str, ...], ids: tuple[str, ...] = ()) -> pd.DataFrame:

@@ -1,44 +1,21 @@
 """MILK10k (doi:10.34970/648456) in its official layout."""
 
 import pandas as pd
+import pyarrow as pa
 
 from derm_ray import storage
 from derm_ray.data.importers.importer import Importer, ImportResult, read_columns, with_diagnosis
-from derm_ray.domain import PAPER15, LabelSet
+from derm_ray.domain import MILK10K, LabelSet
 from derm_ray.errors import ManifestError
 
 PREFIX = "MILK10k_Training"
 MODALITIES = {"clinical: close-up": "clinical_uri", "dermoscopic": "dermoscopy_uri"}
 
-PAPER15_FROM_FULL = {
-    "Solar or actinic keratosis": "actinic_keratosis",
-    "Blue nevus": "blue_naevus",
-    "Squamous cell carcinoma in situ, Bowens disease": "bowens_disease",
-    "Nevus, NOS, Compound": "compound_naevus",
-    "Nevus, NOS, Dermal": "dermal_naevus",
-    "Nevus, NOS, Junctional": "junctional_naevus",
-    "Dermatofibroma": "dermatofibroma",
-    "Hemangioma": "hemangioma",
-    "Hemangioma, Hobnail": "hemangioma",
-    # Low confidence: the paper does not define its keratotic lesion further.
-    "Lichen planus like keratosis": "keratotic_lesion",
-    "Seborrheic keratosis": "seborrheic_keratosis",
-    "Sebaceous hyperplasia": "sebaceous_hyperplasia",
-    "Solar lentigo": "solar_lentigo",
-    "Melanoma Invasive": "melanoma",
-    "Melanoma in situ": "melanoma",
-    "Melanoma metastasis": "melanoma",
-    "Basal cell carcinoma": "basal_cell_carcinoma",
-    "Squamous cell carcinoma, Invasive": "squamous_cell_carcinoma",
-    "Keratoacanthoma": "squamous_cell_carcinoma",
-}
-"""``diagnosis_full`` of the supplement -> the paper's 15 diseases; everything else is outside them."""
-
 
 def import_milk10k(source: str, label_set: LabelSet, out_uri: str) -> ImportResult:
     """Read the official folder (``MILK10k_Training_{Metadata,Supplement,GroundTruth}.csv`` and ``_Input/``).
 
-    The label set is ``paper15`` (by ``diagnosis_full``) or ``milk10k`` (the 11 classes of the ground truth).
+    Diagnoses are the 11 classes of the ground truth for ``milk10k`` and its tasks, otherwise ``diagnosis_full``.
 
     Raises:
         StorageError: a file is missing.
@@ -55,17 +32,16 @@ def import_milk10k(source: str, label_set: LabelSet, out_uri: str) -> ImportResu
 
     lesions = images.groupby("lesion_id", sort=True).first()
     uris = images.pivot(index="lesion_id", columns="modality", values="uri")
-    if label_set is PAPER15:
-        diagnosis = lesions["diagnosis_full"].map(PAPER15_FROM_FULL)
-    else:
-        diagnosis = _ground_truth(source).reindex(lesions.index)
+    words = lesions["diagnosis_full"]
+    if label_set is MILK10K or set(label_set.collapses) == set(MILK10K.class_names):
+        words = _ground_truth(source).reindex(lesions.index)
     frame = pd.DataFrame(
         {
             "pair_id": lesions.index,
             "lesion_id": lesions.index,
             "clinical_uri": uris["clinical_uri"],
             "dermoscopy_uri": uris["dermoscopy_uri"],
-            "diagnosis": diagnosis,
+            "diagnosis": words,
             "age": lesions["age_approx"],
             "sex": lesions["sex"],
             "site": lesions["site"],
@@ -75,7 +51,7 @@ def import_milk10k(source: str, label_set: LabelSet, out_uri: str) -> ImportResu
             **_monet(images, source),
         }
     )
-    return with_diagnosis(frame, out_uri)
+    return with_diagnosis(pa.Table.from_pandas(frame, preserve_index=False), label_set, out_uri)
 
 
 def _monet(images: pd.DataFrame, source: str) -> dict[str, pd.Series]:
@@ -123,5 +99,5 @@ MILK10K_FOLDER = Importer(
     import_milk10k,
     "Import MILK10k (doi:10.34970/648456) in its official layout.",
     "Folder with the MILK10k_Training_* files.",
-    ("paper15", "milk10k"),
+    "paper15",
 )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from derm_ray import __version__, storage
+from derm_ray.data.labels import collapse
 from derm_ray.data.manifest import Manifest, require_split
 from derm_ray.data.prepared import require_size
 from derm_ray.data.validation import validate
@@ -81,6 +82,7 @@ def reproduce(
             another process works on it.
     """
     labels = _detailed(label_set_name)
+    manifest = collapse(manifest, labels)
     weights = dict(init_weights or {})
     table = as_published(PRESETS[preset](label_set_name), weights)
     used = {row.config.trunk for row in table} | {"vgg16"}  # the logistic regression's

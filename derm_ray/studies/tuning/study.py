@@ -15,7 +15,8 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
 from derm_ray import runtime, storage
-from derm_ray.data.manifest import Manifest, collapse
+from derm_ray.data.labels import collapse
+from derm_ray.data.manifest import Manifest
 from derm_ray.data.validation import validate
 from derm_ray.domain import Split, label_set
 from derm_ray.errors import ConfigError, OutputExistsError, TrainingError, counted
@@ -141,7 +142,7 @@ def _check(
 ) -> None:
     """Refuse what no trial could train on; what depends on drawn settings fails the trials that draw them."""
     labels = label_set(config.label_set)
-    validate(collapse(manifest, labels), labels, complete=(Split.TRAIN, Split.VAL))
+    validate(collapse(manifest, labels, coarse=(Split.TRAIN,)), labels, complete=(Split.TRAIN, Split.VAL))
     if "global_batch_size" not in space:
         check_batch_size(len(labeled(manifest, Split.TRAIN, labels)), config.global_batch_size, resources.workers)
     if not _ARCHITECTURE & space.keys():

@@ -97,7 +97,7 @@ def _load(
     try:
         if features is not None:
             images = features.read(share.pairs, share.positions, augmentation)
-            return Batch(*images, share.labels, share.indices, share.global_size, share.teacher, share.patient)
+            return Batch(*images, share.classes, share.indices, share.global_size, share.teacher, share.patient)
         with ThreadPoolExecutor(IMAGES_AT_ONCE) as executor:
             return load_batch(share, spec, executor, augmentation)
     except (ImageError, StorageError) as error:

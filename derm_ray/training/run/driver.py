@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow.fs
 import ray
 import ray.exceptions
@@ -22,7 +21,8 @@ from ray.train import (
 from ray.train.torch import TorchTrainer
 
 from derm_ray import bundle, ray_internals, runtime, storage
-from derm_ray.data.manifest import Manifest, collapse, require_split
+from derm_ray.data.labels import collapse, left_out
+from derm_ray.data.manifest import Manifest, require_split
 from derm_ray.data.patient import PatientEncoder
 from derm_ray.data.patient_columns import fit_encoder
 from derm_ray.data.prepared import is_prepared, require_size
@@ -100,8 +100,8 @@ def train(
 
     Args:
         config: the recipe.
-        manifest: pairs with both images, diagnosis and split; ``test`` is never read. Diagnoses of a detailed
-            label set are collapsed where the recipe's label set is one of its tasks.
+        manifest: pairs with both images, diagnosis and split; ``test`` is never read. Diagnoses may
+            be of any label set; those of train may be coarse for the recipe's.
         out_uri: the folder that holds runs.
         name: the run's folder below it.
         init_weights: ImageNet weights of the trunk (safetensors, torchvision's key names); ``None`` is
@@ -133,7 +133,7 @@ def train(
     out_uri = storage.absolute(out_uri)
     run_uri = run_folder(out_uri, name)
     require_size(manifest, config.preprocessing, "the recipe's size")
-    collapsed = collapse(manifest, labels)
+    collapsed = collapse(manifest, labels, coarse=(Split.TRAIN,))
     validate(collapsed, labels, complete=(Split.TRAIN, Split.VAL))
     if encoder is None and config.patient_fields:
         encoder = fit_encoder(config.patient_fields, manifest, require_split(collapsed, Split.TRAIN))
@@ -144,6 +144,8 @@ def train(
     check_batch_size(len(splits[Split.TRAIN]), config.global_batch_size, most, config.accumulation)
     start = make_start(config, init_weights, cam, encoder)
     for split in splits:
+        for warning in left_out(manifest, labels, split):
+            logger.warning("%s", warning)
         if warning := few_lesions(collapsed, labels, split):
             logger.warning("%s", warning)
     stem = common_stem(config, start.network) if cache is not None else None
@@ -171,7 +173,7 @@ def train(
                     (features,) = prepare_features(wanted, cache, limit_gib=cache_limit_gib, use_gpu=use_gpu)
                 task = WorkerTask(
                     config=config,
-                    class_counts=np.bincount(splits[Split.TRAIN].labels, minlength=config.classes),
+                    class_counts=splits[Split.TRAIN].class_counts,
                     run_uri=run_uri,
                     network=ray.put(start.network),
                     train=ray.put(splits[Split.TRAIN]),

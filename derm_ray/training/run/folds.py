@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from derm_ray import bundle, storage
-from derm_ray.data.manifest import Manifest, collapse
+from derm_ray.data.labels import collapse, decided
+from derm_ray.data.manifest import Manifest
 from derm_ray.data.patient_columns import fit_encoder
 from derm_ray.data.prepared import is_prepared
 from derm_ray.data.splits import assign_folds
@@ -58,14 +59,14 @@ def train_folds(
     """
     labels = label_set(config.label_set)
     run_uri = run_folder(out_uri, name)
-    collapsed = collapse(manifest, labels)
+    collapsed = collapse(manifest, labels, coarse=(Split.TRAIN, Split.VAL))
     validate(collapsed, labels, complete=(Split.TRAIN, Split.VAL))
     encoder = None
     if config.patient_fields:  # one encoding for all networks, so that they can be one bundle
         folded = collapsed.where([split in (Split.TRAIN, Split.VAL) for split in collapsed.column("split")])
         encoder = fit_encoder(config.patient_fields, manifest, folded)
     most = options.get("max_workers") or options.get("workers", 1)
-    of_row = _folds_of(manifest, collapsed, folds, config, most)
+    of_row = _folds_of(manifest, decided(collapsed, labels), folds, config, most)
     description: dict[str, Any] = {
         "folds": folds,
         "manifest_digest": manifest.digest,

@@ -69,7 +69,7 @@ class WorkerTask:
     """
 
     config: TrainConfig
-    class_counts: npt.NDArray[np.int64]
+    class_counts: npt.NDArray[np.float64]
     run_uri: str
     network: "ray.ObjectRef[PairNetwork]"
     train: "ray.ObjectRef[LabeledPairs]"

@@ -138,25 +138,25 @@ def test_an_unknown_importer_is_refused_with_the_names_there_are(tmp_path: Path)
     assert str(result.exception).endswith(" For a CSV: derm-ray data import folder photos/list.csv --out m.parquet")
 
 
-@pytest.mark.parametrize(
-    ("importer", "labels", "message"),
-    [
-        ("folder", "paper16", "Did you mean 'paper15'? Known: paper15, milk10k, derm7pt."),
-        ("milk10k", "paper16", "Did you mean 'paper15'? Known: paper15, milk10k."),
-        (
-            "folder",
-            "paper15_cancer",
-            "paper15_cancer is a task, which training derives from the diagnoses. Import with",
-        ),
-        ("derm7pt", "paper15_cancer", "--label-set paper15, and train with --set label_set=paper15_cancer."),
-        ("derm7pt", "milk10k", "no mapping to label set 'milk10k'. Use derm7pt or paper15."),
-    ],
-)
-def test_only_label_sets_that_an_importer_takes_are_offered(
-    tmp_path: Path, importer: str, labels: str, message: str
-) -> None:
-    arguments = ["data", "import", importer, str(tmp_path), "--out", f"{tmp_path}/m.csv", "--label-set", labels]
-    assert message in str(RUNNER.invoke(app, arguments).exception)
+def test_unknown_diagnoses_are_counted_and_skipped_or_refused(tmp_path: Path) -> None:
+    (tmp_path / "c.jpg").write_bytes(b"x")
+    csv = tmp_path / "list.csv"
+    rows = ["L1,c.jpg,BCC", "L2,c.jpg,nevus", "L3,c.jpg,sarcoid", "L4,c.jpg,", "L5,c.jpg,Nevus spilus", "L6,c.jpg,INF"]
+    csv.write_text("\n".join(["lesion_id,clinical,diagnosis", *rows]) + "\n")
+    out, _ = run("import", "folder", str(csv), "--out", f"{tmp_path}/m.csv")
+    assert "3 of 6 lesions imported as paper15" in out
+    assert "1 lesion skipped, with a diagnosis that is not in paper15:\n      1  INF\n" in out
+    assert "2 lesions skipped, with no diagnosis, or one that is unknown:" in out
+    assert "one of several: naevus (1)." in out
+    assert read_manifest(f"{tmp_path}/m.csv").column("diagnosis") == ["basal_cell_carcinoma", "naevus", None]
+    strict = RUNNER.invoke(app, ["data", "import", "folder", str(csv), "--out", f"{tmp_path}/n.csv", "--strict"])
+    assert isinstance(strict.exception, ManifestError)
+    assert strict.exception.problems == (
+        "unknown diagnosis 'sarcoid' (1 lesion)",
+        "unknown diagnosis 'Nevus spilus' (1 lesion)",
+    )
+    arguments = ["data", "import", "folder", str(csv), "--out", f"{tmp_path}/n.csv", "--label-set", "paper16"]
+    assert "Did you mean 'paper15'?" in str(RUNNER.invoke(app, arguments).exception)
 
 
 def test_a_diagnosis_column_with_another_name_is_a_warning(tmp_path: Path) -> None:

@@ -7,13 +7,11 @@ import pytest
 from derm_ray.data.manifest import (
     SCHEMA,
     Manifest,
-    collapse,
     normalize_schema,
     read_manifest,
     scan_manifest,
     write_manifest,
 )
-from derm_ray.domain import PAPER15, label_set
 from derm_ray.errors import ConfigError, ManifestError, StorageError
 
 ROWS = [
@@ -70,19 +68,6 @@ def test_bad_files_are_one_message_each(tmp_path: Path) -> None:
     (tmp_path / "n.csv").write_text("lesion_id,age\nx,old\n")
     with pytest.raises(ManifestError, match="row 1: age 'old' is not a number"):
         read_manifest(str(tmp_path / "n.csv"))
-
-
-def test_a_task_collapses_the_diagnoses_of_a_manifest(pairs: Manifest) -> None:
-    cancer = collapse(pairs, label_set("paper15_cancer"))
-    assert len(cancer) == len(pairs)
-    malignant = {"melanoma", "basal_cell_carcinoma", "squamous_cell_carcinoma"}
-    for before, after in zip(pairs.column("diagnosis"), cancer.column("diagnosis"), strict=True):
-        assert after == ("cancer" if before in malignant else "not_cancer")
-    melanoma = collapse(pairs, label_set("paper15_melanoma"))
-    skipped = sum(name in malignant - {"melanoma"} for name in pairs.column("diagnosis"))
-    assert len(melanoma) == len(pairs) - skipped
-    assert set(melanoma.column("diagnosis")) == {"melanoma", "benign"}
-    assert collapse(pairs, PAPER15) is pairs
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import pyarrow as pa
 
-from derm_ray.data.manifest import collapse, normalize_schema
+from derm_ray.data.labels import collapse
+from derm_ray.data.manifest import normalize_schema
 from derm_ray.data.summary import few_lesions
 from derm_ray.domain import Split, label_set
 

@@ -25,7 +25,11 @@ def test_the_loss_is_hintons_by_hand() -> None:
     teacher = np.array([[[0.5, 0.5], [0.9, 0.1], [0.2, 0.8]]], np.float32)
     soft = SoftTargets(torch.from_numpy(teacher), 0.25, 2.0)
     found = pair_loss(
-        PairLogits(clinical, dermoscopy, triple), torch.tensor([0]), loss="cross_entropy", alpha=1.5, teacher=soft
+        PairLogits(clinical, dermoscopy, triple),
+        torch.tensor([[True, False]]),
+        loss="cross_entropy",
+        alpha=1.5,
+        teacher=soft,
     )
 
     def cost(logit: float, p: float) -> float:
@@ -41,7 +45,9 @@ def test_the_loss_is_hintons_by_hand() -> None:
 def test_a_student_without_a_third_sub_network_and_a_sure_teacher() -> None:
     sure = SoftTargets(torch.tensor([[[1.0, 0.0]] * 3]), 1.0, 1.0)
     even = torch.zeros(1, 2)
-    found = pair_loss(PairLogits(even, even, None), torch.tensor([1]), loss="squared", alpha=1.5, teacher=sure)
+    found = pair_loss(
+        PairLogits(even, even, None), torch.tensor([[False, True]]), loss="squared", alpha=1.5, teacher=sure
+    )
     assert found.tolist() == pytest.approx([2 * np.log(2)])
 
 
@@ -51,7 +57,7 @@ def test_a_student_learns_what_only_its_teacher_knows() -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 32, 32, 3), dtype=np.uint8)
     teacher = np.full((8, 3, 15), 0.01, np.float32)
     teacher[:, :, 3] = 0.86
-    batch = Batch(images[0], images[1], np.zeros(8, np.int64), np.arange(8), 8, teacher)
+    batch = Batch(images[0], images[1], np.eye(15, dtype=bool)[[0] * 8], np.arange(8), 8, teacher)
     torch.manual_seed(0)
     loop = TrainingLoop(config, build_network(config.architecture()), torch.device("cpu"))
     for epoch in range(20):
@@ -61,7 +67,7 @@ def test_a_student_learns_what_only_its_teacher_knows() -> None:
 
 def test_the_teacher_travels_with_its_pairs() -> None:
     teacher = np.arange(5 * 3 * 2, dtype=np.float32).reshape(5, 3, 2)
-    split = LabeledPairs((LesionPair("p", "l"),) * 5, np.arange(5), np.zeros(5, np.int64), teacher)
+    split = LabeledPairs((LesionPair("p", "l"),) * 5, np.arange(5), np.eye(15, dtype=bool)[:5], teacher)
     share = split.share(np.array([4, 0, 2]), rank=1, world_size=2)
     assert share.indices.tolist() == [2]
     assert share.teacher is not None

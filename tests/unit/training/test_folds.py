@@ -2,7 +2,7 @@ import logging
 
 import pytest
 
-from derm_ray.data.manifest import collapse
+from derm_ray.data.labels import collapse
 from derm_ray.domain import label_set
 from derm_ray.errors import ConfigError
 from derm_ray.training.config import make_config

@@ -23,7 +23,7 @@ ADAMW = replace(
 def batches(count: int) -> list[Batch]:
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (2, count, 8, 32, 32, 3), dtype=np.uint8)
-    labels = generator.integers(0, 15, (count, 8))
+    labels = np.eye(15, dtype=bool)[generator.integers(0, 15, (count, 8))]
     return [Batch(images[0, i], images[1, i], labels[i], np.arange(8) + 8 * i, 8) for i in range(count)]
 
 

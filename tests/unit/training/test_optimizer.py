@@ -79,7 +79,7 @@ def test_frozen_layers_are_not_optimized() -> None:
 def test_smoothed_labels_are_of_cross_entropy() -> None:
     network = build_network(CONFIG.architecture()).eval()
     images = torch.randint(0, 256, (2, 3, 32, 32))
-    logits, labels = network(images, images), torch.tensor([0, 1])
+    logits, labels = network(images, images), torch.eye(15, dtype=torch.bool)[[0, 1]]
     losses = [pair_loss(logits, labels, loss="cross_entropy", alpha=1.5, smoothing=share) for share in (0.0, 0.5, 1.0)]
     assert torch.allclose(losses[1], (losses[0] + losses[2]) / 2)
     assert not torch.allclose(losses[0], losses[2])

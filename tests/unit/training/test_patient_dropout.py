@@ -11,7 +11,7 @@ ROWS = np.arange(PAIRS)
 
 def split(encoder: PatientEncoder) -> LabeledPairs:
     listed = tuple(LesionPair(str(i), str(i)) for i in range(PAIRS))
-    return LabeledPairs(listed, ROWS, np.zeros(PAIRS, np.int64), patient=np.ones((PAIRS, encoder.width), np.float32))
+    return LabeledPairs(listed, ROWS, np.ones((PAIRS, 1), bool), patient=np.ones((PAIRS, encoder.width), np.float32))
 
 
 def test_whole_fields_are_left_out_at_their_rate(patient_encoder: PatientEncoder) -> None:

@@ -51,7 +51,7 @@ def test_the_network_learns_from_patient_data_alone() -> None:
     labels = np.arange(16) % 2
     images = np.full((16, 32, 32, 3), 128, np.uint8)
     vectors = np.stack([labels * 2 - 1, np.ones(16)], 1).astype(np.float32)
-    batch = Batch(images, images, labels, np.arange(16), 16, patient=vectors)
+    batch = Batch(images, images, np.eye(2, dtype=bool)[labels], np.arange(16), 16, patient=vectors)
     loop = TrainingLoop(config, network, torch.device("cpu"))
     for epoch in range(60):
         loop.train_epoch(epoch, [batch], lambda *_: None, steps=1)

@@ -26,7 +26,7 @@ def test_the_loss_is_the_papers_by_hand() -> None:
     """Eq. 1-5 for one pair and two classes, worked out on paper."""
     logits = torch.tensor([[math.log(3.0), 0.0]])  # softmax 0.75, 0.25
     even = torch.tensor([[0.0, 0.0]])  # softmax 0.5, 0.5
-    label = torch.tensor([0])
+    label = torch.tensor([[True, False]])
     assert squared(logits, label).item() == pytest.approx(0.25**2 + 0.25**2)
     assert squared(even, label).item() == pytest.approx(0.5)
     total = pair_loss(PairLogits(logits, even, even), label, loss="squared", alpha=1.5)
@@ -34,6 +34,20 @@ def test_the_loss_is_the_papers_by_hand() -> None:
     without = pair_loss(PairLogits(logits, even, None), label, loss="squared", alpha=1.5)
     assert without.tolist() == pytest.approx([0.625])
     assert cross_entropy(logits, label).item() == pytest.approx(-math.log(0.75))
+
+
+def test_a_coarse_diagnosis_is_right_by_the_sum_of_its_classes() -> None:
+    """Softmax 0.5, 0.3, 0.2, of which the first two are possible."""
+    logits, either = torch.tensor([[0.5, 0.3, 0.2]]).log(), torch.tensor([[True, True, False]])
+    assert squared(logits, either).item() == pytest.approx(0.2**2 + 0.2**2)
+    assert cross_entropy(logits, either).item() == pytest.approx(-math.log(0.8))
+    smoothed = 0.9 * -math.log(0.8) - 0.1 * sum(map(math.log, (0.5, 0.3, 0.2))) / 3
+    assert cross_entropy(logits, either, 0.1).item() == pytest.approx(smoothed)
+    assert cross_entropy(logits, torch.ones(1, 3, dtype=torch.bool)).item() == pytest.approx(0, abs=1e-6)
+    wide = logits.clone().requires_grad_()
+    torch.autograd.backward(cross_entropy(wide, either).sum())
+    assert wide.grad is not None
+    assert wide.grad.isfinite().all()
 
 
 def test_every_preset_is_valid_and_text_settings_are_typed() -> None:
@@ -80,7 +94,7 @@ def test_batches_are_the_same_whatever_the_number_of_workers(
     order = training_order(pairs, batch_size, seed=seed, epoch=epoch)
     assert all(len(batch) == batch_size for batch in order)
     assert len(np.unique(np.concatenate([*order, []]))) == len(order) * batch_size
-    split = LabeledPairs((LesionPair("p", "l"),) * pairs, np.arange(pairs), np.zeros(pairs, np.int64))
+    split = LabeledPairs((LesionPair("p", "l"),) * pairs, np.arange(pairs), np.ones((pairs, 1), bool))
     for batch in order:
         shares = [split.share(batch, rank, workers).indices for rank in range(workers)]
         assert np.array_equal(np.concatenate(shares), batch)
