@@ -24,8 +24,8 @@ def milk10k(real_data: RealData) -> Manifest:
 
 def test_1201_of_1324_lesions_are_of_the_papers_15(real_data: RealData, milk10k: Manifest) -> None:
     result = import_milk10k(real_data.milk10k, PAPER15, "m.parquet")
-    assert (len(result.manifest), result.found, sum(result.skipped.values())) == (1201, 1324, 123)
-    assert result.skipped["Nevus, Congenital"] == 16
+    assert (len(result.manifest), result.found, sum(result.outside.values())) == (1201, 1324, 123)
+    assert result.outside["Nevus, Congenital"] == 16
     validate(milk10k, PAPER15, complete=tuple(Split))
     assert len(milk10k.select(Split.TEST)) + len(milk10k.select(Split.TRAIN)) + len(milk10k.select(Split.VAL)) == 1201
     whole = import_milk10k(real_data.milk10k, MILK10K, "m.parquet")

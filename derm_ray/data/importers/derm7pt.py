@@ -4,6 +4,7 @@ import pandas as pd
 import pyarrow as pa
 
 from derm_ray import storage
+from derm_ray.data.importers.images import text
 from derm_ray.data.importers.importer import Importer, ImportResult, read_columns, with_diagnosis
 from derm_ray.domain import LabelSet, Split
 from derm_ray.errors import ManifestError
@@ -61,7 +62,7 @@ def import_derm7pt(source: str, label_set: LabelSet, out_uri: str) -> ImportResu
             "diagnosis_full": frame["diagnosis"],
         }
     )
-    words = frame["diagnosis"].tolist()
+    words = text(frame["diagnosis"]).tolist()
     return with_diagnosis(pa.Table.from_pandas(manifest, preserve_index=False), label_set, out_uri, words=words)
 
 

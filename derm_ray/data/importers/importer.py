@@ -145,3 +145,19 @@ def read_columns(uri: str, columns: tuple[str, ...], ids: tuple[str, ...] = ()) 
     if problems:
         raise ManifestError(uri, problems)
     return frame
+
+
+def one_hot(frame: pd.DataFrame, key: str, uri: str) -> pd.Series:
+    """Return the name of the column that is 1 in each row, the others being 0, by the values of the column ``key``.
+
+    Raises:
+        ManifestError: a row has not exactly one 1, or a key occurs twice; all are listed.
+    """
+    numbers = frame.drop(columns=key).apply(pd.to_numeric, errors="coerce")
+    one = (numbers == 1).sum(axis=1).eq(1) & (numbers == 0).sum(axis=1).eq(numbers.shape[1] - 1)
+    problems = [f"row {row + 1}: expected one class with 1 and all others with 0" for row in frame.index[~one]]
+    problems += [f"row {row + 1}: its {key} occurs twice" for row in frame.index[frame[key].duplicated()]]
+    if problems:
+        raise ManifestError(uri, problems)
+    names: pd.Series = numbers.set_index(frame[key]).idxmax(axis=1)
+    return names

@@ -4,7 +4,7 @@ import pandas as pd
 import pyarrow as pa
 
 from derm_ray import storage
-from derm_ray.data.importers.importer import Importer, ImportResult, read_columns, with_diagnosis
+from derm_ray.data.importers.importer import Importer, ImportResult, one_hot, read_columns, with_diagnosis
 from derm_ray.domain import MILK10K, LabelSet
 from derm_ray.errors import ManifestError
 
@@ -85,14 +85,7 @@ def _check_images(images: pd.DataFrame, source: str) -> None:
 
 def _ground_truth(source: str) -> pd.Series:
     frame = _table(source, "GroundTruth", ("lesion_id",), ids=("lesion_id",))
-    numbers = frame.drop(columns="lesion_id").apply(pd.to_numeric, errors="coerce")
-    one = (numbers == 1).sum(axis=1).eq(1) & (numbers == 0).sum(axis=1).eq(numbers.shape[1] - 1)
-    problems = [f"row {row + 1}: expected one class with 1 and all others with 0" for row in frame.index[~one]]
-    problems += [f"row {row + 1}: its lesion_id occurs twice" for row in frame.index[frame["lesion_id"].duplicated()]]
-    if problems:
-        raise ManifestError(storage.join(source, f"{PREFIX}_GroundTruth.csv"), problems)
-    names: pd.Series = numbers.set_index(frame["lesion_id"]).idxmax(axis=1).str.lower()
-    return names
+    return one_hot(frame, "lesion_id", storage.join(source, f"{PREFIX}_GroundTruth.csv")).str.lower()
 
 
 MILK10K_FOLDER = Importer(

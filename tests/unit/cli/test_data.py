@@ -113,10 +113,10 @@ def test_a_registered_importer_is_a_command_with_its_options(tmp_path: Path, reg
                 "diagnosis": [label_set.class_names[0]] * len(names),
             }
         )
-        return ImportResult(normalize_schema(table, out_uri), len(names) + 1, {"no photo": 1})
+        return ImportResult(normalize_schema(table, out_uri), len(names) + 1, {"sarcoid": 1})
 
     option = {"prefix": Option("Before each name.", "TEXT")}
-    toy = Importer(read, "Import a list of names.", "A text.", ("milk10k",), option)
+    toy = Importer(read, "Import a list of names.", "A text.", "milk10k", option)
     registered(IMPORTERS, "names", toy)
     (tmp_path / "names.txt").write_text("a b")
     assert "Import a list of names." in run("import", "--help")[0]
@@ -125,14 +125,15 @@ def test_a_registered_importer_is_a_command_with_its_options(tmp_path: Path, reg
     assert "milk10k" in help_text
     out, _ = run("import", "names", str(tmp_path / "names.txt"), "--out", f"{tmp_path}/m.csv", "--prefix", "L")
     assert "2 of 3 lesions imported as milk10k" in out
-    assert "1  no photo" in out
+    assert "1  sarcoid" in out
     assert read_manifest(f"{tmp_path}/m.csv").column("lesion_id") == ["La", "Lb"]
 
 
 def test_an_unknown_importer_is_refused_with_the_names_there_are(tmp_path: Path) -> None:
     result = RUNNER.invoke(app, ["data", "import", "folders", "list.csv", "--out", f"{tmp_path}/m.csv"])
     assert (
-        str(result.exception) == "unknown importer 'folders'. Did you mean 'folder'? Known: milk10k, derm7pt, folder."
+        str(result.exception)
+        == "unknown importer 'folders'. Did you mean 'folder'? Known: milk10k, derm7pt, ham10000, pad_ufes_20, isic_archive, isic2019, folder."
     )
     result = RUNNER.invoke(app, ["data", "import", "photos/list.csv"])
     assert str(result.exception).endswith(" For a CSV: derm-ray data import folder photos/list.csv --out m.parquet")

@@ -143,5 +143,5 @@ def test_the_average_of_the_weights_is_what_is_validated_and_sealed() -> None:
 def test_a_step_in_parts_equals_one_in_one_go() -> None:
     exact = replace(CONFIG, dropout=0.0, freeze_batch_norm=True)
     whole, parts = loop(exact), loop(replace(exact, accumulation=3))
-    assert [len(part.labels) for part in batches(1)[0].parts(3)] == [3, 3, 2]
+    assert [len(part.classes) for part in batches(1)[0].parts(3)] == [3, 3, 2]
     assert run(parts, 0) == pytest.approx(run(whole, 0), rel=1e-5)
