@@ -28,6 +28,7 @@ _IN = {
         "evaluation_metrics",
         "manifest",
         "labels",
+        "diagnoses",
         "scores",
     ),
     _service_tables: ("http", "exit_codes", "image_errors", "http_errors", "metrics", "ports", "python"),

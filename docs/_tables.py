@@ -158,10 +158,35 @@ def importers() -> str:
     from derm_ray.data.importers import IMPORTERS
 
     rows = (
-        [f"`derm-ray data import {name}`", of.help, of.source, _names(of.label_sets) or "any"]
-        for name, of in IMPORTERS.items()
+        [f"`derm-ray data import {name}`", of.help, of.source, f"`{of.label_set}`"] for name, of in IMPORTERS.items()
     )
-    return table(["command", "meaning", "source", "label sets"], rows)
+    return table(["command", "meaning", "source", "default `--label-set`"], rows)
+
+
+def diagnoses() -> str:
+    """The vocabulary, and what each of it is in the detailed label sets."""
+    from derm_ray.diagnoses import concepts, decided_class, possible_classes
+    from derm_ray.domain import LABEL_SETS
+
+    detailed = [labels for labels in LABEL_SETS.values() if not labels.collapses]
+
+    def class_of(name: str, labels: Any) -> str:
+        one = decided_class(name, labels)
+        several = possible_classes(name, labels)
+        return f"`{one}`" if one else f"one of {_names(several)}" if several else "outside"
+
+    rows = (
+        [
+            f"`{name}`",
+            ", ".join(dict.fromkeys((of.title, *of.aliases))),
+            "; ".join(of.covers),
+            of.icd11 or "",
+            *(class_of(name, labels) for labels in detailed),
+        ]
+        for name, of in concepts().items()
+    )
+    columns = ["diagnosis", "also written", "covers, in the ISIC Archive's tree", "ICD-11"]
+    return table([*columns, *(f"`{labels.name}`" for labels in detailed)], rows)
 
 
 def archives() -> str:

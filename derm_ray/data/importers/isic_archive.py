@@ -59,7 +59,7 @@ def _deepest(levels: tuple[Any, ...]) -> str | None:
     """Return the last level that is given, or the last that the tree knows where there is one."""
     given = [value for value in levels if isinstance(value, str)]
     known = [value for value in given if value in isic_tree()]
-    return (known or given or [None])[-1]
+    return (known or given)[-1] if given else None
 
 
 def _contradictions(frame: pd.DataFrame) -> list[str]:

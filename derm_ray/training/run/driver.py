@@ -144,8 +144,8 @@ def train(
     check_batch_size(len(splits[Split.TRAIN]), config.global_batch_size, most, config.accumulation)
     start = make_start(config, init_weights, cam, encoder)
     for split in splits:
-        for warning in left_out(manifest, labels, split):
-            logger.warning("%s", warning)
+        for sentence in left_out(manifest, labels, split):
+            logger.warning("%s", sentence)
         if warning := few_lesions(collapsed, labels, split):
             logger.warning("%s", warning)
     stem = common_stem(config, start.network) if cache is not None else None
