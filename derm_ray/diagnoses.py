@@ -100,6 +100,12 @@ def decided_class(diagnosis: str, label_set: LabelSet) -> str | None:
     return owners.pop() if len(owners) == 1 else None
 
 
+@cache
+def agree(first: str, second: str) -> bool:
+    """Return whether two diagnoses can be right at once: they cover a common place of the tree, or are the same."""
+    return first == second or not set(_places(first)).isdisjoint(_places(second))
+
+
 def _base(label_set: LabelSet) -> LabelSet:
     """Return the detailed set that a task was made of."""
     return next(s for s in LABEL_SETS.values() if not s.collapses and set(s.class_names) == set(label_set.collapses))

@@ -1,6 +1,6 @@
 """``derm-ray data``: manifests."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -100,6 +100,42 @@ def validate(
         "\n".join([f"{manifest}: {counted(len(read), 'pair')}, valid", *summarize(read).missing_lines()]),
         as_json=as_json,
     )
+
+
+@app.command()
+def merge(
+    manifests: Annotated[list[str], typer.Argument(help="Two or more manifests: paths or URIs.")],
+    out: ManifestOutOption,
+    conflicts: Annotated[
+        Literal["refuse", "first", "drop"],
+        typer.Option(help="What happens to an image whose diagnoses in two manifests exclude each other."),
+    ] = "refuse",
+    as_json: JsonOption = False,
+) -> None:
+    """Join manifests: ids that occur in several get their manifest's name in front; groups stay together.
+
+    Diagnoses may be of several label sets. An image that several manifests have by its id of the ISIC Archive gets one
+    duplicate_group, which splits keep together.
+    """
+    from derm_ray.data.manifest import check_new, read_manifest, write_manifest
+    from derm_ray.data.merge import merge as join
+    from derm_ray.data.summary import summarize
+    from derm_ray.data.validation import find_warnings
+    from derm_ray.data.validation import validate as check
+    from derm_ray.errors import ConfigError
+
+    if len(manifests) < 2:
+        raise ConfigError("data merge: give two or more manifests.")
+    check_new(out)
+    merged = join([read_manifest(uri) for uri in manifests], out, conflicts)
+    check(merged.manifest)
+    write_manifest(merged.manifest, out)
+    warnings = list(find_warnings(merged.manifest))
+    warn(warnings)
+    summary = summarize(merged.manifest)
+    sizes = f"{counted(len(merged.manifest), 'pair')} of {len(manifests)} manifests joined to {out}"
+    values = {"manifest": out, "pairs": len(merged.manifest), "notes": merged.notes, "warnings": warnings}
+    emit(values, "\n".join([sizes, *merged.notes, *summary.missing_lines()]), as_json=as_json)
 
 
 @app.command()

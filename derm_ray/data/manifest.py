@@ -46,6 +46,10 @@ are kept as they are."""
 ID_COLUMNS = ("pair_id", "lesion_id", "patient_id")
 URI_COLUMNS = ("clinical_uri", "dermoscopy_uri")
 LOWER_CASE_COLUMNS = ("sex", "site")
+DUPLICATE_GROUP = "duplicate_group"
+"""Further column, of rows that show the same image, such as under two ids: they stay in one split."""
+SOURCE = "source"
+"""Further column: the data set that a row is from."""
 BATCH_ROWS = 65_536
 _LISTED = 400
 _UNPARSABLE = (ValueError, OverflowError, RecursionError, pa.ArrowException)

@@ -1,12 +1,12 @@
 """Assigning lesions to train, val and test."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from derm_ray.data.manifest import Manifest
+from derm_ray.data.manifest import DUPLICATE_GROUP, SOURCE, Manifest
 from derm_ray.domain import Split
 from derm_ray.errors import ConfigError
 
@@ -35,9 +35,9 @@ class FoldResult:
 def split_manifest(manifest: Manifest, seed: int = 0, *, val_fraction: float = VAL_FRACTION) -> SplitResult:
     """Split 7:3 into train and test by patient (lesion where unknown), then take 15% of train as val.
 
-    Lesions that share a patient, and pairs that share a lesion, stay together. The draw is stratified by
-    diagnosis; a diagnosis with fewer than three groups goes to train, and one with a few may miss val or test, with a
-    warning.
+    Lesions that share a patient, pairs that share a lesion, and rows of a ``duplicate_group`` stay together. The draw
+    is stratified by diagnosis and, where there is a column ``source``, by that; a diagnosis with fewer than three
+    groups goes to train, and one with a few may miss val or test, with a warning.
     The result depends on the seed and the set of rows, not on their order.
     Source: Ge et al. 2017, section 3 (7:3); val is ours, for checkpoint choice and calibration.
     """
@@ -52,8 +52,8 @@ def split_manifest(manifest: Manifest, seed: int = 0, *, val_fraction: float = V
     generator = np.random.default_rng(seed)
     assigned: dict[str, Split] = {}
     warnings: list[str] = []
-    for diagnosis in sorted(by_diagnosis):
-        names = sorted(by_diagnosis[diagnosis])
+    for diagnosis, stratum in _strata(manifest, by_diagnosis, members):
+        names = sorted(stratum)
         if len(names) < MIN_GROUPS:
             assigned.update(dict.fromkeys(names, Split.TRAIN))
             warnings.append(
@@ -153,10 +153,30 @@ def _connected_groups(manifest: Manifest) -> list[str]:
 
     lesions = [f"lesion:{v}" for v in manifest.column("lesion_id")]
     patients = [f"patient:{v}" if v is not None else None for v in manifest.column("patient_id")]
-    for lesion, patient in zip(lesions, patients, strict=True):
-        first, second = root(lesion), root(patient or lesion)
-        parents[max(first, second)] = min(first, second)
+    same = manifest.column(DUPLICATE_GROUP) if DUPLICATE_GROUP in manifest.table.column_names else [None] * len(lesions)
+    images = [f"same:{v}" if v is not None else None for v in same]
+    for lesion, patient, image in zip(lesions, patients, images, strict=True):
+        for other in (patient, image):
+            first, second = root(lesion), root(other or lesion)
+            parents[max(first, second)] = min(first, second)
     return [root(lesion) for lesion in lesions]
+
+
+def _strata(
+    manifest: Manifest, by_diagnosis: Mapping[str, Sequence[str]], members: Mapping[str, Sequence[int]]
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield diagnoses and their groups by source; those of a source with fewer than three are with the largest one."""
+    sources = manifest.column(SOURCE) if SOURCE in manifest.table.column_names else [None] * len(manifest)
+    for diagnosis in sorted(by_diagnosis):
+        strata: dict[str, list[str]] = defaultdict(list)
+        for name in by_diagnosis[diagnosis]:
+            strata[sources[members[name][0]] or ""].append(name)
+        largest = max(sorted(strata), key=lambda source: len(strata[source]))
+        for source in sorted(strata):
+            if source != largest and len(strata[source]) < MIN_GROUPS:
+                strata[largest] += strata.pop(source)
+        for source in sorted(strata):
+            yield diagnosis, strata[source]
 
 
 def _main_diagnosis(manifest: Manifest, rows: list[int]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from statistics import median
 
 from derm_ray import storage
-from derm_ray.data.manifest import URI_COLUMNS, Manifest
+from derm_ray.data.manifest import DUPLICATE_GROUP, URI_COLUMNS, Manifest
 from derm_ray.data.normalization import has_unseen
 from derm_ray.diagnoses import find, possible_classes
 from derm_ray.domain import LabelSet, LesionPair, Split
@@ -134,8 +134,9 @@ def _diagnoses(manifest: Manifest, label_set: LabelSet, needed: list[bool], purp
 def _splits(manifest: Manifest) -> Iterator[str]:
     splits = manifest.column("split")
     yield from _unknown(splits, "split", tuple(Split))
-    for column in GROUP_COLUMNS:
-        for group, rows in _positions(manifest.column(column)).items():
+    for column in (*GROUP_COLUMNS, DUPLICATE_GROUP):
+        groups = manifest.column(column) if column in manifest.table.column_names else []
+        for group, rows in _positions(groups).items():
             names = {split for row in rows if (split := splits[row]) is not None}
             if len(names) > 1:
                 yield f"{_rows(rows)}: {column} {group!r} is in several splits ({', '.join(sorted(names))})"

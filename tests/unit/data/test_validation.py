@@ -76,13 +76,18 @@ def test_all_problems_are_listed_at_once() -> None:
 
 
 def test_the_known_diagnoses_are_listed_once() -> None:
-    rows = [GOOD | {"lesion_id": str(i), "diagnosis": ("nevus", "naevus", "melanome")[i % 3]} for i in range(6)]
+    rows = [GOOD | {"lesion_id": str(i), "diagnosis": ("navus", "nawus", "melanome")[i % 3]} for i in range(6)]
     first, second, third = problems(*rows)
-    assert first.startswith("rows 1, 4: unknown paper15 diagnosis 'nevus'.")
+    assert first.startswith("rows 1, 4: unknown paper15 diagnosis 'navus'.")
     assert "Known: actinic_keratosis, " in first
-    assert second.startswith("rows 2, 5: unknown paper15 diagnosis 'naevus'.")
+    assert second.startswith("rows 2, 5: unknown paper15 diagnosis 'nawus'.")
     assert third == "rows 3, 6: unknown paper15 diagnosis 'melanome'. Did you mean 'melanoma'?"
     assert "Known" not in second
+
+
+def test_a_diagnosis_outside_the_label_set_is_a_problem_and_a_coarse_one_is_not() -> None:
+    rows = [GOOD | {"lesion_id": str(i), "diagnosis": ("nv", "inf", "naevus")[i]} for i in range(3)]
+    assert problems(*rows) == ["row 2: diagnosis 'inf' is outside label set paper15; leave these rows out"]
 
 
 def test_an_empty_manifest_is_a_problem() -> None:
