@@ -43,7 +43,7 @@ class _Importers(TyperGroup):
 
 
 StrictOption = Annotated[
-    bool, typer.Option("--strict", help="Refuse unknown diagnoses. Default: count them and skip their lesions.")
+    bool, typer.Option("--strict", help="Refuse unknown diagnoses. Default: count them and skip their pairs.")
 ]
 
 app = typer.Typer(cls=_Importers, help="Import a data set as a manifest.", no_args_is_help=True)
@@ -99,19 +99,19 @@ def _import(
     result = importer.read(source, labels, out, **options)
     unknown = {word: count for word, count in result.unknown.items() if word != NO_DIAGNOSIS}
     if unknown and (strict or not len(result.manifest)):
-        problems = [f"unknown diagnosis {word!r} ({counted(count, 'lesion')})" for word, count in unknown.items()]
+        problems = [f"unknown diagnosis {word!r} ({counted(count, 'pair')})" for word, count in unknown.items()]
         raise ManifestError(source, problems)
     validate(replace(result.manifest, uri=result.rows_of or out), labels)
     write_manifest(result.manifest, out)
     warnings = [*result.warnings, *find_warnings(result.manifest)]
     warn(warnings)
-    lines = [f"{len(result.manifest)} of {counted(result.found, 'lesion')} imported as {label_set} to {out}"]
+    lines = [f"{len(result.manifest)} of {counted(result.found, 'pair')} imported as {label_set} to {out}"]
     for counts, reason in (
         (result.outside, f"with a diagnosis that is not in {label_set}"),
         (result.unknown, "with no diagnosis, or one that is unknown"),
     ):
         if counts:
-            lines.append(f"{counted(sum(counts.values()), 'lesion')} skipped, {reason}:")
+            lines.append(f"{counted(sum(counts.values()), 'pair')} skipped, {reason}:")
             lines += [f"  {count:>5}  {word}" for word, count in counts.items()]
     summary = summarize(result.manifest)
     lines += summary.missing_lines()

@@ -126,7 +126,8 @@ def _check_columns(tables: Sequence[pa.Table], names: Sequence[str], out_uri: st
     for table, name in zip(tables, names, strict=True):
         for field in table.schema:
             if not pa.types.is_null(field.type):
-                kinds[field.name].setdefault(pa.types.is_string(field.type), name)
+                text = pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
+                kinds[field.name].setdefault(text, name)
     problems = [
         f"column {column!r} is text in {of[True]}, and not in {of[False]}; rename one, or drop it"
         for column, of in kinds.items()

@@ -45,8 +45,8 @@ def test_the_commands_of_the_page_work(
         done = derm_ray(*shlex.split(line)[1:])
         assert done.returncode == 0, done.stderr
         if "import" in line:
-            assert "90 of 91 lesions imported as paper15" in done.stdout
-            assert "1  unknown label" in done.stdout
+            assert "90 of 91 pairs imported as paper15" in done.stdout
+            assert "1  wart" in done.stdout
     assert len(read_manifest(str(tmp_path / "m.parquet"))) == 90
     done = derm_ray("score-one", "--model", "runs/first/bundle", "--clinical", str(some[0].clinical_uri))
     assert done.returncode == 0, done.stderr

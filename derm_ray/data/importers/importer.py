@@ -24,9 +24,9 @@ class ImportResult:
 
     Attributes:
         manifest: the pairs that were imported.
-        found: lesions in the source.
-        outside: diagnosis outside the label set -> number of skipped lesions.
-        unknown: diagnosis that is not understood, or ``(no diagnosis)`` -> number of skipped lesions.
+        found: pairs in the source; an image without its other one counts too.
+        outside: diagnosis outside the label set -> number of skipped pairs.
+        unknown: diagnosis that is not understood, or ``(no diagnosis)`` -> number of skipped pairs.
         notes: remarks about the import, one sentence each.
         warnings: remarks about what is probably not intended, such as a column with another name.
         rows_of: the file to name in messages about rows.
@@ -80,12 +80,12 @@ def with_diagnosis(
     """Return the rows whose diagnosis the label set has, or that is coarse for it, as a manifest.
 
     Args:
-        table: manifest columns, one row per lesion; ``diagnosis`` in any spelling that
+        table: manifest columns, one row per pair; ``diagnosis`` in any spelling that
             :func:`derm_ray.diagnoses.find` knows.
         label_set: its classes are written; coarse diagnoses are written as they are named there.
         out_uri: URI of the future manifest.
-        words: the data set's own diagnoses, which skipped lesions are counted by; the default is ``diagnosis``.
-        required: skip lesions without a diagnosis.
+        words: the data set's own diagnoses, which skipped pairs are counted by; the default is ``diagnosis``.
+        required: skip pairs without a diagnosis.
     """
     manifest = normalize_schema(table, storage.absolute(out_uri))
     names: list[str | None] = []

@@ -124,7 +124,7 @@ def test_a_registered_importer_is_a_command_with_its_options(tmp_path: Path, reg
     assert "--prefix" in help_text
     assert "milk10k" in help_text
     out, _ = run("import", "names", str(tmp_path / "names.txt"), "--out", f"{tmp_path}/m.csv", "--prefix", "L")
-    assert "2 of 3 lesions imported as milk10k" in out
+    assert "2 of 3 pairs imported as milk10k" in out
     assert "1  sarcoid" in out
     assert read_manifest(f"{tmp_path}/m.csv").column("lesion_id") == ["La", "Lb"]
 
@@ -145,16 +145,16 @@ def test_unknown_diagnoses_are_counted_and_skipped_or_refused(tmp_path: Path) ->
     rows = ["L1,c.jpg,BCC", "L2,c.jpg,nevus", "L3,c.jpg,sarcoid", "L4,c.jpg,", "L5,c.jpg,Nevus spilus", "L6,c.jpg,INF"]
     csv.write_text("\n".join(["lesion_id,clinical,diagnosis", *rows]) + "\n")
     out, _ = run("import", "folder", str(csv), "--out", f"{tmp_path}/m.csv")
-    assert "3 of 6 lesions imported as paper15" in out
-    assert "1 lesion skipped, with a diagnosis that is not in paper15:\n      1  INF\n" in out
-    assert "2 lesions skipped, with no diagnosis, or one that is unknown:" in out
+    assert "3 of 6 pairs imported as paper15" in out
+    assert "1 pair skipped, with a diagnosis that is not in paper15:\n      1  INF\n" in out
+    assert "2 pairs skipped, with no diagnosis, or one that is unknown:" in out
     assert "one of several: naevus (1)." in out
     assert read_manifest(f"{tmp_path}/m.csv").column("diagnosis") == ["basal_cell_carcinoma", "naevus", None]
     strict = RUNNER.invoke(app, ["data", "import", "folder", str(csv), "--out", f"{tmp_path}/n.csv", "--strict"])
     assert isinstance(strict.exception, ManifestError)
     assert strict.exception.problems == (
-        "unknown diagnosis 'sarcoid' (1 lesion)",
-        "unknown diagnosis 'Nevus spilus' (1 lesion)",
+        "unknown diagnosis 'sarcoid' (1 pair)",
+        "unknown diagnosis 'Nevus spilus' (1 pair)",
     )
     arguments = ["data", "import", "folder", str(csv), "--out", f"{tmp_path}/n.csv", "--label-set", "paper16"]
     assert "Did you mean 'paper15'?" in str(RUNNER.invoke(app, arguments).exception)

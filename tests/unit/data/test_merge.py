@@ -13,7 +13,7 @@ from derm_ray.domain import MILK10K
 from derm_ray.errors import ConfigError, ManifestError
 
 
-def of(uri: str, **columns: list[object]) -> Manifest:
+def of(uri: str, **columns: object) -> Manifest:
     return normalize_schema(pa.table(columns), uri)
 
 
@@ -39,7 +39,7 @@ def ham() -> Manifest:
         lesion_id=["1", "H1", "H2"],
         dermoscopy_uri=["1.png", "ISIC_0000001.jpg", "ISIC_0000002.jpg"],
         diagnosis=["bkl", "naevus", "benign_keratosis"],
-        source=["vienna", "vienna", "vienna"],
+        source=pa.array(["vienna"] * 3, pa.large_string()),
     )
 
 
