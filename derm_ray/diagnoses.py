@@ -106,6 +106,12 @@ def agree(first: str, second: str) -> bool:
     return first == second or not set(_places(first)).isdisjoint(_places(second))
 
 
+@cache
+def covered(diagnosis: str) -> int:
+    """Return how many places of the tree a diagnosis covers: the fewer, the finer it is."""
+    return len(_places(diagnosis))
+
+
 def _base(label_set: LabelSet) -> LabelSet:
     """Return the detailed set that a task was made of."""
     return next(s for s in LABEL_SETS.values() if not s.collapses and set(s.class_names) == set(label_set.collapses))

@@ -1,7 +1,8 @@
 """Domain types: modalities, diagnoses, label sets, tasks, pairs and predictions."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from derm_ray.errors import ConfigError, unknown_name
@@ -203,11 +204,28 @@ PatientValues = Mapping[str, float | str]
 """Patient data of a lesion by column, without what is missing; columns that nothing asks for are left out."""
 
 
+def image_uris(cell: str | None) -> tuple[str, ...]:
+    """Return the images that a manifest's cell names: none, one by its URI, or several by a JSON array of URIs."""
+    if cell is None or not cell.startswith("["):
+        return () if cell is None else (cell,)
+    try:
+        values = json.loads(cell)
+    except ValueError:
+        return (cell,)
+    return tuple(values) if all(isinstance(value, str) for value in values) else (cell,)
+
+
+def image_cell(uris: Sequence[str]) -> str | None:
+    """Return the cell that names images; see :func:`image_uris`."""
+    return json.dumps(list(uris), ensure_ascii=False) if len(uris) > 1 else uris[0] if uris else None
+
+
 @dataclass(frozen=True)
 class LesionPair:
     """One row of a manifest: a lesion's clinical photo and dermoscopy image, either of which may be absent.
 
-    URIs are absolute. ``patient`` is empty unless a model asks for patient data.
+    URIs are absolute; a modality with several images holds them as :func:`image_cell` writes them. ``patient`` is empty
+    unless a model asks for patient data.
     """
 
     pair_id: str
@@ -218,8 +236,23 @@ class LesionPair:
     patient: PatientValues = field(default_factory=dict, hash=False)
 
     def uri(self, modality: Modality) -> str | None:
-        """Return the URI of one modality's image."""
-        return self.clinical_uri if modality is Modality.CLINICAL else self.dermoscopy_uri
+        """Return the URI of one modality's image, the first where there are several."""
+        return next(iter(self.uris(modality)), None)
+
+    def uris(self, modality: Modality) -> tuple[str, ...]:
+        """Return the URIs of all images of one modality."""
+        return image_uris(self.clinical_uri if modality is Modality.CLINICAL else self.dermoscopy_uri)
+
+    @property
+    def has_several(self) -> bool:
+        """Whether a modality has several images."""
+        return any(len(self.uris(modality)) > 1 for modality in Modality)
+
+    def first(self) -> "LesionPair":
+        """Return the pair with the first image of each modality alone."""
+        if not self.has_several:
+            return self
+        return replace(self, clinical_uri=self.uri(Modality.CLINICAL), dermoscopy_uri=self.uri(Modality.DERMOSCOPY))
 
 
 SENSITIVITIES = (0.90, 0.95)
@@ -280,6 +313,7 @@ class Prediction:
 
     Attributes:
         modality: ``both``, ``clinical`` or ``dermoscopy``: the images used.
+        images: modality -> number of its images that the probabilities are averaged over.
         diagnosis: the most probable class, or the one that the model's decision offsets favor.
         confidence: its probability, 0..1.
         probabilities: one per class in class order, summing to 1.
@@ -298,6 +332,7 @@ class Prediction:
     above_threshold: Mapping[str, bool] = field(default_factory=dict)
     per_input_predictions: Mapping[PredictionKind, tuple[float, ...]] = field(default_factory=dict)
     per_input_diagnoses: Mapping[PredictionKind, str] = field(default_factory=dict)
+    images: Mapping[Modality, int] = field(default_factory=dict)
 
 
 class ImageFlag(StrEnum):

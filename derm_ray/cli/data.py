@@ -114,7 +114,7 @@ def merge(
 ) -> None:
     """Join manifests: ids that occur in several get their manifest's name in front; groups stay together.
 
-    Diagnoses may be of several label sets. An image that several manifests have by its id of the ISIC Archive gets one
+    Diagnoses may be of several label sets. Rows with the same image, by its id of the ISIC Archive, get one
     duplicate_group, which splits keep together.
     """
     from derm_ray.data.manifest import check_new, read_manifest, write_manifest

@@ -103,7 +103,7 @@ def _here(
     values = check_patient(bundle.patient, patient)
     mapper = SaliencyMapper(bundle) if saliency else None
     with ImageReader(images.values()) as reader:
-        pixels = to_pair({m: load_image(uri, bundle.preprocessing, reader) for m, uri in images.items()}, values)
+        pixels = to_pair({m: [load_image(uri, bundle.preprocessing, reader)] for m, uri in images.items()}, values)
     prediction = Predictor(bundle, engine).predict([pixels])[0]
     return to_score(prediction, bundle, pixels.flags, overlay_files(mapper, pixels) if mapper else None)
 

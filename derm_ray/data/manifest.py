@@ -20,7 +20,7 @@ from derm_ray import storage
 from derm_ray.data.csv_reader import CsvTables
 from derm_ray.data.jsonl_reader import jsonl_tables
 from derm_ray.data.normalization import column_key, convert, has_unseen, not_numbers
-from derm_ray.domain import LesionPair, PatientValues, Split
+from derm_ray.domain import LesionPair, PatientValues, Split, image_cell, image_uris
 from derm_ray.errors import ConfigError, ManifestError, OutputExistsError
 
 SCHEMA = pa.schema(
@@ -111,7 +111,7 @@ class Manifest:
 
     def _resolved(self, name: str) -> list[str | None]:
         base = storage.parent(self.uri)
-        return [storage.resolve(uri, base) if uri else None for uri in self.column(name)]
+        return [image_cell([storage.resolve(uri, base) for uri in image_uris(cell)]) for cell in self.column(name)]
 
 
 def require_split(manifest: Manifest, split: Split) -> Manifest:
@@ -167,7 +167,7 @@ def normalize_schema(table: pa.Table, uri: str, *, first_row: int = 0) -> Manife
         if name is None:
             columns[field.name] = pa.nulls(table.num_rows, field.type)
             continue
-        column = table[name]
+        column = _cells(table[name]) if field.name in URI_COLUMNS else table[name]
         try:
             converted, words = convert(
                 column, field.type, is_id=field.name in ID_COLUMNS, is_uri=field.name in URI_COLUMNS
@@ -184,6 +184,15 @@ def normalize_schema(table: pa.Table, uri: str, *, first_row: int = 0) -> Manife
         raise ManifestError(uri, problems)
     columns |= {name: table[name] for name in table.column_names if name not in names.values()}
     return Manifest(pa.table(columns), uri, missing_words)
+
+
+def _cells(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a column of images, which may be lists, as cells; see :func:`derm_ray.domain.image_uris`."""
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        return pa.chunked_array([pa.array([image_cell(uris or []) for uris in column.to_pylist()], pa.string())])
+    if pa.types.is_string(column.type) and pc.any(pc.starts_with(column, "[")).as_py():
+        return pa.chunked_array([pa.array([image_cell(image_uris(cell)) for cell in column.to_pylist()], pa.string())])
+    return column
 
 
 def _known_columns(names: Sequence[str], uri: str) -> dict[str, str]:

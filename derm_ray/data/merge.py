@@ -8,10 +8,13 @@ from itertools import combinations
 from typing import Literal
 
 import pyarrow as pa
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from derm_ray import storage
-from derm_ray.data.manifest import DUPLICATE_GROUP, ID_COLUMNS, SOURCE, Manifest
+from derm_ray.data.manifest import DUPLICATE_GROUP, ID_COLUMNS, SOURCE, URI_COLUMNS, Manifest
 from derm_ray.diagnoses import agree, find
+from derm_ray.domain import image_uris
 from derm_ray.errors import ConfigError, ManifestError, counted
 
 _ISIC_ID = re.compile(r"ISIC_\d{7}")
@@ -64,7 +67,7 @@ def merge(manifests: Sequence[Manifest], out_uri: str, conflicts: Conflicts = "r
         notes.append(f"{column}: {which} had ids in common; all begin with its name now.")
     _check_columns(tables, names, out_uri)
     joined = pa.concat_tables(tables, promote_options="permissive")
-    groups, rows_of = _groups(joined, [name for ids in isic for name in ids])
+    groups, rows_of = _groups([ids for of in isic for ids in of])
     whole = Manifest(joined.append_column(DUPLICATE_GROUP, pa.array(groups, pa.string())), storage.absolute(out_uri))
     problems = _unknown(whole)
     contradicted = {group: rows for group, rows in rows_of.items() if _contradict(whole, rows)}
@@ -75,13 +78,13 @@ def merge(manifests: Sequence[Manifest], out_uri: str, conflicts: Conflicts = "r
         raise ManifestError(out_uri, problems)
     if rows_of:
         notes.append(
-            f"{counted(len(rows_of), 'image')} in several manifests, by the id of the ISIC Archive: splits keep them "
-            "together. derm-ray data audit finds those under other ids."
+            f"{counted(len(rows_of), 'group')} of rows with the same images, by the ids of the ISIC Archive: splits "
+            "keep them together. derm-ray data audit finds those under other ids."
         )
     if contradicted:
         whole = _settled(whole, contradicted, conflicts)
         how = "dropped" if conflicts == "drop" else "diagnosed as in the first manifest"
-        notes.append(f"{counted(len(contradicted), 'image')} with diagnoses that exclude each other: {how}.")
+        notes.append(f"{counted(len(contradicted), 'group')} with diagnoses that exclude each other: {how}.")
     return Merged(whole, tuple(notes))
 
 
@@ -96,16 +99,13 @@ def _with_source(table: pa.Table, name: str) -> pa.Table:
     return table.append_column(SOURCE, pa.array([name] * len(table), pa.string()))
 
 
-def _isic_ids(table: pa.Table) -> list[str | None]:
-    """Return the ISIC Archive's id of each row's image: of the pair id, or of the name of its only image."""
-    found: list[str | None] = []
-    columns = (table[name].to_pylist() for name in ("pair_id", "clinical_uri", "dermoscopy_uri"))
-    for pair_id, *uris in zip(*columns, strict=True):
-        given = [uri for uri in uris if uri is not None]
-        name = given[0].rpartition("/")[2] if len(given) == 1 else pair_id
-        match = _ISIC_ID.match(name)
-        found.append(match[0] if match else None)
-    return found
+def _isic_ids(table: pa.Table) -> list[set[str]]:
+    """Return the ISIC Archive's ids of each row's images, by their file names."""
+    cells = (table[name].to_pylist() for name in URI_COLUMNS)
+    return [
+        {match[0] for cell in row for uri in image_uris(cell) if (match := _ISIC_ID.match(uri.rpartition("/")[2]))}
+        for row in zip(*cells, strict=True)
+    ]
 
 
 def _shared(tables: Sequence[pa.Table], column: str) -> list[int]:
@@ -137,18 +137,25 @@ def _check_columns(tables: Sequence[pa.Table], names: Sequence[str], out_uri: st
         raise ManifestError(out_uri, problems)
 
 
-def _groups(table: pa.Table, isic: Sequence[str | None]) -> tuple[list[str | None], dict[str, list[int]]]:
-    """Return each row's duplicate group, and the rows of each."""
-    places: dict[str, list[int]] = defaultdict(list)
-    for row, name in enumerate(isic):
-        if name is not None:
-            places[name].append(row)
-    rows_of = {name: rows for name, rows in places.items() if len(rows) > 1}
-    groups: list[str | None] = [None] * len(table)
-    for name, rows in rows_of.items():
+def _groups(isic: Sequence[set[str]]) -> tuple[list[str | None], dict[str, list[int]]]:
+    """Return each row's duplicate group, and the rows of each: those that have images in common, also by others."""
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for row, ids in enumerate(isic):
+        for name in ids:
+            rows_of[name].append(row)
+    links = [(rows[0], row) for rows in rows_of.values() for row in rows[1:]]
+    shape = (len(isic), len(isic))
+    graph = coo_array(([1] * len(links), tuple(zip(*links, strict=True)) or ((), ())), shape)
+    _, components = connected_components(graph, directed=False)
+    members: dict[int, list[int]] = defaultdict(list)
+    for row in sorted({row for link in links for row in link}):
+        members[components[row]].append(row)
+    named = {min(name for row in rows for name in isic[row]): rows for rows in members.values()}
+    groups: list[str | None] = [None] * len(isic)
+    for name, rows in named.items():
         for row in rows:
             groups[row] = name
-    return groups, rows_of
+    return groups, named
 
 
 def _unknown(manifest: Manifest) -> list[str]:
@@ -165,7 +172,7 @@ def _conflict(manifest: Manifest, group: str, rows: Sequence[int]) -> str:
     said = ", ".join(
         f"{manifest.table['diagnosis'][row].as_py()} in {manifest.table[SOURCE][row].as_py()}" for row in rows
     )
-    return f"image {group}: {said}"
+    return f"images of {group}: {said}"
 
 
 def _settled(manifest: Manifest, contradicted: dict[str, list[int]], conflicts: Conflicts) -> Manifest:

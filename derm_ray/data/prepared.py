@@ -19,7 +19,7 @@ from derm_ray.data.loading import THREADS, load_all
 from derm_ray.data.manifest import Manifest, write_manifest
 from derm_ray.data.preprocessing import PairPixels, Pixels, Preprocessing
 from derm_ray.data.validation import validate
-from derm_ray.domain import LesionPair, Modality
+from derm_ray.domain import LesionPair, Modality, image_cell
 from derm_ray.errors import ConfigError, ManifestError, OutputExistsError
 from derm_ray.observability import ProgressLine
 
@@ -56,10 +56,10 @@ class _Block:
     name: str
 
     @property
-    def members(self) -> list[dict[Modality, str]]:
-        """The name of each pair's images inside the tar."""
+    def members(self) -> list[dict[Modality, list[str]]]:
+        """The names of each pair's images inside the tar."""
         return [
-            {m: f"{index:04d}/{m}.png" for m in Modality if pair.uri(m) is not None}
+            {m: [f"{index:04d}/{m}_{number}.png" for number in range(len(pair.uris(m)))] for m in Modality}
             for index, pair in enumerate(self.pairs)
         ]
 
@@ -144,7 +144,7 @@ def _cut(pairs: list[LesionPair], spec: Preprocessing, most: int) -> list[_Block
     blocks = []
     for start in range(0, len(pairs), most):
         some = pairs[start : start + most]
-        digest = storage.digest([spec.to_json(), [[pair.uri(m) for m in Modality] for pair in some]])
+        digest = storage.digest([spec.to_json(), [[pair.uris(m) for m in Modality] for pair in some]])
         blocks.append(_Block(some, f"images-{digest[:32]}.tar"))
     return blocks
 
@@ -155,17 +155,18 @@ def _addresses(block: _Block, folder: str) -> _Uris | None:
         entries = list(TarFile(storage.join(folder, block.name), packed=False).entries())
     except Damaged:
         return None
-    if [entry.name for entry in entries] != [name for names in block.members for name in names.values()]:
+    expected = [name for names in block.members for some in names.values() for name in some]
+    if [entry.name for entry in entries] != expected:
         return None
     return {entry.name: str(TarMember(block.name, entry.name, entry.offset, entry.size)) for entry in entries}
 
 
 def _write(block: _Block, loaded: Sequence[PairPixels], out_uri: str, executor: Executor) -> _Uris:
     given = [
-        (names[modality], pixels)
+        (name, pixels)
         for names, pair in zip(block.members, loaded, strict=True)
-        for modality, pixels in zip(Modality, (pair.clinical, pair.dermoscopy), strict=True)
-        if pixels is not None
+        for modality in Modality
+        for name, pixels in zip(names[modality], pair.all_of(modality), strict=True)
     ]
     with tempfile.TemporaryDirectory(prefix="derm_ray_") as folder:
         path = str(Path(folder) / block.name)
@@ -191,7 +192,8 @@ def _moved(manifest: Manifest, blocks: Sequence[_Block], done: Mapping[str, _Uri
     """Return the manifest with the addresses of the prepared images."""
     rows = [(done[block.name], names) for block in blocks for names in block.members]
     for m in Modality:
-        manifest = manifest.with_column(f"{m}_uri", [uris[names[m]] if m in names else None for uris, names in rows])
+        cells = [image_cell([uris[name] for name in names[m]]) for uris, names in rows]
+        manifest = manifest.with_column(f"{m}_uri", cells)
     table = manifest.table
     if COLUMN in table.column_names:
         table = table.drop_columns(COLUMN)

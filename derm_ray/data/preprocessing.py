@@ -1,9 +1,9 @@
 """From upright RGB pixels to the square uint8 arrays that every model takes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, wait
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
@@ -81,6 +81,7 @@ class PairPixels:
         flags: modality and :class:`derm_ray.domain.ImageFlag`, such as ``clinical:animated``.
         read_s, decode_s: seconds spent on both images; they may have been loaded at the same time.
         patient: patient data of the lesion, empty where none is known or no model asks for it.
+        further: modality -> its images beyond the first, where it has several.
     """
 
     clinical: Pixels | None
@@ -89,6 +90,7 @@ class PairPixels:
     read_s: float = 0.0
     decode_s: float = 0.0
     patient: PatientValues = field(default_factory=dict)
+    further: Mapping[Modality, tuple[Pixels, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert self.clinical is not None or self.dermoscopy is not None, "a pair has at least one image"
@@ -101,20 +103,45 @@ class PairPixels:
         return Modality.CLINICAL if self.clinical is not None else Modality.DERMOSCOPY
 
     def of(self, modality: Modality) -> Pixels | None:
-        """Return the image of one modality."""
+        """Return the image of one modality, the first where there are several."""
         return self.clinical if modality is Modality.CLINICAL else self.dermoscopy
 
+    def all_of(self, modality: Modality) -> tuple[Pixels, ...]:
+        """Return all images of one modality."""
+        first = self.of(modality)
+        return () if first is None else (first, *self.further.get(modality, ()))
 
-def to_pair(images: Mapping[Modality, LoadedImage], patient: PatientValues | None = None) -> PairPixels:
+    @property
+    def counts(self) -> dict[Modality, int]:
+        """Return the number of images of each modality that is given."""
+        return {m: len(self.all_of(m)) for m in Modality if self.of(m) is not None}
+
+    def views(self) -> "list[PairPixels]":
+        """Return as many pairs of single images as the modality with more images has; the others repeat in order."""
+        if not self.further:
+            return [self]
+        clinical, dermoscopy = (self.all_of(modality) or (None,) for modality in Modality)
+        return [
+            replace(
+                self, further={}, clinical=clinical[at % len(clinical)], dermoscopy=dermoscopy[at % len(dermoscopy)]
+            )
+            for at in range(max(len(clinical), len(dermoscopy)))
+        ]
+
+
+def to_pair(images: Mapping[Modality, Sequence[LoadedImage]], patient: PatientValues | None = None) -> PairPixels:
     """Return the images of one pair together, one of them at least, with its patient data."""
-    clinical, dermoscopy = images.get(Modality.CLINICAL), images.get(Modality.DERMOSCOPY)
+    first = {modality: loaded[0].pixels for modality, loaded in images.items()}
+    every = [image for loaded in images.values() for image in loaded]
+    flags = (f"{m}:{flag}" for m in Modality for image in images.get(m, ()) for flag in image.flags)
     return PairPixels(
-        clinical.pixels if clinical else None,
-        dermoscopy.pixels if dermoscopy else None,
-        tuple(f"{modality}:{flag}" for modality in Modality if modality in images for flag in images[modality].flags),
-        sum(image.read_s for image in images.values()),
-        sum(image.decode_s for image in images.values()),
+        first.get(Modality.CLINICAL),
+        first.get(Modality.DERMOSCOPY),
+        tuple(dict.fromkeys(flags)),
+        sum(image.read_s for image in every),
+        sum(image.decode_s for image in every),
         patient or {},
+        {m: tuple(image.pixels for image in loaded[1:]) for m, loaded in images.items() if len(loaded) > 1},
     )
 
 
@@ -140,7 +167,7 @@ def image_from_bytes(modality: Modality, data: bytes, spec: Preprocessing) -> Lo
 def pixels_from_bytes(clinical: bytes | None, dermoscopy: bytes | None, spec: Preprocessing) -> PairPixels:
     """Decode and resize a pair given as encoded bytes; see :func:`image_from_bytes`."""
     given = zip(Modality, (clinical, dermoscopy), strict=True)
-    return to_pair({m: image_from_bytes(m, data, spec) for m, data in given if data is not None})
+    return to_pair({m: [image_from_bytes(m, data, spec)] for m, data in given if data is not None})
 
 
 def load_image(
@@ -182,17 +209,22 @@ def load_pairs(
     Returns:
         One entry per pair, in order: its pixels, or the error of its first image that cannot be used.
     """
-    wanted = [{m: uri for m in Modality if (uri := pair.uri(m)) is not None} for pair in pairs]
-    own = ImageReader(uri for uris in wanted for uri in uris.values()) if reader is None else nullcontext(reader)
+    wanted = [{m: uris for m in Modality if (uris := pair.uris(m))} for pair in pairs]
+    every = (uri for images in wanted for uris in images.values() for uri in uris)
+    own = ImageReader(every) if reader is None else nullcontext(reader)
     with own as source:
         futures = [
-            {m: executor.submit(load_image, uri, spec, source, decoding) for m, uri in uris.items()} for uris in wanted
+            {
+                m: [executor.submit(load_image, uri, spec, source, decoding) for uri in uris]
+                for m, uris in images.items()
+            }
+            for images in wanted
         ]
-        wait([future for loading in futures for future in loading.values()])
+        wait([future for loading in futures for some in loading.values() for future in some])
     results: list[PairPixels | ImageError] = []
     for pair, loading in zip(pairs, futures, strict=True):
         try:
-            loaded = {modality: future.result() for modality, future in loading.items()}
+            loaded = {modality: [future.result() for future in some] for modality, some in loading.items()}
             results.append(to_pair(loaded, pair.patient))
         except ImageError as error:
             results.append(error)

@@ -10,7 +10,7 @@ from derm_ray import storage
 from derm_ray.data.manifest import DUPLICATE_GROUP, URI_COLUMNS, Manifest
 from derm_ray.data.normalization import has_unseen
 from derm_ray.diagnoses import find, possible_classes
-from derm_ray.domain import LabelSet, LesionPair, Split
+from derm_ray.domain import LabelSet, LesionPair, Modality, Split
 from derm_ray.errors import ManifestError, counted, unknown_name
 
 GROUP_COLUMNS = ("lesion_id", "patient_id")
@@ -84,14 +84,18 @@ def row_problems(manifest: Manifest, pairs: list[LesionPair], first_row: int = 0
         for name, value in (("pair_id", pair.pair_id), ("lesion_id", pair.lesion_id), ("patient_id", patient or "")):
             if has_unseen(value):
                 yield f"{_rows([row])}: {name} {value!a} contains invisible characters"
-        clinical, dermoscopy = pair.clinical_uri, pair.dermoscopy_uri
-        if clinical is None and dermoscopy is None:
+        clinical, dermoscopy = (pair.uris(modality) for modality in Modality)
+        if not clinical and not dermoscopy:
             yield f"{_rows([row])}: neither clinical_uri nor dermoscopy_uri is given"
-        elif clinical == dermoscopy:
-            yield f"{_rows([row])}: clinical_uri and dermoscopy_uri are the same file, {ascii(clinical)[1:-1]}"
-        for name, uri in zip(URI_COLUMNS, (clinical, dermoscopy), strict=True):
-            if uri is not None and storage.is_windows_path(uri):
-                yield f"{_rows([row])}: {name} {uri} is a Windows path; write it relative to the manifest, with '/'"
+        for uri in clinical:
+            if uri in dermoscopy:
+                yield f"{_rows([row])}: clinical_uri and dermoscopy_uri are the same file, {ascii(uri)[1:-1]}"
+        for name, uris in zip(URI_COLUMNS, (clinical, dermoscopy), strict=True):
+            for uri in uris:
+                if storage.is_windows_path(uri):
+                    yield f"{_rows([row])}: {name} {uri} is a Windows path; write it relative to the manifest, with '/'"
+            if twice := next((uri for uri in uris if uris.count(uri) > 1), None):
+                yield f"{_rows([row])}: {name} names {ascii(twice)[1:-1]} more than once"
 
 
 def _repetitions(manifest: Manifest) -> Iterator[str]:

@@ -48,16 +48,34 @@ class Predictor:
     def predict(self, pairs: Sequence[PairPixels]) -> list[Prediction]:
         """Return one prediction per pair, in order; pairs with one image use its stream alone.
 
-        Patient data that a pair lacks, or that the model does not know, counts as missing.
+        Where a modality has several images, probabilities are means over them, taken before calibration: of a modality
+        alone over its images, of both over its :meth:`derm_ray.data.preprocessing.PairPixels.views`. Patient data that
+        a pair lacks, or that the model does not know, counts as missing.
         """
         predictions: dict[int, Prediction] = {}
         temperatures = self.bundle.calibration.temperatures
         for modality, indices in self._batches(pairs):
-            raw = self._run([pairs[i] for i in indices])
+            raw = self._means([pairs[i] for i in indices])
             kinds = {kind: temper(p, temperatures.get(kind, 1.0)).tolist() for kind, p in raw.items()}
             for row, index in enumerate(indices):
-                predictions[index] = self._to_prediction(modality, {k: tuple(rows[row]) for k, rows in kinds.items()})
+                rows_of = {k: tuple(rows[row]) for k, rows in kinds.items()}
+                predictions[index] = self._to_prediction(modality, rows_of, pairs[index].counts)
         return [predictions[i] for i in range(len(pairs))]
+
+    def _means(self, batch: list[PairPixels]) -> Mapping[PredictionKind, Probabilities]:
+        """Return the mean probabilities of pairs of the same modalities."""
+        if not any(pair.further for pair in batch):
+            return self._run(batch)
+        views = [pair.views() for pair in batch]
+        raw = self._run([view for of in views for view in of])
+        starts = np.cumsum([0, *(len(of) for of in views[:-1])])
+        means: dict[PredictionKind, Probabilities] = {}
+        for kind, probabilities in raw.items():
+            alone = None if kind is PredictionKind.CROSS else Modality(kind)
+            sizes = [pair.counts[alone] if alone else len(of) for pair, of in zip(batch, views, strict=True)]
+            ranges = zip(starts, sizes, strict=True)
+            means[kind] = np.stack([probabilities[start : start + size].mean(0) for start, size in ranges])
+        return means
 
     def _run(self, batch: list[PairPixels]) -> Mapping[PredictionKind, Probabilities]:
         """Run the engine; if memory is insufficient, halve the batch size permanently."""
@@ -89,7 +107,10 @@ class Predictor:
                 yield modality, indices[start : start + size]
 
     def _to_prediction(
-        self, modality: str, per_input_predictions: dict[PredictionKind, tuple[float, ...]]
+        self,
+        modality: str,
+        per_input_predictions: dict[PredictionKind, tuple[float, ...]],
+        images: Mapping[Modality, int],
     ) -> Prediction:
         kind = PredictionKind.CROSS if modality == "both" else PredictionKind(modality)
         probabilities = per_input_predictions[kind]
@@ -106,6 +127,7 @@ class Predictor:
             },
             per_input_predictions=per_input_predictions,
             per_input_diagnoses={one: self._classes[index] for one, index in named.items()},
+            images=images,
         )
 
     def _named(self, kind: PredictionKind, probabilities: tuple[float, ...]) -> int:

@@ -128,4 +128,4 @@ def loading_times(batch: Batch) -> StageTimes:
 
 
 def _uris(pairs: list[LesionPair]) -> Iterator[str]:
-    return (uri for pair in pairs for modality in Modality if (uri := pair.uri(modality)) is not None)
+    return (uri for pair in pairs for modality in Modality for uri in pair.uris(modality))

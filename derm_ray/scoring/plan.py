@@ -20,7 +20,7 @@ from derm_ray.data.manifest import Manifest
 from derm_ray.data.patient_columns import PatientReader
 from derm_ray.data.prepared import require_size
 from derm_ray.data.validation import attribute_problems, row_problems
-from derm_ray.domain import LesionPair
+from derm_ray.domain import LesionPair, Modality
 from derm_ray.errors import ManifestError
 from derm_ray.scoring.shards import COLUMNS, Shard, pair_schema, row_line
 
@@ -129,9 +129,10 @@ def _piece_problems(
 ) -> Iterator[str]:
     yield from row_problems(piece, pairs, first)
     for row, pair in enumerate(pairs, first + 1):
-        for name, uri in (("clinical_uri", pair.clinical_uri), ("dermoscopy_uri", pair.dermoscopy_uri)):
-            if uri is not None and (refusal := locations.refusal(uri)):
-                yield f"row {row}: {name} {ascii(uri)[1:-1]}: {refusal}"
+        for modality in Modality:
+            for uri in pair.uris(modality):
+                if refusal := locations.refusal(uri):
+                    yield f"row {row}: {modality}_uri {ascii(uri)[1:-1]}: {refusal}"
         for name, value in (("pair_id", pair.pair_id), ("lesion_id", pair.lesion_id)):
             if csv and value.startswith(FORMULA_STARTS):
                 yield f"row {row}: {name} {value!a} would be a formula in a CSV; choose --format parquet or jsonl"
@@ -161,8 +162,7 @@ def _cut(pairs: Iterator[LesionPair], shard_size: int, problems: list[str]) -> I
 
 def _streams(pair: LesionPair) -> frozenset[str]:
     """Return the ``.tar.gz`` archives that a pair's images are streamed from."""
-    uris = (pair.clinical_uri, pair.dermoscopy_uri)
-    return frozenset(container(uri) for uri in uris if uri is not None and is_sequential(uri))
+    return frozenset(container(uri) for m in Modality for uri in pair.uris(m) if is_sequential(uri))
 
 
 class _Ids:

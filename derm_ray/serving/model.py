@@ -159,7 +159,7 @@ class ServedModel:
             if isinstance(image, BaseException):
                 raise image
             loaded[modality], statistics[modality] = image
-        return to_pair(loaded), statistics
+        return to_pair({modality: [image] for modality, image in loaded.items()}), statistics
 
     def _load(self, modality: Modality, data: bytes) -> tuple[LoadedImage, ImageStatistics]:
         image = image_from_bytes(modality, data, self._bundle.preprocessing)

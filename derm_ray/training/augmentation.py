@@ -61,6 +61,17 @@ class Augmentation:
         """Return how images are loaded for :meth:`apply`: crops are taken from larger ones."""
         return replace(spec, size=round(spec.size * CROP_MARGIN)) if self.policy.crop < 1 else spec
 
+    def choose(self, pair: LesionPair) -> LesionPair:
+        """Return a pair with one image of each modality, drawn where it has several."""
+        if not pair.has_several:
+            return pair
+        clinical, dermoscopy = (self._one(pair, modality) for modality in Modality)
+        return replace(pair, clinical_uri=clinical, dermoscopy_uri=dermoscopy)
+
+    def _one(self, pair: LesionPair, modality: Modality) -> str | None:
+        uris = pair.uris(modality)
+        return None if not uris else uris[int.from_bytes(self._digest(pair, modality, 8, b"image"), "big") % len(uris)]
+
     def mirrors(self, pair: LesionPair, modality: Modality) -> bool:
         """Return whether an image is mirrored: a fair coin."""
         return self.policy.mirror and bool(self._digest(pair, modality, 1)[0] & 1)
@@ -72,9 +83,9 @@ class Augmentation:
         rng = np.random.default_rng(int.from_bytes(self._digest(pair, modality, 16), "big"))
         return _changed(self.policy, image, size, rng, mirrored=self.mirrors(pair, modality))
 
-    def _digest(self, pair: LesionPair, modality: Modality, size: int) -> bytes:
+    def _digest(self, pair: LesionPair, modality: Modality, size: int, person: bytes = b"") -> bytes:
         key = f"{self.seed}/{self.epoch}/{pair.pair_id}/{modality}".encode()
-        return hashlib.blake2b(key, digest_size=size).digest()
+        return hashlib.blake2b(key, digest_size=size, person=person).digest()
 
 
 def _changed(policy: Policy, image: Pixels, size: int, rng: np.random.Generator, *, mirrored: bool) -> Pixels:

@@ -196,6 +196,7 @@ def load_images(
 ) -> npt.NDArray[np.uint8]:
     """Read, decode, resize and augment the clinical and the dermoscopy images of pairs that have both.
 
+    Of several images of a modality, an augmentation draws one for its epoch; without one, the first is taken.
     ``executor`` runs one task per image. Returns (2, B, size, size, 3).
 
     Raises:
@@ -203,8 +204,9 @@ def load_images(
         StorageError: storage failed.
     """
     loaded = spec if augmentation is None else augmentation.before(spec)
+    pairs = [pair.first() if augmentation is None else augmentation.choose(pair) for pair in pairs]
     images = np.empty((2, len(pairs), spec.size, spec.size, 3), np.uint8)
-    for row, (pair, pixels) in enumerate(zip(pairs, load_pairs(list(pairs), loaded, executor), strict=True)):
+    for row, (pair, pixels) in enumerate(zip(pairs, load_pairs(pairs, loaded, executor), strict=True)):
         if isinstance(pixels, ImageError):
             message = f"pair {pair.pair_id}: {pixels.message}"
             if pixels.code is ImageErrorCode.STORAGE:

@@ -16,7 +16,7 @@ from derm_ray.data.csv_reader import CsvTables
 from derm_ray.data.importers.importer import Importer, ImportResult, Option, with_diagnosis
 from derm_ray.data.manifest import BATCH_ROWS, SCHEMA, URI_COLUMNS, listed, normalize_schema
 from derm_ray.data.normalization import column_key
-from derm_ray.domain import LabelSet
+from derm_ray.domain import LabelSet, image_cell, image_uris
 from derm_ray.errors import ConfigError, ManifestError, did_you_mean, unknown_name
 
 RENAMED = {"clinical": "clinical_uri", "dermoscopy": "dermoscopy_uri"}
@@ -64,15 +64,17 @@ def import_folder(
     problems: list[tuple[int, str]] = []
     other_forms = 0
     for name in URI_COLUMNS:
-        paths = manifest.column(name)
+        paths = [(row, path) for row, cell in enumerate(manifest.column(name), 1) for path in image_uris(cell)]
         with ThreadPoolExecutor(16) as executor:
-            found = list(executor.map(lambda path: _find(path, base, names) if path else (None, ""), paths))
-        problems += [
-            (row, f"row {row}, {name.removesuffix('_uri')}: {why}") for row, (_, why) in enumerate(found, 1) if why
-        ]
-        manifest = manifest.with_column(name, [uri for uri, _ in found])
-        exact = [storage.resolve(path, base) if path else None for path in paths]
-        other_forms += sum(uri is not None and uri != given for given, (uri, _) in zip(exact, found, strict=True))
+            found = list(executor.map(lambda of: _find(of[1], base, names), paths))
+        cells: list[list[str]] = [[] for _ in range(len(manifest))]
+        for (row, path), (uri, why) in zip(paths, found, strict=True):
+            if uri is None:
+                problems.append((row, f"row {row}, {name.removesuffix('_uri')}: {why}"))
+            else:
+                cells[row - 1].append(uri)
+                other_forms += uri != storage.resolve(path, base)
+        manifest = manifest.with_column(name, [image_cell(uris) for uris in cells])
     if problems:
         raise ManifestError(source, [text for _, text in sorted(problems)])
     if other_forms:

@@ -4,7 +4,7 @@ import pandas as pd
 import pyarrow as pa
 
 from derm_ray.data.importers.images import image_uris, only_file, text
-from derm_ray.data.importers.importer import Importer, ImportResult, read_columns, with_diagnosis
+from derm_ray.data.importers.importer import Importer, ImportResult, by_lesion, read_columns, with_diagnosis
 from derm_ray.domain import LabelSet
 
 DIAGNOSES = {
@@ -22,7 +22,7 @@ DIAGNOSES = {
 def import_ham10000(source: str, label_set: LabelSet, out_uri: str) -> ImportResult:
     """Read ``HAM10000_metadata`` (also ``.csv`` or ``.tab``) and the folders ``HAM10000_images_part_1`` and ``_2``.
 
-    One row per image; images of a lesion share its id, and so stay in one split.
+    One row per lesion, with all its images.
 
     Raises:
         StorageError: a file cannot be read.
@@ -35,7 +35,6 @@ def import_ham10000(source: str, label_set: LabelSet, out_uri: str) -> ImportRes
     words = text(frame["dx"])
     manifest = pd.DataFrame(
         {
-            "pair_id": frame["image_id"],
             "lesion_id": text(frame["lesion_id"]).fillna(frame["image_id"]),
             "dermoscopy_uri": images,
             "diagnosis": words.str.lower().map(DIAGNOSES).fillna(words),
@@ -46,9 +45,9 @@ def import_ham10000(source: str, label_set: LabelSet, out_uri: str) -> ImportRes
             "source": frame.get("dataset", "ham10000"),
         }
     )
-    return with_diagnosis(
-        pa.Table.from_pandas(manifest, preserve_index=False), label_set, out_uri, words=words.tolist()
-    )
+    lesions = by_lesion(manifest.assign(word=words), uri)
+    own = text(lesions.pop("word")).tolist()
+    return with_diagnosis(pa.Table.from_pandas(lesions, preserve_index=False), label_set, out_uri, words=own)
 
 
 HAM10000 = Importer(

@@ -9,10 +9,10 @@ import pyarrow as pa
 
 from derm_ray import storage
 from derm_ray.data.csv_reader import CsvTables
-from derm_ray.data.manifest import BATCH_ROWS, Manifest, listed, normalize_schema
+from derm_ray.data.manifest import BATCH_ROWS, URI_COLUMNS, Manifest, listed, normalize_schema
 from derm_ray.data.normalization import convert, has_unseen
-from derm_ray.diagnoses import decided_class, find, possible_classes
-from derm_ray.domain import LabelSet
+from derm_ray.diagnoses import agree, covered, decided_class, find, possible_classes
+from derm_ray.domain import LabelSet, image_cell
 from derm_ray.errors import ManifestError
 
 NO_DIAGNOSIS = "(no diagnosis)"
@@ -112,6 +112,35 @@ def with_diagnosis(
         named = ", ".join(f"{name} ({count})" for name, count in coarse.most_common())
         notes = [f"Too coarse to be one class of {label_set.name}; training learns them as one of several: {named}."]
     return ImportResult(found, len(manifest), dict(outside.most_common()), dict(unknown.most_common()), tuple(notes))
+
+
+def by_lesion(images: pd.DataFrame, uri: str) -> pd.DataFrame:
+    """Return a table of images as one row per lesion.
+
+    Args:
+        images: ``lesion_id``, ``clinical_uri`` or ``dermoscopy_uri`` or both, ``diagnosis`` and any others. Of a
+            lesion, the first value of each is taken, and the diagnosis that covers least.
+        uri: of the table, for messages.
+
+    Raises:
+        ManifestError: the images of a lesion have diagnoses that exclude each other; all are listed.
+    """
+    grouped = images.groupby("lesion_id", sort=True)
+    lesions = grouped.first().reset_index()
+    for column in set(URI_COLUMNS) & set(images.columns):
+        lesions[column] = [image_cell([one for one in of if isinstance(one, str)]) for of in grouped[column].agg(list)]
+    problems: list[str] = []
+    several = grouped["diagnosis"].nunique()
+    for lesion in several.index[several > 1]:
+        words = grouped["diagnosis"].get_group(lesion).dropna().unique().tolist()
+        narrowest = min(words, key=lambda word: (covered(word), word))
+        if all(agree(narrowest, word) for word in words):
+            lesions.loc[lesions["lesion_id"] == lesion, "diagnosis"] = narrowest
+        else:
+            problems.append(f"lesion {lesion}: its images have different diagnoses ({', '.join(sorted(words))})")
+    if problems:
+        raise ManifestError(uri, problems)
+    return lesions.assign(pair_id=lesions["lesion_id"])
 
 
 def read_columns(uri: str, columns: tuple[str, ...], ids: tuple[str, ...] = ()) -> pd.DataFrame:

@@ -5,7 +5,7 @@ import pyarrow as pa
 
 from derm_ray import storage
 from derm_ray.data.importers.images import image_uris, text
-from derm_ray.data.importers.importer import Importer, ImportResult, one_hot, read_columns, with_diagnosis
+from derm_ray.data.importers.importer import Importer, ImportResult, by_lesion, one_hot, read_columns, with_diagnosis
 from derm_ray.domain import LabelSet
 from derm_ray.errors import ManifestError
 
@@ -27,7 +27,7 @@ DIAGNOSES = {
 def import_isic2019(source: str, label_set: LabelSet, out_uri: str) -> ImportResult:
     """Read ``ISIC_2019_Training_{GroundTruth,Metadata}.csv`` and ``ISIC_2019_Training_Input/``.
 
-    One row per image; images of a lesion share its id, and so stay in one split.
+    One row per lesion, with all its images.
 
     Raises:
         StorageError: a file cannot be read.
@@ -43,7 +43,6 @@ def import_isic2019(source: str, label_set: LabelSet, out_uri: str) -> ImportRes
     words = truth.reindex(frame["image"]).reset_index(drop=True)
     manifest = pd.DataFrame(
         {
-            "pair_id": frame["image"],
             "lesion_id": text(frame["lesion_id"]).fillna(frame["image"]),
             "dermoscopy_uri": images,
             "diagnosis": words.map(DIAGNOSES).fillna(words),
@@ -53,9 +52,9 @@ def import_isic2019(source: str, label_set: LabelSet, out_uri: str) -> ImportRes
             "source": "isic2019",
         }
     )
-    return with_diagnosis(
-        pa.Table.from_pandas(manifest, preserve_index=False), label_set, out_uri, words=words.tolist()
-    )
+    lesions = by_lesion(manifest.assign(word=words), uri)
+    own = text(lesions.pop("word")).tolist()
+    return with_diagnosis(pa.Table.from_pandas(lesions, preserve_index=False), label_set, out_uri, words=own)
 
 
 ISIC2019 = Importer(

@@ -1,4 +1,4 @@
-"""Exports of the ISIC Archive (``isic image download``): any collection, in pairs where a lesion has both kinds."""
+"""Exports of the ISIC Archive (``isic image download``): any collection, with all images of a lesion in one row."""
 
 from collections import Counter
 from dataclasses import replace
@@ -9,10 +9,9 @@ import pyarrow as pa
 
 from derm_ray import storage
 from derm_ray.data.importers.images import image_uris, text
-from derm_ray.data.importers.importer import Importer, ImportResult, read_columns, with_diagnosis
+from derm_ray.data.importers.importer import Importer, ImportResult, by_lesion, read_columns, with_diagnosis
 from derm_ray.diagnoses import isic_tree
 from derm_ray.domain import LabelSet
-from derm_ray.errors import ManifestError
 
 MODALITIES = {
     "dermoscopic": "dermoscopy_uri",
@@ -28,8 +27,8 @@ KEPT = ("attribution", "copyright_license", "diagnosis_confirm_type")
 def import_isic_archive(source: str, label_set: LabelSet, out_uri: str) -> ImportResult:
     """Read ``metadata.csv`` and the images beside it, as isic-cli writes them.
 
-    The n-th clinical and the n-th dermoscopic image of a lesion, by id, are a pair; what is left over is a row of its
-    own. The diagnosis is the deepest level that is given (``diagnosis_1`` to ``diagnosis_5``).
+    One row per lesion, with all its images. The diagnosis is the deepest level that is given (``diagnosis_1`` to
+    ``diagnosis_5``).
 
     Raises:
         StorageError: a file cannot be read.
@@ -45,10 +44,26 @@ def import_isic_archive(source: str, label_set: LabelSet, out_uri: str) -> Impor
     frame["column"] = frame["image_type"].map(MODALITIES)
     skipped = Counter(frame.loc[frame["column"].isna(), "image_type"].fillna("no image_type"))
     frame = frame[frame["column"].notna()].sort_values("isic_id", ignore_index=True)
-    if problems := _contradictions(frame):
-        raise ManifestError(uri, problems)
-    frame["uri"] = image_uris(source, frame["isic_id"].tolist(), lambda name: name in (".", "images"))
-    result = with_diagnosis(pa.Table.from_pandas(_pairs(frame), preserve_index=False), label_set, out_uri)
+    uris = image_uris(source, frame["isic_id"].tolist(), lambda name: name in (".", "images"))
+    images = pd.Series(uris, dtype=object)
+    tones = frame["fitzpatrick_skin_type"].map(FITZPATRICK)
+    table = pd.DataFrame(
+        {
+            "lesion_id": frame["lesion_id"],
+            "patient_id": frame["patient_id"],
+            **{column: images.where(frame["column"] == column) for column in sorted(set(frame["column"]))},
+            "diagnosis": frame["diagnosis"],
+            "age": frame["age_approx"],
+            "sex": frame["sex"],
+            "site": frame["anatom_site_general"],
+            "skin_tone": tones,
+            "skin_tone_scale": tones.notna().map({True: "fitzpatrick", False: None}),
+            **{column: frame[column] for column in KEPT if column in frame},
+            "source": "isic_archive",
+        }
+    )
+    lesions = by_lesion(table, uri)
+    result = with_diagnosis(pa.Table.from_pandas(lesions, preserve_index=False), label_set, out_uri)
     if not skipped:
         return result
     kinds = ", ".join(f"{kind} ({count})" for kind, count in skipped.most_common())
@@ -62,52 +77,9 @@ def _deepest(levels: tuple[Any, ...]) -> str | None:
     return (known or given)[-1] if given else None
 
 
-def _contradictions(frame: pd.DataFrame) -> list[str]:
-    """Return lesions whose images have diagnoses of which none contains the others."""
-    problems = []
-    for lesion, words in frame[frame["diagnosis"].notna()].groupby("lesion_id")["diagnosis"].unique().items():
-        paths = [isic_tree().get(word, (word,)) for word in words]
-        longest = max(paths, key=len)
-        if any(path != longest[: len(path)] for path in paths):
-            problems.append(f"lesion {lesion}: its images have different diagnoses ({', '.join(sorted(words))})")
-    return problems
-
-
-def _pairs(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per pair or single image."""
-    frame = frame.assign(number=frame.groupby(["lesion_id", "column"]).cumcount())
-    depth = frame["diagnosis"].map(lambda word: len(isic_tree().get(word, ())) if word else -1)
-    best = frame.assign(depth=depth).sort_values("depth").groupby("lesion_id")["diagnosis"].last()
-    keys = ["lesion_id", "number"]
-    uris = frame.pivot(index=keys, columns="column", values="uri")
-    first = frame.groupby(keys, sort=True).first()
-    rows = first.groupby("lesion_id").cumcount().rename("row")
-    several = first.groupby("lesion_id")["isic_id"].transform("size") > 1
-    lesions = first.index.get_level_values("lesion_id")
-    tones = first["fitzpatrick_skin_type"].map(FITZPATRICK)
-    named = pd.Series(lesions, first.index)
-    return pd.DataFrame(
-        {
-            "pair_id": named.where(~several, named + "_" + (rows + 1).astype(str)),
-            "lesion_id": lesions,
-            "patient_id": first["patient_id"],
-            "clinical_uri": uris.get("clinical_uri"),
-            "dermoscopy_uri": uris.get("dermoscopy_uri"),
-            "diagnosis": best.reindex(lesions).to_numpy(),
-            "age": first["age_approx"],
-            "sex": first["sex"],
-            "site": first["anatom_site_general"],
-            "skin_tone": tones,
-            "skin_tone_scale": tones.notna().map({True: "fitzpatrick", False: None}),
-            **{column: first[column] for column in KEPT if column in first},
-            "source": "isic_archive",
-        }
-    )
-
-
 ISIC_ARCHIVE = Importer(
     import_isic_archive,
-    "Import an export of the ISIC Archive (isic-cli), in pairs where a lesion has both kinds of images.",
+    "Import an export of the ISIC Archive (isic-cli).",
     "Folder with metadata.csv and the images.",
     "milk10k",
 )

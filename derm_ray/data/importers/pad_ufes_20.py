@@ -5,7 +5,7 @@ import pyarrow as pa
 
 from derm_ray import storage
 from derm_ray.data.importers.images import image_uris, text
-from derm_ray.data.importers.importer import Importer, ImportResult, read_columns, with_diagnosis
+from derm_ray.data.importers.importer import Importer, ImportResult, by_lesion, read_columns, with_diagnosis
 from derm_ray.domain import LabelSet
 from derm_ray.errors import ManifestError
 
@@ -28,7 +28,7 @@ NUMBERS = ("diameter_1", "diameter_2")
 def import_pad_ufes_20(source: str, label_set: LabelSet, out_uri: str) -> ImportResult:
     """Read ``metadata.csv`` and the folders ``imgs_part_1`` to ``_3``, or ``images``.
 
-    One row per image; images of a lesion share its id, lesions of a patient theirs.
+    One row per lesion, with all its images.
 
     Raises:
         StorageError: a file cannot be read.
@@ -42,7 +42,6 @@ def import_pad_ufes_20(source: str, label_set: LabelSet, out_uri: str) -> Import
     tones = text(frame["fitspatrick"])
     manifest = pd.DataFrame(
         {
-            "pair_id": frame["img_id"].str.rpartition(".")[0],
             "lesion_id": frame["lesion_id"],
             "patient_id": frame["patient_id"],
             "clinical_uri": images,
@@ -57,9 +56,9 @@ def import_pad_ufes_20(source: str, label_set: LabelSet, out_uri: str) -> Import
             "source": "pad_ufes_20",
         }
     )
-    return with_diagnosis(
-        pa.Table.from_pandas(manifest, preserve_index=False), label_set, out_uri, words=words.tolist()
-    )
+    lesions = by_lesion(manifest.assign(word=words), uri)
+    own = text(lesions.pop("word")).tolist()
+    return with_diagnosis(pa.Table.from_pandas(lesions, preserve_index=False), label_set, out_uri, words=own)
 
 
 def _answers(column: pd.Series, uri: str) -> pd.Series:

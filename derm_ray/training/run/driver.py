@@ -148,6 +148,8 @@ def train(
             logger.warning("%s", sentence)
         if warning := few_lesions(collapsed, labels, split):
             logger.warning("%s", warning)
+    if cache is not None and any(pair.has_several for part in splits.values() for pair in part.listed):
+        raise ConfigError("--cache: each epoch draws one of a lesion's several images of a modality. Train without it.")
     stem = common_stem(config, start.network) if cache is not None else None
     taught = load_teacher(teacher, labels, manifest) if teacher is not None else None
     description = describe(config, manifest, init_weights, start, taught.model_digest if taught else None)
@@ -275,7 +277,7 @@ def _save_bundle(
         "patient": task.patient,
     }
     val = splits[Split.VAL]
-    if config.tta != "none":
+    if config.tta != "none" or any(pair.has_several for pair in val.pairs):
         draft = bundle.Bundle(**model, calibration=Calibration(), model_digest="", provenance={}, uri="")
         scores = predict_pairs(draft, val.pairs, use_gpu=task.use_gpu)
         metrics = finite_metrics(labels, val.labels, scores)

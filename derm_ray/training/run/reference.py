@@ -52,7 +52,7 @@ def measure_images(pairs: Sequence[LesionPair], spec: Preprocessing, seed: int) 
 
 
 def _measure(pairs: Sequence[LesionPair], spec: Preprocessing) -> Measured:
-    uris = [(modality, uri) for pair in pairs for modality in Modality if (uri := pair.uri(modality)) is not None]
+    uris = [(modality, uri) for pair in pairs for modality in Modality for uri in pair.uris(modality)]
     with ImageReader(uri for _, uri in uris) as reader, ThreadPoolExecutor(IMAGES_AT_ONCE) as executor:
 
         def read(uri: str) -> ImageStatistics | None:

@@ -71,8 +71,8 @@ def test_an_image_of_the_isic_archive_under_two_ids_stays_in_one_split(ham: Mani
     joined = merge([ham, isic], "/m.parquet")
     assert joined.manifest.column("duplicate_group") == [None, "ISIC_0000001", None, "ISIC_0000001", None]
     assert joined.notes == (
-        "1 image in several manifests, by the id of the ISIC Archive: splits keep them together. derm-ray data audit "
-        "finds those under other ids.",
+        "1 group of rows with the same images, by the ids of the ISIC Archive: splits keep them together. derm-ray data "
+        "audit finds those under other ids.",
     )
     for seed in range(8):
         parts = split_manifest(joined.manifest, seed).manifest.column("split")
@@ -89,7 +89,7 @@ def test_diagnoses_that_exclude_each_other_are_listed_until_a_rule_is_chosen(ham
     with pytest.raises(ManifestError) as caught:
         merge([ham, other], "/m.parquet")
     assert caught.value.problems == (
-        "image ISIC_0000001: naevus in vienna, mel in isic",
+        "images of ISIC_0000001: naevus in vienna, mel in isic",
         "choose a rule for images that are diagnosed differently: --conflicts first or drop",
     )
     first = merge([ham, other], "/m.parquet", "first").manifest

@@ -14,7 +14,7 @@ from derm_ray.data.importers.pad_ufes_20 import DIAGNOSES as PAD
 from derm_ray.data.importers.pad_ufes_20 import import_pad_ufes_20
 from derm_ray.data.splits import split_manifest
 from derm_ray.data.validation import validate
-from derm_ray.domain import MILK10K, PAPER15
+from derm_ray.domain import MILK10K, PAPER15, Modality
 from derm_ray.errors import ManifestError
 
 
@@ -40,24 +40,20 @@ def ham10000(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_ham10000_keeps_the_images_of_a_lesion_together(ham10000: Path) -> None:
+def test_ham10000_has_the_images_of_a_lesion_in_one_row(ham10000: Path) -> None:
     result = import_ham10000(str(ham10000), MILK10K, str(ham10000 / "m.parquet"))
     manifest = result.manifest
     validate(manifest, MILK10K)
-    assert (len(manifest), result.found, result.outside, result.unknown) == (60, 60, {}, {})
+    assert (len(manifest), result.found, result.outside, result.unknown) == (40, 40, {}, {})
+    assert sum(len(pair.uris(Modality.DERMOSCOPY)) for pair in manifest.pairs()) == 60
     assert len(set(manifest.column("lesion_id"))) == 40
     assert {"ISIC_0000038", "ISIC_0000039"} < set(manifest.column("lesion_id")), "without an id: a lesion of its own"
     assert set(manifest.column("diagnosis")) == {"akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"}
     assert set(manifest.column("sex")) == {"male", "female", None}
     assert set(manifest.table["age"].to_pylist()) == {45.0, None}
-    assert manifest.column("clinical_uri") == [None] * 60
-    assert str(manifest.column("dermoscopy_uri")[0]).endswith("part_1/ISIC_0000000.JPG")
-    split = split_manifest(manifest).manifest
-    validate(split, MILK10K)
-    places = {pair: set() for pair in split.column("lesion_id")}
-    for lesion, part in zip(split.column("lesion_id"), split.column("split"), strict=True):
-        places[lesion].add(part)
-    assert all(len(parts) == 1 for parts in places.values())
+    assert manifest.column("clinical_uri") == [None] * 40
+    assert str(manifest.pairs()[0].uri(Modality.DERMOSCOPY)).endswith("part_1/ISIC_0000000.JPG")
+    validate(split_manifest(manifest).manifest, MILK10K)
 
 
 def test_ham10000s_labels_are_coarse_for_the_papers_diseases(ham10000: Path) -> None:
@@ -77,7 +73,7 @@ def test_ham10000_with_tabs_and_a_copied_folder(ham10000: Path) -> None:
     (ham10000 / "HAM10000_metadata.tab").write_bytes(b"\xef\xbb\xbf" + text.replace(",", "\t").encode())
     image(ham10000 / "ham10000_images_part_1" / "ISIC_0000000.jpg")
     result = import_ham10000(str(ham10000), MILK10K, str(ham10000 / "m.parquet"))
-    assert len(result.manifest) == 60
+    assert len(result.manifest) == 40
     assert "/HAM10000_images_part_1/" in str(result.manifest.column("dermoscopy_uri")[0])
 
 
@@ -128,17 +124,18 @@ def test_pad_ufes_20_has_patients_lesions_and_answers(pad_ufes_20: Path) -> None
     result = import_pad_ufes_20(str(pad_ufes_20), MILK10K, str(pad_ufes_20 / "m.parquet"))
     manifest = result.manifest
     validate(manifest, MILK10K)
-    assert (len(manifest), result.found, result.unknown) == (36, 36, {})
-    assert [len(set(manifest.column(name))) for name in ("pair_id", "lesion_id", "patient_id")] == [36, 18, 9]
-    assert manifest.column("lesion_id")[2] == "001", "leading zeros stay"
+    assert (len(manifest), result.found, result.unknown) == (18, 18, {})
+    assert [len(set(manifest.column(name))) for name in ("pair_id", "lesion_id", "patient_id")] == [18, 18, 9]
+    assert {len(pair.uris(Modality.CLINICAL)) for pair in manifest.pairs()} == {2}
+    assert manifest.column("lesion_id")[1] == "001", "leading zeros stay"
     assert Counter(manifest.column("diagnosis")) == {
-        "bcc": 6, "squamous_cell_carcinoma_or_bowens": 6, "akiec": 6, "bkl": 6, "mel": 6, "nv": 6
+        "bcc": 3, "squamous_cell_carcinoma_or_bowens": 3, "akiec": 3, "bkl": 3, "mel": 3, "nv": 3
     }  # fmt: skip
-    assert "one of several: squamous_cell_carcinoma_or_bowens (6)." in result.notes[0]
+    assert "one of several: squamous_cell_carcinoma_or_bowens (3)." in result.notes[0]
     assert set(manifest.table["skin_tone"].to_pylist()) == {3, None}
     assert set(manifest.column("skin_tone_scale")) == {"fitzpatrick", None}
     assert set(manifest.column("sex")) == {"female", None}
-    assert manifest.table["diameter_2"].to_pylist()[:3] == [5.5, 5.5, None]
+    assert manifest.table["diameter_2"].to_pylist()[:2] == [5.5, None]
     assert (manifest.column("itch")[0], manifest.column("grew")[0], manifest.column("hurt")[0]) == (1.0, None, 0.0)
 
 
@@ -167,9 +164,9 @@ def isic2019(tmp_path: Path) -> Path:
 def test_isic2019_leaves_out_what_has_no_diagnosis(isic2019: Path) -> None:
     result = import_isic2019(str(isic2019), MILK10K, str(isic2019 / "m.parquet"))
     validate(result.manifest, MILK10K)
-    assert (len(result.manifest), result.found, result.unknown) == (24, 27, {"UNK": 3})
-    assert len(set(result.manifest.column("lesion_id"))) == 16
-    assert Counter(result.manifest.column("diagnosis"))["squamous_cell_carcinoma_or_bowens"] == 3
+    assert (len(result.manifest), result.found, result.unknown) == (16, 18, {"UNK": 2})
+    assert sum(len(pair.uris(Modality.DERMOSCOPY)) for pair in result.manifest.pairs()) == 24
+    assert Counter(result.manifest.column("diagnosis"))["squamous_cell_carcinoma_or_bowens"] == 2
     path = isic2019 / "ISIC_2019_Training_GroundTruth.csv"
     path.write_text(path.read_text().replace("1.0,", "0.0,", 1))
     with pytest.raises(ManifestError, match="row 1: expected one class with 1"):
@@ -186,7 +183,7 @@ MELANOMA = "Malignant,Malignant melanocytic proliferations (Melanoma),Melanoma I
 
 @pytest.fixture
 def isic_archive(tmp_path: Path) -> Path:
-    """A pair, a lesion of two pairs and a single image, an image without lesion, an overview, and a new name."""
+    """A pair, a lesion of five images, an image without lesion, an overview, and a new name."""
     rows = [
         ("dermoscopic", "IL_1", f"{NAEVUS},"),
         ("clinical: close-up", "IL_1", f'{NAEVUS},"Nevus, Spilus"'),
@@ -208,20 +205,15 @@ def isic_archive(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_an_isic_export_makes_pairs_where_a_lesion_has_both_kinds(isic_archive: Path) -> None:
+def test_an_isic_export_has_all_images_of_a_lesion_in_one_row(isic_archive: Path) -> None:
     result = import_isic_archive(str(isic_archive), MILK10K, str(isic_archive / "m.parquet"))
     manifest = result.manifest
     validate(manifest, MILK10K)
     rows = {pair.pair_id: pair for pair in manifest.pairs()}
-    assert set(rows) == {"IL_1", "IL_2_1", "IL_2_2", "IL_2_3", "ISIC_0000007", "IL_3"}
-    both = {name for name, pair in rows.items() if pair.clinical_uri and pair.dermoscopy_uri}
-    assert both == {"IL_1", "IL_2_1", "IL_2_2"}
-    assert [rows[name].diagnosis for name in ("IL_1", "IL_2_3", "ISIC_0000007", "IL_3")] == [
-        "nv",
-        "mel",
-        "benign",
-        "nv",
-    ]
+    assert set(rows) == {"IL_1", "IL_2", "ISIC_0000007", "IL_3"}
+    images = {name: [len(pair.uris(modality)) for modality in Modality] for name, pair in rows.items()}
+    assert images == {"IL_1": [1, 1], "IL_2": [3, 2], "ISIC_0000007": [0, 1], "IL_3": [0, 1]}
+    assert [rows[name].diagnosis for name in rows] == ["nv", "mel", "nv", "benign"]
     assert result.unknown == {"(no diagnosis)": 1}
     assert any("Images of other kinds skipped: clinical: overview (1)." in note for note in result.notes)
     assert set(manifest.table["skin_tone"].to_pylist()) == {4}

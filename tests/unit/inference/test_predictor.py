@@ -7,7 +7,7 @@ import torch
 
 from derm_ray.bundle import load_bundle
 from derm_ray.data.preprocessing import PairPixels
-from derm_ray.domain import Calibration, OperatingPoint, PredictionKind
+from derm_ray.domain import Calibration, Modality, OperatingPoint, PredictionKind
 from derm_ray.evaluation.calibration import fit_calibration
 from derm_ray.inference.engines.engine import Images, Probabilities
 from derm_ray.inference.predictor import Predictor
@@ -34,6 +34,26 @@ def test_answers_do_not_depend_on_company_or_batch_size(bundle_uri: str) -> None
         (alone,) = Predictor(bundle, "torch").predict([pair])
         assert prediction.modality == alone.modality == pair.modality
         assert np.allclose(prediction.probabilities, alone.probabilities, atol=1e-6)
+
+
+def test_several_images_are_averaged_before_calibration(bundle_uri: str) -> None:
+    """Three photos and two dermoscopy images: each alone over its own, both over the three views."""
+    plain = load_bundle(bundle_uri)
+    bundle = replace(plain, calibration=Calibration({PredictionKind.CROSS: 0.5}))
+    c, d = [pixels(i) for i in range(3)], [pixels(i) for i in range(3, 5)]
+    several = PairPixels(c[0], d[0], further={Modality.CLINICAL: (c[1], c[2]), Modality.DERMOSCOPY: (d[1],)})
+    single = PairPixels(c[0], None)
+    first, second, third = Predictor(bundle, "torch").predict([single, several, PairPixels(c[2], d[0])])
+    assert (first.images, second.images) == ({Modality.CLINICAL: 1}, {Modality.CLINICAL: 3, Modality.DERMOSCOPY: 2})
+    views = Predictor(plain, "torch").predict([PairPixels(c[0], d[0]), PairPixels(c[1], d[1]), PairPixels(c[2], d[0])])
+    own = {kind: np.array([view.per_input_predictions[kind] for view in views]) for kind in PredictionKind}
+    found = second.per_input_predictions
+    assert np.allclose(found[PredictionKind.CLINICAL], own[PredictionKind.CLINICAL].mean(0), atol=1e-6)
+    assert np.allclose(found[PredictionKind.DERMOSCOPY], own[PredictionKind.DERMOSCOPY][:2].mean(0), atol=1e-6)
+    squares = own[PredictionKind.CROSS].mean(0) ** 2
+    assert np.allclose(found[PredictionKind.CROSS], squares / squares.sum(), atol=1e-6)
+    (alone,) = Predictor(bundle, "torch").predict([PairPixels(c[2], d[0])])
+    assert np.allclose(third.probabilities, alone.probabilities, atol=1e-6)
 
 
 def test_bf16_stays_close_to_fp32(bundle_uri: str) -> None:

@@ -12,7 +12,7 @@ from derm_ray import storage
 from derm_ray.data.archives.reader import ImageReader
 from derm_ray.data.manifest import Manifest
 from derm_ray.data.preprocessing import PairPixels, Preprocessing
-from derm_ray.domain import LesionPair
+from derm_ray.domain import LesionPair, image_cell
 from derm_ray.errors import ImageError, ImageErrorCode, ScoringError
 from derm_ray.ray_rows import Row, packed, unpacked
 from derm_ray.scoring.actor import ScoringActor
@@ -87,7 +87,8 @@ def test_chunks_in_any_order_become_the_part_of_the_scorer(
     opened: Opened, few: Manifest, bundle_uri: str, tmp_path: Path
 ) -> None:
     uris = few.column("dermoscopy_uri")
-    few = few.with_column("dermoscopy_uri", [*uris[:5], None, *uris[6:]])
+    several = image_cell([str(uris[7]), str(uris[8])])
+    few = few.with_column("dermoscopy_uri", [*uris[:5], None, uris[6], several, *uris[8:]])
     fused, split = (opened(few, out=str(tmp_path / name)) for name in ("fused", "split"))
     score_all(fused, bundle_uri)
     chunks = [c for shard in split.shards for c in predict(split, bundle_uri, decode(split, shard))]

@@ -9,10 +9,12 @@ import torch
 from PIL import Image
 
 from derm_ray.bundle import load_bundle, save_bundle
+from derm_ray.data.loading import load_all
 from derm_ray.data.manifest import Manifest
 from derm_ray.data.preprocessing import Preprocessing
-from derm_ray.domain import PAPER15
+from derm_ray.domain import PAPER15, image_cell
 from derm_ray.errors import ConfigError
+from derm_ray.inference.predictor import Predictor
 from derm_ray.inference.saliency import require_cam
 from derm_ray.models.factory import CamConfig, NetworkConfig, build_network
 from derm_ray.scoring.ledger import Run
@@ -79,6 +81,25 @@ def test_either_image_alone_is_scored_and_marked_and_flags_are_told(
     assert [row["modality"] for row in found] == ["dermoscopy", "clinical", "both"]
     assert [row["flags"] for row in found] == [None, None, "clinical:animated"]
     assert {row["status"] for row in found} == {"ok"}
+
+
+def test_a_lesion_of_several_images_is_one_row_that_says_over_how_many(
+    opened: Opened, pairs: Manifest, bundle_uri: str, tmp_path: Path
+) -> None:
+    first = take(pairs.absolute(), 3)
+    clinical = image_cell([str(uri) for uri in first.column("clinical_uri")])
+    one = first.where([True, False, False]).with_column("clinical_uri", [clinical])
+    alone = one.with_column("dermoscopy_uri", [None])
+    found = []
+    for number, manifest in enumerate((one, alone)):
+        run = opened(manifest, out=str(tmp_path / f"out{number}"), per_input_predictions=True)
+        scorer(run, bundle_uri).score(run.shards[0])
+        found += rows(run).values()
+    assert [(row["clinical_images"], row["dermoscopy_images"]) for row in found] == [(3, 1), (3, 0)]
+    assert found[0]["clinical_melanoma"] == pytest.approx(found[1]["p_melanoma"], abs=1e-6)
+    predictor = Predictor(load_bundle(bundle_uri), "torch")
+    (chunk,) = load_all(one.pairs(), predictor.bundle.preprocessing, one.uri)
+    assert found[0]["p_melanoma"] == pytest.approx(predictor.predict(chunk)[0].task_probabilities["melanoma"], abs=1e-6)
 
 
 def test_overlays_lie_beside_the_scores(opened: Opened, pairs: Manifest, bundle_uri: str, tmp_path: Path) -> None:
