@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 import pyarrow as pa
@@ -13,7 +13,7 @@ from derm_ray.data.manifest import BATCH_ROWS, URI_COLUMNS, Manifest, listed, no
 from derm_ray.data.normalization import convert, has_unseen
 from derm_ray.diagnoses import agree, covered, decided_class, find, possible_classes
 from derm_ray.domain import LabelSet, image_cell
-from derm_ray.errors import ManifestError
+from derm_ray.errors import ConfigError, ManifestError, counted, unknown_name
 
 NO_DIAGNOSIS = "(no diagnosis)"
 
@@ -114,22 +114,50 @@ def with_diagnosis(
     return ImportResult(found, len(manifest), dict(outside.most_common()), dict(unknown.most_common()), tuple(notes))
 
 
-def by_lesion(images: pd.DataFrame, uri: str) -> pd.DataFrame:
-    """Return a table of images as one row per lesion.
+CONFLICTS = Option(
+    "What happens to lesions whose images have diagnoses that exclude each other: refuse (default) or drop.", "RULE"
+)
+
+
+def with_images(
+    images: pd.DataFrame, uri: str, label_set: LabelSet, out_uri: str, conflicts: str | None
+) -> ImportResult:
+    """Return a table of images as a manifest of one row per lesion; see :func:`with_diagnosis`.
+
+    Args:
+        images: see :func:`by_lesion`; ``word`` is the data set's own diagnosis.
+        uri: of the table, for messages.
+        label_set, out_uri: see :func:`with_diagnosis`.
+        conflicts: value of the option :data:`CONFLICTS`.
+
+    Raises:
+        ConfigError: there is no such rule.
+        ManifestError: see :func:`by_lesion`; with ``drop``, these lesions are left out and counted.
+    """
+    if conflicts not in (None, "refuse", "drop"):
+        raise ConfigError("--conflicts: " + unknown_name("rule", conflicts, ("refuse", "drop")))
+    lesions, problems = by_lesion(images)
+    if problems and conflicts != "drop":
+        raise ManifestError(uri, [*problems.values(), "choose --conflicts drop to leave these lesions out"])
+    lesions = lesions[~lesions["lesion_id"].isin(problems)]
+    words = [word if isinstance(word, str) else None for word in lesions.pop("word")]
+    result = with_diagnosis(pa.Table.from_pandas(lesions, preserve_index=False), label_set, out_uri, words=words)
+    dropped = f"{counted(len(problems), 'lesion')} with diagnoses that exclude each other dropped."
+    return replace(result, notes=(*result.notes, *([dropped] if problems else [])))
+
+
+def by_lesion(images: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Return a table of images as one row per lesion, and lesions whose diagnoses exclude each other, with the problem.
 
     Args:
         images: ``lesion_id``, ``clinical_uri`` or ``dermoscopy_uri`` or both, ``diagnosis`` and any others. Of a
             lesion, the first value of each is taken, and the diagnosis that covers least.
-        uri: of the table, for messages.
-
-    Raises:
-        ManifestError: the images of a lesion have diagnoses that exclude each other; all are listed.
     """
     grouped = images.groupby("lesion_id", sort=True)
     lesions = grouped.first().reset_index()
     for column in set(URI_COLUMNS) & set(images.columns):
         lesions[column] = [image_cell([one for one in of if isinstance(one, str)]) for of in grouped[column].agg(list)]
-    problems: list[str] = []
+    problems: dict[str, str] = {}
     several = grouped["diagnosis"].nunique()
     for lesion in several.index[several > 1]:
         words = grouped["diagnosis"].get_group(lesion).dropna().unique().tolist()
@@ -137,10 +165,8 @@ def by_lesion(images: pd.DataFrame, uri: str) -> pd.DataFrame:
         if all(agree(narrowest, word) for word in words):
             lesions.loc[lesions["lesion_id"] == lesion, "diagnosis"] = narrowest
         else:
-            problems.append(f"lesion {lesion}: its images have different diagnoses ({', '.join(sorted(words))})")
-    if problems:
-        raise ManifestError(uri, problems)
-    return lesions.assign(pair_id=lesions["lesion_id"])
+            problems[lesion] = f"lesion {lesion}: its images have different diagnoses ({', '.join(sorted(words))})"
+    return lesions.assign(pair_id=lesions["lesion_id"]), problems
 
 
 def read_columns(uri: str, columns: tuple[str, ...], ids: tuple[str, ...] = ()) -> pd.DataFrame:

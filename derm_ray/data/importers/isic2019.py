@@ -1,11 +1,10 @@
 """The training set of the ISIC 2019 challenge: dermoscopy alone."""
 
 import pandas as pd
-import pyarrow as pa
 
 from derm_ray import storage
 from derm_ray.data.importers.images import image_uris, text
-from derm_ray.data.importers.importer import Importer, ImportResult, by_lesion, one_hot, read_columns, with_diagnosis
+from derm_ray.data.importers.importer import CONFLICTS, Importer, ImportResult, one_hot, read_columns, with_images
 from derm_ray.domain import LabelSet
 from derm_ray.errors import ManifestError
 
@@ -24,7 +23,7 @@ DIAGNOSES = {
 """Column of the ground truth -> diagnosis; ``UNK`` is none."""
 
 
-def import_isic2019(source: str, label_set: LabelSet, out_uri: str) -> ImportResult:
+def import_isic2019(source: str, label_set: LabelSet, out_uri: str, *, conflicts: str | None = None) -> ImportResult:
     """Read ``ISIC_2019_Training_{GroundTruth,Metadata}.csv`` and ``ISIC_2019_Training_Input/``.
 
     One row per lesion, with all its images.
@@ -39,22 +38,21 @@ def import_isic2019(source: str, label_set: LabelSet, out_uri: str) -> ImportRes
     frame = read_columns(storage.join(source, f"{PREFIX}_Metadata.csv"), columns, ids=("image",))
     if lacking := sorted(set(frame["image"]) - set(truth.index)):
         raise ManifestError(uri, [f"image {name} is in the metadata only" for name in lacking])
-    images = image_uris(source, frame["image"].tolist(), lambda name: name.startswith(f"{PREFIX}_Input".lower()))
+    uris = image_uris(source, frame["image"].tolist(), lambda name: name.startswith(f"{PREFIX}_Input".lower()))
     words = truth.reindex(frame["image"]).reset_index(drop=True)
-    manifest = pd.DataFrame(
+    images = pd.DataFrame(
         {
             "lesion_id": text(frame["lesion_id"]).fillna(frame["image"]),
-            "dermoscopy_uri": images,
+            "dermoscopy_uri": uris,
             "diagnosis": words.map(DIAGNOSES).fillna(words),
             "age": frame["age_approx"],
             "sex": frame["sex"],
             "site": frame["anatom_site_general"],
+            "word": words,
             "source": "isic2019",
         }
     )
-    lesions = by_lesion(manifest.assign(word=words), uri)
-    own = text(lesions.pop("word")).tolist()
-    return with_diagnosis(pa.Table.from_pandas(lesions, preserve_index=False), label_set, out_uri, words=own)
+    return with_images(images, uri, label_set, out_uri, conflicts)
 
 
 ISIC2019 = Importer(
@@ -62,4 +60,5 @@ ISIC2019 = Importer(
     "Import the training set of the ISIC 2019 challenge: dermoscopy alone.",
     "Folder with the ISIC_2019_Training_* files.",
     "milk10k",
+    {"conflicts": CONFLICTS},
 )

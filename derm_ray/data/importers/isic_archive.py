@@ -5,11 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 
 from derm_ray import storage
 from derm_ray.data.importers.images import image_uris, text
-from derm_ray.data.importers.importer import Importer, ImportResult, by_lesion, read_columns, with_diagnosis
+from derm_ray.data.importers.importer import CONFLICTS, Importer, ImportResult, read_columns, with_images
 from derm_ray.diagnoses import isic_tree
 from derm_ray.domain import LabelSet
 
@@ -24,7 +23,9 @@ FITZPATRICK = {"I": "1", "II": "2", "III": "3", "IV": "4", "V": "5", "VI": "6"}
 KEPT = ("attribution", "copyright_license", "diagnosis_confirm_type")
 
 
-def import_isic_archive(source: str, label_set: LabelSet, out_uri: str) -> ImportResult:
+def import_isic_archive(
+    source: str, label_set: LabelSet, out_uri: str, *, conflicts: str | None = None
+) -> ImportResult:
     """Read ``metadata.csv`` and the images beside it, as isic-cli writes them.
 
     One row per lesion, with all its images. The diagnosis is the deepest level that is given (``diagnosis_1`` to
@@ -59,11 +60,11 @@ def import_isic_archive(source: str, label_set: LabelSet, out_uri: str) -> Impor
             "skin_tone": tones,
             "skin_tone_scale": tones.notna().map({True: "fitzpatrick", False: None}),
             **{column: frame[column] for column in KEPT if column in frame},
+            "word": frame["diagnosis"],
             "source": "isic_archive",
         }
     )
-    lesions = by_lesion(table, uri)
-    result = with_diagnosis(pa.Table.from_pandas(lesions, preserve_index=False), label_set, out_uri)
+    result = with_images(table, uri, label_set, out_uri, conflicts)
     if not skipped:
         return result
     kinds = ", ".join(f"{kind} ({count})" for kind, count in skipped.most_common())
@@ -82,4 +83,5 @@ ISIC_ARCHIVE = Importer(
     "Import an export of the ISIC Archive (isic-cli).",
     "Folder with metadata.csv and the images.",
     "milk10k",
+    {"conflicts": CONFLICTS},
 )

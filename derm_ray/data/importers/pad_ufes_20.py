@@ -1,11 +1,10 @@
 """PAD-UFES-20 (doi:10.17632/zr7vgbcyr2.1): smartphone photos alone, several of a lesion."""
 
 import pandas as pd
-import pyarrow as pa
 
 from derm_ray import storage
 from derm_ray.data.importers.images import image_uris, text
-from derm_ray.data.importers.importer import Importer, ImportResult, by_lesion, read_columns, with_diagnosis
+from derm_ray.data.importers.importer import CONFLICTS, Importer, ImportResult, read_columns, with_images
 from derm_ray.domain import LabelSet
 from derm_ray.errors import ManifestError
 
@@ -25,7 +24,7 @@ NUMBERS = ("diameter_1", "diameter_2")
 """Diameters of the lesion in mm."""
 
 
-def import_pad_ufes_20(source: str, label_set: LabelSet, out_uri: str) -> ImportResult:
+def import_pad_ufes_20(source: str, label_set: LabelSet, out_uri: str, *, conflicts: str | None = None) -> ImportResult:
     """Read ``metadata.csv`` and the folders ``imgs_part_1`` to ``_3``, or ``images``.
 
     One row per lesion, with all its images.
@@ -37,14 +36,14 @@ def import_pad_ufes_20(source: str, label_set: LabelSet, out_uri: str) -> Import
     uri = storage.join(source, "metadata.csv")
     columns = ("patient_id", "lesion_id", "img_id", "diagnostic", "age", "gender", "region", "fitspatrick")
     frame = read_columns(uri, (*columns, *YES_NO, *NUMBERS), ids=("img_id", "lesion_id"))
-    images = image_uris(source, frame["img_id"].tolist(), lambda name: name.startswith("imgs_part") or name == "images")
+    uris = image_uris(source, frame["img_id"].tolist(), lambda name: name.startswith("imgs_part") or name == "images")
     words = text(frame["diagnostic"])
     tones = text(frame["fitspatrick"])
-    manifest = pd.DataFrame(
+    images = pd.DataFrame(
         {
             "lesion_id": frame["lesion_id"],
             "patient_id": frame["patient_id"],
-            "clinical_uri": images,
+            "clinical_uri": uris,
             "diagnosis": words.str.upper().map(DIAGNOSES).fillna(words),
             "age": frame["age"],
             "sex": frame["gender"],
@@ -53,12 +52,11 @@ def import_pad_ufes_20(source: str, label_set: LabelSet, out_uri: str) -> Import
             "skin_tone_scale": tones.map(lambda tone: None if tone is None else "fitzpatrick"),
             **{name: _answers(frame[name], uri) for name in YES_NO},
             **{name: _numbers(frame[name], uri) for name in NUMBERS},
+            "word": words,
             "source": "pad_ufes_20",
         }
     )
-    lesions = by_lesion(manifest.assign(word=words), uri)
-    own = text(lesions.pop("word")).tolist()
-    return with_diagnosis(pa.Table.from_pandas(lesions, preserve_index=False), label_set, out_uri, words=own)
+    return with_images(images, uri, label_set, out_uri, conflicts)
 
 
 def _answers(column: pd.Series, uri: str) -> pd.Series:
@@ -81,4 +79,5 @@ PAD_UFES_20 = Importer(
     "Import PAD-UFES-20 (doi:10.17632/zr7vgbcyr2.1): clinical photos alone.",
     "Folder with metadata.csv and imgs_part_1 to imgs_part_3.",
     "milk10k",
+    {"conflicts": CONFLICTS},
 )

@@ -15,7 +15,7 @@ from derm_ray.data.importers.pad_ufes_20 import import_pad_ufes_20
 from derm_ray.data.splits import split_manifest
 from derm_ray.data.validation import validate
 from derm_ray.domain import MILK10K, PAPER15, Modality
-from derm_ray.errors import ManifestError
+from derm_ray.errors import ConfigError, ManifestError
 
 
 def image(path: Path) -> None:
@@ -226,3 +226,8 @@ def test_images_of_a_lesion_that_exclude_each_other_are_one_message(isic_archive
     path.write_text(path.read_text().replace(MELANOMA, NAEVUS, 1))
     with pytest.raises(ManifestError, match=r"lesion IL_2: .* different diagnoses \(Melanoma Invasive, Nevus\)"):
         import_isic_archive(str(isic_archive), MILK10K, "m.parquet")
+    result = import_isic_archive(str(isic_archive), MILK10K, "m.parquet", conflicts="drop")
+    assert "IL_2" not in result.manifest.column("lesion_id")
+    assert "1 lesion with diagnoses that exclude each other dropped." in result.notes
+    with pytest.raises(ConfigError, match=r"--conflicts: unknown rule 'drp'. Did you mean 'drop'"):
+        import_isic_archive(str(isic_archive), MILK10K, "m.parquet", conflicts="drp")
