@@ -105,7 +105,7 @@ def _import(
     write_manifest(result.manifest, out)
     warnings = [*result.warnings, *find_warnings(result.manifest)]
     warn(warnings)
-    lines = [f"{len(result.manifest)} of {counted(result.found, 'pair')} imported as {label_set} to {out}"]
+    lines = [f"{len(result.manifest):,} of {counted(result.found, 'pair')} imported as {label_set} to {out}"]
     for counts, reason in (
         (result.outside, f"with a diagnosis that is not in {label_set}"),
         (result.unknown, "with no diagnosis, or one that is unknown"),

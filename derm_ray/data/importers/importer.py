@@ -114,6 +114,8 @@ def with_diagnosis(
     return ImportResult(found, len(manifest), dict(outside.most_common()), dict(unknown.most_common()), tuple(notes))
 
 
+RIGHTS = ("attribution", "copyright_license")
+"""Columns of the ISIC Archive that images are to be credited by."""
 CONFLICTS = Option(
     "What happens to lesions whose images have diagnoses that exclude each other: refuse (default) or drop.", "RULE"
 )
@@ -151,12 +153,15 @@ def by_lesion(images: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
 
     Args:
         images: ``lesion_id``, ``clinical_uri`` or ``dermoscopy_uri`` or both, ``diagnosis`` and any others. Of a
-            lesion, the first value of each is taken, and the diagnosis that covers least.
+            lesion, the first value of each is taken, all different ones of :data:`RIGHTS`, and the diagnosis that
+            covers least.
     """
     grouped = images.groupby("lesion_id", sort=True)
     lesions = grouped.first().reset_index()
     for column in set(URI_COLUMNS) & set(images.columns):
-        lesions[column] = [image_cell([one for one in of if isinstance(one, str)]) for of in grouped[column].agg(list)]
+        lesions[column] = [image_cell(uris) for uris in grouped[column].agg(_texts)]
+    for column in set(RIGHTS) & set(images.columns):
+        lesions[column] = ["; ".join(dict.fromkeys(of)) or None for of in grouped[column].agg(_texts)]
     problems: dict[str, str] = {}
     several = grouped["diagnosis"].nunique()
     for lesion in several.index[several > 1]:
@@ -167,6 +172,10 @@ def by_lesion(images: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
         else:
             problems[lesion] = f"lesion {lesion}: its images have different diagnoses ({', '.join(sorted(words))})"
     return lesions.assign(pair_id=lesions["lesion_id"]), problems
+
+
+def _texts(column: pd.Series) -> list[str]:
+    return [value for value in column if isinstance(value, str)]
 
 
 def read_columns(uri: str, columns: tuple[str, ...], ids: tuple[str, ...] = ()) -> pd.DataFrame:

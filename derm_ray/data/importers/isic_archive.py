@@ -8,7 +8,7 @@ import pandas as pd
 
 from derm_ray import storage
 from derm_ray.data.importers.images import image_uris, text
-from derm_ray.data.importers.importer import CONFLICTS, Importer, ImportResult, read_columns, with_images
+from derm_ray.data.importers.importer import CONFLICTS, RIGHTS, Importer, ImportResult, read_columns, with_images
 from derm_ray.diagnoses import isic_tree
 from derm_ray.domain import LabelSet
 
@@ -20,7 +20,7 @@ MODALITIES = {
 """``image_type`` -> column; other images, such as overviews, are skipped and counted."""
 LEVELS = tuple(f"diagnosis_{level}" for level in range(1, 6))
 FITZPATRICK = {"I": "1", "II": "2", "III": "3", "IV": "4", "V": "5", "VI": "6"}
-KEPT = ("attribution", "copyright_license", "diagnosis_confirm_type")
+KEPT = (*RIGHTS, "diagnosis_confirm_type")
 
 
 def import_isic_archive(

@@ -4,7 +4,7 @@ import pandas as pd
 import pyarrow as pa
 
 from derm_ray import storage
-from derm_ray.data.importers.importer import Importer, ImportResult, one_hot, read_columns, with_diagnosis
+from derm_ray.data.importers.importer import RIGHTS, Importer, ImportResult, one_hot, read_columns, with_diagnosis
 from derm_ray.domain import MILK10K, LabelSet
 from derm_ray.errors import ManifestError
 
@@ -48,6 +48,7 @@ def import_milk10k(source: str, label_set: LabelSet, out_uri: str) -> ImportResu
             "skin_tone": lesions["skin_tone_class"],
             "skin_tone_scale": lesions["skin_tone_class"].notna().map({True: "milk", False: None}),
             "diagnosis_full": lesions["diagnosis_full"],
+            **{column: lesions[column] for column in RIGHTS if column in lesions},
             **_monet(images, source),
         }
     )
