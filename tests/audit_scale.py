@@ -51,7 +51,10 @@ def hash_many(milk10k: str, count: int) -> None:
     def watch() -> None:
         while not done.wait(EVERY_S):
             driver, workers = _memory()
-            print(f"  {time.perf_counter() - started:5.0f} s: driver {driver:,.0f} MB, workers {workers:,.0f} MB", flush=True)
+            print(
+                f"  {time.perf_counter() - started:5.0f} s: driver {driver:,.0f} MB, workers {workers:,.0f} MB",
+                flush=True,
+            )
 
     with ray_session():
         started = time.perf_counter()

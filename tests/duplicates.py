@@ -126,31 +126,35 @@ def _measure(uris: list[str]) -> None:
     lesions = np.array([uri.split("/")[-2] for uri in uris])
     chosen = random.Random(0).sample(range(len(uris)), PLANTED)
     distances = (31, 36, 40, 44, 48, 52, 60)
+    copies = {
+        name: [pixels(change(Image.open(uris[row]).convert("RGB"))) for row in chosen]
+        for name, change in CHANGES.items()
+    }
     by_crops = np.moveaxis(hashes, 0, 1)
+    near_pairs: list[tuple[int, int]] = []
     for crops in (1, len(CROPS)):
-        pairs = {limit: 0 for limit in distances}
-        candidates = []
+        found = dict.fromkeys(distances, 0)
         for row in range(len(uris)):
             near = nearest(by_crops[:, row, None], by_crops[:, row + 1 :], crops)
             near[lesions[row + 1 :] == lesions[row]] = 256
-            candidates += [(row, row + 1 + int(other)) for other in np.flatnonzero(near <= distances[-1])]
+            near_pairs += [(row, row + 1 + int(other)) for other in np.flatnonzero(near <= distances[-1])]
             for limit in distances:
-                pairs[limit] += int((near <= limit).sum())
-        print(f"{crops} hashes an image; distance at most: {distances}\n  pairs of other lesions: {[*pairs.values()]}")
-        for name, change in CHANGES.items():
-            found = []
-            alike = []
-            for row in chosen:
-                with Image.open(uris[row]) as image:
-                    copy = pixels(change(image.convert("RGB")))
-                found.append(int(nearest(perceptual_hashes(copy)[:, None], hashes[row][:, None], crops)[0]))
-                alike.append(similarity(thumbnail(copy), thumbnail(given[row])) if crops > 1 else 0.0)
-            shares = [sum(one <= limit for one in found) for limit in distances]
-            print(f"  {name}: {shares} of {PLANTED}; similarity {min(alike):.3f} or more")
-        if crops > 1:
-            alike = [similarity(thumbnail(given[one]), thumbnail(given[other])) for one, other in candidates]
-            for value, (one, other) in sorted(zip(alike, candidates, strict=True), reverse=True)[:5]:
-                print(f"  {value:.3f} {uris[one]} {uris[other]}")
+                found[limit] += int((near <= limit).sum())
+        print(f"{crops} hashes an image; distance at most: {distances}\n  pairs of other lesions: {[*found.values()]}")
+        for name, images in copies.items():
+            apart = [
+                int(nearest(perceptual_hashes(copy)[:, None], hashes[row][:, None], crops)[0])
+                for copy, row in zip(images, chosen, strict=True)
+            ]
+            print(f"  {name}: {[sum(one <= limit for one in apart) for limit in distances]} of {PLANTED}")
+    print("similarity of details, least of copies and greatest of pairs of other lesions")
+    thumbnails = [thumbnail(image) for image in given]
+    for name, images in copies.items():
+        alike = [similarity(thumbnail(copy), thumbnails[row]) for copy, row in zip(images, chosen, strict=True)]
+        print(f"  {name}: {min(alike):.3f}")
+    others = [(similarity(thumbnails[one], thumbnails[other]), one, other) for one, other in set(near_pairs)]
+    for value, one, other in sorted(others, reverse=True)[:5]:
+        print(f"  {value:.3f} {uris[one]} {uris[other]}")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,9 @@ def main(milk10k: str, weights: str) -> None:
         folds = generator.permutation(len(truth)) % FOLDS
         scores = np.zeros((len(truth), len(names)))
         for fold in range(FOLDS):
-            scores[folds == fold] = _predict(_fit(inputs[folds != fold], labels[folds != fold], 1e-3), inputs[folds == fold], MILK10K)
+            scores[folds == fold] = _predict(
+                _fit(inputs[folds != fold], labels[folds != fold], 1e-3), inputs[folds == fold], MILK10K
+            )
         held = StoredPredictions(
             MILK10K, ids, ids, labels, folds + 1, {kind: scores.astype(np.float32) for kind in PredictionKind}
         )

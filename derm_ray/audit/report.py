@@ -170,7 +170,7 @@ def to_json(audit: Audit, shown: Mapping[str, Sequence[Finding]]) -> dict[str, A
         "thresholds": {
             "hash_distance": HASH_DISTANCE,
             "similarity": SIMILARITY,
-            **{measure: limit for measure, limit in LIMITS.values()},
+            **dict(LIMITS.values()),
         },
         "summary": asdict(audit.summary),
         "shown": SHOWN,

@@ -104,8 +104,8 @@ def _complete(function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[
         yield result
     if count < len(tasks):
         raise WorkError(
-            f"processes died on {len(tasks) - count} of {len(tasks)} tasks of the audit, which usually means that memory "
-            "ran out. Run it again on a machine or cluster with more memory per CPU."
+            f"processes died on {len(tasks) - count} of {len(tasks)} tasks of the audit, which usually means that "
+            "memory ran out. Run it again on a machine or cluster with more memory per CPU."
         )
 
 

@@ -98,8 +98,8 @@ def test_planted_near_duplicates_of_real_photos_are_found(ray_local: None, real_
     write_audit(found, str(tmp_path / "audit"))
     ids = planted.manifest.column("pair_id")
     groups = [{str(ids[row]) for row in group.rows} for group in found.duplicates]
-    assert sum(any({copy, original} <= group for group in groups) for copy, (original, _) in planted.copies.items()) >= (
-        PLANTED - 5
-    )
+    assert sum(
+        any({copy, original} <= group for group in groups) for copy, (original, _) in planted.copies.items()
+    ) >= (PLANTED - 5)
     given = [group - planted.copies.keys() for group in groups]
     assert sum(len(group) - 1 for group in given if group) <= 5

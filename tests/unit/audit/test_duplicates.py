@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -31,8 +33,7 @@ def test_a_changed_copy_is_similar_to_its_original_and_to_no_other(given: list[s
 
 
 def _bytes(uri: str) -> bytes:
-    with open(uri, "rb") as file:  # noqa: PTH123
-        return file.read()
+    return Path(uri).read_bytes()
 
 
 def test_an_image_without_details_is_similar_to_nothing() -> None:
@@ -73,11 +74,10 @@ def test_of_many_equal_images_each_has_few_neighbors_and_all_hang_together() -> 
     assert seen == set(range(50))
 
 
-def test_images_that_cannot_be_used_are_errors_of_their_own(given: list[str], tmp_path: object) -> None:
-    broken, absent = f"{tmp_path}/broken.jpg", f"{tmp_path}/absent.jpg"
-    with open(broken, "wb") as file:  # noqa: PTH123
-        file.write(_bytes(given[0])[:300])
-    found = fingerprint([given[0], broken, absent, given[1]])
+def test_images_that_cannot_be_used_are_errors_of_their_own(given: list[str], tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(_bytes(given[0])[:300])
+    found = fingerprint([given[0], str(broken), str(tmp_path / "absent.jpg"), given[1]])
     assert {index: code for index, (code, _) in found.errors.items()} == {1: "corrupt", 2: "missing"}
     assert found.digests[1].any()
     assert not found.digests[2].any()

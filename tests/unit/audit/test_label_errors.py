@@ -65,9 +65,9 @@ def test_planted_errors_are_found_with_the_right_diagnosis(truth: np.ndarray, pr
 def test_predictions_of_other_pairs_or_none_are_refused(truth: np.ndarray, predictions: str) -> None:  # type: ignore[type-arg]
     manifest = _manifest(truth)
     other = manifest.with_column("pair_id", [f"q{index}" for index in range(len(truth))])
-    with pytest.raises(ConfigError, match="has no pair of /data/m.parquet with a diagnosis of its label set, paper15"):
+    with pytest.raises(ConfigError, match=r"has no pair of /data/m.parquet with a diagnosis of its label set, paper15"):
         find_label_errors(other, predictions)
-    with pytest.raises(ConfigError, match="gone.parquet not found. Give out_of_fold.parquet"):
+    with pytest.raises(ConfigError, match=r"gone.parquet not found. Give out_of_fold.parquet"):
         find_label_errors(manifest, "/data/gone.parquet")
     one = find_label_errors(_manifest(np.zeros(len(truth), int)), predictions)
     assert (one.errors, one.checked) == ((), len(truth))
