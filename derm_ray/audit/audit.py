@@ -17,7 +17,7 @@ from derm_ray.audit.findings import (
 )
 from derm_ray.audit.fingerprint import Fingerprints
 from derm_ray.audit.label_errors import LabelErrors, find_label_errors
-from derm_ray.audit.matching import Indices
+from derm_ray.audit.matching import Indices, Mask
 from derm_ray.audit.running import fingerprint_all, near_duplicates
 from derm_ray.data.manifest import Manifest, listed
 from derm_ray.data.prepared import is_prepared
@@ -107,15 +107,15 @@ def audit(
         session.require(cpus=1)
         found = fingerprint_all(images.uris)
         problems = problem_images(found, prepared=is_prepared(manifest))
-        read = found.digests.any(1)
+        read = np.asarray(found.digests.any(1))
         chosen, place = distinct(found.digests, read)
         lesions = lesion_codes(manifest, images, place, len(chosen))
         decoded = chosen[~np.isnan(found.measures[chosen, 0])]
         of_decoded = place[decoded]
 
-        def of_one_lesion(first: Indices, second: Indices) -> Indices:
+        def of_one_lesion(first: Indices, second: Indices) -> Mask:
             one, other = lesions[of_decoded[first]], lesions[of_decoded[second]]
-            return (one == other) & (one >= 0)
+            return np.asarray((one == other) & (one >= 0))
 
         pairs = near_duplicates([images.uris[i] for i in decoded], found.hashes[decoded], of_one_lesion)
     groups = duplicate_groups(

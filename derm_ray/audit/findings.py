@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from derm_ray.audit.fingerprint import MEASURES, Bytes, Fingerprints
-from derm_ray.audit.matching import Indices
+from derm_ray.audit.matching import Indices, Mask
 from derm_ray.audit.thresholds import MIN_BRIGHTNESS, MIN_SHARPNESS, MIN_SHORTER_SIDE, MIN_SKIN
 from derm_ray.data.manifest import URI_COLUMNS, Manifest
 from derm_ray.domain import Modality
@@ -49,7 +48,7 @@ class Images:
 
     uris: list[str]
     rows: Indices
-    dermoscopy: npt.NDArray[np.bool_]
+    dermoscopy: Mask
     image: Indices
 
     @classmethod
@@ -100,7 +99,7 @@ class DuplicateGroup:
         return len(self.diagnoses) > 1
 
 
-def distinct(digests: Bytes, readable: npt.NDArray[np.bool_]) -> tuple[Indices, Indices]:
+def distinct(digests: Bytes, readable: Mask) -> tuple[Indices, Indices]:
     """Return the images of different bytes, and for each image the place of its own among these.
 
     Images that are not readable are different from all others.

@@ -15,6 +15,7 @@ QUERIES = 1024
 _AT_ONCE = 256
 
 Indices = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)

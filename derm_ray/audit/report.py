@@ -183,7 +183,7 @@ def to_json(audit: Audit, shown: Mapping[str, Sequence[Finding]]) -> dict[str, A
 
 def _cells(audit: Audit, some: Sequence[Finding]) -> list[list[dict[str, Any]]]:
     """Return for each finding its images, or its rows where it is about no image."""
-    places = [
+    places: list[list[tuple[int, int | None]]] = [
         [(int(audit.images.rows[use]), use) for use in one.uses] or [(row, None) for row in one.rows] for one in some
     ]
     rows = [row for found in places for row, _ in found]

@@ -11,7 +11,7 @@ import numpy as np
 import ray
 
 from derm_ray.audit.fingerprint import Bytes, Fingerprints, fingerprint
-from derm_ray.audit.matching import QUERIES, Candidates, Indices, joined, nearest
+from derm_ray.audit.matching import QUERIES, Candidates, Indices, Mask, joined, nearest
 from derm_ray.audit.similarity import similarities
 from derm_ray.audit.thresholds import SIMILARITY
 from derm_ray.errors import DermRayError, ImageErrorCode, WorkError
@@ -56,7 +56,7 @@ def fingerprint_all(uris: Sequence[str]) -> Fingerprints:
     return found
 
 
-def near_duplicates(uris: Sequence[str], hashes: Bytes, skipped: Callable[[Indices, Indices], Any]) -> Candidates:
+def near_duplicates(uris: Sequence[str], hashes: Bytes, skipped: Callable[[Indices, Indices], Mask]) -> Candidates:
     """Return the pairs of images that show the same photo; ``distances`` are those of their hashes.
 
     Args:
@@ -67,7 +67,7 @@ def near_duplicates(uris: Sequence[str], hashes: Bytes, skipped: Callable[[Indic
     shared = ray.put(hashes)
     tasks = [(start, min(start + QUERIES, len(uris))) for start in range(0, len(uris), QUERIES)]
     candidates = joined(list(_complete(partial(_nearest, shared), tasks)))
-    wanted = ~np.asarray(skipped(candidates.first, candidates.second), bool)
+    wanted = ~skipped(candidates.first, candidates.second)
     first, second, distances = (v[wanted] for v in (candidates.first, candidates.second, candidates.distances))
     logger.info("comparing %s pairs of images with similar hashes", f"{len(first):,}")
     compared = [
