@@ -26,7 +26,7 @@ from derm_ray.data.validation import GroupLeak, groups_in_several_splits, valida
 from derm_ray.errors import ConfigError
 from derm_ray.runtime import ray_session
 
-_LIBRARIES = {"pdqhash": "pdqhash", "faiss": "faiss-cpu", "cleanlab": "cleanlab"}
+_LIBRARIES = {"imagehash": "ImageHash", "faiss": "faiss-cpu", "cleanlab": "cleanlab"}
 
 
 @dataclass(frozen=True, eq=False)

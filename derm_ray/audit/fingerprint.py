@@ -19,6 +19,7 @@ SPEC = Preprocessing()
 THREADS = 8
 MEASURES = ("brightness", "sharpness", "shorter_side", "skin")
 HASH_BYTES = 32
+_BITS_EACH_WAY = 16
 _SIDE = 128
 _CUT = 4
 """Pixels of :data:`_SIDE`, 3.1%."""
@@ -35,7 +36,7 @@ class Fingerprints:
 
     Attributes:
         digests: SHA-256 of the file's bytes (N, 32); zeros where it cannot be read.
-        hashes: PDQ hashes of the image, whole and cropped (N, len(CROPS), 32).
+        hashes: perceptual hashes of the image, whole and cropped (N, len(CROPS), 32).
         measures: see :data:`MEASURES` (N, 4); NaN where the image cannot be decoded.
         errors: image -> its error's code and message.
     """
@@ -92,14 +93,14 @@ def fingerprint(uris: Sequence[str]) -> Fingerprints:
 
 
 def perceptual_hashes(pixels: Pixels) -> Bytes:
-    """Return the PDQ hashes (Facebook 2019) of an image and of its crops (len(CROPS), 32)."""
-    import pdqhash
+    """Return the perceptual hashes (pHash, Zauner 2010) of an image and of its crops (len(CROPS), 32)."""
+    import imagehash
 
-    small = np.asarray(Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
+    small = Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.BILINEAR).convert("L")
     cut = [[side * _CUT for side in crop] for crop in CROPS]
-    parts = [small[top : _SIDE - bottom, left : _SIDE - right] for left, top, right, bottom in cut]
-    bits = [pdqhash.compute(np.ascontiguousarray(part))[0] for part in parts]
-    return np.packbits(np.array(bits, bool), axis=1)
+    parts = [small.crop((left, top, _SIDE - right, _SIDE - bottom)) for left, top, right, bottom in cut]
+    bits = [imagehash.phash(part, _BITS_EACH_WAY).hash.ravel() for part in parts]
+    return np.packbits(np.array(bits), axis=1)
 
 
 def skin_share(pixels: Pixels) -> float:
