@@ -117,24 +117,26 @@ def _uses_of_rows(audit: Audit, rows: Sequence[int]) -> dict[int, tuple[int, ...
 
 
 class _Problems:
-    """The images with a problem, made one by one: there may be millions."""
+    """The images with a problem, each with all its uses, made one by one: there may be millions."""
 
     def __init__(self, audit: Audit, problem: Problem) -> None:
         self._audit = audit
         self._problem = problem
-        self._uses = np.flatnonzero(np.isin(audit.images.image, audit.problems[problem]))
 
     def __iter__(self) -> Iterator[Finding]:
         images, found = self._audit.images, self._audit.fingerprints
-        for use in self._uses.tolist():
-            image = int(images.image[use])
+        order = np.argsort(images.image, kind="stable")
+        wanted = self._audit.problems[self._problem]
+        first, last = (np.searchsorted(images.image[order], wanted, side) for side in ("left", "right"))
+        for image, start, stop in zip(wanted.tolist(), first, last, strict=True):
+            uses = order[start:stop]
             if self._problem is Problem.UNREADABLE:
                 text = ": ".join(found.errors[image])
             else:
                 measure, limit = LIMITS[self._problem]
                 value = found.measures[image, MEASURES.index(measure)]
                 text = f"{measure.replace('_', ' ')} {value:.3g}, below {limit:g}"
-            yield Finding(str(self._problem), (int(images.rows[use]),), (use,), text)
+            yield Finding(str(self._problem), tuple(images.rows[uses].tolist()), tuple(uses.tolist()), text)
 
 
 def write_audit(audit: Audit, out_uri: str, *, images: bool = True) -> dict[str, str]:
