@@ -20,6 +20,8 @@ from derm_ray.ray_rows import Row, dataset_of, objects, packed, unpacked
 
 IMAGES = 256
 """Images of one task."""
+RETRIES = 3
+"""Times that a task is repeated whose process died; Ray Data would do it forever."""
 PAIRS = 128
 """Pairs of images that one task compares."""
 
@@ -121,7 +123,7 @@ def _results(function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[A
     dataset.context.max_errored_blocks = -1
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it would log a traceback for each of these
     # Ray Data must have stopped before Ray does: its threads would join any other Ray of the machine.
-    with closing(objects(dataset.map(partial(_call, function), num_cpus=1))) as results:
+    with closing(objects(dataset.map(partial(_call, function), num_cpus=1, max_retries=RETRIES))) as results:
         for result in results:
             if isinstance(result, _Failure):
                 raise WorkError(f"the audit stopped: {result.message}")
@@ -131,5 +133,7 @@ def _results(function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[A
 def _call(function: Callable[[Any], Any], row: Row) -> Row:
     try:
         return packed(function(unpacked(row)))
-    except (DermRayError, ImportError, MemoryError, ValueError, RuntimeError) as error:
+    except ImportError as error:
+        return packed(_Failure(f"{error}. Install derm-ray[audit] on every node of the cluster."))
+    except (DermRayError, MemoryError, ValueError, RuntimeError) as error:
         return packed(_Failure(f"{type(error).__name__}: {error}"))

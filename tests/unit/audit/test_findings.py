@@ -7,6 +7,7 @@ import pytest
 from derm_ray.audit.findings import Images, Problem, distinct, duplicate_groups, lesion_codes, problem_images
 from derm_ray.audit.fingerprint import MEASURES, Fingerprints
 from derm_ray.audit.fix import rows_to_drop, without
+from derm_ray.audit.matching import joined
 from derm_ray.data.manifest import Manifest, normalize_schema
 from derm_ray.data.validation import validate
 
@@ -59,6 +60,12 @@ def test_equal_bytes_are_one_image_and_unreadable_ones_are_each_their_own() -> N
     assert place[0] == place[2]
     assert len({*place.tolist()}) == 4
     assert all(place[image] == index for index, image in enumerate(chosen))
+
+
+def test_there_may_be_no_image_that_can_be_read() -> None:
+    chosen, place = distinct(np.zeros((3, 32), np.uint8), np.zeros(3, bool))
+    assert chosen.tolist() == place.tolist() == [0, 1, 2]
+    assert len(joined([]).first) == 0
 
 
 def _groups(manifest: Manifest, near: list[tuple[str, str]]) -> Any:
