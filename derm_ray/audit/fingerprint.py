@@ -106,8 +106,8 @@ def perceptual_hashes(pixels: Pixels) -> Bytes:
 def skin_share(pixels: Pixels) -> float:
     """Return the share of pixels of the color of skin, 0..1: Cb in 77..136 and Cr in 133..173.
 
-    Source: Chai & Ngan 1999, with 136 in place of 127, since dermoscopy images of pink skin are bluer. The rule does not
-    depend on brightness, so that it holds for dark skin; wood and sand have such colors too.
+    Source: Chai & Ngan 1999, with 136 in place of 127, since dermoscopy images of pink skin are bluer. The rule does
+    not depend on brightness, so that it holds for dark skin; wood and sand have such colors too.
     """
     chroma = np.asarray(Image.fromarray(pixels).convert("YCbCr"))[..., 1:]
     inside = (chroma >= (77, 133)) & (chroma <= (136, 173))

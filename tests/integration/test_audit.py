@@ -35,7 +35,6 @@ def test_planted_duplicates_are_leaks_until_they_are_dropped(ray_local: None, pa
     few = split_manifest(take(pairs, 60)).manifest
     planted = plant(few, str(tmp_path / "planted"), 14)
     rows = planted.manifest.table.to_pylist()
-    Path(rows[0]["clinical_uri"]).stat()
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(Path(rows[0]["clinical_uri"]).read_bytes()[:400])
     uris = planted.manifest.column("dermoscopy_uri")
