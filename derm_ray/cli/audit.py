@@ -53,13 +53,11 @@ def audit(
         values |= {"fixed": fix, "dropped": [ids[row] for row in dropped]}
         lines.append(f"{fix}: {counted(len(read) - len(dropped), 'pair')}, {len(dropped):,} dropped")
         lines += [f"  row {row + 1}: pair {ids[row]}" for row in dropped]
+    if unreadable := found.counts["unreadable"]:
+        warn([f"{counted(unreadable, 'image')} could not be used; of these, only equal files are found."])
     if found.group_leaks:
-        warn(
-            [
-                f"{counted(len(found.group_leaks), 'patient or lesion id')} in several splits; --fix leaves these. "
-                "Run `derm-ray data split`."
-            ]
-        )
+        several = counted(len(found.group_leaks), "patient or lesion id")
+        warn([f"{several} in several splits; --fix leaves these. Run `derm-ray data split`."])
     emit(values, "\n".join(lines), as_json=as_json)
     if found.leak:
         raise typer.Exit(LEAK_EXIT_CODE)
