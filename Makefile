@@ -32,8 +32,8 @@ docs: setup
 LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate --quiet \
 	--custom-compile-command "make lock"
 lock: setup
-	$(BIN)/$(LOCK) --extra mlflow --extra openvino --extra tune --group dev --output-file requirements-dev.txt $(FLAGS)
-	$(BIN)/$(LOCK) --extra mlflow --extra tune --constraint requirements-dev.txt --output-file requirements.txt $(FLAGS)
+	$(BIN)/$(LOCK) --extra audit --extra mlflow --extra openvino --extra tune --group dev --output-file requirements-dev.txt $(FLAGS)
+	$(BIN)/$(LOCK) --extra audit --extra mlflow --extra tune --constraint requirements-dev.txt --output-file requirements.txt $(FLAGS)
 
 # Two files at a time, those that take longest first (tests/conftest.py). Fails below the coverage in pyproject.toml.
 test: check

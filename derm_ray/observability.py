@@ -184,10 +184,12 @@ class ProgressLine(Progress):
     Args:
         total, before: see :class:`Progress`.
         every_s: seconds between log lines.
+        noun: what is counted.
     """
 
-    def __init__(self, total: int, before: int = 0, every_s: float = 10.0) -> None:
+    def __init__(self, total: int, before: int = 0, every_s: float = 10.0, noun: str = "pairs") -> None:
         super().__init__(total, before)
+        self._noun = noun
         self._terminal = sys.stderr.isatty() and os.environ.get(LOG_FORMAT_VARIABLE) != "json"
         self._every_s = 0.2 if self._terminal else every_s
         self._shown_s = 0.0
@@ -197,7 +199,7 @@ class ProgressLine(Progress):
         self.advance(count)
         if self.finished or self.elapsed_s - self._shown_s > self._every_s:
             self._shown_s = self.elapsed_s
-            line = ", ".join(filter(None, (self.line(), more)))
+            line = ", ".join(filter(None, (self.line(self._noun), more)))
             if self._terminal:
                 sys.stderr.write(f"\r\x1b[K{line}" + "\n" * self.finished)
                 sys.stderr.flush()

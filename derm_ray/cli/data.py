@@ -4,12 +4,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from derm_ray.cli import importers
+from derm_ray.cli import audit, importers
 from derm_ray.cli.options import (
     ClinicalOption,
     DermoscopyOption,
     JsonOption,
     LabelSetOption,
+    ManifestArgument,
     ManifestOutOption,
     emit,
     warn,
@@ -19,7 +20,7 @@ from derm_ray.errors import counted
 app = typer.Typer(help="Create, check, split and prepare manifests of lesion pairs.", no_args_is_help=True)
 app.add_typer(importers.app, name="import")
 
-ManifestArgument = Annotated[str, typer.Argument(help="Manifest file (Parquet, CSV or JSONL): a path or URI.")]
+app.command("audit")(audit.audit)
 
 
 @app.command()

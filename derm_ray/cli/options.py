@@ -15,6 +15,7 @@ from derm_ray.training import PRESETS
 ManifestOption = Annotated[
     str, typer.Option("--manifest", help="Manifest file (Parquet, CSV or JSONL): a path or URI.")
 ]
+ManifestArgument = Annotated[str, typer.Argument(help="Manifest file (Parquet, CSV or JSONL): a path or URI.")]
 ModelOption = Annotated[str, typer.Option("--model", help="Bundle folder: a path or URI.")]
 AddressOption = Annotated[
     str | None, typer.Option("--address", help="Ray cluster. Default: RAY_ADDRESS, or a local Ray.")

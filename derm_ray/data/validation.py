@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from statistics import median
 
 from derm_ray import storage
@@ -21,12 +22,23 @@ SEXES = ("female", "male", "other")
 SKIN_TONE_SCALES = {"milk": (0, 5), "fitzpatrick": (1, 6), "monk": (1, 10)}
 
 
+@dataclass(frozen=True)
+class GroupLeak:
+    """A lesion or patient in several splits: the column of its id, the id, its rows from 0, and their splits."""
+
+    column: str
+    group: str
+    rows: tuple[int, ...]
+    splits: tuple[str, ...]
+
+
 def validate(
     manifest: Manifest,
     label_set: LabelSet | None = None,
     *,
     complete: Collection[str | None] = (),
     purpose: str = "training",
+    leaks: bool = False,
 ) -> None:
     """Check a manifest's rules.
 
@@ -35,6 +47,7 @@ def validate(
         label_set: if given, every diagnosis present must be able to be a class of it.
         complete: values of ``split`` whose rows must have both images and a diagnosis.
         purpose: what needs them, for messages.
+        leaks: groups may be in several splits.
 
     Raises:
         ManifestError: one line for every problem, with row numbers counted from 1 (neither the header nor empty rows
@@ -49,7 +62,12 @@ def validate(
     ]
     if label_set is not None:
         problems += _diagnoses(manifest, label_set, needed, purpose)
-    problems += [*_splits(manifest), *attribute_problems(manifest)]
+    problems += [*_unknown(manifest.column("split"), "split", tuple(Split)), *attribute_problems(manifest)]
+    if not leaks:
+        problems += [
+            f"{_rows(leak.rows)}: {leak.column} {leak.group!r} is in several splits ({', '.join(leak.splits)})"
+            for leak in groups_in_several_splits(manifest)
+        ]
     if problems:
         raise ManifestError(manifest.uri, problems)
 
@@ -135,15 +153,15 @@ def _diagnoses(manifest: Manifest, label_set: LabelSet, needed: list[bool], purp
     yield from _unknown(unknown, f"{label_set.name} diagnosis", label_set.class_names)
 
 
-def _splits(manifest: Manifest) -> Iterator[str]:
+def groups_in_several_splits(manifest: Manifest) -> Iterator[GroupLeak]:
+    """Yield the lesions, patients and duplicate groups whose rows are in more than one split."""
     splits = manifest.column("split")
-    yield from _unknown(splits, "split", tuple(Split))
     for column in (*GROUP_COLUMNS, DUPLICATE_GROUP):
         groups = manifest.column(column) if column in manifest.table.column_names else []
         for group, rows in _positions(groups).items():
             names = {split for row in rows if (split := splits[row]) is not None}
             if len(names) > 1:
-                yield f"{_rows(rows)}: {column} {group!r} is in several splits ({', '.join(sorted(names))})"
+                yield GroupLeak(column, group, tuple(rows), tuple(sorted(names)))
 
 
 def attribute_problems(manifest: Manifest, first_row: int = 0) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Pages without scripts, and their plots as inline SVG."""
 
+import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,8 +10,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from PIL import Image
 
 from derm_ray import RESEARCH_NOTICE
+from derm_ray.data.preprocessing import Pixels
 from derm_ray.domain import PredictionKind
 from derm_ray.errors import counted
 from derm_ray.evaluation.calibration import Reliability
@@ -43,6 +46,13 @@ def svg(figure: Figure) -> Markup:
         figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     text = buffer.getvalue()
     return Markup(text[text.index("<svg") :])
+
+
+def jpeg_uri(image: Pixels) -> str:
+    """Return an image as a data URI."""
+    sink = io.BytesIO()
+    Image.fromarray(image).save(sink, "JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(sink.getvalue()).decode()
 
 
 def interval_plot(

@@ -1,18 +1,16 @@
 """The paper's Fig. 3: lesions classified incorrectly from one image and correctly from both, with their maps."""
 
-import base64
-import io
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from derm_ray.bundle import load_bundle
 from derm_ray.data.manifest import Manifest
-from derm_ray.data.preprocessing import PairPixels, Pixels, load_pairs
+from derm_ray.data.preprocessing import PairPixels, load_pairs
 from derm_ray.domain import Modality, PredictionKind
+from derm_ray.evaluation.plots import jpeg_uri
 from derm_ray.inference.saliency import SaliencyMapper, overlay
 from derm_ray.studies.reproduction.predictions import TrialPredictions
 from derm_ray.studies.reproduction.results import StudyResults
@@ -80,11 +78,5 @@ def make_gallery(results: StudyResults, manifest: Manifest, grid: Grid) -> Galle
         given = {modality: image for modality in Modality if (image := pair.of(modality)) is not None}
         drawn = [*given.values(), *(overlay(image, found[modality]) for modality, image in given.items())]
         predictions = {kind: titles[int(named[i])] for kind, named in named_by_kind.items()}
-        cases.append(Case(titles[int(trial.truth[i])], predictions, tuple(_data_uri(image) for image in drawn)))
+        cases.append(Case(titles[int(trial.truth[i])], predictions, tuple(jpeg_uri(image) for image in drawn)))
     return Gallery(seed, len(both), len(trial.truth), tuple(cases))
-
-
-def _data_uri(image: Pixels) -> str:
-    sink = io.BytesIO()
-    Image.fromarray(image).save(sink, "JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(sink.getvalue()).decode()

@@ -1,0 +1,1 @@
+"""Audit of a data set: duplicates, leaks between splits, unusable images and likely label errors."""
