@@ -133,8 +133,8 @@ STUDIES: dict[str, tuple[LabelSet, dict[str, Variant], list[tuple[str, str, Pred
 
 
 def scores(config: TrainConfig, manifest: Manifest, test: Manifest, out: Path, name: str, weights: str) -> Path:
-    """Train once, and return the file with the probabilities of the test lesions."""
-    path = out / f"{name}.npz"
+    """Train once, and return the file with the probabilities of the test lesions (N, 3, K)."""
+    path = out / f"{name}.npy"
     if not path.exists():
         trained = train(config, manifest, str(out / "runs"), name, init_weights=weights, workers=2)
         bundle = load_bundle(trained.bundle_uri)
@@ -144,7 +144,7 @@ def scores(config: TrainConfig, manifest: Manifest, test: Manifest, out: Path, n
             for chunk in load_all(test.pairs(), bundle.preprocessing, test.uri)
             for prediction in predictor.predict(chunk)
         ]
-        np.savez(path, **{str(kind): np.array([one[kind] for one in found]) for kind in PredictionKind})
+        np.save(path, np.array([[one[kind] for kind in PredictionKind] for one in found]))
     return path
 
 
@@ -165,7 +165,8 @@ def main(study: str, milk10k: str, weights: str, out: str) -> None:
             config = make_config("light", {"label_set": labels.name, "epochs": EPOCHS, "seed": seed, **settings})
             files[name].append(scores(config, changed, test, folder, f"{name}-seed{seed}", weights))
     for first, second, kind in comparisons:
-        names = {name: [np.load(path)[str(kind)] for path in files[name]] for name in (first, second)}
+        place = list(PredictionKind).index(kind)
+        names = {name: [np.load(path)[:, place] for path in files[name]] for name in (first, second)}
 
         def difference(
             weights: Draws, names: dict[str, list[Draws]] = names, first: str = first, second: str = second
