@@ -12,7 +12,7 @@ from derm_ray.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     from derm_ray.data.manifest import Manifest
-    from derm_ray.evaluation.evaluate import Evaluation
+    from derm_ray.evaluation.evaluation import Evaluation
 
 
 def evaluate(

@@ -11,7 +11,8 @@ from derm_ray.data.summary import few_warning
 from derm_ray.domain import Calibration, CancerDefinition, OperatingPoint, PredictionKind
 from derm_ray.evaluation.calibration import fit_calibration
 from derm_ray.evaluation.comparison import RESAMPLES
-from derm_ray.evaluation.evaluate import Evaluation, compute_metrics, evaluate_kind
+from derm_ray.evaluation.evaluate import compute_metrics, evaluate_kind
+from derm_ray.evaluation.evaluation import Evaluation
 from derm_ray.evaluation.metrics import Draws, Flags, Scores, task_scores
 from derm_ray.evaluation.stored_predictions import StoredPredictions
 from derm_ray.inference.predictor import temper

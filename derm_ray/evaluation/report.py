@@ -8,7 +8,7 @@ from derm_ray import storage
 from derm_ray.domain import PredictionKind
 from derm_ray.errors import OutputExistsError
 from derm_ray.evaluation.comparison import Interval
-from derm_ray.evaluation.evaluate import Evaluation
+from derm_ray.evaluation.evaluation import Evaluation
 from derm_ray.evaluation.metrics import NOT_DEFINED, metric_names, metric_title, number_text
 from derm_ray.evaluation.plots import interval_plot, reliability_plot, render_page
 

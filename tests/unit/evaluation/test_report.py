@@ -13,7 +13,8 @@ from derm_ray.data.manifest import Manifest
 from derm_ray.domain import PAPER15, PredictionKind, Split, label_set
 from derm_ray.errors import ConfigError, ManifestError, OutputExistsError
 from derm_ray.evaluation.calibration import fit_calibration
-from derm_ray.evaluation.evaluate import Evaluation, evaluate
+from derm_ray.evaluation.evaluate import evaluate
+from derm_ray.evaluation.evaluation import Evaluation
 from derm_ray.evaluation.metrics import METRICS, Metric, metric_names
 from derm_ray.evaluation.report import summary_text, write_evaluation
 from derm_ray.inference.predictor import Predictor
