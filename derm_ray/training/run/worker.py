@@ -5,7 +5,7 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,11 @@ from derm_ray.evaluation.metrics import number_text
 from derm_ray.models.networks import PairNetwork
 from derm_ray.observability import Progress, WorkerLogs
 from derm_ray.training.augmentation import Augmentation
-from derm_ray.training.batches import Batch, Indices, LabeledPairs, evaluation_order, training_order
+from derm_ray.training.batches import Batch, Dropout, Indices, LabeledPairs, evaluation_order, training_order
 from derm_ray.training.config import TrainConfig
 from derm_ray.training.feature_cache import FeatureCache
 from derm_ray.training.loop import KindProbabilities, TrainingLoop
+from derm_ray.training.modality_dropout import ModalityDropout
 from derm_ray.training.patient_dropout import PatientDropout
 from derm_ray.training.run.data_loading import batches
 from derm_ray.training.run.metrics import TrainingMetrics
@@ -197,17 +198,17 @@ class _Worker:
         score: float = metric.get(f"{PredictionKind.CROSS}/{self.config.monitor}", NO_SCORE)
         return score
 
-    def _dropout(self, epoch: int) -> PatientDropout | None:
-        if self.task.patient is None:
-            return None
-        return PatientDropout(self.task.patient, self.config.patient_dropout, self.config.seed, epoch)
+    def _dropout(self, epoch: int) -> list[Dropout]:
+        config, encoder = self.config, self.task.patient
+        of_patient = [PatientDropout(encoder, config.patient_dropout, config.seed, epoch)] if encoder else []
+        return [ModalityDropout(config.modality_dropout, config.seed, epoch), *of_patient]
 
     def _batches(
         self,
         split: Split,
         order: list[Indices],
         augmentation: Augmentation | None = None,
-        dropout: PatientDropout | None = None,
+        dropout: Sequence[Dropout] = (),
     ) -> Iterator[Batch | DermRayError]:
         features = self.task.features[split] if self.task.features else None
         return batches(
