@@ -32,6 +32,7 @@ from derm_ray.evaluation.calibration import reliability
 from derm_ray.evaluation.comparison import RESAMPLES, bootstrap
 from derm_ray.evaluation.decisions import Offsets, decided
 from derm_ray.evaluation.evaluation import Evaluation, KindEvaluation
+from derm_ray.evaluation.kinds import having
 from derm_ray.evaluation.metrics import Draws, Labels, compute_all, confusion_matrix, metric_names, task_scores
 from derm_ray.inference.predictor import Predictor
 
@@ -209,11 +210,15 @@ def compute_metrics(
 def finite_metrics(
     label_set: LabelSet, labels: Labels, scores: Mapping[PredictionKind, npt.NDArray[np.floating]]
 ) -> dict[str, float]:
-    """Return every defined metric of every prediction kind as ``<kind>/<metric>``; see :func:`compute_metrics`."""
+    """Return every defined metric of every prediction kind as ``<kind>/<metric>``; see :func:`compute_metrics`.
+
+    Each is that of the lesions with the kind's images: rows of others are NaN.
+    """
     return {
         f"{kind}/{name}": value
         for kind, probabilities in scores.items()
-        for name, value in compute_metrics(label_set, labels, probabilities).items()
+        if (rows := having(probabilities)).any()
+        for name, value in compute_metrics(label_set, labels[rows], probabilities[rows]).items()
         if math.isfinite(value)
     }
 

@@ -12,13 +12,13 @@ from derm_ray.data.patient import PatientEncoder, Vectors
 from derm_ray.data.patient_columns import patient_pairs
 from derm_ray.data.preprocessing import Preprocessing, load_pairs
 from derm_ray.diagnoses import decided_class, possible_classes
-from derm_ray.domain import LabelSet, LesionPair, Modality, Split
+from derm_ray.domain import LabelSet, LesionPair, Modality, PredictionKind, Split
 from derm_ray.errors import ConfigError, ImageError, ImageErrorCode, StorageError, counted
+from derm_ray.evaluation.kinds import Flags, main_kind, rows_of
 from derm_ray.training.augmentation import Augmentation
 
 Indices = npt.NDArray[np.int64]
 Classes = npt.NDArray[np.bool_]
-Flags = npt.NDArray[np.bool_]
 Probabilities = npt.NDArray[np.float32]
 Images = npt.NDArray[np.uint8 | np.uint16 | np.float32]
 
@@ -54,6 +54,11 @@ class LabeledPairs:
     def present(self) -> Flags:
         """Which images they have (N, 2), in the order of :class:`derm_ray.domain.Modality`."""
         return images_of(self.pairs)
+
+    @property
+    def kind(self) -> PredictionKind:
+        """The kind that judges a model on them: see :func:`derm_ray.evaluation.kinds.main_kind`."""
+        return main_kind(rows_of(self.present))
 
     @property
     def labels(self) -> Indices:

@@ -113,7 +113,8 @@ class TrainConfig:
         decide: what the named diagnosis is chosen for: ``argmax`` (the most probable), ``balanced_accuracy`` or
             ``macro_f1``, for which rare classes are named at lower probabilities.
         ema_decay: of the weights' exponential moving average, which is what is validated and sealed; 0 turns it off.
-        monitor: validation metric that picks the best epoch, of the cross prediction; higher is better.
+        monitor: validation metric that picks the best epoch, of the cross prediction (or, if no lesion of val has both
+            images, of the modality that most have); higher is better.
         keep: the epoch that becomes the bundle: ``best`` by ``monitor``, or ``last``.
         patience: epochs without a better ``monitor`` after which training ends; 0 runs all.
         seed: of initial weights, order, augmentation and dropout, that of images and patient data too.

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from derm_ray.domain import PredictionKind
 from derm_ray.errors import DermRayError, TrainingError
+from derm_ray.evaluation.kinds import rows_of
 from derm_ray.inference.precision import autocast, network_input, resolve_precision, to_device
 from derm_ray.models.networks import PairLogits, PairNetwork
 from derm_ray.models.present import Present
@@ -273,7 +274,7 @@ class TrainingLoop:
 
 def _is_finite(kinds: KindProbabilities, batch: Batch) -> bool:
     """Return whether the probabilities are finite of all kinds whose images a pair has."""
-    rows = dict(zip(PredictionKind, (*batch.given.T, batch.given.all(1)), strict=True))
+    rows = rows_of(batch.given)
     return all(bool(np.isfinite(probabilities[rows[kind]]).all()) for kind, probabilities in kinds.items())
 
 

@@ -20,7 +20,7 @@ from ray.train.torch import get_device
 
 from derm_ray import storage
 from derm_ray.data.patient import PatientEncoder
-from derm_ray.domain import PredictionKind, Split, label_set
+from derm_ray.domain import Split, label_set
 from derm_ray.errors import DermRayError, StorageError
 from derm_ray.evaluation.evaluate import finite_metrics
 from derm_ray.evaluation.metrics import number_text
@@ -120,6 +120,7 @@ class _Worker:
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.train: LabeledPairs = ray.get(task.train)
         self.val: LabeledPairs = ray.get(task.val)
+        self.kind = self.val.kind
         self.metrics = TrainingMetrics(context.get_experiment_name(), self.rank)
         self.history: list[dict[str, Any]] = []
         self.steps: list[dict[str, Any]] = []
@@ -181,9 +182,9 @@ class _Worker:
             with self.metrics.reporting():
                 self._report_epoch(epoch, metric, scores)
             self._log(
-                f"epoch {epoch + 1}/{self.config.epochs}  loss {loss:.4f}  val cross: accuracy "
-                f"{metric['cross/accuracy']:.3f}, balanced {metric['cross/balanced_accuracy']:.3f}, "
-                f"AUROC {number_text(metric.get('cross/macro_auroc', float('nan')))}  ({progress.line()})"
+                f"epoch {epoch + 1}/{self.config.epochs}  loss {loss:.4f}  val {self.kind}: accuracy "
+                f"{metric[f'{self.kind}/accuracy']:.3f}, balanced {metric[f'{self.kind}/balanced_accuracy']:.3f}, "
+                f"AUROC {number_text(metric.get(f'{self.kind}/macro_auroc', float('nan')))}  ({progress.line()})"
             )
 
     def _is_stale(self) -> bool:
@@ -195,7 +196,7 @@ class _Worker:
 
     def _score(self, metric: Mapping[str, Any]) -> float:
         # Ray's checkpoint manager fails on NaN, and ranks a missing score best or worst by its order.
-        score: float = metric.get(f"{PredictionKind.CROSS}/{self.config.monitor}", NO_SCORE)
+        score: float = metric.get(f"{self.kind}/{self.config.monitor}", NO_SCORE)
         return score
 
     def _dropout(self, epoch: int) -> list[Dropout]:
