@@ -31,8 +31,8 @@ from derm_ray.errors import ConfigError
 from derm_ray.evaluation.calibration import reliability
 from derm_ray.evaluation.comparison import RESAMPLES, bootstrap
 from derm_ray.evaluation.decisions import Offsets, decided
-from derm_ray.evaluation.evaluation import Evaluation, KindEvaluation
-from derm_ray.evaluation.kinds import having
+from derm_ray.evaluation.evaluation import Evaluation, Group, KindEvaluation, grouped
+from derm_ray.evaluation.kinds import Flags, having
 from derm_ray.evaluation.metrics import Draws, Labels, compute_all, confusion_matrix, metric_names, task_scores
 from derm_ray.inference.predictor import Predictor
 
@@ -50,12 +50,12 @@ def evaluate(
     swapped: bool = False,
     against: Predictor | None = None,
 ) -> Evaluation:
-    """Evaluate a model on one split.
+    """Evaluate a model on one split: lesions with both images, and those with one of them alone.
 
     Args:
         predictor: the model.
-        manifest: pairs with both images, diagnosis and split; those that are not surely one class of the model's
-            label set are left out.
+        manifest: lesions with at least one image, diagnosis and split; those that are not surely one class of the
+            model's label set are left out.
         split: the part to evaluate.
         definition: which classes count as cancer.
         resamples: bootstrap draws.
@@ -76,62 +76,68 @@ def evaluate(
             )
     outside = tuple(left_out(manifest, label_set, split))
     manifest = collapse(manifest, label_set)
-    validate(manifest, label_set, complete=(split,), purpose="evaluation")
+    validate(manifest, label_set, labeled=(split,), purpose="evaluation")
     chosen = require_split(manifest, split)
     pairs = patient_pairs(chosen, predictor.bundle.patient, manifest)
     labels = np.array([label_set.class_names.index(str(pair.diagnosis)) for pair in pairs])
+    lesion_ids = np.array([pair.lesion_id for pair in pairs])
     scores, without = _predict(predictor, _shown(pairs, swapped=swapped), manifest.uri)
-    lesion_ids = [pair.lesion_id for pair in pairs]
-    tasks = {task.name: task for task in label_set.tasks(definition)}
-    calibration = predictor.bundle.calibration
-
-    def evaluated(scores: KindScores) -> dict[PredictionKind, KindEvaluation]:
-        return {
-            kind: evaluate_kind(
-                tasks,
-                label_set.class_names,
-                labels,
-                probabilities,
-                lesion_ids,
-                _operating(calibration, kind, label_set, labels, probabilities),
-                offsets=calibration.offsets.get(kind),
-                resamples=resamples,
-            )
-            for kind, probabilities in scores.items()
-        }
-
-    differences = {}
+    other: KindScores = {}
     if against is not None:
         others = _shown(patient_pairs(chosen, against.bundle.patient, manifest), swapped=swapped)
         other = _predict(against, others, manifest.uri)[0]
+    tasks = {task.name: task for task in label_set.tasks(definition)}
+    calibration = predictor.bundle.calibration
+
+    def measure(rows: Flags, kinds: tuple[PredictionKind, ...]) -> Group:
+        own, ids = labels[rows], lesion_ids[rows].tolist()
+
+        def evaluated(of: KindScores) -> dict[PredictionKind, KindEvaluation]:
+            return {
+                kind: evaluate_kind(
+                    tasks,
+                    label_set.class_names,
+                    own,
+                    of[kind][rows],
+                    ids,
+                    _operating(calibration, kind, label_set, own, of[kind][rows]),
+                    offsets=calibration.offsets.get(kind),
+                    resamples=resamples,
+                )
+                for kind in kinds
+                if of
+            }
 
         def difference(kind: PredictionKind, weights: Draws) -> dict[str, Draws]:
+            assert against is not None
             mine, theirs = (
-                compute_all(tasks, label_set.class_names, labels, probabilities[kind], weights, offsets.get(kind))
-                for probabilities, offsets in (
-                    (scores, calibration.offsets),
-                    (other, against.bundle.calibration.offsets),
-                )
+                compute_all(tasks, label_set.class_names, own, of[kind][rows], weights, offsets.get(kind))
+                for of, offsets in ((scores, calibration.offsets), (other, against.bundle.calibration.offsets))
             )
             return {name: mine[name] - theirs[name] for name in metric_names(tasks)}
 
-        differences = {kind: bootstrap(partial(difference, kind), lesion_ids, resamples=resamples) for kind in scores}
-    cross = scores[PredictionKind.CROSS]
-    sides = {name: task_scores(task, label_set.class_names, labels, cross) for name, task in tasks.items()}
+        return Group(
+            pairs=len(own),
+            lesions=len(set(ids)),
+            support=support(label_set, own),
+            task_sizes=task_sizes(tasks, label_set, own, scores[kinds[-1]][rows]),
+            kinds=evaluated(scores),
+            majority=_majority(manifest, label_set, own, definition),
+            without_patient=evaluated(without),
+            differences={
+                kind: bootstrap(partial(difference, kind), ids, resamples=resamples) for kind in kinds if other
+            },
+        )
+
+    complete, alone = grouped(scores, measure)
     return Evaluation(
+        **vars(complete),
         label_set=label_set,
         definition=definition,
         split=str(split),
-        pairs=len(pairs),
-        lesions=len(set(lesion_ids)),
         grouping="patient" if any(chosen.column("patient_id")) else "lesion",
-        support={name: int((labels == i).sum()) for i, name in enumerate(label_set.class_names)},
-        task_sizes={name: (len(positive), len(negative)) for name, (positive, negative) in sides.items()},
         warnings=outside + ((few,) if (few := few_lesions(manifest, label_set, split)) else ()),
-        kinds=evaluated(scores),
-        majority=_majority(manifest, label_set, labels, definition),
-        without_patient=evaluated(without),
-        differences=differences,
+        alone=alone,
         provenance={
             "model_digest": predictor.bundle.model_digest,
             "against": against.bundle.model_digest if against is not None else None,
@@ -145,6 +151,19 @@ def evaluate(
             "decide": calibration.decide,
         },
     )
+
+
+def support(label_set: LabelSet, labels: Labels) -> dict[str, int]:
+    """Return the pairs of each class."""
+    return {name: int((labels == i).sum()) for i, name in enumerate(label_set.class_names)}
+
+
+def task_sizes(
+    tasks: Mapping[str, Task], label_set: LabelSet, labels: Labels, probabilities: npt.NDArray[np.floating]
+) -> dict[str, tuple[int, int]]:
+    """Return the positives and negatives of each task."""
+    sides = {name: task_scores(task, label_set.class_names, labels, probabilities) for name, task in tasks.items()}
+    return {name: (len(positive), len(negative)) for name, (positive, negative) in sides.items()}
 
 
 def evaluate_kind(
@@ -228,7 +247,10 @@ def _shown(pairs: Sequence[LesionPair], *, swapped: bool) -> list[LesionPair]:
 
 
 def _predict(predictor: Predictor, pairs: Sequence[LesionPair], uri: str) -> tuple[KindScores, KindScores]:
-    """Return the probabilities of pairs with both images, and of models that use patient data also those without it."""
+    """Return the probabilities of pairs, and of models that use patient data also those without it.
+
+    Those of kinds whose images a pair lacks are NaN.
+    """
     given: list[Mapping[PredictionKind, tuple[float, ...]]] = []
     without: list[Mapping[PredictionKind, tuple[float, ...]]] = []
     for pixels in load_all(pairs, predictor.bundle.preprocessing, uri):
@@ -240,7 +262,8 @@ def _predict(predictor: Predictor, pairs: Sequence[LesionPair], uri: str) -> tup
 
 
 def _by_kind(predictions: Sequence[Mapping[PredictionKind, tuple[float, ...]]]) -> KindScores:
-    return {kind: np.array([one[kind] for one in predictions]) for kind in PredictionKind}
+    absent = (float("nan"),) * len(next(iter(predictions[0].values())))
+    return {kind: np.array([one.get(kind, absent) for one in predictions]) for kind in PredictionKind}
 
 
 def _majority(
