@@ -79,7 +79,7 @@ def _each_alone(functions: Sequence[Callable[[Tensor], Tensor]], pair: PairMaps,
 
 def _parts(tensor: Tensor, number: int, present: Present | None) -> tuple[Tensor, ...]:
     """Return the parts of a tensor that holds both modalities, or one."""
-    return tensor.chunk(number) if present is None else tensor.split(present.sizes)
+    return tensor.chunk(number) if present is None else torch.split(tensor, present.sizes)
 
 
 class PairCam(nn.Module):
@@ -293,7 +293,8 @@ class SoleNet(PairNetwork):
                     found.append(stream.without_images(stem, weights))
                 else:
                     found.append(stream(stem, weights)[0] if stem is not None else None)
-        return PairLogits(*found, None)
+        clinical, dermoscopy = found
+        return PairLogits(clinical, dermoscopy, None)
 
 
 class ShareNet(PairNetwork):

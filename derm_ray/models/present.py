@@ -39,7 +39,7 @@ class Present:
         def indices(where: npt.NDArray[np.bool_]) -> Tensor:
             return torch.from_numpy(np.flatnonzero(where)).to(device)
 
-        both = flags.all(1)
+        both = np.asarray(flags.all(1))
         clinical, dermoscopy, pairs = shared if shared is not None else (*flags.sum(0).tolist(), int(both.sum()))
         return cls(
             len(flags),

@@ -150,7 +150,7 @@ def train(
             logger.warning("%s", sentence)
         if warning := few_lesions(collapsed, labels, split):
             logger.warning("%s", warning)
-    for warning in modality_warnings(*(part.present for part in splits.values()), config.network):
+    for warning in modality_warnings(splits[Split.TRAIN].present, splits[Split.VAL].present, config.network):
         logger.warning("%s", warning)
     stem = common_stem(config, start.network) if cache is not None else None
     taught = load_teacher(teacher, labels, manifest) if teacher is not None else None
