@@ -65,9 +65,7 @@ def validate(
     label_set: Annotated[
         str | None, typer.Option(help="Also check that all diagnoses belong to this label set.")
     ] = None,
-    training: Annotated[
-        bool, typer.Option("--training", help="Also require both images and a diagnosis in every row.")
-    ] = False,
+    training: Annotated[bool, typer.Option("--training", help="Also require a diagnosis in every row.")] = False,
     images: Annotated[bool, typer.Option("--images", help="Also read and decode every image.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -84,7 +82,7 @@ def validate(
 
     read = read_manifest(manifest)
     try:
-        check(read, find(label_set) if label_set else None, complete=(*Split, None) if training else ())
+        check(read, find(label_set) if label_set else None, labeled=(*Split, None) if training else ())
         if images:
             for _ in load_all(read.absolute().pairs(), Preprocessing(), manifest):
                 pass

@@ -8,11 +8,11 @@ import typer
 from derm_ray import RESEARCH_NOTICE
 from derm_ray.cli.options import EngineOption, JsonOption, emit, one_of
 from derm_ray.domain import CancerDefinition, Split
-from derm_ray.errors import ConfigError, counted
+from derm_ray.errors import ConfigError
 
 if TYPE_CHECKING:
     from derm_ray.data.manifest import Manifest
-    from derm_ray.evaluation.evaluate import Evaluation
+    from derm_ray.evaluation.evaluation import Evaluation
 
 
 def evaluate(
@@ -87,13 +87,11 @@ def evaluate(
 
 
 def _write(evaluation: "Evaluation", what: str, out: str, *, as_json: bool) -> None:
-    from derm_ray.evaluation.report import summary_text, write_evaluation
+    from derm_ray.evaluation.report import size_text, summary_text, write_evaluation
 
     json_uri, html_uri = write_evaluation(evaluation, out)
-    lesions = counted(evaluation.lesions, "lesion")
     text = (
-        f"{counted(evaluation.pairs, 'pair')} ({lesions}) of {what}\n\n"
-        f"{summary_text(evaluation)}\n\n{json_uri}\n{html_uri}\n{RESEARCH_NOTICE}"
+        f"{size_text(evaluation)} of {what}\n\n{summary_text(evaluation)}\n\n{json_uri}\n{html_uri}\n{RESEARCH_NOTICE}"
     )
     emit({"evaluation": json_uri, "report": html_uri, **evaluation.to_json()}, text, as_json=as_json)
 

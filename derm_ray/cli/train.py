@@ -95,7 +95,7 @@ def train(
         overwrite=overwrite,
         address=address,
     )
-    score = result.metrics.get(f"cross/{config.monitor}", float("nan"))
+    score = result.metrics.get(f"{result.kind}/{config.monitor}", float("nan"))
     values = {
         "run": result.run_uri,
         "run_id": result.run_id,
@@ -105,5 +105,6 @@ def train(
         "metrics": result.metrics,
     }
     judged = f"epoch {result.best_epoch} of {config.epochs} (val" if folds is None else f"{folds} folds (out-of-fold"
-    text = f"{judged} cross {config.monitor} {number_text(score)})\nrun {result.run_id}\nbundle {result.bundle_uri}"
+    found = f"{result.kind} {config.monitor} {number_text(score)}"
+    text = f"{judged} {found})\nrun {result.run_id}\nbundle {result.bundle_uri}"
     emit(values, text, as_json=as_json)

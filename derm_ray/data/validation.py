@@ -36,6 +36,7 @@ def validate(
     manifest: Manifest,
     label_set: LabelSet | None = None,
     *,
+    labeled: Collection[str | None] = (),
     complete: Collection[str | None] = (),
     purpose: str = "training",
     leaks: bool = False,
@@ -45,6 +46,7 @@ def validate(
     Args:
         manifest: what to check, whole: a group in two splits shows only there.
         label_set: if given, every diagnosis present must be able to be a class of it.
+        labeled: values of ``split`` whose rows must have a diagnosis; every row has at least one image.
         complete: values of ``split`` whose rows must have both images and a diagnosis.
         purpose: what needs them, for messages.
         leaks: groups may be in several splits.
@@ -53,14 +55,15 @@ def validate(
         ManifestError: one line for every problem, with row numbers counted from 1 (neither the header nor empty rows
             counted).
     """
-    needed = [split in complete for split in manifest.column("split")]
+    splits = manifest.column("split")
     problems = [] if len(manifest) else ["no rows"]
     problems += [
         *row_problems(manifest, manifest.pairs()),
         *_repetitions(manifest),
-        *_incomplete(manifest, needed, purpose),
+        *_incomplete(manifest, [split in complete for split in splits], purpose),
     ]
     if label_set is not None:
+        needed = [split in complete or split in labeled for split in splits]
         problems += _diagnoses(manifest, label_set, needed, purpose)
     problems += [*_unknown(manifest.column("split"), "split", tuple(Split)), *attribute_problems(manifest)]
     if not leaks:

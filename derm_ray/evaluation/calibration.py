@@ -12,6 +12,7 @@ from scipy.optimize import minimize_scalar
 
 from derm_ray.domain import SENSITIVITIES, Calibration, LabelSet, OperatingPoint, PredictionKind, Task
 from derm_ray.evaluation.decisions import fit_offsets
+from derm_ray.evaluation.kinds import having
 from derm_ray.evaluation.metrics import Labels, Scores, task_scores
 from derm_ray.inference.predictor import temper
 
@@ -43,18 +44,22 @@ def fit_calibration(
 ) -> Calibration:
     """Fit temperatures on each prediction kind's (N, K) on val, then operating points and decision offsets.
 
-    These two are fitted on the tempered probabilities; ``decide`` is one of
+    Rows of lesions that lack a kind's images are NaN, and do not count; a kind without any row is left out. The last
+    two are fitted on the tempered probabilities; ``decide`` is one of
     :data:`derm_ray.evaluation.decisions.DECISIONS`.
     """
-    temperatures = {kind: fit_temperature(labels, p) for kind, p in probabilities.items()}
-    tempered = {kind: temper(p, temperatures[kind]) for kind, p in probabilities.items()}
+    rows = {kind: having(p) for kind, p in probabilities.items() if having(p).any()}
+    temperatures = {kind: fit_temperature(labels[of], probabilities[kind][of]) for kind, of in rows.items()}
+    tempered = {kind: temper(probabilities[kind][of], temperatures[kind]) for kind, of in rows.items()}
     points = [
         point
         for kind, p in tempered.items()
         for task in label_set.tasks()
-        for point in operating_points(kind, task, label_set, labels, p)
+        for point in operating_points(kind, task, label_set, labels[rows[kind]], p)
     ]
-    offsets = {kind: found for kind, p in tempered.items() if (found := fit_offsets(labels, p, decide)) is not None}
+    offsets = {
+        kind: found for kind, p in tempered.items() if (found := fit_offsets(labels[rows[kind]], p, decide)) is not None
+    }
     return Calibration(temperatures, tuple(points), decide, offsets)
 
 

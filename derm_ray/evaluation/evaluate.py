@@ -3,14 +3,13 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from derm_ray import RESEARCH_NOTICE, __version__
+from derm_ray import __version__
 from derm_ray.data.labels import collapse, left_out
 from derm_ray.data.loading import load_all
 from derm_ray.data.manifest import Manifest, require_split
@@ -29,110 +28,16 @@ from derm_ray.domain import (
     Task,
 )
 from derm_ray.errors import ConfigError
-from derm_ray.evaluation.calibration import Reliability, reliability
-from derm_ray.evaluation.comparison import RESAMPLES, Interval, bootstrap, finite_or_none
+from derm_ray.evaluation.calibration import reliability
+from derm_ray.evaluation.comparison import RESAMPLES, bootstrap
 from derm_ray.evaluation.decisions import Offsets, decided
+from derm_ray.evaluation.evaluation import Evaluation, Group, KindEvaluation, grouped
+from derm_ray.evaluation.kinds import Flags, having
 from derm_ray.evaluation.metrics import Draws, Labels, compute_all, confusion_matrix, metric_names, task_scores
 from derm_ray.inference.predictor import Predictor
 
 KindScores = dict[PredictionKind, npt.NDArray[np.float64]]
 """Probabilities (N, K) of each prediction kind."""
-
-
-@dataclass(frozen=True)
-class KindEvaluation:
-    """The metrics of one prediction kind.
-
-    Attributes:
-        metrics: ``<metric>``, ``<task>/<metric>`` and, of each class against the rest, ``<metric>/<class>``.
-        confusion: counts (K, K), rows true, columns predicted.
-        reliability: of the probabilities.
-        operating: the model's operating points, with sensitivity and specificity on this split.
-    """
-
-    metrics: dict[str, Interval]
-    confusion: npt.NDArray[np.int64]
-    reliability: Reliability
-    operating: tuple[OperatingPoint, ...]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A model's metrics on one split.
-
-    Attributes:
-        label_set, definition: classes and tasks, and which classes count as cancer.
-        split, pairs, lesions: what was evaluated; ``grouping`` is ``patient`` or ``lesion``.
-        support: pairs per class.
-        task_sizes: task name -> (positives, negatives).
-        kinds: prediction kind -> metrics.
-        warnings: what makes the metrics doubtful, such as classes with few lesions.
-        majority: metrics of always predicting the most frequent training class.
-        without_patient: the metrics without patient data, of models that use it; else empty.
-        differences: prediction kind -> metric -> this model's minus the other model's, paired over lesions; empty
-            without another model.
-        provenance: model digest, its training run, manifest digest, engine, version.
-    """
-
-    label_set: LabelSet
-    definition: CancerDefinition
-    split: str
-    pairs: int
-    lesions: int
-    grouping: str
-    support: dict[str, int]
-    task_sizes: dict[str, tuple[int, int]]
-    warnings: tuple[str, ...]
-    kinds: dict[PredictionKind, KindEvaluation]
-    majority: dict[str, float]
-    without_patient: dict[PredictionKind, KindEvaluation]
-    differences: dict[PredictionKind, dict[str, Interval]]
-    provenance: dict[str, Any]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return everything as JSON types; undefined metrics are null."""
-        return {
-            "notice": RESEARCH_NOTICE,
-            "label_set": self.label_set.name,
-            "classes": list(self.label_set.class_names),
-            "cancer_definition": str(self.definition),
-            "split": self.split,
-            "pairs": self.pairs,
-            "lesions": self.lesions,
-            "grouping": self.grouping,
-            "support": self.support,
-            "task_sizes": {name: list(sizes) for name, sizes in self.task_sizes.items()},
-            "warnings": list(self.warnings),
-            "majority_class": {name: finite_or_none(value) for name, value in self.majority.items()},
-            "predictions": _kinds_json(self.kinds),
-            **({"predictions_without_patient_data": _kinds_json(self.without_patient)} if self.without_patient else {}),
-            **({"differences": _differences_json(self.differences)} if self.differences else {}),
-            "provenance": self.provenance,
-        }
-
-
-def _kinds_json(kinds: dict[PredictionKind, KindEvaluation]) -> dict[str, Any]:
-    return {
-        str(kind): {
-            "metrics": {name: interval.to_json() for name, interval in result.metrics.items()},
-            "classes_covered": sum(
-                math.isfinite(i.value) for name, i in result.metrics.items() if name.startswith("auroc/")
-            ),
-            "confusion": result.confusion.tolist(),
-            "reliability": asdict(result.reliability),
-            "operating_points": [_point_json(point) for point in result.operating],
-        }
-        for kind, result in kinds.items()
-    }
-
-
-def _differences_json(differences: dict[PredictionKind, dict[str, Interval]]) -> dict[str, Any]:
-    return {str(kind): {name: i.to_json() for name, i in metrics.items()} for kind, metrics in differences.items()}
-
-
-def _point_json(point: OperatingPoint) -> dict[str, Any]:
-    reached = {name: finite_or_none(value) for name, value in asdict(point).items() if isinstance(value, float)}
-    return {"name": point.name, "task": point.task, **reached}
 
 
 def evaluate(
@@ -145,12 +50,12 @@ def evaluate(
     swapped: bool = False,
     against: Predictor | None = None,
 ) -> Evaluation:
-    """Evaluate a model on one split.
+    """Evaluate a model on one split: lesions with both images, and those with one of them alone.
 
     Args:
         predictor: the model.
-        manifest: pairs with both images, diagnosis and split; those that are not surely one class of the model's
-            label set are left out.
+        manifest: lesions with at least one image, diagnosis and split; those that are not surely one class of the
+            model's label set are left out.
         split: the part to evaluate.
         definition: which classes count as cancer.
         resamples: bootstrap draws.
@@ -171,62 +76,68 @@ def evaluate(
             )
     outside = tuple(left_out(manifest, label_set, split))
     manifest = collapse(manifest, label_set)
-    validate(manifest, label_set, complete=(split,), purpose="evaluation")
+    validate(manifest, label_set, labeled=(split,), purpose="evaluation")
     chosen = require_split(manifest, split)
     pairs = patient_pairs(chosen, predictor.bundle.patient, manifest)
     labels = np.array([label_set.class_names.index(str(pair.diagnosis)) for pair in pairs])
+    lesion_ids = np.array([pair.lesion_id for pair in pairs])
     scores, without = _predict(predictor, _shown(pairs, swapped=swapped), manifest.uri)
-    lesion_ids = [pair.lesion_id for pair in pairs]
-    tasks = {task.name: task for task in label_set.tasks(definition)}
-    calibration = predictor.bundle.calibration
-
-    def evaluated(scores: KindScores) -> dict[PredictionKind, KindEvaluation]:
-        return {
-            kind: evaluate_kind(
-                tasks,
-                label_set.class_names,
-                labels,
-                probabilities,
-                lesion_ids,
-                _operating(calibration, kind, label_set, labels, probabilities),
-                offsets=calibration.offsets.get(kind),
-                resamples=resamples,
-            )
-            for kind, probabilities in scores.items()
-        }
-
-    differences = {}
+    other: KindScores = {}
     if against is not None:
         others = _shown(patient_pairs(chosen, against.bundle.patient, manifest), swapped=swapped)
         other = _predict(against, others, manifest.uri)[0]
+    tasks = {task.name: task for task in label_set.tasks(definition)}
+    calibration = predictor.bundle.calibration
+
+    def measure(rows: Flags, kinds: tuple[PredictionKind, ...]) -> Group:
+        own, ids = labels[rows], lesion_ids[rows].tolist()
+
+        def evaluated(of: KindScores) -> dict[PredictionKind, KindEvaluation]:
+            return {
+                kind: evaluate_kind(
+                    tasks,
+                    label_set.class_names,
+                    own,
+                    of[kind][rows],
+                    ids,
+                    _operating(calibration, kind, label_set, own, of[kind][rows]),
+                    offsets=calibration.offsets.get(kind),
+                    resamples=resamples,
+                )
+                for kind in kinds
+                if of
+            }
 
         def difference(kind: PredictionKind, weights: Draws) -> dict[str, Draws]:
+            assert against is not None
             mine, theirs = (
-                compute_all(tasks, label_set.class_names, labels, probabilities[kind], weights, offsets.get(kind))
-                for probabilities, offsets in (
-                    (scores, calibration.offsets),
-                    (other, against.bundle.calibration.offsets),
-                )
+                compute_all(tasks, label_set.class_names, own, of[kind][rows], weights, offsets.get(kind))
+                for of, offsets in ((scores, calibration.offsets), (other, against.bundle.calibration.offsets))
             )
             return {name: mine[name] - theirs[name] for name in metric_names(tasks)}
 
-        differences = {kind: bootstrap(partial(difference, kind), lesion_ids, resamples=resamples) for kind in scores}
-    cross = scores[PredictionKind.CROSS]
-    sides = {name: task_scores(task, label_set.class_names, labels, cross) for name, task in tasks.items()}
+        return Group(
+            pairs=len(own),
+            lesions=len(set(ids)),
+            support=support(label_set, own),
+            task_sizes=task_sizes(tasks, label_set, own, scores[kinds[-1]][rows]),
+            kinds=evaluated(scores),
+            majority=_majority(manifest, label_set, own, definition),
+            without_patient=evaluated(without),
+            differences={
+                kind: bootstrap(partial(difference, kind), ids, resamples=resamples) for kind in kinds if other
+            },
+        )
+
+    complete, alone = grouped(scores, measure)
     return Evaluation(
+        **vars(complete),
         label_set=label_set,
         definition=definition,
         split=str(split),
-        pairs=len(pairs),
-        lesions=len(set(lesion_ids)),
         grouping="patient" if any(chosen.column("patient_id")) else "lesion",
-        support={name: int((labels == i).sum()) for i, name in enumerate(label_set.class_names)},
-        task_sizes={name: (len(positive), len(negative)) for name, (positive, negative) in sides.items()},
         warnings=outside + ((few,) if (few := few_lesions(manifest, label_set, split)) else ()),
-        kinds=evaluated(scores),
-        majority=_majority(manifest, label_set, labels, definition),
-        without_patient=evaluated(without),
-        differences=differences,
+        alone=alone,
         provenance={
             "model_digest": predictor.bundle.model_digest,
             "against": against.bundle.model_digest if against is not None else None,
@@ -240,6 +151,19 @@ def evaluate(
             "decide": calibration.decide,
         },
     )
+
+
+def support(label_set: LabelSet, labels: Labels) -> dict[str, int]:
+    """Return the pairs of each class."""
+    return {name: int((labels == i).sum()) for i, name in enumerate(label_set.class_names)}
+
+
+def task_sizes(
+    tasks: Mapping[str, Task], label_set: LabelSet, labels: Labels, probabilities: npt.NDArray[np.floating]
+) -> dict[str, tuple[int, int]]:
+    """Return the positives and negatives of each task."""
+    sides = {name: task_scores(task, label_set.class_names, labels, probabilities) for name, task in tasks.items()}
+    return {name: (len(positive), len(negative)) for name, (positive, negative) in sides.items()}
 
 
 def evaluate_kind(
@@ -305,11 +229,15 @@ def compute_metrics(
 def finite_metrics(
     label_set: LabelSet, labels: Labels, scores: Mapping[PredictionKind, npt.NDArray[np.floating]]
 ) -> dict[str, float]:
-    """Return every defined metric of every prediction kind as ``<kind>/<metric>``; see :func:`compute_metrics`."""
+    """Return every defined metric of every prediction kind as ``<kind>/<metric>``; see :func:`compute_metrics`.
+
+    Each is that of the lesions with the kind's images: rows of others are NaN.
+    """
     return {
         f"{kind}/{name}": value
         for kind, probabilities in scores.items()
-        for name, value in compute_metrics(label_set, labels, probabilities).items()
+        if (rows := having(probabilities)).any()
+        for name, value in compute_metrics(label_set, labels[rows], probabilities[rows]).items()
         if math.isfinite(value)
     }
 
@@ -319,7 +247,10 @@ def _shown(pairs: Sequence[LesionPair], *, swapped: bool) -> list[LesionPair]:
 
 
 def _predict(predictor: Predictor, pairs: Sequence[LesionPair], uri: str) -> tuple[KindScores, KindScores]:
-    """Return the probabilities of pairs with both images, and of models that use patient data also those without it."""
+    """Return the probabilities of pairs, and of models that use patient data also those without it.
+
+    Those of kinds whose images a pair lacks are NaN.
+    """
     given: list[Mapping[PredictionKind, tuple[float, ...]]] = []
     without: list[Mapping[PredictionKind, tuple[float, ...]]] = []
     for pixels in load_all(pairs, predictor.bundle.preprocessing, uri):
@@ -331,7 +262,8 @@ def _predict(predictor: Predictor, pairs: Sequence[LesionPair], uri: str) -> tup
 
 
 def _by_kind(predictions: Sequence[Mapping[PredictionKind, tuple[float, ...]]]) -> KindScores:
-    return {kind: np.array([one[kind] for one in predictions]) for kind in PredictionKind}
+    absent = (float("nan"),) * len(next(iter(predictions[0].values())))
+    return {kind: np.array([one.get(kind, absent) for one in predictions]) for kind in PredictionKind}
 
 
 def _majority(

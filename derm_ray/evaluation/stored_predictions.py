@@ -30,7 +30,7 @@ class StoredPredictions:
         pair_ids, lesion_ids: of the N pairs.
         labels: their class indices (N,); -1 where the diagnosis is coarse.
         folds: their folds (N,), from 1; 0 in a run without folds.
-        scores: prediction kind -> (N, K).
+        scores: prediction kind -> (N, K); NaN for lesions that lack its images.
     """
 
     label_set: LabelSet
@@ -54,7 +54,10 @@ def joined(parts: Sequence[StoredPredictions]) -> StoredPredictions:
 
 
 def write_predictions(held: StoredPredictions, uri: str) -> None:
-    """Write them, atomically: one row per pair, a column ``<kind>_<class>`` per prediction kind and class."""
+    """Write them, atomically: one row per pair, a column ``<kind>_<class>`` per prediction kind and class.
+
+    Values of lesions that lack a kind's images are null.
+    """
     names = held.label_set.class_names
     columns: dict[str, Any] = {
         "pair_id": held.pair_ids,
@@ -63,7 +66,9 @@ def write_predictions(held: StoredPredictions, uri: str) -> None:
         "fold": held.folds,
     }
     for kind, probabilities in held.scores.items():
-        columns |= {f"{kind}_{name}": probabilities[:, index] for index, name in enumerate(names)}
+        columns |= {
+            f"{kind}_{name}": pa.array(probabilities[:, index], from_pandas=True) for index, name in enumerate(names)
+        }
     sink = BytesIO()
     pq.write_table(pa.table(columns).replace_schema_metadata({"label_set": held.label_set.name}), sink)
     storage.write_bytes(uri, sink.getvalue())

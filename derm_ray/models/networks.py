@@ -1,7 +1,7 @@
 """Sole-, Share- and Triple-Net (Ge et al. 2017, section 2.1)."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,13 +10,15 @@ from torch import Tensor, nn
 from derm_ray.domain import Modality, PredictionKind
 from derm_ray.models.cam import CamStream
 from derm_ray.models.heads import Head
+from derm_ray.models.present import Present, few_images
 from derm_ray.models.trunks import Trunk
 
 
 class PairLogits(NamedTuple):
     """Logits of each sub-network, (B, classes) each; ``None`` where its images are not given.
 
-    ``triple`` is the cross sub-network's, ``None`` for networks without one.
+    Rows of pairs that lack its images are NaN (:class:`derm_ray.models.present.Present`). ``triple`` is the cross
+    sub-network's, ``None`` for networks without one.
     """
 
     clinical: Tensor | None
@@ -26,7 +28,8 @@ class PairLogits(NamedTuple):
     def probabilities(self) -> Mapping[PredictionKind, Tensor]:
         """Return (B, classes) float32 probabilities of every prediction kind the images allow.
 
-        Cross is the mean of the sub-networks' probabilities (section 2.1, last sentences).
+        Cross is the mean of the sub-networks' probabilities (section 2.1, last sentences). Rows that lack a kind's
+        images are NaN.
         """
         parts = {name: logits.float().softmax(1) for name, logits in self._asdict().items() if logits is not None}
         kinds = {kind: parts[kind] for kind in (PredictionKind.CLINICAL, PredictionKind.DERMOSCOPY) if kind in parts}
@@ -54,11 +57,29 @@ class ImageEncoding(NamedTuple):
     map: Tensor | None
 
 
-def _as_one_batch(function: Callable[[Tensor], Tensor], pair: PairMaps) -> PairMaps:
+def _as_one_batch(function: Callable[[Tensor], Tensor], pair: PairMaps, present: Present | None) -> PairMaps:
     """Apply a function to both modalities at once."""
     given = [tensor for tensor in pair if tensor is not None]
-    results = iter(function(torch.cat(given)).chunk(len(given)))
+    results = iter(_parts(function(torch.cat(given)), len(given), present))
     return PairMaps(*(next(results) if tensor is not None else None for tensor in pair))
+
+
+def _each_alone(functions: Sequence[Callable[[Tensor], Tensor]], pair: PairMaps, present: Present | None) -> PairMaps:
+    """Apply a function of its own to each modality; one without any image is as empty afterwards."""
+    has = (True, True) if present is None else tuple(size > 0 for size in present.sizes)
+    given = [
+        function(tensor) if there and tensor is not None else None
+        for function, tensor, there in zip(functions, pair, has, strict=True)
+    ]
+    if all(has):
+        return PairMaps(*given)
+    other = next(tensor for tensor in given if tensor is not None)
+    return PairMaps(*(tensor if tensor is not None else other[:0] for tensor in given))
+
+
+def _parts(tensor: Tensor, number: int, present: Present | None) -> tuple[Tensor, ...]:
+    """Return the parts of a tensor that holds both modalities, or one."""
+    return tensor.chunk(number) if present is None else torch.split(tensor, present.sizes)
 
 
 class PairCam(nn.Module):
@@ -72,12 +93,11 @@ class PairCam(nn.Module):
         self.streams = nn.ModuleList(streams)
         self.from_stem = from_stem
 
-    def forward(self, inputs: PairMaps) -> PairMaps:
+    def forward(self, inputs: PairMaps, present: Present | None = None) -> PairMaps:
         """Return weights (B, H, W) per modality, >= 0 and summing to 1."""
         if len(self.streams) == 1:
-            return _as_one_batch(self.streams[0], inputs)
-        pairs = zip(self.streams, inputs, strict=True)
-        return PairMaps(*(stream(tensor) if tensor is not None else None for stream, tensor in pairs))
+            return _as_one_batch(self.streams[0], inputs, present)
+        return _each_alone(tuple(self.streams), inputs, present)
 
     def train(self, mode: bool = True) -> "PairCam":
         """Stay in evaluation mode: the CAM network is trained separately."""
@@ -97,6 +117,17 @@ class Stream(nn.Module):
         """Return logits (B, classes) and the trunk's tap, from the output of the trunk's stem."""
         features = self.trunk.body(stem_BCHW)
         return self.head(features.last_BCHW, map_BHW), features.tap_BCHW
+
+    def without_images(self, stem_BCHW: Tensor, map_BHW: Tensor | None) -> Tensor:
+        """Return the logits of an empty batch (0, classes), which still depend on all parameters.
+
+        Transformers take no empty batch: the trunk runs on a blank image, unless its batch norms would let that image
+        into the statistics of all workers.
+        """
+        shares = any(isinstance(layer, nn.SyncBatchNorm) and layer.training for layer in self.trunk.modules())
+        given = stem_BCHW if shares else stem_BCHW.new_zeros(1, *stem_BCHW.shape[1:])
+        logits: Tensor = self.head(self.trunk.body(given).last_BCHW[:0], map_BHW)
+        return logits
 
 
 class CrossSubnetwork(nn.Module):
@@ -161,23 +192,35 @@ class PairNetwork(nn.Module, ABC):
         patient_BF: Tensor | None = None,
         *,
         from_stem: bool = False,
+        present: Present | None = None,
     ) -> PairLogits:
         """Return the logits of each sub-network whose images are given.
+
+        A sub-network without any image runs on an empty batch, so that all parameters get a gradient.
 
         Args:
             clinical_BCHW, dermoscopy_BCHW: images, or what :meth:`stems` returned for them.
             patient_BF: encoded patient data, only of networks that use it; ``None``: all is missing.
             from_stem: the images are what :meth:`stems` returned.
+            present: the images that pairs have, where some lack one; both tensors are given then, and only the images
+                that are present are read. ``None``: all pairs have what is given.
         """
         inputs = PairMaps(clinical_BCHW, dermoscopy_BCHW)
-        stems = inputs if from_stem else self.stems(inputs)
-        logits = self._classify(stems, self._maps(inputs, stems))
+        if present is not None:
+            assert clinical_BCHW is not None, "both are given"
+            assert dermoscopy_BCHW is not None, "both are given"
+            inputs = PairMaps(clinical_BCHW[present.rows[0]], dermoscopy_BCHW[present.rows[1]])
+        stems = inputs if from_stem else self.stems(inputs, present)
+        logits = self._classify(stems, self._maps(inputs, stems, present), present)
+        if present is not None:
+            parts = zip(logits, (*present.rows, present.both), strict=True)
+            logits = PairLogits(*(present.spread(part, rows) if part is not None else None for part, rows in parts))
         if self.patient is None:
             assert patient_BF is None, "this network takes no patient data"
             return logits
         if patient_BF is not None:
             return logits.plus(self.patient(patient_BF))
-        given = next(tensor for tensor in inputs if tensor is not None)
+        given = next(tensor for tensor in (clinical_BCHW, dermoscopy_BCHW) if tensor is not None)
         return logits.plus(self.patient(torch.zeros(len(given), self.patient.width, device=given.device)))
 
     def encode(self, images_BCHW: Tensor, modality: Modality) -> ImageEncoding:
@@ -203,19 +246,19 @@ class PairNetwork(nn.Module, ABC):
         inputs = PairMaps(clinical_BCHW, dermoscopy_BCHW)
         return self._maps(inputs, self.stems(inputs) if self.cam is not None and self.cam.from_stem else inputs)
 
-    def _maps(self, inputs: PairMaps, stems: PairMaps) -> PairMaps:
+    def _maps(self, inputs: PairMaps, stems: PairMaps, present: Present | None = None) -> PairMaps:
         if self.cam is None:
             return PairMaps(None, None)
-        maps: PairMaps = self.cam(stems if self.cam.from_stem else inputs)
+        maps: PairMaps = self.cam(stems if self.cam.from_stem else inputs, present)
         return maps
 
     @abstractmethod
-    def stems(self, images: PairMaps) -> PairMaps:
-        """Return the output of the trunks' frozen layers."""
+    def stems(self, images: PairMaps, present: Present | None = None) -> PairMaps:
+        """Return the output of the trunks' frozen layers; ``present`` where the modalities differ in number."""
 
     @abstractmethod
-    def _classify(self, stems: PairMaps, maps: PairMaps) -> PairLogits:
-        """Return logits from the stems' output and the saliency maps."""
+    def _classify(self, stems: PairMaps, maps: PairMaps, present: Present | None) -> PairLogits:
+        """Return logits from the stems' output and the saliency maps, of the images that are present."""
 
 
 class SoleNet(PairNetwork):
@@ -236,14 +279,21 @@ class SoleNet(PairNetwork):
         """See :class:`PairNetwork`."""
         return self.clinical if modality is Modality.CLINICAL else self.dermoscopy
 
-    def stems(self, images: PairMaps) -> PairMaps:
+    def stems(self, images: PairMaps, present: Present | None = None) -> PairMaps:
         """See :class:`PairNetwork`."""
-        pairs = zip((self.clinical, self.dermoscopy), images, strict=True)
-        return PairMaps(*(stream.trunk.stem(image) if image is not None else None for stream, image in pairs))
+        streams = (self.clinical.trunk.stem, self.dermoscopy.trunk.stem)
+        return _each_alone(streams, images, present)
 
-    def _classify(self, stems: PairMaps, maps: PairMaps) -> PairLogits:
-        parts = zip((self.clinical, self.dermoscopy), stems, maps, strict=True)
-        clinical, dermoscopy = (stream(stem, one)[0] if stem is not None else None for stream, stem, one in parts)
+    def _classify(self, stems: PairMaps, maps: PairMaps, present: Present | None) -> PairLogits:
+        found: list[Tensor | None] = []
+        for modality, stem, weights in zip(Modality, stems, maps, strict=True):
+            stream = self.stream_of(modality)
+            with few_images(stream, present.shared[len(found)] if present is not None else None):
+                if present is not None and stem is not None and not present.sizes[len(found)]:
+                    found.append(stream.without_images(stem, weights))
+                else:
+                    found.append(stream(stem, weights)[0] if stem is not None else None)
+        clinical, dermoscopy = found
         return PairLogits(clinical, dermoscopy, None)
 
 
@@ -269,16 +319,28 @@ class ShareNet(PairNetwork):
         del modality
         return self.stream
 
-    def stems(self, images: PairMaps) -> PairMaps:
+    def stems(self, images: PairMaps, present: Present | None = None) -> PairMaps:
         """See :class:`PairNetwork`."""
-        return _as_one_batch(self.stream.trunk.stem, images)
+        return _as_one_batch(self.stream.trunk.stem, images, present)
 
-    def _classify(self, stems: PairMaps, maps: PairMaps) -> PairLogits:
+    def _classify(self, stems: PairMaps, maps: PairMaps, present: Present | None) -> PairLogits:
         weights = [one for one in maps if one is not None]
         given = [stem for stem in stems if stem is not None]
-        logits, taps = self.stream(torch.cat(given), torch.cat(weights) if weights else None)
+        with few_images(self.stream, sum(present.shared[:2]) if present is not None else None):
+            logits, taps = self.stream(torch.cat(given), torch.cat(weights) if weights else None)
         if stems.clinical is None or stems.dermoscopy is None:
             return PairLogits(logits, None, None) if stems.clinical is not None else PairLogits(None, logits, None)
-        triple = self.cross(*taps.chunk(2), maps) if self.cross is not None else None
-        clinical, dermoscopy = logits.chunk(2)
+        triple = self._cross(_parts(taps, 2, present), maps, present) if self.cross is not None else None
+        clinical, dermoscopy = _parts(logits, 2, present)
         return PairLogits(clinical, dermoscopy, triple)
+
+    def _cross(self, taps: Sequence[Tensor], maps: PairMaps, present: Present | None) -> Tensor:
+        """Return the third sub-network's logits of the pairs with both images."""
+        assert self.cross is not None, "of Triple-Nets only"
+        if present is not None:
+            taps = [tap[rows] for tap, rows in zip(taps, present.of_both, strict=True)]
+            of_both = zip(maps, present.of_both, strict=True)
+            maps = PairMaps(*(weights[rows] if weights is not None else None for weights, rows in of_both))
+        with few_images(self.cross, present.shared[2] if present is not None else None):
+            logits: Tensor = self.cross(*taps, maps)
+        return logits

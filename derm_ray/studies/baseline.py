@@ -51,7 +51,7 @@ def run_baseline(
     """
     require_size(manifest, Preprocessing(size), "the baseline's size")
     manifest = collapse(manifest, labels)
-    validate(manifest, labels, complete=tuple(Split))
+    validate(manifest, labels, complete=tuple(Split), purpose="the baseline")
     trunk = Trunk("vgg16")
     load_trunk_weights(trunk, read_init_weights("vgg16", init_weights), init_weights or "torchvision's vgg16")
     features: dict[Split, tuple[Features, Features]] = {}

@@ -11,7 +11,8 @@ from derm_ray.data.splits import split_manifest
 from derm_ray.data.synthetic import synthesize
 from derm_ray.domain import PAPER15
 from derm_ray.errors import OutputExistsError
-from derm_ray.evaluation.evaluate import Evaluation, evaluate
+from derm_ray.evaluation.evaluate import evaluate
+from derm_ray.evaluation.evaluation import Evaluation
 from derm_ray.evaluation.report import write_evaluation
 from derm_ray.inference.predictor import Predictor
 from derm_ray.scoring.pipeline import ScoringResult, score

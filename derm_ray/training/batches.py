@@ -1,6 +1,6 @@
 """Batches: their pairs and pixels. The order depends on the seed only, not on the number of workers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -12,13 +12,15 @@ from derm_ray.data.patient import PatientEncoder, Vectors
 from derm_ray.data.patient_columns import patient_pairs
 from derm_ray.data.preprocessing import Preprocessing, load_pairs
 from derm_ray.diagnoses import decided_class, possible_classes
-from derm_ray.domain import LabelSet, LesionPair, Modality, Split
+from derm_ray.domain import LabelSet, LesionPair, Modality, PredictionKind, Split
 from derm_ray.errors import ConfigError, ImageError, ImageErrorCode, StorageError, counted
+from derm_ray.evaluation.kinds import Flags, main_kind, rows_of
 from derm_ray.training.augmentation import Augmentation
 
 Indices = npt.NDArray[np.int64]
 Classes = npt.NDArray[np.bool_]
 Probabilities = npt.NDArray[np.float32]
+Images = npt.NDArray[np.uint8 | np.uint16 | np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +32,7 @@ class LabeledPairs:
         positions: (N,) which of them the label set includes.
         classes: (N, K) the classes that each can be: one, or several of a coarse diagnosis.
         teacher: (N, 3, K) probabilities to learn from beside the labels, one row per
-            :class:`derm_ray.domain.PredictionKind`; ``None`` without a teacher.
+            :class:`derm_ray.domain.PredictionKind`, NaN for kinds whose images a pair lacks; ``None``: no teacher.
         patient: encoded patient data of all pairs of the split (listed, F); ``None``: the network uses none.
     """
 
@@ -47,6 +49,16 @@ class LabeledPairs:
     def pairs(self) -> list[LesionPair]:
         """Those that the label set includes."""
         return [self.listed[position] for position in self.positions]
+
+    @property
+    def present(self) -> Flags:
+        """Which images they have (N, 2), in the order of :class:`derm_ray.domain.Modality`."""
+        return images_of(self.pairs)
+
+    @property
+    def kind(self) -> PredictionKind:
+        """The kind that judges a model on them: see :func:`derm_ray.evaluation.kinds.main_kind`."""
+        return main_kind(rows_of(self.present))
 
     @property
     def labels(self) -> Indices:
@@ -66,6 +78,12 @@ class LabeledPairs:
         patient = None if self.patient is None else self.patient[positions]
         pairs = [self.listed[position] for position in positions]
         return Share(pairs, positions, self.classes[rows], rows, len(batch), teacher, patient)
+
+
+def images_of(pairs: Sequence[LesionPair]) -> Flags:
+    """Return which images pairs have (N, 2), in the order of :class:`derm_ray.domain.Modality`."""
+    flags = [[pair.uri(modality) is not None for modality in Modality] for pair in pairs]
+    return np.array(flags, np.bool_).reshape(len(pairs), 2)
 
 
 def labeled(manifest: Manifest, split: Split, labels: LabelSet, encoder: PatientEncoder | None = None) -> LabeledPairs:
@@ -112,6 +130,28 @@ class Share:
     teacher: Probabilities | None = None
     patient: Vectors | None = None
 
+    @property
+    def present(self) -> Flags:
+        """Which images its pairs have (B, 2); see :func:`images_of`."""
+        return images_of(self.pairs)
+
+    def batch(self, clinical: Images, dermoscopy: Images) -> "Batch":
+        """Return the batch of its images, or their activations; see :class:`Batch`."""
+        return Batch(
+            clinical,
+            dermoscopy,
+            self.classes,
+            self.indices,
+            self.global_size,
+            self.teacher,
+            self.patient,
+            self.present,
+        )
+
+
+Dropout = Callable[[Share], Share]
+"""Returns a share without some of its patient data or images."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -119,21 +159,28 @@ class Batch:
 
     Attributes:
         clinical, dermoscopy: images (B, size, size, 3) uint8, or the frozen stem's activations (B, H, W, C),
-            float32 or the bits of bfloat16 as uint16.
+            float32 or the bits of bfloat16 as uint16; zeros where a pair has none.
         classes: (B, K) the classes that each pair can be.
         indices: (B,) rows of the split.
         global_size: pairs in the whole global batch.
         teacher: (B, 3, K) see :class:`LabeledPairs`.
         patient: encoded patient data (B, F); ``None`` for networks without it.
+        present: which images pairs have (B, 2), see :func:`images_of`; ``None``: all have both.
     """
 
-    clinical: npt.NDArray[np.uint8 | np.uint16 | np.float32]
-    dermoscopy: npt.NDArray[np.uint8 | np.uint16 | np.float32]
+    clinical: Images
+    dermoscopy: Images
     classes: Classes
     indices: Indices
     global_size: int
     teacher: Probabilities | None = None
     patient: Vectors | None = None
+    present: Flags | None = None
+
+    @property
+    def given(self) -> Flags:
+        """Which images its pairs have (B, 2)."""
+        return np.ones((len(self.classes), 2), np.bool_) if self.present is None else self.present
 
     def parts(self, number: int) -> "list[Batch]":
         """Return its pairs in as many batches, whose sizes differ by one at most."""
@@ -149,6 +196,7 @@ class Batch:
                 self.global_size,
                 None if self.teacher is None else self.teacher[of],
                 None if self.patient is None else self.patient[of],
+                None if self.present is None else self.present[of],
             )
             for of in rows
         ]
@@ -187,17 +235,16 @@ def check_batch_size(pairs: int, global_batch_size: int, workers: int, accumulat
 
 def load_batch(share: Share, spec: Preprocessing, executor: Executor, augmentation: Augmentation | None) -> Batch:
     """Load the images of a share; see :func:`load_images`."""
-    clinical, dermoscopy = load_images(share.pairs, spec, executor, augmentation)
-    return Batch(clinical, dermoscopy, share.classes, share.indices, share.global_size, share.teacher, share.patient)
+    return share.batch(*load_images(share.pairs, spec, executor, augmentation))
 
 
 def load_images(
     pairs: Sequence[LesionPair], spec: Preprocessing, executor: Executor, augmentation: Augmentation | None = None
 ) -> npt.NDArray[np.uint8]:
-    """Read, decode, resize and augment the clinical and the dermoscopy images of pairs that have both.
+    """Read, decode, resize and augment the clinical and the dermoscopy images of pairs.
 
     Of several images of a modality, an augmentation draws one for its epoch; without one, the first is taken.
-    ``executor`` runs one task per image. Returns (2, B, size, size, 3).
+    ``executor`` runs one task per image. Returns (2, B, size, size, 3), zeros where a pair has no image.
 
     Raises:
         ImageError: an image cannot be used; the message names pair and file.
@@ -205,7 +252,7 @@ def load_images(
     """
     loaded = spec if augmentation is None else augmentation.before(spec)
     pairs = [pair.first() if augmentation is None else augmentation.choose(pair) for pair in pairs]
-    images = np.empty((2, len(pairs), spec.size, spec.size, 3), np.uint8)
+    images = np.zeros((2, len(pairs), spec.size, spec.size, 3), np.uint8)
     for row, (pair, pixels) in enumerate(zip(pairs, load_pairs(pairs, loaded, executor), strict=True)):
         if isinstance(pixels, ImageError):
             message = f"pair {pair.pair_id}: {pixels.message}"
@@ -213,7 +260,7 @@ def load_images(
                 raise StorageError(message)
             raise ImageError(pixels.code, message)
         for slot, modality in enumerate(Modality):
-            image = pixels.of(modality)
-            assert image is not None, "validated: training has both images"
+            if (image := pixels.of(modality)) is None:
+                continue
             images[slot, row] = image if augmentation is None else augmentation.apply(image, spec.size, pair, modality)
     return images

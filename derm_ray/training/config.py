@@ -101,6 +101,8 @@ class TrainConfig:
         dropout: probability in the heads.
         augmentation: of training images: ``none``, ``mirror`` (left-right), ``standard`` (crops, mirrors, quarter turns
             and colors) or ``strong`` (more of these, blur and erased rectangles).
+        modality_dropout: probability with which one image of a training pair is left out in an epoch, either one as
+            often, so that single images are answered better.
         patient_data: manifest columns that the network uses beside the images, such as ``age,sex``; empty for none.
         patient_dropout: probability with which a training pair goes without each of these columns, and once more
             without all of them.
@@ -111,10 +113,11 @@ class TrainConfig:
         decide: what the named diagnosis is chosen for: ``argmax`` (the most probable), ``balanced_accuracy`` or
             ``macro_f1``, for which rare classes are named at lower probabilities.
         ema_decay: of the weights' exponential moving average, which is what is validated and sealed; 0 turns it off.
-        monitor: validation metric that picks the best epoch, of the cross prediction; higher is better.
+        monitor: validation metric that picks the best epoch, of the cross prediction (or, if no lesion of val has both
+            images, of the modality that most have); higher is better.
         keep: the epoch that becomes the bundle: ``best`` by ``monitor``, or ``last``.
         patience: epochs without a better ``monitor`` after which training ends; 0 runs all.
-        seed: of initial weights, order, augmentation and dropout, that of patient data too.
+        seed: of initial weights, order, augmentation and dropout, that of images and patient data too.
     """
 
     label_set: str = "paper15"
@@ -148,6 +151,7 @@ class TrainConfig:
     clip_norm: NonNegative = 5.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     augmentation: Annotated[str, OneOf("augmentation", POLICIES)] = "mirror"
+    modality_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
     patient_data: str = ""
     patient_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     freeze_batch_norm: bool = False

@@ -12,7 +12,7 @@ from derm_ray import storage
 from derm_ray.domain import LesionPair, Modality
 from derm_ray.errors import ConfigError, StorageError
 from derm_ray.training.augmentation import Augmentation
-from derm_ray.training.batches import Indices
+from derm_ray.training.batches import Indices, images_of
 
 PAIRS_PER_FILE = 64
 LIMIT_GIB = 50.0
@@ -24,7 +24,7 @@ Activations = npt.NDArray[np.uint16 | np.float32]
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """The activations of one list of pairs.
+    """The activations of one list of pairs; zeros for an image that a pair lacks.
 
     Files hold fixed-size records, one per pair in order; a record is the clinical and the dermoscopy image's
     activations (H, W, C), and those of both images mirrored. Any range of a file can be read alone, locally and from
@@ -60,14 +60,19 @@ class FeatureCache:
     ) -> tuple[Activations, Activations]:
         """Return clinical and dermoscopy activations (B, H, W, C) of pairs at these places in the list.
 
+        Those of images that a pair lacks are not read: they are zeros.
+
         Raises:
             StorageError: a file cannot be read, or is cut short.
         """
         filesystem, folder = storage.filesystem(self.uri)
+        present = images_of(pairs)
         files: list[str] = []
         starts: list[int] = []
-        for pair, row in zip(pairs, positions.tolist(), strict=True):
+        for pair, row, has in zip(pairs, positions.tolist(), present, strict=True):
             for slot, modality in enumerate(Modality):
+                if not has[slot]:
+                    continue
                 files.append(f"{folder}/{row // PAIRS_PER_FILE:06d}.features")
                 mirrored = self.mirrored and augmentation is not None and augmentation.mirrors(pair, modality)
                 image = slot + 2 * mirrored
@@ -77,8 +82,9 @@ class FeatureCache:
             parts = filesystem.cat_ranges(files, starts, ends, on_error="raise")
         if any(len(part) != self.image_bytes for part in parts):
             raise StorageError(f"{self.uri}: its files are truncated. Delete this folder; it will be computed again.")
-        images = np.frombuffer(b"".join(parts), self.dtype).reshape(len(pairs), 2, *self.shape)
-        return np.ascontiguousarray(images[:, 0]), np.ascontiguousarray(images[:, 1])
+        images = np.zeros((2, len(pairs), *self.shape), self.dtype)
+        images.swapaxes(0, 1)[present] = np.frombuffer(b"".join(parts), self.dtype).reshape(-1, *self.shape)
+        return images[0], images[1]
 
 
 def evict_caches(folder: str, caches: Sequence[tuple[FeatureCache, int]], limit_gib: float) -> None:

@@ -15,8 +15,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from derm_ray.domain import PredictionKind
 from derm_ray.errors import DermRayError, TrainingError
+from derm_ray.evaluation.kinds import rows_of
 from derm_ray.inference.precision import autocast, network_input, resolve_precision, to_device
 from derm_ray.models.networks import PairLogits, PairNetwork
+from derm_ray.models.present import Present
 from derm_ray.training.batches import Batch
 from derm_ray.training.config import TrainConfig
 from derm_ray.training.losses import SoftTargets, class_weights, log_frequencies, pair_loss
@@ -24,6 +26,7 @@ from derm_ray.training.optimizer import make_optimizer, set_rates
 from derm_ray.training.watchdog import Watchdog
 
 _FIX = "Lower learning_rate or head_learning_rate, or set clip_norm, and start under a new name."
+_NOT_FINITE = f"the network's predictions on val are not finite. {_FIX}"
 
 _Tensors = tuple[Tensor, ...] | list[Tensor]
 KindProbabilities = dict[PredictionKind, npt.NDArray[np.float32]]
@@ -58,9 +61,11 @@ class TrainingLoop:
             self._adjustment = config.logit_adjustment * torch.from_numpy(log_frequencies(counts)).to(device)
         self._distributed = dist.is_available() and dist.is_initialized()
         self._module: nn.Module = network
+        self._synchronized = False
         if self._distributed:
             if device.type == "cuda":
                 network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+                self._synchronized = not config.freeze_batch_norm
                 self.network = network
             # Local batch norms keep their own statistics on CPU; rank 0's are the ones that are saved.
             self._module = DistributedDataParallel(
@@ -167,8 +172,9 @@ class TrainingLoop:
 
     def _backward(self, batch: Batch) -> Tensor:
         """Add the gradients of a batch, and return its share of the global mean loss."""
+        present = self._present(batch)
         with autocast(self.precision, self.device):
-            logits = self._forward(batch)
+            logits = self._forward(batch, present)
         classes = torch.from_numpy(batch.classes).to(self.device)
         losses = pair_loss(
             logits,
@@ -178,6 +184,7 @@ class TrainingLoop:
             smoothing=self.config.label_smoothing,
             adjustment=self._adjustment,
             teacher=self._soft_targets(batch),
+            present=present,
         )
         # DDP averages over ranks, so that shares of unequal size must weigh by their pairs.
         weights = (classes * self._weights).sum(1) / classes.sum(1)
@@ -191,19 +198,30 @@ class TrainingLoop:
         probabilities = torch.from_numpy(batch.teacher).to(self.device)
         return SoftTargets(probabilities, self.config.distillation_weight, self.config.distillation_temperature)
 
-    def _forward(self, batch: Batch, module: nn.Module | None = None) -> PairLogits:
+    def _present(self, batch: Batch) -> Present | None:
+        """Return the images that the pairs of a batch have; ``None``: all of them."""
+        flags, shared = batch.given, None
+        if self._synchronized and self._module.training:
+            images = torch.tensor([*flags.sum(0).tolist(), int(flags.all(1).sum())], device=self.device)
+            dist.all_reduce(images)
+            shared = images.tolist()
+        return None if flags.all() else Present.of(flags, self.device, shared)
+
+    def _forward(self, batch: Batch, present: Present | None, module: nn.Module | None = None) -> PairLogits:
         inputs = [network_input(a, self.device) for a in (batch.clinical, batch.dermoscopy)]
         if self.precision == "fp32":
             inputs = [tensor.float() for tensor in inputs]
         if batch.patient is not None:
             inputs.append(torch.from_numpy(batch.patient).to(self.device))
-        logits: PairLogits = (module or self._module)(*inputs, from_stem=batch.clinical.dtype != np.uint8)
+        from_stem = batch.clinical.dtype != np.uint8
+        logits: PairLogits = (module or self._module)(*inputs, from_stem=from_stem, present=present)
         return logits
 
     def predict(self, batches: Iterable[Batch | DermRayError], pairs: int) -> KindProbabilities:
         """Return the probabilities of every pair, (pairs, classes) float32 per prediction kind, the same on all ranks.
 
-        The batches are this rank's shares; all ranks together hold every index of ``range(pairs)`` once.
+        Rows of pairs that lack a kind's images are NaN. The batches are this rank's shares; all ranks together hold
+        every index of ``range(pairs)`` once.
 
         Raises:
             TrainingError: a probability is not finite.
@@ -220,8 +238,9 @@ class TrainingLoop:
                     mine.append(batch)
                 elif len(batch.indices):
                     self._watchdog.work()
-                    logits = self._forward(batch, network)
-                    mine.append((batch.indices, {k: p.cpu().numpy() for k, p in logits.probabilities().items()}))
+                    logits = self._forward(batch, self._present(batch), network)
+                    kinds = {kind: p.cpu().numpy() for kind, p in logits.probabilities().items()}
+                    mine.append((batch.indices, kinds) if _is_finite(kinds, batch) else TrainingError(_NOT_FINITE))
                     self._watchdog.wait()
         gathered = [item for rank in self._gather(mine) for item in rank]
         whole = {kind: np.zeros((pairs, self.config.classes), np.float32) for kind in PredictionKind}
@@ -231,8 +250,6 @@ class TrainingLoop:
             indices, kinds = item
             for kind, probabilities in kinds.items():
                 whole[kind][indices] = probabilities
-        if not all(np.isfinite(probabilities).all() for probabilities in whole.values()):
-            raise TrainingError(f"the network's predictions on val are not finite. {_FIX}")
         return whole
 
     def _share_buffers(self) -> None:
@@ -253,6 +270,12 @@ class TrainingLoop:
         self._optimizer.load_state_dict(state["optimizer"])
         if self._average is not None:
             self._average.load_state_dict(state["average"])
+
+
+def _is_finite(kinds: KindProbabilities, batch: Batch) -> bool:
+    """Return whether the probabilities are finite of all kinds whose images a pair has."""
+    rows = rows_of(batch.given)
+    return all(bool(np.isfinite(probabilities[rows[kind]]).all()) for kind, probabilities in kinds.items())
 
 
 def sealed_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:

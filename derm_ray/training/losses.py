@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from derm_ray.models.networks import PairLogits
+from derm_ray.models.present import Present
 
 
 def squared(logits: Tensor, classes: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -54,7 +55,7 @@ class SoftTargets(NamedTuple):
     """What a teacher says of a batch.
 
     Attributes:
-        probabilities: (B, 3, K), one row per :class:`derm_ray.domain.PredictionKind`.
+        probabilities: (B, 3, K), one row per :class:`derm_ray.domain.PredictionKind`; NaN for those that a pair lacks.
         weight: share of the teacher in the loss, 0..1.
         temperature: of both sides, above 0.
     """
@@ -62,6 +63,10 @@ class SoftTargets(NamedTuple):
     probabilities: Tensor
     weight: float
     temperature: float
+
+    def of(self, rows: Tensor) -> "SoftTargets":
+        """Return those of some pairs (n,)."""
+        return self._replace(probabilities=self.probabilities[rows])
 
     def mixed(self, loss: Tensor, logits: Tensor, kind: int) -> Tensor:
         """Return (1 - w) loss + w T^2 KL(teacher_T || student_T) per pair (Hinton et al. 2015, section 2): (B,).
@@ -83,17 +88,32 @@ def pair_loss(
     smoothing: float = 0.0,
     adjustment: Tensor | None = None,
     teacher: SoftTargets | None = None,
+    present: Present | None = None,
 ) -> Tensor:
     """Return cost_overall = cost_C + cost_D + alpha * cost_T per pair (Eq. 3-5): (B,).
 
-    ``classes`` (B, K) are those that each pair can be: one, or several of a coarse diagnosis. Networks
-    without a third sub-network have no cost_T. ``adjustment`` (K,) is added to all logits. With a teacher, each cost
-    is mixed with the distance to its prediction from the same images.
+    Args:
+        logits: of each sub-network; without a third one there is no cost_T.
+        classes: those that each pair can be (B, K): one, or several of a coarse diagnosis.
+        loss: a key of :data:`LOSSES`.
+        alpha: weight of cost_T.
+        smoothing: of labels.
+        adjustment: (K,) is added to all logits.
+        teacher: each cost is mixed with the distance to its prediction from the same images.
+        present: the images that pairs have, where some lack one; costs of what a pair lacks are left out. ``None``:
+            all pairs have both.
     """
-    assert logits.clinical is not None, "training needs both images"
-    assert logits.dermoscopy is not None, "training needs both images"
+    assert logits.clinical is not None, "training gives both"
+    assert logits.dermoscopy is not None, "training gives both"
 
     def cost(part: Tensor, kind: int) -> Tensor:
+        if present is None:
+            return mixed(part, classes, teacher, kind)
+        rows = (*present.rows, present.both)[kind]
+        own = mixed(part[rows], classes[rows], teacher.of(rows) if teacher is not None else None, kind)
+        return own.new_zeros(len(classes)).index_copy(0, rows, own)
+
+    def mixed(part: Tensor, classes: Tensor, teacher: SoftTargets | None, kind: int) -> Tensor:
         own = LOSSES[loss](part if adjustment is None else part + adjustment, classes, smoothing)
         return own if teacher is None else teacher.mixed(own, part, kind)
 

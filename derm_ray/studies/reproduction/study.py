@@ -166,7 +166,7 @@ def _check(manifest: Manifest, labels: LabelSet) -> None:
                 f"{manifest.uri}: no pair has a {column.removesuffix('_uri')} image. The study compares both "
                 "modalities; give a manifest with both."
             )
-    validate(manifest, labels, complete=tuple(Split))
+    validate(manifest, labels, complete=tuple(Split), purpose="the study")
     for split in Split:
         require_split(manifest, split)
 

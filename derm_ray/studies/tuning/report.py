@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from derm_ray.studies.tuning.space import Range, Space
-from derm_ray.training.config import TrainConfig
 
 _COLUMNS = 3
 
@@ -98,8 +97,8 @@ def short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else "none" if value is None else str(value)
 
 
-def plot_png(rows: Sequence[TrialRow], space: Space, config: TrainConfig) -> bytes:
-    """Return a plot, as PNG: the score by epoch of each trial, and the best score by each setting."""
+def plot_png(rows: Sequence[TrialRow], space: Space, score: str) -> bytes:
+    """Return a plot, as PNG: the score, so named, by epoch of each trial, and the best score by each setting."""
     panels = 1 + len(space)
     lines = math.ceil(panels / _COLUMNS)
     figure = Figure(figsize=(4.2 * min(panels, _COLUMNS), 3.2 * lines), layout="constrained")
@@ -113,7 +112,7 @@ def plot_png(rows: Sequence[TrialRow], space: Space, config: TrainConfig) -> byt
     for panel, (name, of) in zip(axes[1:], space.items(), strict=True):
         _scatter(panel, rows, name, of)
     for panel in axes:
-        panel.set_ylabel(f"cross {config.monitor}")
+        panel.set_ylabel(score)
         panel.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)

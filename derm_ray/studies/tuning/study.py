@@ -18,7 +18,7 @@ from derm_ray import runtime, storage
 from derm_ray.data.labels import collapse
 from derm_ray.data.manifest import Manifest
 from derm_ray.data.validation import validate
-from derm_ray.domain import Split, label_set
+from derm_ray.domain import PredictionKind, Split, label_set
 from derm_ray.errors import ConfigError, OutputExistsError, TrainingError, counted
 from derm_ray.lease import hold
 from derm_ray.observability import WorkerLogs
@@ -117,11 +117,12 @@ def search(
                 cache,
                 resources,
                 WorkerLogs.like_here(None),
+                labeled(manifest, Split.VAL, label_set(config.label_set)).kind,
             )
             with _quiet():
                 found = _tune(task, config, space, uri, trials)
             lease.check()
-            return _report(found, config, space, uri)
+            return _report(found, config, space, uri, task.kind)
 
 
 def _require_optuna() -> None:
@@ -142,7 +143,7 @@ def _check(
 ) -> None:
     """Refuse what no trial could train on; what depends on drawn settings fails the trials that draw them."""
     labels = label_set(config.label_set)
-    validate(collapse(manifest, labels, coarse=(Split.TRAIN,)), labels, complete=(Split.TRAIN, Split.VAL))
+    validate(collapse(manifest, labels, coarse=(Split.TRAIN,)), labels, labeled=(Split.TRAIN, Split.VAL))
     if "global_batch_size" not in space:
         check_batch_size(len(labeled(manifest, Split.TRAIN, labels)), config.global_batch_size, resources.workers)
     if not _ARCHITECTURE & space.keys():
@@ -250,7 +251,7 @@ def _row(result: Any, task: TrialTask, config: TrainConfig) -> TrialRow:
     run_uri = storage.join(task.runs_uri, name)
     problem = None if result.error is None else _problem(result.error)
     state = "failed" if problem else "finished" if is_finished(run_uri) else "stopped"
-    return TrialRow(name, state, dict(result.config), tuple(epoch_scores(run_uri, config)), run_uri, problem)
+    return TrialRow(name, state, dict(result.config), tuple(epoch_scores(run_uri, config, task.kind)), run_uri, problem)
 
 
 def _problem(error: BaseException) -> str:
@@ -259,14 +260,16 @@ def _problem(error: BaseException) -> str:
     return re.sub(r"^derm_ray\.errors\.\w+: ", "", lines[-1])
 
 
-def _report(found: Sequence[TrialRow], config: TrainConfig, space: Space, uri: str) -> SearchResult:
+def _report(
+    found: Sequence[TrialRow], config: TrainConfig, space: Space, uri: str, kind: PredictionKind
+) -> SearchResult:
     rows = ranked(found)
     if rows[0].best[0] is None:
         raise TrainingError(f"no trial has a {config.monitor}; the first: {rows[0].problem or 'not defined on val'}")
     best = config_from_json({**config.to_json(), **rows[0].settings})
     uris = [storage.join(uri, file) for file in (BEST, TABLE, PLOT)]
     storage.write_bytes(uris[1], table_csv(rows).encode())
-    storage.write_bytes(uris[2], plot_png(rows, space, config))
+    storage.write_bytes(uris[2], plot_png(rows, space, f"{kind} {config.monitor}"))
     storage.write_bytes(uris[0], write_recipe(best).encode())
     return SearchResult(tuple(rows), best, *uris)
 

@@ -30,7 +30,9 @@ SCORE, EPOCH, LAST = "score", "epoch", "last"
 
 @dataclass(frozen=True)
 class TrialTask:
-    """What all trials share; ``recipe`` is what their settings change, and ``runs_uri`` the folder of their runs."""
+    """What all trials share; ``recipe`` is what their settings change, ``runs_uri`` the folder of their runs, and
+    ``kind`` the prediction kind whose metrics compare them.
+    """
 
     recipe: Mapping[str, Any]
     manifest: Manifest
@@ -39,6 +41,7 @@ class TrialTask:
     cache: str | None
     resources: Resources
     logs: WorkerLogs
+    kind: PredictionKind
 
 
 class _EpochReports(TuneReportCallback):  # type: ignore[misc]
@@ -59,13 +62,13 @@ def _report(epoch: int, score: float, epochs: int) -> dict[str, Any]:
     return {EPOCH: epoch, SCORE: NO_SCORE if math.isnan(score) else score, LAST: epoch == epochs}
 
 
-def epoch_scores(run_uri: str, config: TrainConfig) -> list[tuple[int, float]]:
-    """Return the epochs a run has finished and their monitored metric, NaN where it is not defined."""
+def epoch_scores(run_uri: str, config: TrainConfig, kind: PredictionKind) -> list[tuple[int, float]]:
+    """Return the epochs a run has finished and their monitored metric of a kind, NaN where it is not defined."""
     uri = storage.join(run_uri, METRICS)
     if not storage.exists(uri):
         return []
     lines = [json.loads(line) for line in storage.read_bytes(uri).splitlines()]
-    name = f"{PredictionKind.CROSS}/{config.monitor}"
+    name = f"{kind}/{config.monitor}"
     return [(line["epoch"], line.get(name, float("nan"))) for line in lines if "step" not in line]
 
 
@@ -83,7 +86,7 @@ def run_trial(settings: dict[str, Any], task: TrialTask) -> None:
     config = config_from_json({**task.recipe, **settings})
     name = tune.get_context().get_trial_id()
     run_uri = storage.join(task.runs_uri, name)
-    for epoch, score in epoch_scores(run_uri, config):
+    for epoch, score in epoch_scores(run_uri, config, task.kind):
         tune.report(_report(epoch, score, config.epochs))
     if is_finished(run_uri):
         return

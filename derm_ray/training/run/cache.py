@@ -17,7 +17,7 @@ from derm_ray.inference.precision import autocast, resolve_precision, to_device
 from derm_ray.models.networks import PairNetwork, Stream
 from derm_ray.models.trunks import Trunk
 from derm_ray.ray_rows import Row, dataset_of, objects, packed, unpacked
-from derm_ray.training.batches import LabeledPairs, load_images
+from derm_ray.training.batches import LabeledPairs, images_of, load_images
 from derm_ray.training.config import TrainConfig
 from derm_ray.training.feature_cache import PAIRS_PER_FILE, Activations, FeatureCache, evict_caches
 
@@ -175,12 +175,13 @@ class FeatureWriter:
         storage.write_bytes(cache.file(index), np.ascontiguousarray(records, cache.dtype).tobytes())
 
     def _compute(self, cache: FeatureCache, pairs: Sequence[LesionPair]) -> Activations:
-        images = load_images(pairs, self._spec, self._executor)
+        images, present = load_images(pairs, self._spec, self._executor), images_of(pairs).T
         if cache.mirrored:
-            images = np.concatenate([images, images[:, :, :, ::-1]])
-        batch = torch.from_numpy(images.reshape(-1, *images.shape[2:])).to(self._device)
+            images, present = np.concatenate([images, images[:, :, :, ::-1]]), np.concatenate([present, present])
+        batch = torch.from_numpy(images[present]).to(self._device)
         with torch.inference_mode(), autocast(self._precision, self._device):
             features = self._trunk.stem(batch.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         bits = features.bfloat16().view(torch.uint16) if cache.dtype == "uint16" else features.float()
-        array: Activations = bits.contiguous().cpu().numpy()
-        return array.reshape(len(images), len(pairs), *cache.shape).swapaxes(0, 1)
+        array: Activations = np.zeros((*present.shape, *cache.shape), cache.dtype)
+        array[present] = bits.contiguous().cpu().numpy()
+        return array.swapaxes(0, 1)

@@ -11,9 +11,8 @@ import ray
 from derm_ray.data.preprocessing import Preprocessing
 from derm_ray.errors import DermRayError, ImageError, StorageError
 from derm_ray.training.augmentation import Augmentation
-from derm_ray.training.batches import Batch, Indices, LabeledPairs, Share, load_batch
+from derm_ray.training.batches import Batch, Dropout, Indices, LabeledPairs, Share, load_batch
 from derm_ray.training.feature_cache import FeatureCache
-from derm_ray.training.patient_dropout import PatientDropout
 
 IMAGES_AT_ONCE = 4
 PREFETCHED_BATCHES = 2
@@ -31,13 +30,14 @@ def batches(
     world_size: int,
     augmentation: Augmentation | None = None,
     features: FeatureCache | None = None,
-    dropout: PatientDropout | None = None,
+    dropout: Sequence[Dropout] = (),
 ) -> Iterator[Batch | DermRayError]:
     """Yield one rank's share of every global batch, in order: a batch, or the error of its first image that cannot be
     used.
 
     ``order`` are rows of the split, which alone determine the content of each step. Tasks load them, one a batch, on
     CPUs that no worker holds; without such CPUs, this process loads them. Features are read in place of images.
+    What each ``dropout`` leaves out of a share is not loaded.
 
     Raises:
         OSError: storage failed.
@@ -91,13 +91,13 @@ def _load(
     spec: Preprocessing,
     augmentation: Augmentation | None,
     features: FeatureCache | None,
-    dropout: PatientDropout | None,
+    dropout: Sequence[Dropout],
 ) -> Batch | DermRayError:
-    share = dropout(share) if dropout is not None else share
+    for leave_out in dropout:
+        share = leave_out(share)
     try:
         if features is not None:
-            images = features.read(share.pairs, share.positions, augmentation)
-            return Batch(*images, share.classes, share.indices, share.global_size, share.teacher, share.patient)
+            return share.batch(*features.read(share.pairs, share.positions, augmentation))
         with ThreadPoolExecutor(IMAGES_AT_ONCE) as executor:
             return load_batch(share, spec, executor, augmentation)
     except (ImageError, StorageError) as error:

@@ -40,6 +40,7 @@ from derm_ray.training.batches import LabeledPairs, check_batch_size, labeled
 from derm_ray.training.config import TrainConfig
 from derm_ray.training.feature_cache import LIMIT_GIB
 from derm_ray.training.loop import sealed_weights
+from derm_ray.training.modalities import modality_warnings
 from derm_ray.training.run.cache import common_stem, prepare_features
 from derm_ray.training.run.folder import BUNDLE, INVOCATIONS, VAL, claim, describe, run_folder
 from derm_ray.training.run.pair_predictions import predict_pairs, stored
@@ -60,7 +61,7 @@ STARTS = 120
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished run, and the validation metrics of its best epoch, ``<kind>/<metric>``.
+    """A finished run, and the validation metrics of its best epoch, ``<kind>/<metric>``; ``kind`` judged it.
 
     ``run_id`` was created at the first start and is recorded in the bundle; ``best_epoch`` counts from 1 and is
     ``None`` for folds.
@@ -72,6 +73,7 @@ class TrainResult:
     model_digest: str
     best_epoch: int | None
     metrics: dict[str, float]
+    kind: PredictionKind
 
 
 def train(
@@ -100,7 +102,7 @@ def train(
 
     Args:
         config: the recipe.
-        manifest: pairs with both images, diagnosis and split; ``test`` is never read. Diagnoses may
+        manifest: lesions with at least one image, diagnosis and split; ``test`` is never read. Diagnoses may
             be of any label set; those of train may be coarse for the recipe's.
         out_uri: the folder that holds runs.
         name: the run's folder below it.
@@ -134,7 +136,7 @@ def train(
     run_uri = run_folder(out_uri, name)
     require_size(manifest, config.preprocessing, "the recipe's size")
     collapsed = collapse(manifest, labels, coarse=(Split.TRAIN,))
-    validate(collapsed, labels, complete=(Split.TRAIN, Split.VAL))
+    validate(collapsed, labels, labeled=(Split.TRAIN, Split.VAL))
     if encoder is None and config.patient_fields:
         encoder = fit_encoder(config.patient_fields, manifest, require_split(collapsed, Split.TRAIN))
     splits = {split: labeled(manifest, split, labels, encoder) for split in (Split.TRAIN, Split.VAL)}
@@ -150,6 +152,8 @@ def train(
             logger.warning("%s", warning)
     if cache is not None and any(pair.has_several for part in splits.values() for pair in part.listed):
         raise ConfigError("--cache: each epoch draws one of a lesion's several images of a modality. Train without it.")
+    for warning in modality_warnings(splits[Split.TRAIN].present, splits[Split.VAL].present, config.network):
+        logger.warning("%s", warning)
     stem = common_stem(config, start.network) if cache is not None else None
     taught = load_teacher(teacher, labels, manifest) if teacher is not None else None
     description = describe(config, manifest, init_weights, start, taught.model_digest if taught else None)
@@ -292,7 +296,7 @@ def _save_bundle(
         calibration=calibration,
         reference=make_reference(labels, scores, calibration, images, prepared=prepared),
     )
-    return TrainResult(task.run_uri, uri, provenance["run_id"], digest, epoch, metrics)
+    return TrainResult(task.run_uri, uri, provenance["run_id"], digest, epoch, metrics, val.kind)
 
 
 def _cause(error: BaseException) -> str:

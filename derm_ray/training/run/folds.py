@@ -15,6 +15,7 @@ from derm_ray.data.validation import validate
 from derm_ray.domain import Split, label_set
 from derm_ray.evaluation.calibration import fit_calibration
 from derm_ray.evaluation.evaluate import finite_metrics
+from derm_ray.evaluation.kinds import having, main_kind
 from derm_ray.evaluation.stored_predictions import OUT_OF_FOLD, joined, read_predictions, write_predictions
 from derm_ray.lease import hold
 from derm_ray.runtime import ray_session
@@ -60,7 +61,7 @@ def train_folds(
     labels = label_set(config.label_set)
     run_uri = run_folder(out_uri, name)
     collapsed = collapse(manifest, labels, coarse=(Split.TRAIN, Split.VAL))
-    validate(collapsed, labels, complete=(Split.TRAIN, Split.VAL))
+    validate(collapsed, labels, labeled=(Split.TRAIN, Split.VAL))
     encoder = None
     if config.patient_fields:  # one encoding for all networks, so that they can be one bundle
         folded = collapsed.where([split in (Split.TRAIN, Split.VAL) for split in collapsed.column("split")])
@@ -142,4 +143,5 @@ def _seal(
         calibration=calibration,
         reference=make_reference(labels, found.scores, calibration, images, prepared=prepared),
     )
-    return TrainResult(run_uri, storage.join(run_uri, BUNDLE), description["run_id"], digest, None, metrics)
+    kind = main_kind({kind: having(scores) for kind, scores in found.scores.items()})
+    return TrainResult(run_uri, storage.join(run_uri, BUNDLE), description["run_id"], digest, None, metrics, kind)

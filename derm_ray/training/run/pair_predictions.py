@@ -25,7 +25,9 @@ logger = logging.getLogger(__name__)
 
 
 def predict_pairs(bundle: Bundle, pairs: Sequence[LesionPair], *, use_gpu: bool) -> KindProbabilities:
-    """Return calibrated probabilities of pairs with both images; all free CPUs, or GPUs, of the cluster compute.
+    """Return calibrated probabilities of pairs; all free CPUs, or GPUs, of the cluster compute.
+
+    Those of kinds whose images a pair lacks are NaN.
 
     Raises:
         ImageError: an image cannot be used.
@@ -78,4 +80,6 @@ class _Actor:
                 return packed(ImageError(found.code, f"pair {pair.pair_id}: {found.message}"))
             pixels.append(found)
         predictions = [prediction.per_input_predictions for prediction in self._predictor.predict(pixels)]
-        return packed(np.array([[kinds[kind] for kind in PredictionKind] for kinds in predictions], np.float32))
+        absent = (float("nan"),) * len(self._predictor.bundle.label_set.diagnoses)
+        whole = [[kinds.get(kind, absent) for kind in PredictionKind] for kinds in predictions]
+        return packed(np.array(whole, np.float32))

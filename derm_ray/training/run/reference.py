@@ -12,10 +12,12 @@ from derm_ray.data.archives.reader import ImageReader
 from derm_ray.data.preprocessing import Preprocessing, load_image
 from derm_ray.data.reference import Reference
 from derm_ray.data.statistics import ImageStatistics, measure
-from derm_ray.domain import Calibration, LabelSet, LesionPair, Modality, PredictionKind
+from derm_ray.domain import Calibration, LabelSet, LesionPair, Modality
 from derm_ray.errors import ImageError, counted
 from derm_ray.evaluation.drift import fit_reference, min_samples
+from derm_ray.evaluation.kinds import having
 from derm_ray.inference.predictor import temper
+from derm_ray.training.batches import images_of
 from derm_ray.training.loop import KindProbabilities
 
 logger = logging.getLogger(__name__)
@@ -46,8 +48,9 @@ def measure_images(pairs: Sequence[LesionPair], spec: Preprocessing, seed: int) 
         logger.warning("no image statistics for drift monitoring: %s", str(error).strip().splitlines()[-1])
         found = []
     images = {modality: [one for part in found for one in part[modality]] for modality in Modality}
-    if missing := 2 * len(drawn) - sum(map(len, images.values())):
-        logger.warning("the drift reference lacks %d of %d images, which could not be read", missing, 2 * len(drawn))
+    total = int(images_of([pairs[index] for index in drawn]).sum())
+    if missing := total - sum(map(len, images.values())):
+        logger.warning("the drift reference lacks %d of %d images, which could not be read", missing, total)
     return images
 
 
@@ -73,8 +76,11 @@ def make_reference(
     labels: LabelSet, scores: KindProbabilities, calibration: Calibration, images: Measured, *, prepared: bool
 ) -> Reference:
     """Return the drift reference of a bundle from the val probabilities, as the network gives them, and its images."""
-    answers = {kind: temper(values, calibration.temperatures[kind]) for kind, values in scores.items()}
-    pairs = len(answers[PredictionKind.CROSS])
+    answers = {
+        kind: temper(scores[kind][having(scores[kind])], temperature)
+        for kind, temperature in calibration.temperatures.items()
+    }
+    pairs = max(map(len, answers.values()))
     if pairs < min_samples():
         logger.info(
             "val has %s: drift of predictions will not be monitored, which needs %d",

@@ -5,7 +5,7 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,18 @@ from ray.train.torch import get_device
 
 from derm_ray import storage
 from derm_ray.data.patient import PatientEncoder
-from derm_ray.domain import PredictionKind, Split, label_set
+from derm_ray.domain import Split, label_set
 from derm_ray.errors import DermRayError, StorageError
 from derm_ray.evaluation.evaluate import finite_metrics
 from derm_ray.evaluation.metrics import number_text
 from derm_ray.models.networks import PairNetwork
 from derm_ray.observability import Progress, WorkerLogs
 from derm_ray.training.augmentation import Augmentation
-from derm_ray.training.batches import Batch, Indices, LabeledPairs, evaluation_order, training_order
+from derm_ray.training.batches import Batch, Dropout, Indices, LabeledPairs, evaluation_order, training_order
 from derm_ray.training.config import TrainConfig
 from derm_ray.training.feature_cache import FeatureCache
 from derm_ray.training.loop import KindProbabilities, TrainingLoop
+from derm_ray.training.modality_dropout import ModalityDropout
 from derm_ray.training.patient_dropout import PatientDropout
 from derm_ray.training.run.data_loading import batches
 from derm_ray.training.run.metrics import TrainingMetrics
@@ -119,6 +120,7 @@ class _Worker:
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.train: LabeledPairs = ray.get(task.train)
         self.val: LabeledPairs = ray.get(task.val)
+        self.kind = self.val.kind
         self.metrics = TrainingMetrics(context.get_experiment_name(), self.rank)
         self.history: list[dict[str, Any]] = []
         self.steps: list[dict[str, Any]] = []
@@ -180,9 +182,9 @@ class _Worker:
             with self.metrics.reporting():
                 self._report_epoch(epoch, metric, scores)
             self._log(
-                f"epoch {epoch + 1}/{self.config.epochs}  loss {loss:.4f}  val cross: accuracy "
-                f"{metric['cross/accuracy']:.3f}, balanced {metric['cross/balanced_accuracy']:.3f}, "
-                f"AUROC {number_text(metric.get('cross/macro_auroc', float('nan')))}  ({progress.line()})"
+                f"epoch {epoch + 1}/{self.config.epochs}  loss {loss:.4f}  val {self.kind}: accuracy "
+                f"{metric[f'{self.kind}/accuracy']:.3f}, balanced {metric[f'{self.kind}/balanced_accuracy']:.3f}, "
+                f"AUROC {number_text(metric.get(f'{self.kind}/macro_auroc', float('nan')))}  ({progress.line()})"
             )
 
     def _is_stale(self) -> bool:
@@ -194,20 +196,20 @@ class _Worker:
 
     def _score(self, metric: Mapping[str, Any]) -> float:
         # Ray's checkpoint manager fails on NaN, and ranks a missing score best or worst by its order.
-        score: float = metric.get(f"{PredictionKind.CROSS}/{self.config.monitor}", NO_SCORE)
+        score: float = metric.get(f"{self.kind}/{self.config.monitor}", NO_SCORE)
         return score
 
-    def _dropout(self, epoch: int) -> PatientDropout | None:
-        if self.task.patient is None:
-            return None
-        return PatientDropout(self.task.patient, self.config.patient_dropout, self.config.seed, epoch)
+    def _dropout(self, epoch: int) -> list[Dropout]:
+        config, encoder = self.config, self.task.patient
+        of_patient = [PatientDropout(encoder, config.patient_dropout, config.seed, epoch)] if encoder else []
+        return [ModalityDropout(config.modality_dropout, config.seed, epoch), *of_patient]
 
     def _batches(
         self,
         split: Split,
         order: list[Indices],
         augmentation: Augmentation | None = None,
-        dropout: PatientDropout | None = None,
+        dropout: Sequence[Dropout] = (),
     ) -> Iterator[Batch | DermRayError]:
         features = self.task.features[split] if self.task.features else None
         return batches(

@@ -11,10 +11,15 @@ from derm_ray.errors import ManifestError
 GOOD = {"lesion_id": "L1", "clinical_uri": "a.jpg", "dermoscopy_uri": "b.jpg", "diagnosis": "melanoma"}
 
 
-def problems(*rows: dict[str, Any], complete: tuple[str | None, ...] = (), purpose: str = "training") -> list[str]:
+def problems(
+    *rows: dict[str, Any],
+    labeled: tuple[str | None, ...] = (),
+    complete: tuple[str | None, ...] = (),
+    purpose: str = "training",
+) -> list[str]:
     try:
         manifest = normalize_schema(pa.Table.from_pylist(list(rows)), "m.csv")
-        validate(manifest, PAPER15, complete=complete, purpose=purpose)
+        validate(manifest, PAPER15, labeled=labeled, complete=complete, purpose=purpose)
     except ManifestError as error:
         return list(error.problems)
     return []
@@ -59,15 +64,18 @@ def test_a_group_in_two_splits_is_found(column: str) -> None:
     assert any(f"{column} " in p and "(test, train)" in p for p in problems(first, second))
 
 
-def test_training_needs_both_images_and_a_diagnosis() -> None:
+def test_training_needs_a_diagnosis_and_a_study_both_images() -> None:
     bare = GOOD | {"clinical_uri": None, "diagnosis": None}
     assert problems(bare) == []
+    assert problems(bare, labeled=(None,)) == ["row 1: diagnosis is empty; training needs one"]
     assert len(problems(bare, complete=(None,))) == 2
+    assert problems(GOOD | {"clinical_uri": None}, labeled=(None,)) == []
 
 
 def test_only_the_splits_in_use_must_be_complete_and_rows_keep_their_numbers() -> None:
     test = GOOD | {"lesion_id": "L1", "split": "test", "diagnosis": None, "clinical_uri": None}
     train = GOOD | {"lesion_id": "L2", "split": "train", "diagnosis": None}
+    assert problems(test, train, labeled=("train",)) == ["row 2: diagnosis is empty; training needs one"]
     assert problems(test, train, complete=("train",)) == ["row 2: diagnosis is empty; training needs one"]
 
 
@@ -96,8 +104,8 @@ def test_an_empty_manifest_is_a_problem() -> None:
 
 
 def test_a_message_says_what_needs_both_images() -> None:
-    found = problems(GOOD | {"dermoscopy_uri": None}, complete=(None,), purpose="evaluation")
-    assert found == ["row 1: dermoscopy_uri is empty; evaluation needs both images"]
+    found = problems(GOOD | {"dermoscopy_uri": None}, complete=(None,), purpose="the study")
+    assert found == ["row 1: dermoscopy_uri is empty; the study needs both images"]
 
 
 def warnings(lesions: dict[str | None, int]) -> list[str]:

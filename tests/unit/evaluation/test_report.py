@@ -13,7 +13,8 @@ from derm_ray.data.manifest import Manifest
 from derm_ray.domain import PAPER15, PredictionKind, Split, label_set
 from derm_ray.errors import ConfigError, ManifestError, OutputExistsError
 from derm_ray.evaluation.calibration import fit_calibration
-from derm_ray.evaluation.evaluate import Evaluation, evaluate
+from derm_ray.evaluation.evaluate import evaluate
+from derm_ray.evaluation.evaluation import Evaluation
 from derm_ray.evaluation.metrics import METRICS, Metric, metric_names
 from derm_ray.evaluation.report import summary_text, write_evaluation
 from derm_ray.inference.predictor import Predictor
@@ -123,7 +124,7 @@ def test_exchanged_images_exchange_the_single_predictions_of_a_share_net(
             assert here == pytest.approx(there, abs=1e-9)
 
 
-def test_one_class_and_rows_of_one_image_are_said_in_words(
+def test_one_class_and_rows_without_a_diagnosis_are_said_in_words(
     tmp_path_factory: pytest.TempPathFactory, pairs: Manifest, tmp_path: Path
 ) -> None:
     generator = np.random.default_rng(0)
@@ -148,9 +149,9 @@ def test_one_class_and_rows_of_one_image_are_said_in_words(
     assert f"Warning: {measured.warnings[0]}" in page
     for written in (text, page):
         assert not re.search(r"\bnan\b", written)
-    half = one.with_column("dermoscopy_uri", [None, *one.column("dermoscopy_uri")[1:]])
-    with pytest.raises(ManifestError, match="row 1: dermoscopy_uri is empty; evaluation needs both images"):
-        evaluate(predictor, half)
+    bare = one.with_column("diagnosis", [None, *one.column("diagnosis")[1:]])
+    with pytest.raises(ManifestError, match="row 1: diagnosis is empty; evaluation needs one"):
+        evaluate(predictor, bare)
 
 
 def test_a_registered_metric_is_in_the_evaluation_and_its_reports(

@@ -130,3 +130,19 @@ def test_what_cannot_be_cached_is_refused_with_the_mend() -> None:
     own = build_network(NetworkConfig("share", "tiny", "cam_bp", 5, cam=CamConfig("tiny", 5)), freeze="pool2")
     with pytest.raises(ConfigError, match="does not share the frozen layers"):
         common_stem(config, own)
+
+
+def test_images_that_a_pair_lacks_are_neither_computed_nor_read(trunk: Trunk, pairs: Manifest, tmp_path: Path) -> None:
+    few = pairs.pairs()[:4]
+    single = [few[0], replace(few[1], clinical_uri=None), replace(few[2], dermoscopy_uri=None), few[3]]
+    whole = write(trunk, few, tmp_path).read(few, np.arange(4), None)
+    cache = write(trunk, single, tmp_path)
+    assert cache.uri != write(trunk, few, tmp_path).uri
+    for found, expected, absent in zip(cache.read(single, np.arange(4), None), whole, (1, 2), strict=True):
+        assert not found[absent].any()
+        kept = [row for row in range(4) if row != absent]
+        assert np.allclose(found[kept], expected[kept], atol=1e-5)
+    stored = np.frombuffer(Path(cache.file(0)).read_bytes(), cache.dtype).reshape(4, 2, 2, -1)
+    assert [bool(images.any()) for images in stored[1].swapaxes(0, 1)] == [False, True]
+    left_out = replace(few[3], clinical_uri=None)
+    assert not cache.read([left_out], np.array([3]), None)[0].any()
