@@ -86,9 +86,10 @@ def test_two_workers_train_on_what_lesions_have_as_a_plain_loop_does(
 def test_a_manifest_of_dermoscopy_alone_trains_and_is_evaluated(
     ray_local: None, pairs: Manifest, tmp_path: Path, caplog: LogCaptureFixture, network: str
 ) -> None:
+    """With two workers, whose gradients DDP could not average if a parameter had none."""
     manifest = lacking(pairs, dermoscopy_only=True)
     with caplog.at_level("WARNING", "derm_ray"):
-        result = train(replace(CONFIG, network=network), manifest, str(tmp_path), "run")
+        result = train(replace(CONFIG, network=network), manifest, str(tmp_path), "run", workers=2)
     assert caplog.text.count("train: no lesion has a clinical photo.") == 1
     assert caplog.text.count("The monitored metric is that of dermoscopy, which 24 of 24 pairs have.") == 1
     assert result.kind is PredictionKind.DERMOSCOPY
