@@ -1,6 +1,7 @@
 """The audit's work on Ray Data: fingerprints of all images, their nearest neighbors, and the check of these."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,8 +21,8 @@ from derm_ray.ray_rows import Row, dataset_of, objects, packed, unpacked
 
 IMAGES = 256
 """Images of one task."""
-RETRIES = 3
-"""Times that a task is repeated whose process died; Ray Data would do it forever."""
+ATTEMPTS = 4
+"""Times that a task is begun before it is given up, as one on which processes die."""
 PAIRS = 128
 """Pairs of images that one task compares."""
 
@@ -31,6 +32,11 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class _Failure:
     message: str
+
+
+@dataclass(frozen=True)
+class _Lost:
+    """In place of the result of a task that was given up."""
 
 
 def fingerprint_all(uris: Sequence[str]) -> Fingerprints:
@@ -112,27 +118,43 @@ def _complete(function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[
 
 
 def _results(function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
-    """Yield results as they arrive; those of tasks whose processes died are missing.
+    """Yield results as they arrive; those of tasks whose processes died each time are missing.
 
     Raises:
         WorkError: the function failed.
     """
     if not tasks:
         return
-    dataset = dataset_of(tasks)
-    dataset.context.max_errored_blocks = -1
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it would log a traceback for each of these
+    attempts = _Attempts.remote()  # type: ignore[attr-defined]
+    dataset = dataset_of(list(enumerate(tasks)))
     # Ray Data must have stopped before Ray does: its threads would join any other Ray of the machine.
-    with closing(objects(dataset.map(partial(_call, function), num_cpus=1, max_retries=RETRIES))) as results:
+    with closing(objects(dataset.map(partial(_call, function, attempts), num_cpus=1))) as results:
         for result in results:
             if isinstance(result, _Failure):
                 raise WorkError(f"the audit stopped: {result.message}")
-            yield result
+            if not isinstance(result, _Lost):
+                yield result
 
 
-def _call(function: Callable[[Any], Any], row: Row) -> Row:
+@ray.remote(num_cpus=0)
+class _Attempts:
+    """Counts how often each task was begun: Ray Data repeats one whose process dies forever."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()
+
+    def begin(self, number: int) -> int:
+        """Return how often a task was begun, this time included."""
+        self._counts[number] += 1
+        return self._counts[number]
+
+
+def _call(function: Callable[[Any], Any], attempts: Any, row: Row) -> Row:
+    number, task = unpacked(row)
+    if ray.get(attempts.begin.remote(number)) > ATTEMPTS:
+        return packed(_Lost())
     try:
-        return packed(function(unpacked(row)))
+        return packed(function(task))
     except ImportError as error:
         return packed(_Failure(f"{error}. Install derm-ray[audit] on every node of the cluster."))
     except (DermRayError, MemoryError, ValueError, RuntimeError) as error:

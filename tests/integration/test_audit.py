@@ -71,6 +71,7 @@ def test_planted_duplicates_are_leaks_until_they_are_dropped(ray_local: None, pa
     assert "<img " not in (tmp_path / "again" / "audit.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_on_an_image_costs_that_image_only(
     ray_local: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -66,7 +66,7 @@ def plain(pairs: Manifest, weights: str) -> Plain:
     manifest, losses = small(pairs), list[float]()
     encoder = fit_encoder(CONFIG.patient_fields, manifest, manifest.select(Split.TRAIN))
     split = labeled(manifest, Split.TRAIN, PAPER15, encoder)
-    counts = torch.bincount(torch.from_numpy(split.labels), minlength=CONFIG.classes).numpy()
+    counts = split.class_counts
     loop = TrainingLoop(CONFIG, make_start(CONFIG, weights, None, encoder).network, torch.device("cpu"), counts)
     for epoch in range(CONFIG.epochs):
         order = training_order(len(split), CONFIG.global_batch_size, seed=CONFIG.seed, epoch=epoch)

@@ -93,7 +93,7 @@ def test_batches_that_wait_take_no_time_from_training(ray_local: None, pairs: Ma
     before = time.process_time()
     time.sleep(1)
     assert time.process_time() - before < 0.3
-    assert sum(len(batch.labels) for batch in loaded if isinstance(batch, Batch)) == len(split) - 1
+    assert sum(len(batch.classes) for batch in loaded if isinstance(batch, Batch)) == len(split) - 1
 
 
 @pytest.mark.slow
