@@ -82,7 +82,8 @@ def test_two_workers_train_on_what_lesions_have_as_a_plain_loop_does(
     )
 
 
-@pytest.mark.parametrize("network", [pytest.param("triple", marks=pytest.mark.slow), "sole"])
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["triple", "sole"])
 def test_a_manifest_of_dermoscopy_alone_trains_and_is_evaluated(
     ray_local: None, pairs: Manifest, tmp_path: Path, caplog: LogCaptureFixture, network: str
 ) -> None:
