@@ -40,7 +40,8 @@ def commands(bundle_uri: str, manifest: str, tmp_path: Path) -> dict[str, tuple[
 def test_no_command_joins_it(opened: Head, commands: dict[str, tuple[str, ...]], name: str, tmp_path: Path) -> None:
     done = opened.derm_ray(*commands[name], "--address", f"127.0.0.1:{GCS}")  # loopback is not all it listens on
     assert done.returncode == 2, done
-    (line,) = done.stderr.splitlines()
+    assert "Traceback" not in done.stderr
+    (line,) = (text for text in done.stderr.splitlines() if text.startswith("error: "))  # train warns before
     assert f"has no token: anyone who reaches {opened.machine.address} can run code on it. {FIX}" in line
     assert "DERM_RAY_INSECURE_CLUSTER=1" in line
     assert not list(tmp_path.glob("out/part-*"))
@@ -87,7 +88,7 @@ def test_who_says_that_it_will_do_is_let_through(
     assert done.returncode == 0, done.stdout + done.stderr  # the job, too, has joined an open Ray
     assert json.loads((tmp_path / "out/_SUCCESS.json").read_text())["scored"] == 60
     wrong = opened.derm_ray("jobs", "list", "--address", jobs, DERM_RAY_INSECURE_CLUSTER="yes")
-    assert (wrong.returncode, wrong.stderr) == (2, "error: DERM_RAY_INSECURE_CLUSTER=yes: say 1, or leave it out.\n")
+    assert (wrong.returncode, wrong.stderr) == (2, "error: DERM_RAY_INSECURE_CLUSTER=yes: set it to 1, or unset it.\n")
 
 
 def test_ray_s_client_is_no_way_in(opened: Head, commands: dict[str, tuple[str, ...]]) -> None:
@@ -130,7 +131,7 @@ def test_a_command_s_own_ray_is_guarded_or_refused(tmp_path: Path) -> None:
         machine.run("ip", "route", "add", "default", "via", stranger.address)  # else Ray sees loopback alone
         environment = {"HOME": str(tmp_path), "DERM_RAY_INSECURE_CLUSTER": "0"}
         disabled = machine.run(sys.executable, "-c", OWN, RAY_AUTH_MODE="disabled", **environment)
-        assert f"reaches {machine.address}: no token. {FIX}" in disabled.stderr
+        assert f"reaches {machine.address} can run code on it. {FIX}" in disabled.stderr
 
         unset = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
         with subprocess.Popen(
