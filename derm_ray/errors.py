@@ -49,15 +49,14 @@ class ConfigError(InputError):
 
 
 class ManifestError(InputError):
-    """A manifest that breaks its rules.
+    """A manifest, or a data set that becomes one, that breaks its rules.
 
     Args:
-        uri: of the manifest.
+        uri: of the manifest or data set.
         problems: one line each; all of them, not only the first.
     """
 
     shown = 20
-    kind = "manifest"
 
     def __init__(self, uri: str, problems: Sequence[str]) -> None:
         self.uri = uri
@@ -68,7 +67,7 @@ class ManifestError(InputError):
         lines = [f"  - {problem}" for problem in self.problems[: self.shown]]
         if hidden := len(self.problems[self.shown :]):
             lines.append(f"  - ... and {hidden} more")
-        return redact(f"{self.uri}: {counted(len(self.problems), 'problem')} in this {self.kind}:\n" + "\n".join(lines))
+        return redact(f"{self.uri}: {counted(len(self.problems), 'problem')}:\n" + "\n".join(lines))
 
 
 class StorageError(InputError):

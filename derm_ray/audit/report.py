@@ -36,7 +36,7 @@ TITLES = {
     "duplicates_across_splits": "Duplicates across splits",
     "groups_in_several_splits": "Patients and lesions in several splits",
     "duplicates_in_one_split": "Other duplicates",
-    "label_conflicts": "Duplicates with different diagnoses",
+    "label_conflicts": "Duplicates whose diagnoses exclude each other",
     "label_errors": "Likely label errors",
     "unreadable": "Images that cannot be used",
     "not_skin": "Images that are perhaps not skin",

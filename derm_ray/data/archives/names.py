@@ -18,8 +18,6 @@ _VOLUME = re.compile(r"\.(z\d\d|r\d\d|(tar|zip|tgz|gz|7z)\.\d{2,3}|part\d+(\.(ra
 class ArchiveError(ManifestError):
     """An archive that cannot be indexed."""
 
-    kind = "archive"
-
 
 def shown(name: str, most: int = 200) -> str:
     """Return a name that is safe to print: control characters are escaped."""
