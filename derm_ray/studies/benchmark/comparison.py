@@ -19,7 +19,8 @@ Side = Callable[[], float]
 class Effort:
     """How long to measure: repetitions and seconds of each side, for work of adjustable length and for whole runs.
 
-    ``steps`` are those of a training run, ``max_pairs`` the pairs of the large run that is compared with a small one.
+    ``steps`` are those of a training run that count, ``max_pairs`` the pairs of the large run that is compared with a
+    small one.
     """
 
     repetitions: int
@@ -30,7 +31,7 @@ class Effort:
     max_pairs: int
 
 
-FULL, QUICK = Effort(9, 3.0, 5, 60.0, 6, 100_000), Effort(5, 1.0, 5, 10.0, 5, 10_000)
+FULL, QUICK = Effort(9, 3.0, 5, 60.0, 4, 100_000), Effort(5, 1.0, 5, 10.0, 2, 10_000)
 
 
 @dataclass(frozen=True)

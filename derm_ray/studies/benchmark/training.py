@@ -30,9 +30,9 @@ from derm_ray.training.run.worker import METRICS
 SIZE = 224
 BATCH = 8
 VAL = 2
-CPUS = 4
-LEFT_OUT = PREFETCHED_BATCHES + CPUS
-"""First steps, whose batches were decoded while the run started."""
+CPUS = 3
+LEFT_OUT = PREFETCHED_BATCHES + CPUS - 1
+"""First steps, whose batches were decoded while the run started: as many as one worker loads ahead."""
 
 
 def data_parallel(effort: Effort) -> list[Row]:
@@ -44,7 +44,7 @@ def data_parallel(effort: Effort) -> list[Row]:
     with TemporaryDirectory() as name, ray_session(num_cpus=CPUS, local=True):
         folder = Path(name)
         weights, cam = _initial(folder, config)
-        training = effort.steps * BATCH
+        training = (LEFT_OUT + effort.steps) * BATCH
         drawn = draw_pairs(folder, training + VAL)
         manifest = drawn.with_column("split", ["train"] * training + ["val"] * VAL)
         write_manifest(manifest, manifest.uri)

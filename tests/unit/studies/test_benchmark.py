@@ -19,11 +19,11 @@ from derm_ray.inference.predictor import Predictor
 from derm_ray.models.factory import CamConfig, NetworkConfig
 from derm_ray.studies.benchmark import plain_scoring, scoring
 from derm_ray.studies.benchmark.bench import run_benchmark
-from derm_ray.studies.benchmark.comparison import Effort, Row, compare
+from derm_ray.studies.benchmark.comparison import FULL, QUICK, Effort, Row, compare
 from derm_ray.studies.benchmark.computing import _eager, _operations
 from derm_ray.studies.benchmark.materials import draw_pairs
 from derm_ray.studies.benchmark.scoring import RunTimes
-from derm_ray.studies.benchmark.training import _initial
+from derm_ray.studies.benchmark.training import BATCH, LEFT_OUT, _initial, _pairs_per_s
 from derm_ray.training.config import cpu
 from derm_ray.training.start import make_start
 from tests.conftest import seal_untrained
@@ -157,6 +157,12 @@ def test_the_initial_weights_of_the_training_comparison_fit(tmp_path: Path) -> N
     config = replace(cpu(), head="cam_bp", size=64)
     weights, cam = _initial(tmp_path, config)
     assert make_start(config, weights, cam).architecture.cam == CamConfig("vgg16", 15, stem="pool4")
+
+
+@pytest.mark.parametrize("effort", [FULL, QUICK])
+def test_a_training_run_has_steps_that_count(effort: Effort) -> None:
+    ended = [float(step) for step in range(LEFT_OUT + effort.steps)]
+    assert _pairs_per_s(ended) == BATCH
 
 
 @pytest.mark.slow
