@@ -210,7 +210,7 @@ def image_uris(cell: str | None) -> tuple[str, ...]:
         return () if cell is None else (cell,)
     try:
         values = json.loads(cell)
-    except ValueError:
+    except (ValueError, RecursionError):
         return (cell,)
     return tuple(values) if all(isinstance(value, str) for value in values) else (cell,)
 

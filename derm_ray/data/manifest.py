@@ -167,8 +167,9 @@ def normalize_schema(table: pa.Table, uri: str, *, first_row: int = 0) -> Manife
         if name is None:
             columns[field.name] = pa.nulls(table.num_rows, field.type)
             continue
-        column = _cells(table[name]) if field.name in URI_COLUMNS else table[name]
+        column = table[name]
         try:
+            column = _cells(column) if field.name in URI_COLUMNS else column
             converted, words = convert(
                 column, field.type, is_id=field.name in ID_COLUMNS, is_uri=field.name in URI_COLUMNS
             )
@@ -187,12 +188,22 @@ def normalize_schema(table: pa.Table, uri: str, *, first_row: int = 0) -> Manife
 
 
 def _cells(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return a column of images, which may be lists, as cells; see :func:`derm_ray.domain.image_uris`."""
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-        return pa.chunked_array([pa.array([image_cell(uris or []) for uris in column.to_pylist()], pa.string())])
-    if pa.types.is_string(column.type) and pc.any(pc.starts_with(column, "[")).as_py():
-        return pa.chunked_array([pa.array([image_cell(image_uris(cell)) for cell in column.to_pylist()], pa.string())])
-    return column
+    """Return a column of images, which may be lists, as cells; see :func:`derm_ray.domain.image_uris`.
+
+    Raises:
+        ValueError: a list has something other than paths.
+    """
+    is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    is_list = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+    if not is_list and not (is_text and pc.any(pc.starts_with(column, "[")).as_py()):
+        return column
+    cells = []
+    for value in column.to_pylist():
+        uris = value or () if is_list else image_uris(value)
+        if (is_list or len(uris) > 1) and not all(isinstance(uri, str) and uri.strip() for uri in uris):
+            raise ValueError(f"the list {str(value)[:80]} has something other than paths")
+        cells.append(image_cell(uris))
+    return pa.chunked_array([pa.array(cells, pa.string())])
 
 
 def _known_columns(names: Sequence[str], uri: str) -> dict[str, str]:

@@ -36,10 +36,10 @@ def image_uris(source: str, ids: Sequence[str], is_folder: Callable[[str], bool]
     names = [_stem(name) for name in ids]
     if missing := [name for name in names if name not in found]:
         examples = ", ".join(missing[:3]) + (" ..." if len(missing) > 3 else "")
-        looked = f"in {', '.join(folders)}" if folders else "in no folder"
+        looked = f"They were looked for in {', '.join(folders)}" if folders else "There is no folder of images"
         problem = (
-            f"{len(missing)} of {counted(len(names), 'image')} not found, such as {examples}. Looked {looked}, which "
-            f"hold {counted(len(found), 'image')}. {_there(source)}"
+            f"{len(missing)} of {counted(len(names), 'image')} not found, such as {examples}. {looked} "
+            f"({counted(len(found), 'image')}). {_there(source)}"
         )
         raise ManifestError(source, [problem])
     return [found[name] for name in names]

@@ -83,8 +83,8 @@ def test_a_part_that_was_not_downloaded_is_one_message(ham10000: Path) -> None:
     with pytest.raises(ManifestError) as caught:
         import_ham10000(str(ham10000), MILK10K, "m.parquet")
     assert caught.value.problems == (
-        "30 of 60 images not found, such as ISIC_0000001, ISIC_0000003, ISIC_0000005 .... Looked in "
-        "HAM10000_images_part_1, HAM10000_images_part_2, which hold 30 images. The folder contains "
+        "30 of 60 images not found, such as ISIC_0000001, ISIC_0000003, ISIC_0000005 .... They were "
+        "looked for in HAM10000_images_part_1, HAM10000_images_part_2 (30 images). The folder contains "
         "HAM10000_images_part_1/, HAM10000_images_part_2/, HAM10000_metadata.",
     )
     (ham10000 / "HAM10000_metadata").rename(ham10000 / "metadata.csv")

@@ -85,6 +85,24 @@ def test_rules_hold_for_each_image(folder: Path) -> None:
     assert result.manifest.pairs()[0].uris(Modality.CLINICAL) == (f"{folder}/a.png", f"{folder}/b.png")
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("m.csv", 'lesion_id,clinical_uri\nL,"[""a.png"", """"]"\n'),
+        ("m.jsonl", '{"lesion_id": "L", "clinical_uri": ["a.png", null]}\n'),
+        ("m.jsonl", '{"lesion_id": "L", "clinical_uri": [["a.png"]]}\n'),
+    ],
+)
+def test_a_list_of_something_else_is_one_message(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ManifestError, match=r"column 'clinical_uri' .*the list .* has something other than paths"):
+        read_manifest(str(tmp_path / name))
+
+
+def test_deep_brackets_are_a_name() -> None:
+    assert image_uris("[" * 20_000) == ("[" * 20_000,)
+
+
 def levels(pixels: tuple[np.ndarray, ...]) -> list[int]:
     return [int(image[0, 0, 0]) // 50 for image in pixels]
 
