@@ -60,7 +60,13 @@ def find_label_errors(manifest: Manifest, predictions_uri: str) -> LabelErrors:
             f"--predictions: {predictions_uri} not found. Give out_of_fold.parquet in the folder of a run of "
             "`derm-ray train --folds`."
         )
-    held = read_predictions(predictions_uri)
+    try:
+        held = read_predictions(predictions_uri)
+    except ConfigError as error:  # its own fix is to delete the folder of a run, which this may not be
+        raise ConfigError(
+            f"--predictions: {predictions_uri} holds no predictions of a run. Give out_of_fold.parquet in the folder "
+            "of a run of `derm-ray train --folds`."
+        ) from error
     names = held.label_set.class_names
     known = {
         pair_id: (row, diagnosis)

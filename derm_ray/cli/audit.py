@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from derm_ray.cli.options import AddressOption, JsonOption, ManifestArgument, emit, warn
-from derm_ray.errors import counted
+from derm_ray.errors import ConfigError, counted
 
 LEAK_EXIT_CODE = 1
 
@@ -30,11 +30,14 @@ def audit(
     Exit code 1 where a leak is found: a duplicate, a patient or a lesion in several splits. With --fix, of duplicates
     the rows in test stay, else those in val; the others get one duplicate_group, which data split keeps together.
     """
+    from derm_ray import storage
     from derm_ray.audit.audit import audit as look
     from derm_ray.audit.fix import grouped, rows_to_drop, without
     from derm_ray.audit.report import summary_text, write_audit
     from derm_ray.data.manifest import check_new, read_manifest, write_manifest
 
+    if storage.kind(out) == "file":
+        raise ConfigError(f"--out {out}: a file is there. Give a folder.")
     if fix:
         check_new(fix)
     read = read_manifest(manifest)

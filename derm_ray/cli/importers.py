@@ -101,6 +101,9 @@ def _import(
     if unknown and (strict or not len(result.manifest)):
         problems = [f"unknown diagnosis {word!r} ({counted(count, 'pair')})" for word, count in unknown.items()]
         raise ManifestError(source, problems)
+    if not len(result.manifest):
+        skipped = [f"skipped: {word} ({count})" for word, count in {**result.outside, **result.unknown}.items()]
+        raise ManifestError(source, ["there is no pair to import", *skipped, *result.notes])
     validate(replace(result.manifest, uri=result.rows_of or out), labels)
     write_manifest(result.manifest, out)
     warnings = [*result.warnings, *find_warnings(result.manifest)]

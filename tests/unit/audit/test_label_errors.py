@@ -71,3 +71,12 @@ def test_predictions_of_other_pairs_or_none_are_refused(truth: np.ndarray, predi
         find_label_errors(manifest, "/data/gone.parquet")
     one = find_label_errors(_manifest(np.zeros(len(truth), int)), predictions)
     assert (one.errors, one.checked) == ((), len(truth))
+
+
+def test_a_file_of_something_else_does_not_end_in_advice_to_delete_its_folder(tmp_path: Path) -> None:
+    other = tmp_path / "other.parquet"
+    other.write_bytes(b"lesion_id")
+    manifest = normalize_schema(pa.table({"lesion_id": ["L"], "clinical_uri": ["a.jpg"]}), "m.csv")
+    with pytest.raises(ConfigError, match=r"holds no predictions of a run\. Give out_of_fold\.parquet") as caught:
+        find_label_errors(manifest, str(other))
+    assert "Delete" not in str(caught.value)
