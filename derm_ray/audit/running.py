@@ -125,7 +125,7 @@ def _results(function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[A
     """
     if not tasks:
         return
-    attempts = _Attempts.remote()  # type: ignore[attr-defined]
+    attempts = _Attempts.remote()  # type: ignore[attr-defined]  # Ray adds it
     dataset = dataset_of(list(enumerate(tasks)))
     # Ray Data must have stopped before Ray does: its threads would join any other Ray of the machine.
     with closing(objects(dataset.map(partial(_call, function, attempts), num_cpus=1))) as results:
